@@ -1,0 +1,340 @@
+"""`edged models ls|pull|verify|rm`: the catalog's models and what of them is on this board.
+
+stdout is the answer (with --json exactly one JSON document), stderr is progress and complaints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import msgspec
+import typer
+from msgspec import Struct
+from rich.console import Console
+from rich.progress import BarColumn, TaskID, TextColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from edged import catalog, config, pull
+from edged.catalog import Entry, ModelFile, UnknownModel
+from edged.errors import ConfigError, EdgedError
+from edged.pull import Progress
+
+T = TypeVar("T")
+
+EXIT_UNKNOWN, EXIT_FAILED, EXIT_RETRY, EXIT_CONFIG = 65, 70, 75, 78  # section 7 of the contract
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
+SLOWEST_RATE = 10_000  # bytes per second; below it nothing flows, and the time left would be days
+SECONDS_BETWEEN_LINES = 3.0  # without a terminal: shows life, and does not fill a log
+
+app = typer.Typer(name="models", help="Model weights: what there is, what is here.", no_args_is_help=True)
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Name in the catalog, https://... or hf:")]
+ModelsDir = Annotated[
+    Path | None, typer.Option("--models-dir", envvar="EDGED_MODELS_DIR", help="Folder that holds the models.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def models_dir(given: Path | None) -> Path:
+    """The folder the commands work on: --models-dir or $EDGED_MODELS_DIR, else that of the configuration where there
+    is one, else the user's cache folder."""
+    if given is not None:
+        return given.expanduser().absolute()
+    if config.find(None).exists():
+        return config.load().models_dir
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "models"
+
+
+class Outcome(Struct, frozen=True, omit_defaults=True):
+    """What became of one model. status: pulled | present | right | wrong | removed | absent | failed."""
+
+    name: str
+    status: str
+    path: str | None = None
+    freed_bytes: int | None = None
+    problems: list[str] = []
+    error: str | None = None
+
+
+class Outcomes(Struct, frozen=True):
+    """The JSON document of pull, verify and rm."""
+
+    models_dir: str
+    models: list[Outcome]
+
+
+class Listed(Struct, frozen=True):
+    """A model of the catalog in the JSON document of ls; partial_bytes: kept of an interrupted pull."""
+
+    name: str
+    installed: bool
+    partial_bytes: int
+    path: str
+    bytes: int
+    parameters: int
+    quantization: str
+    context: int
+    family: str
+    engine: str
+    licence: str
+    upstream: str
+    description: str
+    default: bool
+    sha256: str
+
+
+class Other(Struct, frozen=True):
+    """A weight file that no entry of the catalog describes."""
+
+    path: str
+    bytes: int
+
+
+class Listing(Struct, frozen=True):
+    """The JSON document of ls."""
+
+    models_dir: str
+    models: list[Listed]
+    other: list[Other]
+
+
+@app.command("ls")
+def list_models(where: ModelsDir = None, as_json: AsJson = False) -> None:
+    """List the catalog, smallest model first, and what of it is here."""
+    with _exit_codes():
+        folder = models_dir(where)
+        listing = Listing(str(folder), [_listed(e, folder) for e in catalog.catalog().values()], _others(folder))
+        if as_json:
+            _print_json(listing)
+        else:
+            _print_table(listing)
+
+
+@app.command("pull")
+def pull_models(
+    names: Names = None,
+    where: ModelsDir = None,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what is here already.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Download models (without a name: the default one). An interrupted pull goes on where it ended."""
+
+    async def one(model: ModelFile, report: pull.Report) -> Outcome:
+        fetched = await pull.pull(model, progress=report, force=force)
+        return Outcome(model.name, "pulled" if fetched else "present", str(model.path))
+
+    _for_each(names or [catalog.default().name], models_dir(where), one, as_json)
+
+
+@app.command("verify")
+def verify_models(names: Names = None, where: ModelsDir = None, as_json: AsJson = False) -> None:
+    """Compare files with the catalog's sha256 (without a name: all that are here); a wrong file is deleted."""
+
+    async def one(model: ModelFile, report: pull.Report) -> Outcome:
+        problems = await pull.verify(model, progress=report)
+        return Outcome(model.name, "wrong" if problems else "right", str(model.path), problems=problems)
+
+    folder = models_dir(where)
+    _for_each(names or [model.name for model in pull.installed(folder)], folder, one, as_json)
+
+
+@app.command("rm")
+def remove_models(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Name in the catalog, https://... or hf:")],
+    where: ModelsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete models and what is left of interrupted pulls."""
+
+    async def one(model: ModelFile, report: pull.Report) -> Outcome:
+        freed = await pull.remove(model, progress=report)
+        return Outcome(model.name, "removed" if freed else "absent", str(model.path), freed_bytes=freed)
+
+    _for_each(names, models_dir(where), one, as_json)
+
+
+def _for_each(
+    names: list[str],
+    folder: Path,
+    one: Callable[[ModelFile, pull.Report], Coroutine[object, object, Outcome]],
+    as_json: bool,
+) -> None:
+    """Does all of them even when one fails, prints what became of each, exits with the first failure's code."""
+    outcomes: list[Outcome] = []
+    codes: list[int] = []
+    with _exit_codes():
+        with _progress() as report:
+            for name in names:
+                outcome, code = _attempt(name, folder, one, report)
+                outcomes.append(outcome)
+                codes.append(code)
+        _print_outcomes(Outcomes(str(folder), outcomes), as_json)
+    if any(codes):
+        raise typer.Exit(next(code for code in codes if code))
+
+
+def _attempt(
+    name: str,
+    folder: Path,
+    one: Callable[[ModelFile, pull.Report], Coroutine[object, object, Outcome]],
+    report: pull.Report,
+) -> tuple[Outcome, int]:
+    try:
+        source = name if ":" in name else f"catalog:{name}"
+        outcome = asyncio.run(one(catalog.resolve(source, folder), report))
+    except EdgedError as error:
+        return Outcome(name, "failed", error=error.message), exit_code(error)
+    return outcome, EXIT_FAILED if outcome.problems else 0
+
+
+def exit_code(error: EdgedError) -> int:
+    """65: no such model; 75: asking again may help; 70: it will not."""
+    if isinstance(error, UnknownModel):
+        return EXIT_UNKNOWN
+    return EXIT_RETRY if error.retryable else EXIT_FAILED
+
+
+@contextmanager
+def _exit_codes() -> Iterator[None]:
+    """What ends a command as a whole, in words and as an exit code."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except ConfigError as error:  # a broken catalog
+        print(error, file=sys.stderr)
+        raise typer.Exit(EXIT_CONFIG) from None
+
+
+@contextmanager
+def _progress() -> Iterator[pull.Report]:
+    """A live bar on a terminal, else a line every few seconds; both on stderr."""
+    if not sys.stderr.isatty():
+        yield _Lines(time.monotonic).report
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
+    with Bar(*columns, console=Console(stderr=True)) as bar:
+        yield _Bars(bar).report
+
+
+class _Lines:
+    """Progress for logs."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last = clock()
+
+    def report(self, progress: Progress) -> None:
+        if progress.note:
+            print(f"{progress.file}: {progress.note}", file=sys.stderr, flush=True)
+        elif self._clock() - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = self._clock()
+            print(f"{progress.file}: {_amount(progress)}", file=sys.stderr, flush=True)
+
+
+class _Bars:
+    """Progress for people: one bar a file, notes above the bars."""
+
+    def __init__(self, bar: Bar) -> None:
+        self._bar = bar
+        self._tasks: dict[str, TaskID] = {}
+
+    def report(self, progress: Progress) -> None:
+        if progress.note:
+            self._bar.console.print(f"{progress.file}: {progress.note}", markup=False, highlight=False)
+            return
+        if progress.file not in self._tasks:
+            self._tasks[progress.file] = self._bar.add_task(progress.file, total=progress.total, text="")
+        self._bar.update(self._tasks[progress.file], completed=progress.done, text=_amount(progress))
+
+
+def _amount(progress: Progress) -> str:
+    """ "120 of 491 MB, 8.1 MB/s, 46 s left", as far as it is known."""
+    if progress.total is None:
+        return f"{progress.done / 1e6:.0f} MB, {progress.rate / 1e6:.1f} MB/s"
+    text = f"{progress.done / 1e6:.0f} of {progress.total / 1e6:.0f} MB"
+    if progress.rate < SLOWEST_RATE:
+        return text
+    left_s = (progress.total - progress.done) / progress.rate
+    left = f"{left_s:.0f} s" if left_s < 120 else f"{left_s / 60:.0f} min"
+    return f"{text}, {progress.rate / 1e6:.1f} MB/s, {left} left"
+
+
+def _listed(entry: Entry, folder: Path) -> Listed:
+    model = catalog.of_entry(entry, folder)
+    return Listed(
+        name=entry.name,
+        installed=model.present(),
+        partial_bytes=pull.partial(model),
+        path=str(model.path),
+        bytes=sum(spec.bytes or 0 for spec in entry.files),
+        parameters=entry.parameters,
+        quantization=entry.quantization,
+        context=entry.context,
+        family=entry.family,
+        engine=entry.engine,
+        licence=entry.licence,
+        upstream=entry.upstream,
+        description=entry.description,
+        default=entry.default,
+        sha256=entry.sha256,
+    )
+
+
+def _others(folder: Path) -> list[Other]:
+    known = {entry.files[0].name for entry in catalog.catalog().values()}
+    suffixes = set(catalog.SUFFIX_OF_ENGINE.values())
+    found = [p for p in sorted(folder.glob("*")) if p.suffix in suffixes and p.name not in known and p.is_file()]
+    return [Other(str(path), path.stat().st_size) for path in found]
+
+
+def _print_table(listing: Listing) -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("NAME", "HERE", "SIZE", "CONTEXT", "LICENCE", "FOR"):
+        table.add_column(
+            heading, no_wrap=heading != "FOR", justify="right" if heading in ("SIZE", "CONTEXT") else "left"
+        )
+    for model in listing.models:
+        here = (
+            "yes"
+            if model.installed
+            else f"{model.partial_bytes * 100 // model.bytes} %"
+            if model.partial_bytes
+            else "no"
+        )
+        purpose = model.description + (" (default)" if model.default else "")
+        table.add_row(model.name, here, f"{model.bytes / 1e6:.0f} MB", str(model.context), model.licence, purpose)
+    for other in listing.other:
+        table.add_row(Path(other.path).name, "yes", f"{other.bytes / 1e6:.0f} MB", "", "", "not in the catalog")
+    # Without a terminal rich would break lines at 80 columns that another program is going to read.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    print(f"\nin {listing.models_dir}")
+
+
+def _print_outcomes(outcomes: Outcomes, as_json: bool) -> None:
+    if as_json:
+        _print_json(outcomes)
+        return
+    for outcome in outcomes.models:
+        if outcome.error is not None:
+            print(f"{outcome.name}: {outcome.error}", file=sys.stderr)
+            continue
+        print(
+            f"{outcome.name}: {outcome.status}"
+            + (f", {outcome.path}" if outcome.status in ("pulled", "present") else "")
+        )
+        for problem in outcome.problems:
+            print(f"  {problem}", file=sys.stderr)
+
+
+def _print_json(document: Struct) -> None:
+    print(msgspec.json.encode(document).decode())

@@ -1,0 +1,584 @@
+"""The configuration: TOML files into frozen structures, every value checked once and then trusted.
+
+`load` reads the file and its drop-ins, merges them (tables merge, arrays replace), converts table by table so that an
+error can name its key, and checks what spans tables. The only module that reads the environment.
+"""
+
+from __future__ import annotations
+
+import grp
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+import psutil
+from msgspec import Struct, field
+
+from edged.errors import ConfigError
+from edged.types import JSON, Preference, Privacy
+
+DEFAULT_FILE = Path("/etc/edged/edged.toml")
+BUILT_IN = "the defaults"  # the source of a key no file names
+
+# Keys of the contract whose part of edged does not exist yet: refused, so that nobody believes them to work.
+NOT_YET: Mapping[tuple[str, ...], str] = {
+    ("http",): "the HTTP interface",
+    ("upstreams",): "forwarding to the cloud",
+    ("roles",): "roles",
+    ("access",): "roles",
+    ("mqtt", "shared_group"): "fleets",
+    ("agents", "*", "upstream"): "forwarding to the cloud",
+    ("agents", "*", "min_confidence"): "escalation below a confidence",
+    ("agents", "*", "when_offline"): "forwarding to the cloud",
+    ("tools", "*", "python"): "Python tools",
+    ("models", "*", "variants"): "model variants",
+    ("models", "*", "engine"): "models behind a local server",
+    ("models", "*", "base_url"): "models behind a local server",
+}
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # one MQTT topic level, one SQL word, one grammar rule
+BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|KB|MB|GB)?")
+UNITS = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+DEFAULT_MODEL = "catalog:qwen2.5-coder-0.5b-instruct-q4_k_m"
+RESERVED_TOOLS = {"reply", "escalate"}  # what the model may choose beside the tools; a tool of that name would hide it
+
+
+class Strict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all tables: an unknown key is an error."""
+
+
+class Node(Strict, frozen=True):
+    """[node]: who this daemon is and where its files live."""
+
+    id: str = ""
+    state_dir: str = ""
+    runtime_dir: str = ""
+    models_dir: str = ""
+
+
+class Memory(Strict, frozen=True):
+    """[memory]: budget is "60%" of the smaller of RAM and cgroup limit, or a size; reserve is a size."""
+
+    budget: str = "60%"
+    reserve: str = "96MiB"
+    idle_unload_s: float = 300.0
+
+
+class Compute(Strict, frozen=True):
+    """[compute]: threads for the models; "auto" is as many as the process may use."""
+
+    threads: int | str = "auto"
+
+
+class Queue(Strict, frozen=True):
+    """[queue]: requests that wait, and how often one may kill the daemon before it is quarantined."""
+
+    max_waiting: int = 256
+    max_attempts: int = 3
+
+
+class Store(Strict, frozen=True):
+    """[store]: bounds of edged's own database."""
+
+    max_bytes: str = "256MiB"
+    retention_days: float = 7.0
+
+
+class Ipc(Strict, frozen=True):
+    """[ipc]: mode and group of the Unix socket."""
+
+    mode: str = "0660"
+    group: str = "edged"
+
+
+class Mqtt(Strict, frozen=True):
+    """[mqtt]: the broker. Without the table edged speaks no MQTT."""
+
+    url: str = "mqtt://127.0.0.1:1883"
+    version: int = 5
+    username: str | None = None
+    password_file: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    default_expiry_s: float = 120.0
+
+
+class Database(Strict, frozen=True):
+    """[databases.NAME]: an SQLite file of the user's."""
+
+    path: str
+    mode: str = "ro"
+
+
+class Model(Strict, frozen=True):
+    """[models.NAME]: context in tokens that one request may use."""
+
+    source: str = DEFAULT_MODEL
+    context: int = 4096
+    pin: bool = False
+
+
+class Agent(Strict, frozen=True):
+    """[agents.NAME]: a model with a system text and tools."""
+
+    model: str
+    system: str = ""
+    tools: tuple[str, ...] = ()
+    route: Preference = Preference.AUTO
+    privacy: Privacy = Privacy.DEVICE
+    max_steps: int = 6
+    max_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    conversation_expiry_s: float = 86400.0
+
+
+class Example(Strict, frozen=True):
+    """A request and the arguments it means."""
+
+    input: str
+    arguments: dict[str, JSON] = field(default_factory=dict)
+
+
+class SqlTool(Strict, frozen=True):
+    """A tool that is one SQL statement with bound parameters."""
+
+    description: str
+    database: str
+    sql: str
+    effect: str = "read"
+    say: str | None = None
+    parameters: dict[str, dict[str, JSON]] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+    timeout_s: float = 10.0
+
+
+class Publish(Strict, frozen=True):
+    """What an MQTT tool publishes; {parameter} is replaced in topic and payload."""
+
+    topic: str
+    payload: str
+    qos: int = 1
+    retain: bool = False
+
+
+class PublishTool(Strict, frozen=True):
+    """A tool that publishes to another device."""
+
+    description: str
+    publish: Publish
+    say: str | None = None
+    parameters: dict[str, dict[str, JSON]] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+    timeout_s: float = 10.0
+    on_uncertain: str = "retry"
+
+
+Tool = SqlTool | PublishTool
+
+
+class Config(Struct, frozen=True, kw_only=True):
+    """Everything, checked. Paths are absolute, names refer to what exists, secrets are read when they are needed."""
+
+    node: Node
+    memory: Memory = Memory()
+    compute: Compute = Compute()
+    queue: Queue = Queue()
+    store: Store = Store()
+    ipc: Ipc = Ipc()
+    mqtt: Mqtt | None = None
+    databases: dict[str, Database] = field(default_factory=dict)
+    models: dict[str, Model] = field(default_factory=dict)
+    agents: dict[str, Agent] = field(default_factory=dict)
+    tools: dict[str, Tool] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    group_given: bool = False
+
+    @property
+    def state_dir(self) -> Path:
+        """Folder of the store."""
+        return Path(self.node.state_dir)
+
+    @property
+    def socket_path(self) -> Path:
+        """The Unix socket."""
+        return Path(self.node.runtime_dir) / "edged.sock"
+
+    @property
+    def models_dir(self) -> Path:
+        """Folder of the weights."""
+        return Path(self.node.models_dir)
+
+    @property
+    def store_bytes(self) -> int:
+        """Bound of edged's own database."""
+        return parse_bytes(self.store.max_bytes)
+
+    @property
+    def reserve_bytes(self) -> int:
+        """MemAvailable that is left to the rest of the board."""
+        return parse_bytes(self.memory.reserve)
+
+    def budget_bytes(self, board_bytes: int) -> int:
+        """The memory budget on a board (or in a cgroup) of that many bytes."""
+        text = self.memory.budget.strip()
+        if text.endswith("%"):
+            return int(board_bytes * float(text[:-1]) / 100)
+        return min(parse_bytes(text), board_bytes)
+
+    def threads(self) -> int | None:
+        """Threads as configured; None leaves it to edged."""
+        return None if self.compute.threads == "auto" else int(self.compute.threads)
+
+
+T = TypeVar("T", bound=Strict)
+
+
+def find(path: str | None) -> Path:
+    """The configuration file: as given, else $EDGED_CONFIG, else /etc/edged/edged.toml."""
+    return Path(path or os.environ.get("EDGED_CONFIG") or DEFAULT_FILE).absolute()
+
+
+def load(path: str | None = None) -> Config:
+    """Read and check the configuration.
+
+    Raises:
+        ConfigError: the first thing that is wrong: file, key, what is allowed.
+    """
+    main = find(path)
+    sources = [main, *sorted((main.parent / "conf.d").glob("*.toml"))]
+    merged: dict[str, Any] = {}
+    origin: dict[tuple[str, ...], str] = {}
+    for source in sources:
+        _merge(merged, _read(source), origin, str(source), ())
+    return _Build(merged, origin, str(main)).config(tuple(str(s) for s in sources))
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from "96MiB" and the like; ValueError names what is allowed."""
+    match = BYTES.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f'{text!r} is no size; write bytes as "96MiB", "1GiB" or a number')
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+def secret(reference: str) -> str:
+    """The text of a secret: a file's, or systemd's credential for `credential:NAME`, without the final newline.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    if reference.startswith("credential:"):
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        if not folder:
+            raise ConfigError(reference, "", "systemd passed no credentials; use LoadCredential= or name a file")
+        path = Path(folder) / reference.removeprefix("credential:")
+    else:
+        path = Path(reference)
+    try:
+        return path.read_text().rstrip("\n")
+    except OSError as error:
+        raise ConfigError(str(path), "", f"the secret cannot be read: {error.strerror}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(str(path), "", "no such file; name one with --config or $EDGED_CONFIG") from None
+    except OSError as error:
+        raise ConfigError(str(path), "", f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(str(path), "", "is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        line = re.search(r"at line (\d+)", str(error))
+        raise ConfigError(str(path), "", f"not valid TOML: {error}", line=int(line[1]) if line else None) from None
+
+
+def _merge(
+    into: dict[str, Any],
+    new: dict[str, Any],
+    origin: dict[tuple[str, ...], str],
+    source: str,
+    at: tuple[str, ...],
+) -> None:
+    for key, value in new.items():
+        here = (*at, key)
+        origin[here] = source
+        if isinstance(value, dict):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
+            _merge(into[key], value, origin, source, here)
+        else:
+            into[key] = value
+
+
+class _Build:
+    """One pass over the merged tables. Every method raises ConfigError at the key that is wrong."""
+
+    def __init__(self, raw: dict[str, Any], origin: dict[tuple[str, ...], str], main: str) -> None:
+        self.raw = raw
+        self.origin = origin
+        self.main = main
+
+    def config(self, files: tuple[str, ...]) -> Config:
+        self._refuse_not_yet(self.raw, ())
+        self._known_tables()
+        config = Config(
+            node=self._node(),
+            memory=self._one("memory", Memory),
+            compute=self._one("compute", Compute),
+            queue=self._one("queue", Queue),
+            store=self._one("store", Store),
+            ipc=self._one("ipc", Ipc),
+            mqtt=self._one("mqtt", Mqtt) if "mqtt" in self.raw else None,
+            databases=self._many("databases", Database),
+            models=self._many("models", Model),
+            agents=self._many("agents", Agent),
+            tools=self._tools(),
+            files=files,
+            group_given="group" in self.raw.get("ipc", {}),
+        )
+        self._check_scalars(config)
+        self._check_mqtt(config)
+        self._check_models(config)
+        self._check_agents(config)
+        for name, tool in config.tools.items():
+            self._check_tool(config, name, tool)
+        return config
+
+    def fail(self, key: tuple[str, ...], problem: str) -> ConfigError:
+        """An error at a key; the source is the last file that named it or a table around it."""
+        source = next((self.origin[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.origin), self.main)
+        return ConfigError(source, ".".join(key), problem)
+
+    def _refuse_not_yet(self, table: dict[str, Any], at: tuple[str, ...]) -> None:
+        for key, value in table.items():
+            here = (*at, key)
+            for pattern, what in NOT_YET.items():
+                if len(pattern) == len(here) and all(p in ("*", k) for p, k in zip(pattern, here, strict=True)):
+                    raise self.fail(here, f"not available yet: {what} is not built; take the key out")
+            if isinstance(value, dict):
+                self._refuse_not_yet(value, here)
+
+    def _known_tables(self) -> None:
+        known = {f.name for f in msgspec.structs.fields(Config)} - {"files", "group_given"}
+        for key, value in self.raw.items():
+            if key not in known:
+                raise self.fail((key,), f"unknown table; allowed are {', '.join(sorted(known))}")
+            if not isinstance(value, dict):
+                raise self.fail((key,), f"is a table: write [{key}]")
+
+    def _one(self, name: str, kind: type[T]) -> T:
+        return self._convert(self.raw.get(name, {}), kind, (name,))
+
+    def _many(self, name: str, kind: type[T]) -> dict[str, T]:
+        return {key: self._convert(value, kind, (name, key)) for key, value in self._entries(name)}
+
+    def _entries(self, name: str) -> list[tuple[str, Any]]:
+        entries = list(self.raw.get(name, {}).items())
+        for key, value in entries:
+            if not NAME.fullmatch(key):
+                raise self.fail((name, key), "a name has 1 to 64 letters, digits, `_`, `-` or `.`, no dash in front")
+            if not isinstance(value, dict):
+                raise self.fail((name, key), f"is a table: write [{name}.{key}]")
+        return entries
+
+    def _convert(self, value: Any, kind: type[T], at: tuple[str, ...]) -> T:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as error:
+            text, _, path = str(error).partition(" - at ")
+            below = tuple(re.findall(r"\w+|\[\.\.\.\]|\[\d+\]", path.strip("`").removeprefix("$")))
+            if unknown := re.search(r"unknown field `(\w+)`", text):
+                below, text = (*below, unknown[1]), "unknown key"
+                if len(below) == 1:
+                    text += f"; allowed are {', '.join(f.name for f in msgspec.structs.fields(kind))}"
+            elif missing := re.search(r"missing required field `(\w+)`", text):
+                below, text = (*below, missing[1]), "is required"
+            elif "enum value" in text and len(below) == 1:
+                text += f"; allowed are {', '.join(_enum_values(kind, below[0]))}"
+            raise self.fail((*at, *below), text[:1].lower() + text[1:]) from None
+
+    def _node(self) -> Node:
+        node = self._one("node", Node)
+        ident = node.id or socket.gethostname()
+        if not NAME.fullmatch(ident):
+            raise self.fail(("node", "id"), f"{ident!r} is not one MQTT topic level of letters, digits, `_`, `-`, `.`")
+        state = node.state_dir or os.environ.get("STATE_DIRECTORY", "").split(":")[0] or "/var/lib/edged"
+        runtime = node.runtime_dir or os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or "/run/edged"
+        models = node.models_dir or f"{state}/models"
+        paths = {"state_dir": state, "runtime_dir": runtime, "models_dir": models}
+        for key, path in paths.items():
+            if not Path(path).is_absolute():
+                raise self.fail(("node", key), f"{path!r} is not an absolute path")
+        return Node(id=ident, **paths)
+
+    def _tools(self) -> dict[str, Tool]:
+        tools: dict[str, Tool] = {}
+        for name, value in self._entries("tools"):
+            kinds = [kind for kind in ("sql", "publish") if kind in value]
+            if len(kinds) != 1:
+                raise self.fail(("tools", name), "a tool has exactly one of `sql` and `publish`")
+            at = ("tools", name)
+            tools[name] = self._convert(value, SqlTool, at) if "sql" in value else self._convert(value, PublishTool, at)
+        return tools
+
+    def _check_scalars(self, config: Config) -> None:
+        self._bytes(("memory", "reserve"), config.memory.reserve)
+        self._bytes(("store", "max_bytes"), config.store.max_bytes)
+        if not re.fullmatch(r"(100|[1-9]?\d)(\.\d+)?\s*%", config.memory.budget.strip()):
+            self._bytes(("memory", "budget"), config.memory.budget)
+        self._range(("memory", "idle_unload_s"), config.memory.idle_unload_s, 0, 30 * 86400)
+        threads, usable = config.compute.threads, psutil.cpu_count() or 1
+        if threads != "auto" and not (isinstance(threads, int) and 1 <= threads <= usable):
+            raise self.fail(("compute", "threads"), f'{threads!r}: "auto", or 1 to {usable} on this board')
+        self._range(("queue", "max_waiting"), config.queue.max_waiting, 1, 100_000)
+        self._range(("queue", "max_attempts"), config.queue.max_attempts, 1, 100)
+        self._range(("store", "retention_days"), config.store.retention_days, 0.01, 3650)
+        if not re.fullmatch(r"0?[0-7]{3}", config.ipc.mode):
+            raise self.fail(("ipc", "mode"), f'{config.ipc.mode!r} is no file mode; write one as "0660"')
+        if config.group_given and config.ipc.group:
+            try:
+                grp.getgrnam(config.ipc.group)
+            except KeyError:
+                raise self.fail(("ipc", "group"), f"there is no group {config.ipc.group!r} on this board") from None
+        for name, database in config.databases.items():
+            if database.mode not in ("ro", "rw"):
+                raise self.fail(("databases", name, "mode"), f"{database.mode!r}; allowed are ro, rw")
+            if not Path(database.path).is_absolute():
+                raise self.fail(("databases", name, "path"), f"{database.path!r} is not an absolute path")
+
+    def _check_mqtt(self, config: Config) -> None:
+        mqtt = config.mqtt
+        if mqtt is None:
+            return
+        url = urlsplit(mqtt.url)
+        if url.scheme not in ("mqtt", "mqtts") or not url.hostname or url.path not in ("", "/") or not _has_port(url):
+            raise self.fail(("mqtt", "url"), f"{mqtt.url!r}; write mqtt://HOST[:PORT], or mqtts:// for TLS")
+        if url.username or url.password:
+            raise self.fail(("mqtt", "url"), "holds no user; use mqtt.username and mqtt.password_file")
+        if mqtt.version not in (4, 5):
+            raise self.fail(("mqtt", "version"), f"{mqtt.version}; allowed are 5 and 4 (which is MQTT 3.1.1)")
+        if mqtt.password_file and not mqtt.username:
+            raise self.fail(("mqtt", "password_file"), "needs mqtt.username")
+        if bool(mqtt.cert_file) != bool(mqtt.key_file):
+            raise self.fail(("mqtt", "cert_file"), "cert_file and key_file go together")
+        for key in ("ca_file", "cert_file", "key_file"):
+            if getattr(mqtt, key) and url.scheme != "mqtts":
+                raise self.fail(("mqtt", key), "is for TLS: write mqtts:// in mqtt.url")
+            if getattr(mqtt, key) and not os.access(getattr(mqtt, key), os.R_OK):
+                raise self.fail(("mqtt", key), f"{getattr(mqtt, key)!r} cannot be read")
+        self._range(("mqtt", "default_expiry_s"), mqtt.default_expiry_s, 1, 7 * 86400)
+
+    def _check_models(self, config: Config) -> None:
+        for name, model in config.models.items():
+            self._range(("models", name, "context"), model.context, 256, 2**20)
+            if not re.match(r"(catalog|file|https|hf|scripted):", model.source):
+                raise self.fail(
+                    ("models", name, "source"), f"{model.source!r}; write catalog:NAME, file:PATH, https:URL or hf:..."
+                )
+
+    def _check_agents(self, config: Config) -> None:
+        for name, agent in config.agents.items():
+            at = ("agents", name)
+            if name in config.models:
+                raise self.fail(at, "a model has this name too; agents and models share one namespace")
+            if agent.model not in config.models:
+                known = ", ".join(config.models) or "none: write a [models.NAME] table"
+                raise self.fail((*at, "model"), f"no model {agent.model!r}; defined are {known}")
+            for tool in agent.tools:
+                if tool not in config.tools:
+                    known = ", ".join(config.tools) or "none"
+                    raise self.fail((*at, "tools"), f"no tool {tool!r}; defined are {known}")
+            if agent.route is Preference.CLOUD:
+                raise self.fail(
+                    (*at, "route"), "not available yet: forwarding to the cloud is not built; use auto or local"
+                )
+            self._range((*at, "max_steps"), agent.max_steps, 1, 100)
+            self._range((*at, "max_tokens"), agent.max_tokens, 1, config.models[agent.model].context - 1)
+            self._range((*at, "temperature"), agent.temperature, 0, 2)
+            self._range((*at, "top_p"), agent.top_p, 0, 1)
+            self._range((*at, "conversation_expiry_s"), agent.conversation_expiry_s, 1, 3650 * 86400)
+            if agent.seed is not None:
+                self._range((*at, "seed"), agent.seed, 0, 2**32 - 1)
+
+    def _check_tool(self, config: Config, name: str, tool: Tool) -> None:
+        at = ("tools", name)
+        if name in RESERVED_TOOLS:
+            raise self.fail(at, f"{name!r} is a choice edged itself offers the model; choose another name")
+        if not tool.description.strip():
+            raise self.fail((*at, "description"), "is empty; the model chooses by it")
+        self._range((*at, "timeout_s"), tool.timeout_s, 0.01, 3600)
+        for parameter in tool.parameters:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", parameter):
+                raise self.fail((*at, "parameters", parameter), "a parameter's name has letters, digits and `_` only")
+        if tool.say is not None:
+            self._placeholders((*at, "say"), tool.say, tool)
+        for i, example in enumerate(tool.examples):
+            for argument in example.arguments:
+                if argument not in tool.parameters:
+                    raise self.fail((*at, f"examples[{i}]"), f"{argument!r} is no parameter of the tool")
+        if isinstance(tool, SqlTool):
+            self._check_sql_tool(config, at, tool)
+        else:
+            self._check_publish_tool(at, tool)
+
+    def _check_sql_tool(self, config: Config, at: tuple[str, ...], tool: SqlTool) -> None:
+        if tool.database not in config.databases:
+            known = ", ".join(config.databases) or "none: write a [databases.NAME] table"
+            raise self.fail((*at, "database"), f"no database {tool.database!r}; defined are {known}")
+        if tool.effect not in ("read", "write"):
+            raise self.fail((*at, "effect"), f"{tool.effect!r}; allowed are read, write")
+        if tool.effect == "write" and config.databases[tool.database].mode == "ro":
+            raise self.fail((*at, "effect"), f'database {tool.database!r} is opened read-only; set its mode to "rw"')
+
+    def _check_publish_tool(self, at: tuple[str, ...], tool: PublishTool) -> None:
+        self._placeholders((*at, "publish", "topic"), tool.publish.topic, tool)
+        self._placeholders((*at, "publish", "payload"), tool.publish.payload, tool, only_declared=True)
+        if not tool.publish.topic or "+" in tool.publish.topic or "#" in tool.publish.topic:
+            raise self.fail((*at, "publish", "topic"), "a topic to publish to has no wildcards and is not empty")
+        if tool.publish.qos not in (0, 1, 2):
+            raise self.fail((*at, "publish", "qos"), f"{tool.publish.qos}; allowed are 0, 1, 2")
+        if tool.on_uncertain not in ("retry", "report"):
+            raise self.fail((*at, "on_uncertain"), f"{tool.on_uncertain!r}; allowed are retry, report")
+        if "mqtt" not in self.raw:
+            raise self.fail((*at, "publish"), "needs a broker: write an [mqtt] table")
+
+    def _placeholders(self, at: tuple[str, ...], text: str, tool: Tool, *, only_declared: bool = False) -> None:
+        """In `say` and topics an unknown {name} is a mistake; in a payload other braces stay as they are."""
+        for found in PLACEHOLDER.findall(text):
+            if found not in tool.parameters and not only_declared:
+                raise self.fail(at, f"{{{found}}} is no parameter; declared are {', '.join(tool.parameters) or 'none'}")
+
+    def _bytes(self, at: tuple[str, ...], text: str) -> None:
+        try:
+            parse_bytes(text)
+        except ValueError as error:
+            raise self.fail(at, str(error)) from None
+
+    def _range(self, at: tuple[str, ...], value: float, low: float, high: float) -> None:
+        if not low <= value <= high:
+            raise self.fail(at, f"{value} is outside {low} to {high}")
+
+
+def _has_port(url: SplitResult) -> bool:
+    """Whether the port is a number a port may be, or not given."""
+    try:
+        return url.port is None or url.port > 0
+    except ValueError:
+        return False
+
+
+def _enum_values(kind: type[Strict], name: str) -> list[str]:
+    annotation = {f.name: f.type for f in msgspec.structs.fields(kind)}[name]
+    return [str(member.value) for member in annotation]

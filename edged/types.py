@@ -1,0 +1,299 @@
+"""The nouns of edged: what is asked, what is answered, what the model is given. Values only, no behaviour."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct, field
+
+JSON = Any  # what json.loads may return; narrowed where it is used
+
+
+class Status(StrEnum):
+    """The outcome of a request."""
+
+    DONE = "done"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    REFUSED = "refused"
+
+
+class Priority(StrEnum):
+    """Interactive work goes before batch work."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class Preference(StrEnum):
+    """Where a request may be answered."""
+
+    AUTO = "auto"
+    LOCAL = "local"
+    CLOUD = "cloud"
+
+
+class Privacy(StrEnum):
+    """`device`: nothing of the request leaves the board."""
+
+    DEVICE = "device"
+    ANY = "any"
+
+
+class Format(StrEnum):
+    """Encoding of a request, and so of its reply."""
+
+    JSON = "json"
+    MSGPACK = "msgpack"
+    TEXT = "text"
+
+
+class ToolCall(Struct, frozen=True):
+    """A call the model made; `arguments` fit the tool's schema."""
+
+    name: str
+    arguments: dict[str, JSON]
+
+
+class Message(Struct, frozen=True, omit_defaults=True):
+    """One message of a dialogue; role is system, user, assistant or tool."""
+
+    role: str
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a client asks, whatever transport brought it. `messages` always ends with the question."""
+
+    agent: str
+    messages: tuple[Message, ...]
+    id: str | None = None
+    conversation: str | None = None
+    priority: Priority = Priority.INTERACTIVE
+    deadline_s: float | None = None
+    route: Preference | None = None
+    privacy: Privacy | None = None
+    stream: bool = False
+    reply_to: str | None = None
+    response_schema: dict[str, JSON] | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+class ToolRecord(Struct, frozen=True):
+    """A call that was made and what came of it, as the reply shows it."""
+
+    name: str
+    arguments: dict[str, JSON]
+    result: JSON
+    ok: bool
+
+
+class RouteTaken(Struct, frozen=True):
+    """Where the answer came from and why. confidence: see CONTRACT section 3; null where nothing was sampled."""
+
+    where: str
+    model: str
+    reason: str
+    confidence: float | None = None
+
+
+class Usage(Struct, frozen=True):
+    """Tokens of all generations of one request, in tokens; decode_steps in model steps."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    decode_steps: int = 0
+
+
+class Timing(Struct, frozen=True):
+    """Where the time went, in milliseconds. first_token_ms and total_ms count from the acceptance."""
+
+    queue_ms: float = 0.0
+    load_ms: float = 0.0
+    prefill_ms: float = 0.0
+    first_token_ms: float = 0.0
+    decode_ms: float = 0.0
+    tools_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+class Fault(Struct, frozen=True):
+    """Why a request has no answer."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    retry_after_s: float | None = None
+
+
+class Reply(Struct, frozen=True, kw_only=True):
+    """The one outcome of a request (CONTRACT section 3). Field order is the order on the wire."""
+
+    id: str | None
+    rid: str
+    status: Status
+    output: str | None = None
+    tool_calls: tuple[ToolRecord, ...] = ()
+    route: RouteTaken | None = None
+    usage: Usage = Usage()
+    timing: Timing = Timing()
+    degraded: bool = False
+    error: Fault | None = None
+
+
+class Caller(Struct, frozen=True):
+    """Who asks. `client` owns ids and conversations; `may_use` was decided by `access`."""
+
+    client: str
+    transport: str
+    agents: frozenset[str]
+
+
+class Packet(Struct, frozen=True):
+    """Identity of an MQTT packet in the current session, to know a redelivery of one that was committed."""
+
+    mid: int
+    digest: bytes
+    duplicate: bool
+
+
+class Address(Struct, frozen=True):
+    """Where a reply is published and how it is written."""
+
+    topic: str
+    correlation: bytes | None = None
+    format: Format = Format.JSON
+
+
+class Ask(Struct, frozen=True, kw_only=True):
+    """A request as a transport hands it to the pipeline.
+
+    key: identity beside the id (MQTT's Correlation Data); address: where the reply is to be published, None when the
+    caller waits for it; expiry_s: bound of the deadline that the transport knows (Message Expiry), in seconds.
+    """
+
+    request: Request
+    caller: Caller
+    key: str | None = None
+    packet: Packet | None = None
+    address: Address | None = None
+    expiry_s: float | None = None
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """A reply on its way out. expires_boot: clock.boot() until which the reply is of use."""
+
+    id: int
+    rid: str
+    transport: str = "mqtt"  # the one that carries replies to those who do not wait
+    request_id: str | None
+    status: Status
+    address: Address
+    body: bytes
+    expires_boot: float
+
+
+class Segment(Struct, frozen=True):
+    """Part of a prompt. A `literal` one comes from a user, a tool or a model: control tokens in it stay text."""
+
+    text: str
+    literal: bool = False
+
+
+class Sampling(Struct, frozen=True):
+    """temperature 0 is greedy; seed None is a fresh one."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+class Job(Struct, frozen=True, kw_only=True):
+    """One generation.
+
+    prefix: what is the same for every request of an agent; turn: the rest of the prompt.
+    max_tokens: most tokens to generate, forced ones included.
+    stop: strings that end the text and are not part of it.
+    grammar: an llguidance grammar (Lark or the JSON form) the whole output must match, or None.
+    confidence_marker: while the output starts with this text (or is still a prefix of it), log-probabilities of
+        sampled tokens are summed; None: never.
+    """
+
+    rid: str
+    model: str
+    prefix: tuple[Segment, ...]
+    turn: tuple[Segment, ...]
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    grammar: str | None = None
+    confidence_marker: str | None = None
+    priority: Priority = Priority.INTERACTIVE
+
+
+class Finish(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+class Completion(Struct, frozen=True, kw_only=True):
+    """A finished generation.
+
+    logprob: sum of the log-probabilities, before the grammar's mask, of the sampled tokens that `confidence_marker`
+        asked for; None where none was sampled.
+    decode_steps: model steps in which this sequence took part after its first token.
+    Times in milliseconds: queue_ms waits for a place among the sequences, prefill_ms until the prompt was computed,
+    first_token_ms from the call to the first token, decode_ms from then to the end.
+    """
+
+    text: str
+    finish: Finish
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    forced_tokens: int
+    decode_steps: int
+    logprob: float | None
+    load_ms: float
+    queue_ms: float
+    prefill_ms: float
+    first_token_ms: float
+    decode_ms: float
+
+
+class ModelSpec(Struct, frozen=True, kw_only=True):
+    """A model as configured: name of the alias, its file, the most tokens one request may use (prompt and answer)."""
+
+    name: str
+    path: str
+    context: int
+    pin: bool = False
+    threads: int | None = None
+
+
+class ModelState(StrEnum):
+    """Life of a model on this board."""
+
+    MISSING = "missing"
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    UNLOADING = "unloading"
+
+
+class Event(Struct, frozen=True):
+    """Something worth telling: `name` is stable, `data` explains it."""
+
+    name: str
+    at: float
+    data: dict[str, JSON] = field(default_factory=dict)
