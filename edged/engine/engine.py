@@ -1,0 +1,156 @@
+"""The engine as the rest of edged sees it: asyncio outside, one thread inside."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from edged.engine.ticket import ModelStats, Ticket
+from edged.engine.worker import Worker, resolve
+from edged.errors import Cancelled, EdgedError, Internal
+from edged.interfaces import Residency
+from edged.types import Completion, Job, ModelSpec
+
+
+class LlamaEngine:
+    """Implements `interfaces.Engine` and `interfaces.Loader` with llama.cpp. Belongs to the loop it is started on.
+
+    Args:
+        residency: who decides what is loaded; may be set later, before the first `generate` (the governor, in turn,
+            needs the engine as its Loader).
+        threads: threads to compute with where a model names none; None: what the process may use, revised while
+            running.
+        on_fatal: called on the loop if the engine thread dies; the daemon then has to end.
+        checked: check the books after every step; for tests, costs 0.1 ms a step.
+    """
+
+    def __init__(
+        self,
+        residency: Residency | None = None,
+        threads: int | None = None,
+        *,
+        on_fatal: Callable[[BaseException], None] | None = None,
+        checked: bool = False,
+    ) -> None:
+        self.residency = residency
+        self._threads = threads
+        self._report_fatal = on_fatal
+        self._checked = checked
+        self._worker: Worker | None = None
+        self._futures: set[asyncio.Future[Any]] = set()
+
+    async def start(self) -> None:
+        """Start the thread; loads nothing."""
+        if self._worker is not None:
+            raise RuntimeError("the engine is started")
+        self._worker = Worker(asyncio.get_running_loop(), self._on_fatal, self._threads, checked=self._checked)
+        self._worker.start()
+
+    async def stop(self) -> None:
+        """End everything within one step: running requests fail with Cancelled, models are freed."""
+        worker, self._worker = self._worker, None
+        if worker is None:
+            return
+        worker.stop()
+        await asyncio.to_thread(worker.join)
+        # What the thread sent last is in the loop's queue already; commands it never took are answered here.
+        await asyncio.sleep(0)
+        self._fail_all(Cancelled("the engine stops"))
+
+    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
+        """See `interfaces.Engine`. A cancelled call returns only after the sequence's cells are free, so that its
+        model is not unloaded under it."""
+        called_at = time.monotonic()
+        if self.residency is None:
+            raise Internal("the engine has no residency")
+        async with self.residency.hold(job.model) as load_ms:
+            worker = self._running()
+            ticket = Ticket(job, on_text, self._future(), called_at, load_ms)
+            worker.submit(ticket)
+            try:
+                await asyncio.wait([ticket.future])
+            except asyncio.CancelledError:
+                ticket.on_text = None  # whoever asked has left
+                worker.cancel(ticket)
+                await _settled(ticket.future)
+                raise
+            return ticket.future.result()
+
+    async def load(self, spec: ModelSpec) -> None:
+        """See `interfaces.Loader`; does nothing where the model is loaded. Other models wait meanwhile. A cancelled
+        call leaves the model unloaded."""
+        worker, future, abort = self._running(), self._future(), threading.Event()
+        worker.load(spec, abort, future)
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            abort.set()
+            if await _settled(future) is None:
+                await self._unload_anyway(spec.name)
+            raise
+        future.result()
+
+    async def unload(self, name: str) -> None:
+        """See `interfaces.Loader`; does nothing where no such model is loaded. Not to be interrupted: a cancelled call
+        returns when it is done."""
+        future = self._future()
+        self._running().unload(name, future)
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            await _settled(future)
+            raise
+        future.result()
+
+    def progress(self) -> tuple[bool, float]:
+        """Whether the thread is at work, and when it last got on (time.monotonic()). For the watchdog: no locks, no
+        I/O."""
+        worker = self._worker
+        return (worker.busy, worker.progress_at) if worker else (False, time.monotonic())
+
+    def stats(self) -> list[ModelStats]:
+        """The loaded models, as they were after their last step."""
+        worker = self._worker
+        return list(worker.stats) if worker else []
+
+    def _running(self) -> Worker:
+        if self._worker is None:
+            raise Internal("the engine is not running")
+        return self._worker
+
+    def _future(self) -> asyncio.Future[Any]:
+        """A future that is answered even if the thread dies."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        return future
+
+    async def _unload_anyway(self, name: str) -> None:
+        if self._worker is not None:  # stopped or dead meanwhile: then the model is gone with it
+            future = self._future()
+            self._worker.unload(name, future)
+            await _settled(future)
+
+    def _on_fatal(self, error: BaseException) -> None:
+        self._worker = None
+        self._fail_all(Internal(f"the engine thread died: {error!r}"))
+        if self._report_fatal:
+            self._report_fatal(error)
+
+    def _fail_all(self, error: EdgedError) -> None:
+        for future in list(self._futures):
+            resolve(future, error)
+
+
+async def _settled(future: asyncio.Future[Any]) -> BaseException | None:
+    """Wait for a future whatever happens, and return its exception. The wait is bounded by one step or one load: more
+    cancellations meanwhile change nothing, the first one is raised afterwards."""
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+    return future.exception()

@@ -1,0 +1,155 @@
+"""One request while the model works on it: what it was given, what came out, when it ends."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from edged.engine.confidence import Confidence
+from edged.engine.constraint import Constraint
+from edged.engine.llama import Llama
+from edged.engine.sampler import Logits, logprob, sampler
+from edged.engine.sequence import Sequence
+from edged.engine.text import TextStream
+from edged.engine.ticket import Ticket
+from edged.errors import ModelUnavailable
+from edged.types import Completion, Finish
+
+
+class Generation:
+    """Turns rows of logits into tokens and tokens into text.
+
+    `finish` is None while it goes on. The tokens are appended to the sequence, which the scheduler reads.
+    """
+
+    def __init__(self, ticket: Ticket, sequence: Sequence, native: Llama, constraint: Constraint | None) -> None:
+        job = ticket.job
+        self.ticket = ticket
+        self.sequence = sequence
+        self.finish: Finish | None = None
+        self.n_forced = 0
+        self.decode_steps = 0
+        self._native = native
+        self._constraint = constraint
+        self._clipped = False
+        self._stream = TextStream(job.stop)
+        self._confidence = Confidence(job.confidence_marker)
+        # Control tokens are part of the text where someone reads it by its form, and noise in prose.
+        self._show_control = job.grammar is not None or job.confidence_marker is not None
+        self._fresh: list[str] = []
+        self._queued_at = time.monotonic()
+        self._admitted_at: float | None = None
+        self._first_at: float | None = None
+        self._force()
+        self._judge()
+        self._sampler = sampler(job.sampling)  # last: it is native, and nobody would free it if one above raised
+
+    @property
+    def n_completion(self) -> int:
+        """Tokens generated so far, forced ones included."""
+        return len(self.sequence.tokens) - self.sequence.n_prompt
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the prompt was computed and the first token chosen."""
+        return self._first_at is not None
+
+    def admitted(self) -> None:
+        """It has got its place among the sequences."""
+        self._admitted_at = time.monotonic()
+
+    def advance(self, logits: Logits) -> None:
+        """Choose the next token, and append it with what the grammar then forces.
+
+        Raises:
+            BadRequest: the grammar became too costly.
+            ModelUnavailable: the model computes nonsense.
+        """
+        if self._first_at is None:
+            self._first_at = time.monotonic()
+        token = self._choose(logits)
+        if self._native.is_eog(token):
+            self._end(Finish.STOP)
+            return
+        if self._constraint:
+            self._constraint.accept(token)
+        self._append(token)
+        self._force()
+        self._judge()
+
+    def take_text(self) -> str:
+        """The text that is new since the last call."""
+        text = "".join(self._fresh)
+        self._fresh.clear()
+        return text
+
+    def completion(self) -> Completion:
+        """The result; only once `finish` is set."""
+        if self.finish is None:
+            raise ValueError("not finished")
+        now = time.monotonic()
+        admitted = self._admitted_at or now
+        first = self._first_at or now
+        return Completion(
+            text=self._stream.text,
+            finish=self.finish,
+            prompt_tokens=self.sequence.n_prompt,
+            cached_tokens=self.sequence.n_cached,
+            completion_tokens=self.n_completion,
+            forced_tokens=self.n_forced,
+            decode_steps=self.decode_steps,
+            logprob=self._confidence.logprob,
+            load_ms=self.ticket.load_ms,
+            queue_ms=_ms(admitted - self._queued_at),
+            prefill_ms=_ms(first - admitted),
+            first_token_ms=_ms(first - self.ticket.called_at),
+            decode_ms=_ms(now - first),
+        )
+
+    def close(self) -> None:
+        """Free the sampler; does nothing the second time."""
+        self._sampler.close()
+
+    def _choose(self, logits: Logits) -> int:
+        allowed = self._constraint.allowed() if self._constraint else None
+        token = self._sampler.pick(logits, allowed)
+        if not np.isfinite(logits[token]):  # a damaged file; its answers would look like answers
+            raise ModelUnavailable("the model's output is not a number; its file may be damaged")
+        if self._confidence.wanted:
+            self._confidence.add(logprob(logits, token))
+        return token
+
+    def _force(self) -> None:
+        """Append what the grammar leaves no choice about. Nothing is sampled, and all is computed in one step."""
+        forced = self._constraint.forced() if self._constraint else []
+        room = self.sequence.max_tokens - self.n_completion
+        self._clipped = len(forced) > room
+        for token in forced[:room]:
+            if self._stream.stopped:  # the text has ended, within this run or before it
+                break
+            self._append(token)
+            self.n_forced += 1
+
+    def _append(self, token: int) -> None:
+        self.sequence.tokens.append(token)
+        piece = self._native.piece(token, special=self._show_control)
+        self._confidence.feed(piece)
+        self._fresh.append(self._stream.feed(piece))
+
+    def _judge(self) -> None:
+        """End where a stop string came, the grammar is complete or the tokens are used up - whatever is first: an
+        answer whose last allowed token completes it is complete."""
+        complete = self._constraint is not None and self._constraint.complete and not self._clipped
+        if self._stream.stopped or complete:
+            self._end(Finish.STOP)
+        elif self.n_completion >= self.sequence.max_tokens:
+            self._end(Finish.LENGTH)
+
+    def _end(self, finish: Finish) -> None:
+        self.finish = finish
+        self._fresh.append(self._stream.finish())
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)

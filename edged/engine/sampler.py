@@ -1,0 +1,88 @@
+"""Chooses the next token from a row of logits. Rows are only read: they belong to llama.cpp and lie beside those of
+other sequences."""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+from typing import Any, Protocol
+
+import llama_cpp as lc
+import numpy as np
+from numpy.typing import NDArray
+
+from edged.types import Sampling
+
+Logits = NDArray[np.float32]
+Ids = NDArray[np.intp]
+
+# llama_token_data
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+# top_p keeps at least so many candidates.
+MIN_KEEP = 1
+# The seed that tells llama.cpp to find one of its own (LLAMA_DEFAULT_SEED); all below are taken as they are.
+RANDOM_SEED = 0xFFFFFFFF
+
+
+class Sampler(Protocol):
+    """A way of choosing; one per sequence."""
+
+    def pick(self, logits: Logits, allowed: Ids | None) -> int:
+        """A token, among `allowed` where given. logits: shape [n_vocab]."""
+        ...
+
+    def close(self) -> None:
+        """Free what is native; does nothing the second time."""
+        ...
+
+
+class Greedy:
+    """The most probable token."""
+
+    def pick(self, logits: Logits, allowed: Ids | None) -> int:
+        if allowed is None:
+            return int(logits.argmax())
+        return int(allowed[logits[allowed].argmax()])
+
+    def close(self) -> None:
+        pass
+
+
+class Chain:
+    """llama.cpp's samplers: nucleus (top_p), temperature, a draw."""
+
+    def __init__(self, sampling: Sampling) -> None:
+        seed = secrets.randbelow(RANDOM_SEED) if sampling.seed is None else sampling.seed % RANDOM_SEED
+        params = lc.llama_sampler_chain_default_params()
+        params.no_perf = True
+        self._chain: Any = lc.llama_sampler_chain_init(params)
+        if sampling.top_p < 1:
+            lc.llama_sampler_chain_add(self._chain, lc.llama_sampler_init_top_p(sampling.top_p, MIN_KEEP))
+        lc.llama_sampler_chain_add(self._chain, lc.llama_sampler_init_temp(sampling.temperature))
+        lc.llama_sampler_chain_add(self._chain, lc.llama_sampler_init_dist(seed))
+
+    def pick(self, logits: Logits, allowed: Ids | None) -> int:
+        ids = np.arange(len(logits), dtype=np.int32) if allowed is None else allowed
+        candidates = np.zeros(len(ids), CANDIDATE)
+        candidates["id"] = ids
+        candidates["logit"] = logits if allowed is None else logits[allowed]
+        data = ctypes.cast(candidates.ctypes.data, lc.llama_token_data_p)
+        array = lc.llama_token_data_array(data=data, size=len(ids), selected=-1, sorted=False)
+        lc.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(array.data[array.selected].id)
+
+    def close(self) -> None:
+        if self._chain:
+            lc.llama_sampler_free(self._chain)
+        self._chain = None
+
+
+def sampler(sampling: Sampling) -> Sampler:
+    """The sampler for these settings."""
+    return Greedy() if sampling.temperature <= 0 else Chain(sampling)
+
+
+def logprob(logits: Logits, token: int) -> float:
+    """Natural logarithm of the token's probability under the whole row."""
+    top = logits.max()
+    return float(logits[token] - top - np.log(np.exp(logits - top).sum()))

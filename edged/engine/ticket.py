@@ -1,0 +1,58 @@
+"""What passes between the event loop and the engine thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from msgspec import Struct
+
+from edged.types import Completion, Job, ModelState
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A job on its way through the engine thread.
+
+    on_text, future: belong to the event loop; the thread only names them in what it sends there.
+    called_at: time.monotonic() when the caller asked; load_ms: of that, spent to bring the model in.
+    """
+
+    job: Job
+    on_text: Callable[[str], None] | None
+    future: asyncio.Future[Completion]
+    called_at: float
+    load_ms: float
+
+
+@dataclass(slots=True)
+class News:
+    """What one step brought for a ticket: more text, and at the end the outcome."""
+
+    ticket: Ticket
+    text: str = ""
+    outcome: Completion | Exception | None = None
+
+
+class ModelStats(Struct, frozen=True, kw_only=True):
+    """One loaded model for `status`. Tokens and steps count since it was loaded.
+
+    cells_reserved: cells promised to running sequences (their worst case) and to shared prefixes.
+    threads: how many compute at the moment.
+    """
+
+    name: str
+    state: ModelState
+    load_ms: float
+    cells: int
+    cells_reserved: int
+    running: int
+    waiting: int
+    prefixes: int
+    threads: int
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    forced_tokens: int
+    decode_steps: int

@@ -1,0 +1,70 @@
+"""The seams of edged, on one screen. A Protocol is here only where a second implementation exists (a shipped fake
+counts) or where a lower part calls upward through what `app` hands it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from edged.types import Completion, Delivery, Job, ModelSpec
+
+
+class Engine(Protocol):
+    """Runs models. Implemented by `engine.Engine` and, for tests and tool authors, `testing.ScriptedEngine`."""
+
+    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
+        """Generate; `on_text` gets whole characters as they come, on the event loop. Cancelling the task ends the
+        sequence within one model step.
+
+        Raises:
+            ContextExceeded: the prompt does not fit. Nothing was computed.
+            ModelUnavailable, NoMemory: the model cannot be loaded.
+        """
+        ...
+
+
+class Loader(Protocol):
+    """What the governor uses of an engine: bring a model in, take it out."""
+
+    async def load(self, spec: ModelSpec) -> None:
+        """Load a model; raises ModelUnavailable with the runtime's reason."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Free a model and everything that belongs to it; it must not be in use."""
+        ...
+
+
+class Residency(Protocol):
+    """What an engine uses of the governor."""
+
+    def hold(self, model: str) -> AbstractAsyncContextManager[float]:
+        """Keep a model resident while the block runs; loads it first if need be. Gives the milliseconds that took.
+
+        Raises:
+            NoMemory: it does not fit beside what is busy.
+            ModelUnavailable: unknown, not installed, or refused by the runtime.
+        """
+        ...
+
+
+class Publisher(Protocol):
+    """The broker, as an MQTT tool sees it."""
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
+        """Publish and wait for the broker's confirmation; waits for the link while there is none.
+
+        Raises:
+            NoLink: no broker is configured.
+            ToolFailed: the broker refused it.
+        """
+        ...
+
+
+class Deliverer(Protocol):
+    """A transport that carries replies to those who do not wait for them."""
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """Return once the reply is confirmed, or can never be; waits for the link while there is none."""
+        ...

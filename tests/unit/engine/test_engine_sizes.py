@@ -1,0 +1,56 @@
+"""Bytes before anything is loaded. The measured figures are what llama.cpp's own log says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from edged.engine import sizes
+from edged.engine.sizes import Shape
+
+SMOLLM2_135M = Shape(n_layer=30, n_embd=576, n_ff=1536, n_head_kv=3, head_k=64, head_v=64, n_vocab=49_152)
+QWEN25_05B = Shape(n_layer=24, n_embd=896, n_ff=4864, n_head_kv=2, head_k=64, head_v=64, n_vocab=151_936)
+MIB = 2**20
+
+
+@pytest.mark.parametrize(
+    ("spec_context", "cells"), [(1, 256), (128, 256), (512, 1024), (2048, 4096), (4096, 8192), (32_768, 36_864)]
+)
+def test_context_cells(spec_context: int, cells: int) -> None:
+    assert sizes.context_cells(spec_context) == cells
+
+
+def test_context_cells_hold_the_largest_request_for_every_context() -> None:
+    for spec_context in range(1, 20_000, 37):
+        cells = sizes.context_cells(spec_context)
+        assert cells >= spec_context
+        assert cells % sizes.CELL_ALIGNMENT == 0
+
+
+def test_context_cells_refuses_nonsense() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        sizes.context_cells(0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "cells", "kv_mib", "compute_mib"),
+    [
+        (SMOLLM2_135M, 1024, 22.5, 7.26 + 3.0),
+        (SMOLLM2_135M, 12_288, 270.0, 12.76 + 3.0),
+        (QWEN25_05B, 1024, 12.0, 18.26 + 9.27),
+        (QWEN25_05B, 12_288, 144.0, 23.76 + 9.27),
+    ],
+)
+def test_bytes_agree_with_what_llama_cpp_reports(shape: Shape, cells: int, kv_mib: float, compute_mib: float) -> None:
+    """Keys and values to the byte; compute and output buffers not below, and not a third above."""
+    assert sizes.kv_bytes(shape, cells) == kv_mib * MIB
+    assert compute_mib * MIB <= sizes.compute_bytes(shape, cells) <= 1.33 * compute_mib * MIB
+
+
+@pytest.mark.parametrize("name", ["llama_cpp", "numpy", "llguidance"], ids=lambda n: f"without_{n}")
+def test_engine_package_loads_no_native_library(name: str) -> None:
+    """The idle daemon imports the engine and has no model."""
+    code = f"import sys, edged.engine, edged.engine.sizes; sys.exit({name!r} in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
