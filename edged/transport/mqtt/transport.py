@@ -1,0 +1,387 @@
+"""Requests and replies over MQTT (CONTRACT section 4). One task owns the connection; everybody else posts and waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from random import Random
+
+from edged import clock
+from edged.errors import NoLink, ToolFailed
+from edged.transport.mqtt import topics
+from edged.transport.mqtt.client import Client, Will
+from edged.transport.mqtt.flights import Flights
+from edged.transport.mqtt.intake import Counters, Handlers, Intake
+from edged.transport.mqtt.messages import Incoming, Outgoing, Unsendable, reply
+from edged.transport.mqtt.pacing import V5, Backoff, Evictions, Outage, Versions
+from edged.transport.mqtt.packets import REFUSED, Cause, End, Hello, reason
+from edged.transport.mqtt.presence import Presence
+from edged.transport.mqtt.settings import Settings, endpoint
+from edged.types import JSON, Address, Ask, Delivery
+
+log = logging.getLogger(__name__)
+
+PAUSE_READING_AT = 64  # messages whose work has not ended; twice RECEIVE_MAXIMUM, so only floods of QoS 0 get there
+RESUME_READING_AT = 32
+FAREWELL_S = 2.0  # of the grace, for "offline" and DISCONNECT; a broker on the local network needs milliseconds
+
+
+class MqttTransport:
+    """The device's link to its broker: takes requests in, carries replies out, publishes for tools.
+
+    Implements `interfaces.Publisher` and `interfaces.Deliverer`.
+
+    Args:
+        settings: the broker and who we are there.
+        accept: takes a request in; returns once it is committed, or known already. Called in receive order, several
+            at a time. Raises EdgedError for a refusal.
+        cancel: cancels by rid or id; the topic tells how the wish came in.
+        session_lost: the broker has forgotten us: packet ids seen so far mean nothing. Awaited before any message of
+            the new session is handed on.
+        state: makes the state document.
+        backoff: pace of reconnecting.
+
+    Raises:
+        ValueError: the url is not one of a broker.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        accept: Callable[[Ask], Awaitable[object]],
+        cancel: Callable[[str, str], Awaitable[None]],
+        session_lost: Callable[[], Awaitable[None]],
+        state: Callable[[], dict[str, JSON]],
+        backoff: Backoff | None = None,
+    ) -> None:
+        endpoint(settings.url)
+        self._settings = settings
+        self._session_lost = session_lost
+        self._backoff = backoff or Backoff()
+        self._topics = topics.Topics(settings.node_id)
+        self._flights = Flights(self._send)
+        self._handlers = Handlers(accept, cancel, self._confirmed)
+        self._presence = Presence(self._topics, state=state, post=self._post)
+        self._versions = Versions(settings.version)
+        self._outage = Outage()
+        self._evictions = Evictions(self._backoff.stable_s)
+        self._chance = Random()  # noqa: S311  # jitter, no secret
+        self._counters = Counters()
+        self._client = self._make_client(settings.version)
+        self._inbox: asyncio.Queue[Incoming | End] = asyncio.Queue()
+        self._unfinished = 0
+        self._working: set[asyncio.Task[None]] = set()
+        self._owner: asyncio.Task[None] | None = None
+        self._birth: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
+        self._taking = True
+        self._first = True
+        self._hello: Hello | None = None
+        self._must_forget = False
+        self._since = clock.wall()
+        self._last_error: str | None = None
+
+    # Life
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin to connect. Returns the owner task: watch it, it ends by `stop` only, or by a bug."""
+        assert self._owner is None, "started twice"
+        self._owner = asyncio.create_task(self._run(), name="edged.mqtt")
+        return self._owner
+
+    def stop_taking(self) -> None:
+        """Hand on nothing new from now on; replies go on. What comes in meanwhile is not acknowledged, so the broker
+        keeps it for the next start: a stopping pipeline could only refuse it."""
+        self._taking = False
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Take nothing new, finish and acknowledge what was taken, say offline, disconnect; within `grace_s` seconds.
+
+        What is not finished then is not acknowledged either: the broker delivers it again.
+        """
+        self.stop_taking()
+        self._stopping.set()
+        if self._working:
+            await asyncio.wait(self._working, timeout=max(0.0, grace_s - FAREWELL_S))
+        for task in self._working:
+            task.cancel()
+        if self._hello is not None:
+            await self._say_goodbye(min(FAREWELL_S, grace_s))
+        self._flights.close()
+        if self._owner is not None:
+            self._owner.cancel()  # before the client is touched: it may be connecting, in a thread
+            await asyncio.wait([self._owner])
+        if self._hello is not None:
+            self._client.abort("no time for a farewell")
+        if self._working:
+            await asyncio.wait(self._working)
+
+    # For the pipeline, tools and the rest of the daemon
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """Publish a reply; returns once the broker has it, or will never take it. Waits for the link, and so does not
+        return after `stop`: cancel it."""
+        message = reply(delivery)
+        try:
+            problem = await self._confirmed(message)
+        except NoLink:  # stopped: to return now would say that the reply is delivered
+            await asyncio.get_running_loop().create_future()
+            raise
+        if problem is None:
+            self._counters.replied += 1
+        else:
+            log.error("reply %s on %s cannot be delivered: %s", delivery.rid, message.topic, problem)
+
+    def delta(self, address: Address, offset: int, text: str) -> None:
+        """Publish a piece of a streamed answer, QoS 0; `offset` in characters. Dropped while the broker is away or
+        slow."""
+        if self._client.congested:
+            return
+        self._post(
+            Outgoing(
+                topic=address.topic + topics.DELTA,
+                payload=text.encode(errors="replace"),
+                qos=0,
+                correlation=address.correlation,
+                content_type="text/plain",
+                user=(("offset", str(offset)),),
+            )
+        )
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
+        """Publish for a tool and wait for the broker's confirmation; waits for the link while there is none.
+
+        Raises:
+            ToolFailed: the topic is none, or the broker refused the message.
+            NoLink: the transport was stopped first.
+        """
+        message = Outgoing(topic=topic, payload=payload, qos=qos, retain=retain)
+        problem = await self._confirmed(message)
+        if problem is not None:
+            raise ToolFailed(f"cannot publish to {topic}: {problem}")
+
+    def event(self, name: str, data: dict[str, JSON]) -> None:
+        """Publish an event; dropped while there is no link."""
+        self._presence.event(name, data)
+
+    def state_changed(self) -> None:
+        """The state document changed; it is published within a second or so."""
+        self._presence.changed()
+
+    def status(self) -> dict[str, JSON]:
+        """The link as `edged status` shows it. `since` in seconds since the epoch."""
+        return {
+            "connected": self._hello is not None,
+            "since": self._since,
+            "broker": str(endpoint(self._settings.url)),
+            "version": "5" if self._client.version == V5 else "3.1.1",
+            "error": self._last_error,
+            "subscribed": self._hello is not None and self._client.subscribed,
+            "refused_subscriptions": dict(self._client.refused_topics),
+            "in_flight": len(self._flights),
+            "received": self._counters.received,
+            "replied": self._counters.replied,
+            "refused": self._counters.refused,
+            "duplicates": self._counters.duplicates,
+        }
+
+    # The owner task
+
+    async def _run(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            self._choose_client()
+            self._inbox = asyncio.Queue()
+            answer = await self._client.connect()
+            began = clock.boot()
+            end = await self._serve(answer) if isinstance(answer, Hello) else self._judge(answer)
+            lasted_s = clock.boot() - began
+            failures = 1 if lasted_s >= self._backoff.stable_s else failures + 1
+            evicted = self._evictions.ended(by_peer=end.cause is Cause.DROPPED, lasted_s=lasted_s)
+            if not self._stopping.is_set():
+                await self._pause(end, failures, evicted=evicted or end.cause is Cause.TAKEN_OVER)
+
+    async def _serve(self, hello: Hello) -> End:
+        """Work with an established connection until it ends."""
+        self._begin(hello)
+        intake = Intake(
+            self._settings,
+            self._handlers,
+            counters=self._counters,
+            working=self._working,
+            ack=self._client.ack,
+            done=self._finished,
+        )
+        try:
+            # Not only on this connection: the next one finds the new session present, and nothing recorded.
+            self._must_forget |= not hello.session_present
+            if self._must_forget:
+                await self._forget_session()
+            return await self._hand_on(intake)
+        finally:
+            intake.close()
+            self._presence.end()
+            if self._birth is not None:
+                self._birth.cancel()
+
+    def _begin(self, hello: Hello) -> None:
+        self._versions.connected()
+        self._hello, self._since, self._last_error = hello, clock.wall(), None
+        line = self._outage.ended(now=clock.boot())
+        where = f"{endpoint(self._settings.url)} with MQTT {'5' if self._client.version == V5 else '3.1.1'}"
+        if line is not None:
+            log.info("connected to %s, %s", where, line)
+        elif self._first:
+            log.info("connected to %s", where)
+        self._first = False
+        # In this order: who sees us online finds us listening.
+        self._client.subscribe([self._topics.requests, self._topics.cancels])
+        self._flights.open(hello.send_maximum)
+        self._birth = asyncio.create_task(self._announce(), name="edged.mqtt.birth")
+        self._presence.begin()
+
+    async def _forget_session(self) -> None:
+        try:
+            await self._session_lost()
+        except Exception as error:  # a full disk, say; without the record an old packet id could hide a new request
+            log.debug("the loss of the MQTT session could not be recorded", exc_info=True)
+            self._client.abort(f"the loss of the broker's session could not be recorded: {error!r}")
+        else:
+            self._must_forget = False
+
+    async def _hand_on(self, intake: Intake) -> End:
+        while True:
+            item = await self._inbox.get()
+            if isinstance(item, End):
+                return item
+            if self._taking:
+                intake.take(item)
+            else:
+                self._finished()
+
+    async def _pause(self, end: End, failures: int, *, evicted: bool) -> None:
+        self._last_error = end.reason
+        line = self._outage.failed(end.reason, now=clock.boot())
+        if evicted:
+            delay = self._backoff.taken_over(self._chance)
+            log.error(
+                "the broker gave the connection of client edged-%s to somebody else, as it seems: "
+                "do two daemons have the same node.id? Trying again in %.0f s",
+                self._settings.node_id,
+                delay,
+            )
+        else:
+            delay = self._backoff.delay(failures, self._chance)
+            if line is not None:
+                log.warning("no MQTT link: %s", line)
+        try:
+            async with asyncio.timeout(delay):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
+
+    def _judge(self, end: End) -> End:
+        """What an attempt that failed says about the protocol version."""
+        if end.cause is Cause.VERSION:
+            self._versions.refused()
+        elif end.cause is Cause.SILENT:
+            self._versions.closed()
+        else:
+            self._versions.failed()
+        return end
+
+    # The client's callbacks
+
+    def _make_client(self, version: int) -> Client:
+        return Client(
+            self._settings,
+            version=version,
+            will=Will(self._topics.status, self._presence.offline().payload),
+            on_message=self._received,
+            on_confirmed=self._flights.land,
+            on_session=self._session,
+            on_end=self._ended,
+        )
+
+    def _choose_client(self) -> None:
+        """The protocol version belongs to the client object; publishes in the air start anew on the other one."""
+        if self._client.version == self._versions.current:
+            return
+        log.info("trying MQTT %s", "5" if self._versions.current == V5 else "3.1.1")
+        self._flights.ground()
+        self._client = self._make_client(self._versions.current)
+
+    def _session(self, hello: Hello) -> bool:
+        """Whether the broker still knows what is in the air. If not, or if it takes less at a time than before, paho
+        must not send all of it again at once."""
+        if hello.session_present and len(self._flights) <= hello.send_maximum:
+            return True
+        self._flights.ground()
+        return False
+
+    def _received(self, incoming: Incoming) -> None:
+        self._unfinished += 1
+        if self._unfinished >= PAUSE_READING_AT:
+            self._client.pause_reading()
+        self._inbox.put_nowait(incoming)
+
+    def _finished(self) -> None:
+        self._unfinished -= 1
+        if self._unfinished <= RESUME_READING_AT:
+            self._client.resume_reading()
+
+    def _ended(self, end: End) -> None:
+        self._flights.hold()
+        if self._hello is not None:
+            self._hello, self._since = None, clock.wall()
+        self._inbox.put_nowait(end)
+
+    # Helpers
+
+    def _post(self, message: Outgoing) -> None:
+        """Publish with QoS 0 if that is possible now."""
+        if self._hello is None:
+            return
+        try:
+            self._client.publish(message)
+        except Unsendable as problem:
+            log.warning("nothing is published on %s: %s", message.topic, problem)
+
+    def _send(self, message: Outgoing) -> int:
+        return self._client.publish(message)
+
+    async def _confirmed(self, message: Outgoing) -> str | None:
+        """Publish; returns None once the broker has it, else why it will never take it. Waits for the link.
+
+        Raises:
+            NoLink: the transport was stopped.
+        """
+        problem = topics.publish_problem(message.topic)
+        if problem is not None:
+            return problem
+        try:
+            if message.qos == 0:
+                await self._flights.room()
+                self._send(message)
+                return None
+            code = await self._flights.fly(message)
+        except Unsendable as unsendable:
+            return str(unsendable)
+        return f"the broker refused it: {reason(code)}" if code >= REFUSED else None
+
+    async def _announce(self) -> None:
+        problem = await self._confirmed(self._presence.online())
+        if problem is not None:
+            log.error("nobody sees that this node is online: %s", problem)
+
+    async def _say_goodbye(self, within_s: float) -> None:
+        try:
+            async with asyncio.timeout(within_s):
+                await self._confirmed(self._presence.offline())
+                self._client.disconnect()
+                if self._owner is not None:
+                    await asyncio.wait([self._owner])
+        except TimeoutError:
+            log.debug("the broker did not confirm the farewell in time; the will says it")
