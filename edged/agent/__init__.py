@@ -1,0 +1,1 @@
+"""The agent: ask the model, parse what it decided, act."""

@@ -1,0 +1,139 @@
+"""What the model is given. Two prompts an agent, each with a fixed prefix that is computed once:
+
+* deciding: system text, tools in the model's own template, the tools' examples, then the dialogue; the model writes one
+  call. `reply` is offered beside the tools, so that "no tool" is a choice like any other: a small model that may write
+  text or a call mostly writes the call as text.
+* answering: system text and dialogue without tools; what tools said stands beside the question as data. Small models
+  that see tool syntax answer in tool syntax.
+
+Rule for conversations that outgrow the context: the oldest turn is left out first, whole; system text, tools and the
+question always stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+
+from edged.agent import dialect, grammar
+from edged.agent.dialect import Dialect, ToolSpec, write_json
+from edged.config import Agent, Tool
+from edged.tools.values import schema
+from edged.types import Message, Segment, ToolCall, ToolRecord
+
+REPLY = ToolSpec(
+    "reply",
+    "Answer in words: greetings, explanations, stories, anything no other tool does.",
+    {"type": "object", "properties": {}, "required": []},
+)
+REPLY_EXAMPLE = "Hello, who are you?"
+EXAMPLE_RESULT = '{"ok": true}'  # behind an example's call: shows that after a result comes `reply`, not the call again
+FROM_DATA = "Answer the user from the data, in one short sentence."
+
+Turn = tuple[Message, ...]
+TemplateOf = Callable[[str], tuple[str | None, dict[str, str]]]
+
+
+class Prompt(Struct, frozen=True):
+    """A prompt as the engine takes it."""
+
+    prefix: tuple[Segment, ...]
+    turn: tuple[Segment, ...]
+
+
+class Prompts:
+    """The prompts of one agent with one model."""
+
+    def __init__(self, agent: Agent, tools: Mapping[str, Tool], spoken: Dialect) -> None:
+        self.dialect = spoken
+        self._system = (Message("system", agent.system),) if agent.system else ()
+        self._tools = {name: tools[name] for name in agent.tools}
+        self._specs = (*(ToolSpec(n, t.description, schema(t.parameters)) for n, t in self._tools.items()), REPLY)
+        self._deciding_fixed = (*self._system, *_examples(self._tools))
+        self._deciding_prefix = spoken.render(self._deciding_fixed, self._specs, generate=False)
+        self._answering_prefix = spoken.render(self._system, generate=False) if self._system else ()
+        self.grammar = grammar.one_call(self._specs, spoken.calls)
+
+    def deciding(self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord]) -> Prompt:
+        """The prompt for the next decision, after the calls that were made."""
+        told = [message for turn in history for message in turn]
+        made = [message for record in records for message in as_messages(record)]
+        full = self.dialect.render((*self._deciding_fixed, *told, *asked, *made), self._specs, generate=True)
+        return Prompt(*dialect.split(full, self._deciding_prefix))
+
+    def answering(self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord]) -> Prompt:
+        """The prompt for the final answer."""
+        told = [message for turn in history for message in turn if _is_talk(message)]
+        *before, question = asked
+        if records:
+            question = Message("user", f"{question.content}\n\n{self._data(records)}")
+        system = self._system
+        if records:
+            system = (Message("system", f"{system[0].content} {FROM_DATA}" if system else FROM_DATA),)
+        full = self.dialect.render((*system, *told, *before, question), generate=True)
+        return Prompt(*dialect.split(full, self._answering_prefix))
+
+    def _data(self, records: Sequence[ToolRecord]) -> str:
+        return "\n".join(
+            f"Data ({self._tools[r.name].description} {write_json(r.arguments)}): {_shown(r)}" for r in records
+        )
+
+
+def as_messages(record: ToolRecord) -> Turn:
+    """A call and its result, as a dialogue tells them."""
+    return (
+        Message("assistant", tool_calls=(ToolCall(record.name, record.arguments),)),
+        Message("tool", write_json(record.result)),
+    )
+
+
+def _examples(tools: Mapping[str, Tool]) -> list[Message]:
+    """The configured examples as finished turns, and one for `reply`."""
+    chosen = Message("assistant", tool_calls=(ToolCall(REPLY.name, {}),))
+    messages: list[Message] = []
+    for name, tool in tools.items():
+        for example in tool.examples:
+            call = Message("assistant", tool_calls=(ToolCall(name, example.arguments),))
+            messages += [Message("user", example.input), call, Message("tool", EXAMPLE_RESULT), chosen]
+    return [*messages, Message("user", REPLY_EXAMPLE), chosen]
+
+
+def _is_talk(message: Message) -> bool:
+    return message.role in ("user", "system") or (message.role == "assistant" and not message.tool_calls)
+
+
+def _shown(record: ToolRecord) -> str:
+    """A result as data: rows of a read, "done" for what changed something."""
+    result = record.result
+    if isinstance(result, dict) and result.get("rows"):
+        return write_json(result["rows"])
+    if isinstance(result, dict) and "truncated" in result:
+        return "nothing found"
+    return "done" if record.ok else f"failed: {write_json(result)}"
+
+
+class PromptBook:
+    """The prompts of every agent, made when they are first needed: reading a model's template takes tens of
+    milliseconds.
+
+    Args:
+        template_of: (template, special tokens) of a model, by name; called in a thread. Raises ModelUnavailable.
+    """
+
+    def __init__(self, agents: Mapping[str, Agent], tools: Mapping[str, Tool], template_of: TemplateOf) -> None:
+        self._agents = agents
+        self._tools = tools
+        self._template_of = template_of
+        self._dialects: dict[str, Dialect] = {}
+        self._made: dict[str, Prompts] = {}
+
+    async def __call__(self, agent: str) -> Prompts:
+        """The prompts of an agent."""
+        if agent not in self._made:
+            model = self._agents[agent].model
+            if model not in self._dialects:
+                self._dialects[model] = Dialect(*await asyncio.to_thread(self._template_of, model))
+            self._made[agent] = Prompts(self._agents[agent], self._tools, self._dialects[model])
+        return self._made[agent]

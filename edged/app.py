@@ -1,0 +1,393 @@
+"""The composition root: the only place that knows every concrete class, the order of start and stop, the signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import grp
+import logging
+import os
+import signal
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+from edged import __version__, catalog, config, gguf, log, systemd, testing
+from edged.agent.prompt import PromptBook
+from edged.config import Config
+from edged.engine import LlamaEngine
+from edged.engine.predict import predicted_bytes
+from edged.errors import ConfigError, ModelUnavailable
+from edged.governor import probe
+from edged.governor.governor import Governor
+from edged.interfaces import Engine, Loader, Residency
+from edged.methods import Methods
+from edged.pipeline import Pipeline
+from edged.store import requests
+from edged.store.database import Database
+from edged.store.requests import Accepted
+from edged.store.schema import MIGRATIONS
+from edged.tools.toolbox import Toolbox
+from edged.transport.mqtt import MqttTransport, Settings
+from edged.transport.unix import UnixTransport
+from edged.types import JSON, Ask, ModelSpec
+
+logger = logging.getLogger("edged")
+
+EX_OK, EX_SOFTWARE, EX_CONFIG = 0, 70, 78  # sysexits.h
+STALL_S = 120.0  # a part with work that shows no progress for so long is stuck: the slowest board computes a chunk of
+# a prompt in a tenth of it
+STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
+FILE_NAME = "edged.db"
+
+
+class Runtime(Engine, Loader, Protocol):
+    """An engine as the daemon runs it."""
+
+    residency: Residency | None
+
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
+    def progress(self) -> tuple[bool, float]: ...
+    def stats(self) -> list[Any]: ...
+
+
+def run(path: str | None) -> int:
+    """`edged run`: the daemon in the foreground until SIGTERM or SIGINT. Returns the exit status."""
+    log.set_up(under_systemd=systemd.under_systemd())
+    try:
+        return asyncio.run(Daemon(config.load(path)).run())
+    except ConfigError as error:
+        logger.error("%s", error)
+        return EX_CONFIG
+
+
+class Daemon:
+    """All parts, wired."""
+
+    def __init__(self, settings: Config) -> None:
+        self._config = settings
+        self._manager = systemd.ServiceManager()
+        self._started_at = time.monotonic()
+        self._stop = asyncio.Event()
+        self._failed: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()
+        self._counts: dict[str, JSON] = {}
+        self._lock: IO[str] | None = None
+        specs = model_specs(settings)
+        self._specs = specs
+        self._engine = self._make_engine()
+        self._governor = Governor(
+            specs,
+            self._engine,
+            predict=self._predict,
+            budget_bytes=settings.budget_bytes(probe.board_bytes()),
+            reserve_bytes=settings.reserve_bytes,
+            idle_unload_s=settings.memory.idle_unload_s,
+            tell=self._tell,
+        )
+        self._engine.residency = self._governor
+        self._mqtt = self._make_mqtt()
+        self._toolbox = Toolbox(settings.tools, settings.databases, self._mqtt)
+        self._database = Database(settings.state_dir / FILE_NAME, MIGRATIONS)
+        self._pipeline = Pipeline(
+            settings,
+            self._database,
+            self._engine,
+            self._toolbox,
+            speak=PromptBook(settings.agents, settings.tools, self._template),
+            tell=self._tell,
+        )
+        if self._mqtt:
+            self._pipeline.deliverers = {"mqtt": self._mqtt}
+        self._unix = UnixTransport(
+            settings.socket_path, mode=int(settings.ipc.mode, 8), group=_group(settings), agents=settings.agents
+        )
+        self._methods = Methods(settings, self._pipeline, self._governor, self._status)
+        self._unix.methods = self._methods.table()
+
+    async def run(self) -> int:
+        """Start everything, wait for a signal or a failure, stop everything. Returns the exit status."""
+        loop = asyncio.get_running_loop()
+        self._failed = loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        tasks: list[asyncio.Task[Any]] = []
+        status = EX_OK
+        try:
+            await self._start(tasks)
+            await self._until_stopped(tasks)
+        except ConfigError:
+            raise
+        except Exception:
+            logger.exception("a part of the daemon died; it ends, so that it is started again whole")
+            status = EX_SOFTWARE
+        finally:
+            await self._shut_down(tasks)
+        return status
+
+    async def _start(self, tasks: list[asyncio.Task[Any]]) -> None:
+        self._lock = _lock(self._config.state_dir)
+        await self._database.start()
+        await self._engine.start()
+        await self._pipeline.recover()
+        for name, problem in (await self._toolbox.check()).items():
+            logger.warning("tool %s cannot work now: %s", name, problem)
+        self._warn_of_missing_models()
+        await self._unix.start()
+        self._spawn(tasks, self._governor.run(), "edged.governor")
+        self._spawn(tasks, self._pipeline.run(), "edged.pipeline")
+        self._spawn(tasks, self._publish_state(), "edged.state")
+        if (period := systemd.watchdog_s()) is not None:
+            self._spawn(tasks, self._feed_watchdog(period / 2), "edged.watchdog")
+        if self._mqtt:
+            tasks.append(self._mqtt.start())
+        self._manager.ready()
+        self._manager.status(f"{len(self._config.agents)} agents, no model loaded")
+        logger.info(
+            "edged %s is ready: agents %s, socket %s, %.0f ms after its start",
+            __version__,
+            ", ".join(self._config.agents) or "none",
+            self._config.socket_path,
+            1000 * process_age_s(),
+        )
+
+    def _spawn(self, tasks: list[asyncio.Task[Any]], work: Coroutine[Any, Any, None], name: str) -> None:
+        tasks.append(asyncio.create_task(work, name=name))
+
+    async def _until_stopped(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """Returns at a signal; raises what a task or the engine thread died of."""
+        assert self._failed is not None
+        stop = asyncio.create_task(self._stop.wait(), name="edged.stop")
+        watched: list[asyncio.Future[Any]] = [self._failed, *tasks]
+        try:
+            await asyncio.wait([stop, *watched], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+        for ended in watched:
+            if ended.done() and not self._stop.is_set():
+                ended.result()
+                raise RuntimeError(f"{ended} ended without being asked to")
+
+    async def _shut_down(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """Stop in the order in which nothing is lost: take no more, finish or put back, send, disconnect, close."""
+        self._manager.stopping()
+        logger.info("stopping")
+        if self._mqtt:
+            self._mqtt.stop_taking()  # what comes now stays with the broker
+        await self._pipeline.stop()
+        if self._mqtt:
+            await self._mqtt.stop()
+        await self._unix.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._engine.stop()
+        await self._toolbox.stop()
+        await self._database.stop()
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _make_engine(self) -> Runtime:
+        scripted = [m.source.startswith(testing.SCHEME) for m in self._config.models.values()]
+        if not any(scripted):
+            return LlamaEngine(threads=self._config.threads(), on_fatal=self._engine_died)
+        if not all(scripted):
+            raise ConfigError(self._config.files[0], "models", "scripted models and others cannot be mixed")
+        return testing.ScriptedEngine()
+
+    def _engine_died(self, error: BaseException) -> None:
+        if self._failed and not self._failed.done():
+            self._failed.set_exception(RuntimeError(f"the engine thread died: {error!r}"))
+
+    def _make_mqtt(self) -> MqttTransport | None:
+        mqtt = self._config.mqtt
+        if mqtt is None:
+            return None
+        settings = Settings(
+            url=mqtt.url,
+            node_id=self._config.node.id,
+            agents=tuple(self._config.agents),
+            version=mqtt.version,
+            ca_file=mqtt.ca_file,
+            cert_file=mqtt.cert_file,
+            key_file=mqtt.key_file,
+            username=mqtt.username,
+            password=config.secret(mqtt.password_file) if mqtt.password_file else None,
+            default_expiry_s=mqtt.default_expiry_s,
+        )
+        return MqttTransport(
+            settings,
+            accept=self._accept_mqtt,
+            cancel=self._cancel_mqtt,
+            session_lost=self._session_lost,
+            state=self._state,
+        )
+
+    async def _accept_mqtt(self, ask: Ask) -> Accepted:
+        delta = None
+        if ask.request.stream and ask.address and self._mqtt:
+            delta = functools.partial(self._mqtt.delta, ask.address)
+        return await self._pipeline.accept(ask, delta)
+
+    async def _cancel_mqtt(self, name: str, _: str) -> None:
+        await self._pipeline.cancel(name)
+
+    async def _session_lost(self) -> None:
+        await self._database.write(requests.forget_packets)
+
+    def _predict(self, spec: ModelSpec) -> int:
+        if isinstance(self._engine, testing.ScriptedEngine):
+            return 0
+        self._check_present(spec)
+        return predicted_bytes(spec)
+
+    def _template(self, model: str) -> tuple[str | None, dict[str, str]]:
+        """The chat template in a model's file and the special tokens it uses."""
+        if isinstance(self._engine, testing.ScriptedEngine):
+            return None, {}
+        spec = self._specs[model]
+        self._check_present(spec)
+        pairs = gguf.metadata(Path(spec.path))
+        template = pairs.get("tokenizer.chat_template")
+        source = template if isinstance(template, str) else None
+        used = source and ("bos_token" in source or "eos_token" in source)
+        return source, gguf.special_tokens(Path(spec.path), pairs) if used else {}
+
+    def _check_present(self, spec: ModelSpec) -> None:
+        if not Path(spec.path).is_file():
+            raise ModelUnavailable(_not_installed(spec.name, self._config.models[spec.name].source))
+
+    def _warn_of_missing_models(self) -> None:
+        for spec in self._specs.values():
+            try:
+                self._check_present(spec)
+            except ModelUnavailable as error:
+                logger.warning("%s", error.message)
+
+    # -- what others see -------------------------------------------------------------------------------------------
+
+    def _tell(self, name: str, data: dict[str, JSON]) -> None:
+        """An event, to everybody who may want it."""
+        self._methods.tell(name, data)
+        if self._mqtt:
+            self._mqtt.event(name, data)
+        self._changed.set()
+
+    def _state(self) -> dict[str, JSON]:
+        """The document of base/state."""
+        return {
+            "version": __version__,
+            "uptime_s": round(time.monotonic() - self._started_at, 1),
+            "memory": {k: v for k, v in self._governor.status().items() if k != "models"},
+            "models": self._governor.status()["models"],
+            "queue": self._counts,
+            "link": {},
+        }
+
+    async def _status(self) -> dict[str, JSON]:
+        """`edged status`."""
+        self._counts = await self._pipeline.counts()
+        loaded = {stats.name: stats for stats in self._engine.stats()}
+        return {
+            "node": self._config.node.id,
+            "pid": os.getpid(),
+            **self._state(),
+            "engine": {name: _plain(stats) for name, stats in loaded.items()},
+            "mqtt": self._mqtt.status() if self._mqtt else None,
+        }
+
+    async def _publish_state(self) -> None:
+        """Keeps base/state and the service manager's line true: on change, and every STATE_S."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STATE_S):
+                    await self._changed.wait()
+            self._changed.clear()
+            self._counts = await self._pipeline.counts()
+            ready = [n for n, m in self._governor.status()["models"].items() if m["state"] == "ready"]
+            self._manager.status(f"{self._counts['running']} running, models loaded: {', '.join(ready) or 'none'}")
+            if self._mqtt:
+                self._mqtt.state_changed()
+
+    async def _feed_watchdog(self, period_s: float) -> None:
+        """From the loop, and only while the threads get on with their work: what hangs is started again."""
+        parts = [("engine", self._engine.progress), ("store", self._database.progress)]
+        while True:
+            if stuck := systemd.stalled(parts, STALL_S):
+                logger.error("no progress for %.0f s in: %s; the watchdog is not fed", STALL_S, ", ".join(stuck))
+            else:
+                self._manager.alive()
+            await asyncio.sleep(period_s)
+
+
+async def check_all(settings: Config) -> list[str]:
+    """What `edged check` finds beyond the configuration's own rules: statements, files, models."""
+    problems = []
+    toolbox = Toolbox(settings.tools, settings.databases, None)
+    try:
+        problems += [f"{settings.files[0]}: tools.{n}: {why}" for n, why in (await toolbox.check()).items()]
+    finally:
+        await toolbox.stop()
+    for name, spec in model_specs(settings).items():
+        if not Path(spec.path).is_file():
+            problems.append(f"{settings.files[0]}: models.{name}: {_not_installed(name, settings.models[name].source)}")
+    return problems
+
+
+def _not_installed(name: str, source: str) -> str:
+    return f"model {name!r} is not installed: edged models pull {source.removeprefix('catalog:')}"
+
+
+def model_specs(settings: Config) -> dict[str, ModelSpec]:
+    """The configured models with their files. ConfigError where a source means nothing."""
+    specs = {}
+    for name, model in settings.models.items():
+        if model.source.startswith(testing.SCHEME):
+            path = model.source.removeprefix(testing.SCHEME)
+        else:
+            try:
+                path = str(catalog.resolve(model.source, settings.models_dir).path)
+            except ModelUnavailable as error:
+                raise ConfigError(settings.files[0], f"models.{name}.source", error.message) from None
+        specs[name] = ModelSpec(name=name, path=path, context=model.context, pin=model.pin, threads=settings.threads())
+    return specs
+
+
+def process_age_s() -> float:
+    """Seconds since the kernel started this process: what a user waits for, imports included."""
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _lock(folder: Path) -> IO[str]:
+    """Make this process the only daemon on a state folder, until it ends however it ends. Two on one store would each
+    take the other's running requests for its own crash."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "edged.lock").open("w")
+    except OSError as error:
+        raise ConfigError(str(folder), "node.state_dir", f"cannot be written: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(str(folder), "node.state_dir", "another edged is running on it") from None
+    return lock
+
+
+def _group(settings: Config) -> str | None:
+    """The socket's group: as configured, else `edged` where there is one and we may give it away."""
+    if settings.group_given:
+        return settings.ipc.group
+    try:
+        gid = grp.getgrnam(settings.ipc.group).gr_gid
+    except KeyError:
+        return None
+    return settings.ipc.group if os.geteuid() == 0 or gid in os.getgroups() else None
+
+
+def _plain(stats: Any) -> dict[str, JSON]:
+    return {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "name"}

@@ -1,0 +1,45 @@
+"""Logs: one line an event, on stderr, with the request's rid wherever there is one.
+
+Under systemd a line starts with its priority (sd-daemon(3)), and journald adds the time; elsewhere the time is printed.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextvars import ContextVar
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class Formatter(logging.Formatter):
+    """`message key=value ... rid=...`"""
+
+    def __init__(self, *, under_systemd: bool) -> None:
+        super().__init__()
+        self._under_systemd = under_systemd
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {k: v for k, v in vars(record).items() if k not in STANDARD}
+        if (rid := request_id.get()) and "rid" not in fields:
+            fields["rid"] = rid
+        text = " ".join([f"{record.name}: {record.getMessage()}", *(f"{k}={v}" for k, v in fields.items())])
+        if record.exc_info:
+            text += "\n" + self.formatException(record.exc_info)
+        if self._under_systemd:  # each line needs its priority, or a traceback becomes lines of another one
+            priority = f"<{PRIORITIES.get(record.levelno, 6)}>"
+            return "\n".join(priority + line for line in text.splitlines())
+        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        return f"{stamp}.{int(record.msecs):03d} {record.levelname.lower():7} {text}"
+
+
+def set_up(*, under_systemd: bool, level: int = logging.INFO) -> None:
+    """Configure the root logger, once, for a daemon."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Formatter(under_systemd=under_systemd))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

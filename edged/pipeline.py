@@ -1,0 +1,470 @@
+"""The way of a request, top to bottom: accept -> work -> settle -> deliver.
+
+`accept` commits before anybody is told. `work` claims one row at a time and runs its agent. `settle` stores the one
+outcome together with what has to be sent. `deliver` hands replies to their transport until they are confirmed. After a
+crash `recover` puts what ran back into the queue: there is no second way to start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+import apsw
+import msgspec
+
+from edged import access, clock, router, wire
+from edged.agent.loop import OnText, Run
+from edged.agent.prompt import Prompts
+from edged.config import Config
+from edged.errors import (
+    Busy,
+    Cancelled,
+    EdgedError,
+    Expired,
+    Internal,
+    Quarantined,
+    UnknownAgent,
+)
+from edged.faults import point
+from edged.interfaces import Deliverer, Engine
+from edged.log import request_id
+from edged.store import deliveries, journal, requests
+from edged.store.database import Database
+from edged.store.journal import Journal
+from edged.store.lifecycle import State
+from edged.store.requests import Accepted, Row
+from edged.tools.toolbox import Toolbox
+from edged.types import (
+    JSON,
+    Ask,
+    Delivery,
+    Reply,
+    Request,
+    RouteTaken,
+    Status,
+    Timing,
+    Usage,
+)
+
+log = logging.getLogger("edged.pipeline")
+
+MAX_RUNNING = 8  # requests worked on at once: more sequences than this gain nothing on boards of 2 to 8 cores
+MAX_SENDING = 64  # replies on their way at once; the broker's Receive Maximum bounds it further
+GRACE_S = 5.0  # a stop waits this long for running requests; what is not done goes back into the queue
+FLUSH_S = 2.0  # and this long for replies on their way; what is not confirmed is sent after the next start
+HOUSEKEEPING_S = 60.0  # how often finished requests are forgotten; cheap when there is nothing to do
+RETRY_S = (0.5, 10.0)  # first and longest pause before a settle that the disk refused is tried again
+
+OnDelta = Callable[[int, str], None]
+Tell = Callable[[str, dict[str, JSON]], None]
+T = TypeVar("T")
+
+
+class Pipeline:
+    """Owns the life of requests. `run` is its task; `deliverers` maps a transport to whoever carries its replies."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        engine: Engine,
+        toolbox: Toolbox,
+        *,
+        speak: Callable[[str], Awaitable[Prompts]],
+        tell: Tell = lambda name, data: None,
+    ) -> None:
+        self._config = config
+        self._database = database
+        self._engine = engine
+        self._toolbox = toolbox
+        self._speak = speak
+        self._tell = tell
+        self.deliverers: Mapping[str, Deliverer] = {}
+        self._boot = clock.boot_id()
+        self._waiting, self._outgoing, self._deadlines = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._idle, self._sent = asyncio.Event(), asyncio.Event()
+        self._idle.set()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._cancelled: set[str] = set()
+        self._sending: set[int] = set()
+        self._results: dict[str, set[asyncio.Future[bytes]]] = {}
+        self._watchers: dict[str, list[OnDelta]] = {}
+        self._stopping = False
+
+    # -- accept ----------------------------------------------------------------------------------------------------
+
+    async def accept(self, ask: Ask, on_delta: OnDelta | None = None) -> Accepted:
+        """Take a request in. When this returns it is on the medium: acknowledge it.
+
+        Args:
+            on_delta: gets (offset in characters, text) of the final answer's pieces while the request runs here.
+
+        Raises:
+            EdgedError: a typed refusal; nothing was stored.
+        """
+        point("accept.before")
+        self._check(ask)
+        rid = wire.new_rid()
+        queue, size = self._config.queue, self._config.store_bytes
+        if on_delta:
+            self._watchers.setdefault(rid, []).append(on_delta)
+        try:
+            accepted = await self._database.write(
+                lambda c: requests.accept(c, ask, rid, self._boot, queue.max_waiting, size)
+            )
+        except (apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as error:
+            raise Busy(f"the store cannot be written: {error}", retry_after_s=60.0) from None
+        finally:
+            watchers = self._watchers.pop(rid, [])
+        if watchers:
+            self._watchers.setdefault(accepted.rid, []).extend(watchers)
+        point("accept.committed")
+        self._waiting.set()
+        self._deadlines.set()
+        self._outgoing.set()  # a known request that is asked for again is delivered again
+        return accepted
+
+    def _check(self, ask: Ask) -> None:
+        """Everything about a request that can be refused without looking at the store."""
+        request = ask.request
+        if request.agent not in self._config.agents:
+            known = ", ".join(self._config.agents) or "none"
+            raise UnknownAgent(f"no agent {request.agent!r}; configured are {known}")
+        access.check(ask.caller, request.agent)
+        router.decide(request.route, self._config.agents[request.agent].route)
+        if self._stopping:
+            raise Busy("the daemon is stopping", retry_after_s=5.0)
+
+    # -- what callers may ask --------------------------------------------------------------------------------------
+
+    async def result(self, rid: str) -> bytes:
+        """The reply's canonical bytes, as soon as there is one. KeyError: no such request."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._results.setdefault(rid, set()).add(future)
+        try:
+            row = await self.get(rid)
+            return row.reply if row.reply is not None else await future
+        finally:
+            waiting = self._results.get(rid, set())
+            waiting.discard(future)
+            if not waiting:
+                self._results.pop(rid, None)
+
+    def is_awaited(self, rid: str) -> bool:
+        """Whether somebody waits in `result`."""
+        return bool(self._results.get(rid))
+
+    async def get(self, rid: str) -> Row:
+        """A request by rid; KeyError."""
+        return await self._database.read(lambda c: requests.get(c, rid))
+
+    async def find(self, name: str, client: str | None = None) -> Row | None:
+        """A request by rid or by its client's id."""
+        return await self._database.read(lambda c: requests.find(c, name, client))
+
+    async def latest(self, limit: int, states: tuple[State, ...] = ()) -> list[Row]:
+        """The newest requests."""
+        return await self._database.read(lambda c: requests.latest(c, limit, states))
+
+    async def ahead(self, row: Row) -> int:
+        """How many requests are claimed before a waiting one."""
+        return await self._database.read(lambda c: requests.ahead(c, row))
+
+    async def counts(self) -> dict[str, JSON]:
+        """Requests by state, and replies on their way."""
+        counted, outbox = await self._database.read(lambda c: (requests.counts(c), deliveries.waiting(c)))
+        return {"requests": counted, "running": len(self._running), "outbox_waiting": outbox}
+
+    async def cancel(self, name: str, client: str | None = None) -> Row | None:
+        """End a request by rid or id; None where there is none. One that has its outcome keeps it."""
+        row = await self.find(name, client)
+        if row is None or row.state not in (State.RECEIVED, State.RUNNING):
+            return row
+        if row.rid not in self._running:
+            reply = self._ended(row, Status.CANCELLED, Cancelled("the request was cancelled"))
+            if await self._settle(row, reply, only=State.RECEIVED):
+                return await self.get(row.rid)
+        if task := self._running.get(row.rid):  # it may have been claimed just now
+            self._cancelled.add(row.rid)
+            task.cancel()
+            await asyncio.wait([task])
+        return await self.get(row.rid)
+
+    # -- work ------------------------------------------------------------------------------------------------------
+
+    async def recover(self) -> None:
+        """Once, before `run`: what ran when the daemon died goes on, unless it killed the daemon too often."""
+        running = await self._database.write(lambda c: requests.recover(c, self._boot))
+        for row in running:
+            if row.attempts >= self._config.queue.max_attempts:
+                error = Quarantined(f"the daemon died {row.attempts} times while working on this request")
+                log.error("request quarantined", extra={"rid": row.rid})
+                self._tell("request_quarantined", {"rid": row.rid, "attempts": row.attempts})
+                await self._settle(row, self._ended(row, Status.FAILED, error), quarantine=True)
+            else:
+                await self._database.write(functools.partial(requests.requeue, rid=row.rid))
+        if running:
+            log.info("%d requests were running when the daemon ended", len(running))
+
+    async def run(self) -> None:
+        """Work, expire, deliver and tidy until cancelled; ends with an exception if one of them does."""
+        self._waiting.set()
+        self._outgoing.set()
+        self._deadlines.set()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._work_loop(group), name="edged.pipeline.work")
+            group.create_task(self._expire_loop(), name="edged.pipeline.expire")
+            group.create_task(self._deliver_loop(group), name="edged.pipeline.deliver")
+            group.create_task(self._tidy_loop(), name="edged.pipeline.tidy")
+
+    async def stop(self) -> None:
+        """Take nothing more, finish what runs within GRACE_S, put the rest back, let replies go out."""
+        self._stopping = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GRACE_S):
+                await self._idle.wait()
+        running = list(self._running.values())
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                while await self._database.read(deliveries.waiting):
+                    self._sent.clear()
+                    await self._sent.wait()
+
+    async def _work_loop(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            await self._waiting.wait()
+            self._waiting.clear()
+            while len(self._running) < MAX_RUNNING and not self._stopping:
+                # lazy: a claim that is lost with the power only means that the attempt is not counted
+                row = await self._database.write(requests.claim, durable=False)
+                if row is None:
+                    break
+                self._idle.clear()
+                task = group.create_task(self._work(row), name=f"edged.request.{row.rid}")
+                self._running[row.rid] = task
+                task.add_done_callback(functools.partial(self._worked, row.rid))
+
+    def _worked(self, rid: str, _: object) -> None:
+        self._running.pop(rid, None)
+        self._cancelled.discard(rid)
+        self._watchers.pop(rid, None)
+        if not self._running:
+            self._idle.set()
+        self._waiting.set()
+
+    async def _work(self, row: Row) -> None:
+        """From a claimed row to its stored outcome."""
+        request_id.set(row.rid)
+        point("work.claimed")
+        queue_ms = max(0.0, (clock.boot() - row.accepted_boot) * 1000)
+        left = None if row.deadline_boot is None else row.deadline_boot - clock.boot()
+        attempt, limit = _Attempt(), asyncio.timeout(left)
+        try:
+            async with limit:
+                reply = await self._answer(row, attempt, queue_ms)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            reply = self._ended(row, Status.EXPIRED, Expired("the deadline passed"), attempt.run, queue_ms)
+        except asyncio.CancelledError:
+            if row.rid not in self._cancelled:
+                await self._database.write(lambda c: requests.release(c, row.rid))
+                raise
+            reply = self._ended(row, Status.CANCELLED, Cancelled("the request was cancelled"), attempt.run, queue_ms)
+        except EdgedError as error:
+            reply = self._ended(row, Status.FAILED, error, attempt.run, queue_ms)
+        except Exception:
+            log.exception("request failed through a bug")
+            internal = Internal("an error inside edged; its log has the details under this rid")
+            reply = self._ended(row, Status.FAILED, internal, attempt.run, queue_ms)
+        await self._settle(row, reply, attempt.messages)
+
+    async def _answer(self, row: Row, attempt: _Attempt, queue_ms: float) -> Reply:
+        agent = self._config.agents[row.agent]
+        reason = router.decide(row.request.route, agent.route)
+        history, steps = await self._database.read(lambda c: (requests.history(c, row), journal.steps(c, row.rid)))
+        run = attempt.run = Run(
+            row.rid,
+            agent,
+            row.request,
+            prompts=await self._speak(row.agent),
+            engine=self._engine,
+            toolbox=self._toolbox,
+            journal=Journal(self._database, row.rid),
+            history=history,
+            steps=steps,
+            on_text=self._streamer(row.request, row.rid),
+        )
+        outcome = await run.run()
+        attempt.messages = outcome.messages
+        return Reply(
+            id=row.id,
+            rid=row.rid,
+            status=Status.DONE,
+            output=outcome.output,
+            tool_calls=outcome.records,
+            route=RouteTaken("local", agent.model, reason, outcome.confidence),
+            usage=outcome.usage,
+            timing=_timing(row, outcome.timing, queue_ms),
+        )
+
+    def _streamer(self, request: Request, rid: str) -> OnText | None:
+        """Feeds whoever watches; characters that came before somebody did are not repeated (offset tells)."""
+        if not request.stream:
+            return None
+        sent = 0
+
+        def on_text(text: str) -> None:
+            nonlocal sent
+            for watcher in self._watchers.get(rid, ()):
+                watcher(sent, text)
+            sent += len(text)
+
+        return on_text
+
+    # -- settle ----------------------------------------------------------------------------------------------------
+
+    def _ended(
+        self, row: Row, status: Status, error: EdgedError, run: Run | None = None, queue_ms: float = 0.0
+    ) -> Reply:
+        """The reply of a request without an answer; it tells what was done all the same."""
+        agent = self._config.agents.get(row.agent)
+        return Reply(
+            id=row.id,
+            rid=row.rid,
+            status=Status.REFUSED if _may_be_asked_again(status, error, run) else status,
+            tool_calls=run.records if run else (),
+            route=RouteTaken("local", agent.model if agent else "", router.Reason.LOCAL_OK),
+            usage=run.usage() if run else Usage(),
+            timing=_timing(row, run.timing() if run else Timing(), queue_ms),
+            error=wire.fault(error),
+        )
+
+    async def _settle(
+        self,
+        row: Row,
+        reply: Reply,
+        messages: requests.Turn = (),
+        *,
+        only: State | None = None,
+        quarantine: bool = False,
+    ) -> bool:
+        """Store the one outcome. A disk that refuses is asked again: the answer must not be lost. False where the
+        request has its outcome already, or is not in the state `only`."""
+        body = wire.reply_bytes(reply)
+        expiry = self._config.agents[row.agent].conversation_expiry_s if row.agent in self._config.agents else 0.0
+
+        def store(c: apsw.Connection) -> bool:
+            if not requests.settle(c, row.rid, reply.status, body, only=only, quarantine=quarantine):
+                return False
+            if messages:
+                requests.add_turn(c, row, messages, clock.wall() + expiry)
+            return True
+
+        settled = await self._until_stored(lambda: self._database.write(store))
+        point("settle.committed")
+        if settled:
+            log.info(
+                "%s", reply.status, extra={"rid": row.rid, "agent": row.agent, "total_ms": round(reply.timing.total_ms)}
+            )
+            for future in self._results.pop(row.rid, set()):
+                if not future.done():
+                    future.set_result(body)
+            self._outgoing.set()
+            self._waiting.set()  # the next of a conversation may go
+        return settled
+
+    async def _until_stored(self, write: Callable[[], Awaitable[T]]) -> T:
+        pause, longest = RETRY_S
+        while True:
+            try:
+                return await write()
+            except (apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as error:
+                log.error("the store cannot be written, trying again in %.1f s: %s", pause, error)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, longest)
+
+    async def _expire_loop(self) -> None:
+        """Ends waiting requests at their deadline; running ones have a timeout of their own."""
+        while True:
+            self._deadlines.clear()
+            for row in await self._database.read(requests.overdue):
+                reply = self._ended(row, Status.EXPIRED, Expired("the deadline passed in the queue"))
+                await self._settle(row, reply, only=State.RECEIVED)
+            deadline = await self._database.read(requests.next_deadline)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if deadline is None else max(0.0, deadline - clock.boot())):
+                    await self._deadlines.wait()
+
+    # -- deliver ---------------------------------------------------------------------------------------------------
+
+    async def _deliver_loop(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            await self._outgoing.wait()
+            self._outgoing.clear()
+            for delivery in await self._database.read(
+                lambda c: deliveries.ready(c, tuple(self.deliverers), tuple(self._sending), MAX_SENDING)
+            ):
+                if len(self._sending) < MAX_SENDING:
+                    self._sending.add(delivery.id)
+                    group.create_task(self._deliver(delivery), name=f"edged.deliver.{delivery.id}")
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        """One reply until it is confirmed."""
+        try:
+            await self.deliverers[delivery.transport].deliver(delivery)
+            point("deliver.confirmed")
+            # lazy: losing it with the power only means that the same bytes go out again
+            await self._until_stored(
+                lambda: self._database.write(lambda c: deliveries.confirm(c, delivery.id), durable=False)
+            )
+            point("deliver.marked")
+        finally:
+            self._sending.discard(delivery.id)
+            self._outgoing.set()
+            self._sent.set()
+
+    async def _tidy_loop(self) -> None:
+        """Forgets what is older than the retention; nothing else depends on it, so a full disk may skip a turn."""
+        keep_s = self._config.store.retention_days * 86400
+        while True:
+            with contextlib.suppress(apsw.Error):
+                forgotten = 1
+                while forgotten:  # in small transactions: requests that come in do not wait for it
+                    forgotten = await self._database.write(
+                        lambda c: requests.trim(c, clock.wall() - keep_s, self._config.store_bytes), durable=False
+                    )
+            await asyncio.sleep(HOUSEKEEPING_S)
+
+
+class _Attempt:
+    """What is known of a run when it ends, however it ends."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+        self.messages: requests.Turn = ()
+
+
+def _may_be_asked_again(status: Status, error: EdgedError, run: Run | None) -> bool:
+    """A retryable failure before anything was done is a refusal: it is not kept under the client's id."""
+    return status is Status.FAILED and error.retryable and not (run and run.records)
+
+
+def _timing(row: Row, timing: Timing, queue_ms: float) -> Timing:
+    """From the acceptance on, in tenths of a millisecond."""
+    whole = msgspec.structs.replace(
+        timing,
+        queue_ms=timing.queue_ms + queue_ms,
+        first_token_ms=timing.first_token_ms + queue_ms if timing.first_token_ms else 0.0,
+        total_ms=max(0.0, (clock.boot() - row.accepted_boot) * 1000),
+    )
+    return Timing(**{name: round(value, 1) for name, value in msgspec.structs.asdict(whole).items()})

@@ -1,0 +1,222 @@
+"""One SQLite file, one thread that writes, one that reads.
+
+Everything queued while the writer was busy goes into one transaction (group commit): under load many requests share
+one fsync. A caller says whether it waits for the disk: a `durable` write is on the medium when its await returns, a
+lazy one survives the death of the process but may be lost with the power.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar, cast
+
+import apsw
+
+from edged.errors import ConfigError
+
+T = TypeVar("T")
+Work = Callable[[apsw.Connection], T]
+
+GROUP = 512  # most pieces of work in one transaction: bounds how long the first of them waits for its commit
+CACHE_KIB = 2048  # page cache a connection may use; the tables are read by index, a few pages at a time
+CHECKPOINT_PAGES = 400  # 1.6 MiB of WAL: fewer checkpoints wear flash less, and this much is replayed in milliseconds
+BUSY_MS = 10_000  # another process (a backup, a curious person with a shell) may hold the file for a moment
+
+
+class _Item(NamedTuple):
+    work: Callable[[apsw.Connection], Any]
+    durable: bool
+    loop: asyncio.AbstractEventLoop
+    future: asyncio.Future[Any]
+
+
+class Database:
+    """The owner of a file. `start` before use; after `stop` nothing is taken any more."""
+
+    def __init__(self, path: Path, migrations: tuple[str, ...]) -> None:
+        self._path = path
+        self._migrations = migrations
+        self._writes: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._busy = False
+        self._progress = time.monotonic()
+
+    async def start(self) -> None:
+        """Open or create the file and bring its tables up to date.
+
+        Raises:
+            ConfigError: the folder cannot be written, or the file was made by a newer edged.
+        """
+        try:
+            connection = await asyncio.to_thread(_open, self._path, self._migrations)
+        except (apsw.CantOpenError, apsw.ReadOnlyError, PermissionError, FileNotFoundError) as error:
+            raise ConfigError(str(self._path), "", f"the store cannot be opened: {error}") from None
+        reader = await asyncio.to_thread(_open_reader, self._path)
+        self._threads = [
+            threading.Thread(target=self._write_loop, args=(connection,), name="edged.store.writer", daemon=True),
+            threading.Thread(target=self._read_loop, args=(reader,), name="edged.store.reader", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    async def stop(self) -> None:
+        """Finish what is queued, close both connections. The file is a single one afterwards (no WAL left)."""
+        if not self._threads:
+            return
+        self._reads.put(None)
+        self._writes.put(None)
+        for thread in reversed(self._threads):
+            await asyncio.to_thread(thread.join)
+        self._threads = []
+
+    async def write(self, work: Work[T], *, durable: bool = True) -> T:
+        """Run `work` on the writer; returns when its transaction is committed. An exception of `work` undoes its own
+        changes only, and is raised here."""
+        return cast(T, await self._post(self._writes, work, durable))
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work` on the read-only connection."""
+        return cast(T, await self._post(self._reads, work, False))
+
+    def progress(self) -> tuple[bool, float]:
+        """Whether the writer has work, and when (time.monotonic) it last finished some. No locks, no I/O."""
+        return self._busy or not self._writes.empty(), self._progress
+
+    def _post(self, where: queue.SimpleQueue[_Item | None], work: Work[Any], durable: bool) -> asyncio.Future[Any]:
+        if not self._threads:
+            raise RuntimeError("the store is not running")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        if where is self._writes and not self._busy and self._writes.empty():
+            self._progress = time.monotonic()  # idle until now: the watchdog counts from here
+        where.put(_Item(work, durable, loop, future))
+        return future
+
+    def _write_loop(self, connection: apsw.Connection) -> None:
+        while (items := _take(self._writes)) is not None:
+            self._busy = True
+            _commit(connection, items)
+            self._progress = time.monotonic()
+            self._busy = False
+        connection.close()
+
+    def _read_loop(self, connection: apsw.Connection) -> None:
+        while (items := _take(self._reads)) is not None:
+            _settle(items, [_attempt(item.work, connection) for item in items])
+        connection.close()
+
+
+def _take(source: queue.SimpleQueue[_Item | None]) -> list[_Item] | None:
+    """Wait for work, then take all there is; None when the end was queued (what came before it goes first)."""
+    first = source.get()
+    if first is None:
+        return None
+    items = [first]
+    while len(items) < GROUP:
+        try:
+            item = source.get_nowait()
+        except queue.Empty:
+            break
+        if item is None:
+            source.put(None)  # seen again by the next call
+            break
+        items.append(item)
+    return items
+
+
+def _commit(connection: apsw.Connection, items: list[_Item]) -> None:
+    outcomes: list[tuple[Any, BaseException | None]] = []
+    durable = any(item.durable for item in items)
+    try:
+        connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+        connection.execute("BEGIN IMMEDIATE")
+        for item in items:
+            outcomes.append(_attempt(functools.partial(_nested, item.work), connection))
+            if not connection.in_transaction:  # SQLite undid all of it: the disk is full, or failed
+                raise outcomes[-1][1] or apsw.IOError("the transaction was undone")
+        connection.execute("COMMIT")
+    except Exception as error:  # of SQLite, or of the last piece of work when SQLite undid everything
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        outcomes = [(None, error)] * len(items)
+    _settle(items, outcomes)
+
+
+def _nested(work: Work[T], connection: apsw.Connection) -> T:
+    """Run a piece of work in a savepoint: what it did is undone when it raises, the others' work is not."""
+    connection.execute("SAVEPOINT piece")
+    try:
+        value = work(connection)
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK TO piece")
+            connection.execute("RELEASE piece")
+        raise
+    connection.execute("RELEASE piece")
+    return value
+
+
+def _attempt(work: Work[Any], connection: apsw.Connection) -> tuple[Any, BaseException | None]:
+    try:
+        return work(connection), None
+    except Exception as error:  # handed to whoever asked for the work
+        return None, error
+
+
+def _settle(items: list[_Item], outcomes: list[tuple[Any, BaseException | None]]) -> None:
+    """Hand results to their loop, one wake-up for the whole group."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
+    for item, (value, error) in zip(items, outcomes, strict=True):
+        by_loop.setdefault(item.loop, []).append((item.future, value, error))
+    for loop, results in by_loop.items():
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, results)
+
+
+def _resolve(results: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    for future, value, error in results:
+        if future.done():  # the caller was cancelled; its work is committed all the same
+            continue
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(value)
+
+
+def _open(path: Path, migrations: tuple[str, ...]) -> apsw.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = apsw.Connection(str(path))
+    connection.set_busy_timeout(BUSY_MS)
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table: lets retention shrink the file
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+    connection.execute("PRAGMA synchronous = FULL")
+    _migrate(connection, path, migrations)
+    return connection
+
+
+def _open_reader(path: Path) -> apsw.Connection:
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    connection.set_busy_timeout(BUSY_MS)
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    return connection
+
+
+def _migrate(connection: apsw.Connection, path: Path, migrations: tuple[str, ...]) -> None:
+    version = int(cast(int, connection.execute("PRAGMA user_version").get))
+    if version > len(migrations):
+        raise ConfigError(str(path), "", f"made by a newer edged (schema {version}, this one knows {len(migrations)})")
+    for number, script in enumerate(migrations[version:], start=version + 1):
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(script)
+        connection.execute(f"PRAGMA user_version = {number}")
+        connection.execute("COMMIT")

@@ -1,0 +1,348 @@
+"""The inbox: requests come in once, are claimed, and end with one reply. Functions of a connection, run by the store's
+writer thread (those that only read: by its reader). Identity rules: CONTRACT section 3."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import apsw
+import msgspec
+from msgspec import Struct
+
+from edged import clock, wire
+from edged.errors import BadRequest, Busy
+from edged.store import deliveries, lifecycle
+from edged.store.lifecycle import Happening, IllegalTransition, State
+from edged.types import Ask, Message, Priority, Request, Status
+
+FINISH_GUESS_S = 2.0  # retry_after_s of a full queue: about the time one tool call takes on a small board
+
+
+class Accepted(Struct, frozen=True):
+    """What became of a request that was handed in. known: it had been asked before; reply: its stored reply."""
+
+    rid: str
+    known: bool = False
+    reply: bytes | None = None
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """A request in the store."""
+
+    seq: int
+    rid: str
+    client: str
+    id: str | None
+    transport: str
+    agent: str
+    conversation: str | None
+    request: Request
+    accepted_wall: float
+    accepted_boot: float
+    deadline_boot: float | None
+    state: State
+    attempts: int
+    reply: bytes | None
+    status: str | None
+
+
+COLUMNS = (
+    "seq, rid, client, id, transport, agent, conversation, body, accepted_wall, accepted_boot, deadline_boot, state, "
+    "attempts, reply, status"
+)
+
+
+def accept(c: apsw.Connection, ask: Ask, rid: str, boot: str, max_waiting: int, max_bytes: int) -> Accepted:
+    """Take a request in, unless it is known.
+
+    (1) an MQTT packet that is delivered again and was committed: the request it made;
+    (2) the same identity with the same content: joined, or answered from the store;
+    (3) the same identity with other content: BadRequest;
+    (4) the queue, or the store, is full: Busy;
+    (5) else it is new.
+    """
+    if ask.packet and ask.packet.duplicate:  # (1)
+        known = c.execute("SELECT rid FROM packets WHERE mid = ? AND digest = ?", (ask.packet.mid, ask.packet.digest))
+        if (rid_known := known.get) is not None:
+            return Accepted(cast(str, rid_known), known=True)
+    key, digest = identity(ask), wire.digest(ask.request)
+    found = c.execute(
+        "SELECT rid, digest, reply FROM requests WHERE client = ? AND key = ?", (ask.caller.client, key)
+    ).fetchone()
+    if found:
+        if found[1] != digest:  # (3)
+            raise BadRequest(f"{_named(ask)} was used for another request; a new request needs a new one")
+        accepted = Accepted(cast(str, found[0]), known=True, reply=cast("bytes | None", found[2]))  # (2)
+        if ask.address:
+            deliveries.expect(c, accepted.rid, ask.caller.transport, ask.address, answered=accepted.reply is not None)
+        _remember_packet(c, ask, accepted.rid)
+        return accepted
+    _check_room(c, max_waiting, max_bytes)  # (4)
+    _insert(c, ask, rid, key, digest, boot)  # (5)
+    if ask.address:
+        deliveries.expect(c, rid, ask.caller.transport, ask.address, answered=False)
+    _remember_packet(c, ask, rid)
+    return Accepted(rid)
+
+
+def identity(ask: Ask) -> str | None:
+    """What names the request beside its client; None: every time it is sent it is asked."""
+    return f"id:{ask.request.id}" if ask.request.id is not None else ask.key
+
+
+def _named(ask: Ask) -> str:
+    return f"id {ask.request.id!r}" if ask.request.id is not None else "this Correlation Data"
+
+
+def _check_room(c: apsw.Connection, max_waiting: int, max_bytes: int) -> None:
+    waiting = cast(int, c.execute("SELECT count(*) FROM requests WHERE state = 'received'").get)
+    if waiting >= max_waiting:
+        raise Busy(
+            f"{waiting} requests wait already, and [queue] max_waiting is {max_waiting}", retry_after_s=FINISH_GUESS_S
+        )
+    if used_bytes(c) >= max_bytes:
+        raise Busy(f"the store is full ([store] max_bytes is {max_bytes})", retry_after_s=60.0)
+
+
+def used_bytes(c: apsw.Connection) -> int:
+    """Bytes of the file that hold something."""
+    pages, free, size = (cast(int, c.pragma(p)) for p in ("page_count", "freelist_count", "page_size"))
+    return (pages - free) * size
+
+
+def _insert(c: apsw.Connection, ask: Ask, rid: str, key: str | None, digest: bytes, boot: str) -> None:
+    request, now = ask.request, clock.boot()
+    limits = [limit for limit in (request.deadline_s, ask.expiry_s) if limit is not None]
+    c.execute(
+        "INSERT INTO requests(rid, client, key, digest, id, transport, agent, conversation, priority, body, boot,"
+        " accepted_wall, accepted_boot, deadline_boot, state) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            rid,
+            ask.caller.client,
+            key,
+            digest,
+            request.id,
+            ask.caller.transport,
+            request.agent,
+            request.conversation,
+            0 if request.priority is Priority.INTERACTIVE else 1,
+            msgspec.json.encode(request),
+            boot,
+            clock.wall(),
+            now,
+            now + min(limits) if limits else None,
+            State.RECEIVED,
+        ),
+    )
+
+
+PACKETS_KEPT = 256  # several times the Receive Maximum: no broker redelivers what lies further back
+
+
+def _remember_packet(c: apsw.Connection, ask: Ask, rid: str) -> None:
+    if not ask.packet:
+        return
+    c.execute(
+        "INSERT OR REPLACE INTO packets(mid, seq, digest, rid)"
+        " VALUES (?, (SELECT coalesce(max(seq), 0) + 1 FROM packets), ?, ?)",
+        (ask.packet.mid, ask.packet.digest, rid),
+    )
+    c.execute("DELETE FROM packets WHERE seq <= (SELECT max(seq) FROM packets) - ?", (PACKETS_KEPT,))
+
+
+def forget_packets(c: apsw.Connection) -> None:
+    """The broker began a new session: its packet ids mean nothing any more."""
+    c.execute("DELETE FROM packets")
+
+
+CLAIM = f"""
+    UPDATE requests SET state = 'running', attempts = attempts + 1 WHERE seq = (
+        SELECT seq FROM requests r WHERE state = 'received' AND (r.conversation IS NULL OR NOT EXISTS (
+            SELECT 1 FROM requests o
+            WHERE o.client = r.client AND o.agent = r.agent AND o.conversation = r.conversation
+            AND o.state IN ('received', 'running') AND o.conversation IS NOT NULL AND o.seq < r.seq))
+        ORDER BY priority, deadline_boot IS NULL, deadline_boot, seq LIMIT 1)
+    RETURNING {COLUMNS}
+"""
+
+
+def claim(c: apsw.Connection) -> Row | None:
+    """The next request to work on: interactive before batch, earliest deadline first, a conversation in its order."""
+    row = c.execute(CLAIM).fetchone()
+    return _row(row) if row else None
+
+
+def release(c: apsw.Connection, rid: str) -> None:
+    """Back in the queue, not counted as an attempt: the daemon stops and did not finish it."""
+    _move(c, rid, Happening.RELEASE, "attempts = attempts - 1")
+
+
+def settle(
+    c: apsw.Connection,
+    rid: str,
+    status: Status,
+    reply: bytes,
+    *,
+    only: State | None = None,
+    quarantine: bool = False,
+) -> bool:
+    """The one outcome: state, reply and outbox change together. False where it already had one, or is not in the state
+    `only` (a worker claimed it meanwhile)."""
+    if only is not None and get(c, rid).state is not only:
+        return False
+    happening = Happening.QUARANTINE if quarantine else lifecycle.ENDING[status]
+    # a refusal may be asked again under the same id, so it gives the id free
+    also = "reply = ?, status = ?, finished_wall = ?" + (", key = NULL" if status is Status.REFUSED else "")
+    try:
+        _move(c, rid, happening, also, (reply, status, clock.wall()))
+    except IllegalTransition:
+        return False
+    if not deliveries.release(c, rid) and happening is Happening.ANSWER:
+        _move(c, rid, Happening.DELIVERED)
+    return True
+
+
+def _move(c: apsw.Connection, rid: str, happening: Happening, also: str = "", values: tuple[Any, ...] = ()) -> None:
+    """Apply the table of `lifecycle` to one row."""
+    state = State(cast(str, c.execute("SELECT state FROM requests WHERE rid = ?", (rid,)).get))
+    target = lifecycle.after(state, happening)
+    setting = f"state = ?, {also}" if also else "state = ?"
+    c.execute(f"UPDATE requests SET {setting} WHERE rid = ? AND state = ?", (target, *values, rid, state))
+    if c.changes() != 1:
+        raise IllegalTransition(state, happening)
+
+
+def recover(c: apsw.Connection, boot: str) -> list[Row]:
+    """After a start: brings deadlines into this boot's time. Returns what ran when the daemon died; the pipeline
+    queues it again or puts it into quarantine."""
+    now, wall = clock.boot(), clock.wall()
+    length = "(deadline_boot - accepted_boot)"
+    # what was left when it came in, less what the wall clock says has passed; a clock that went back takes nothing
+    left = f"min({length}, max(0, {length} - (:wall - accepted_wall)))"
+    c.execute(
+        f"UPDATE requests SET boot = :boot, deadline_boot = :now + {left},"
+        f" accepted_boot = coalesce(:now + {left} - {length}, :now)"  # keeps the length for the boot after this one
+        " WHERE boot <> :boot AND state IN ('received', 'running')",
+        {"boot": boot, "now": now, "wall": wall},
+    )
+    return [_row(row) for row in c.execute(f"SELECT {COLUMNS} FROM requests WHERE state = 'running'")]
+
+
+def requeue(c: apsw.Connection, rid: str) -> None:
+    """Back in the queue after a crash; the attempt stays counted."""
+    _move(c, rid, Happening.RELEASE)
+
+
+def overdue(c: apsw.Connection) -> list[Row]:
+    """Waiting requests whose deadline has passed."""
+    query = f"SELECT {COLUMNS} FROM requests WHERE state = 'received' AND deadline_boot <= ?"
+    return [_row(row) for row in c.execute(query, (clock.boot(),))]
+
+
+def next_deadline(c: apsw.Connection) -> float | None:
+    """The earliest deadline among those that wait, on the boot clock."""
+    return cast("float | None", c.execute("SELECT min(deadline_boot) FROM requests WHERE state = 'received'").get)
+
+
+def get(c: apsw.Connection, rid: str) -> Row:
+    """A request by its rid; KeyError."""
+    row = c.execute(f"SELECT {COLUMNS} FROM requests WHERE rid = ?", (rid,)).fetchone()
+    if not row:
+        raise KeyError(rid)
+    return _row(row)
+
+
+def find(c: apsw.Connection, name: str, client: str | None = None) -> Row | None:
+    """A request by rid, or by the client's id (of one client, or the latest of any)."""
+    query = f"SELECT {COLUMNS} FROM requests WHERE (rid = :name OR id = :name)"
+    if client is not None:
+        query += " AND client = :client"
+    row = c.execute(query + " ORDER BY rid = :name DESC, seq DESC LIMIT 1", {"name": name, "client": client}).fetchone()
+    return _row(row) if row else None
+
+
+def latest(c: apsw.Connection, limit: int, states: tuple[State, ...] = ()) -> list[Row]:
+    """The newest requests first."""
+    where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
+    query = f"SELECT {COLUMNS} FROM requests {where} ORDER BY seq DESC LIMIT ?"
+    return [_row(row) for row in c.execute(query, (*states, limit))]
+
+
+def counts(c: apsw.Connection) -> dict[str, int]:
+    """Requests by state."""
+    return {cast(str, s): cast(int, n) for s, n in c.execute("SELECT state, count(*) FROM requests GROUP BY state")}
+
+
+def ahead(c: apsw.Connection, row: Row) -> int:
+    """How many waiting requests are claimed before this one."""
+    later = float("inf") if row.deadline_boot is None else row.deadline_boot
+    order = "(priority, coalesce(deadline_boot, 9e999), seq) < (?, ?, ?)"
+    priority = 0 if row.request.priority is Priority.INTERACTIVE else 1
+    query = f"SELECT count(*) FROM requests WHERE state = 'received' AND {order}"
+    return cast(int, c.execute(query, (priority, later, row.seq)).get)
+
+
+TRIM = 64  # rows a trim deletes at once: keeps the writer's transactions short
+
+
+def trim(c: apsw.Connection, before_wall: float, max_bytes: int) -> int:
+    """Forget finished requests: those older than the retention, then the oldest while the file is over 9/10 of its
+    bound, so that there is room before the queue has to refuse. Unfinished and undelivered ones stay. Returns how many.
+    """
+    old = _delete_finished(c, "AND finished_wall < ?", (before_wall,))
+    if not old and used_bytes(c) > max_bytes * 9 // 10:
+        old = _delete_finished(c, "", ())
+    c.execute("PRAGMA incremental_vacuum(64)").fetchall()
+    c.execute("DELETE FROM turns WHERE expires_wall < ?", (clock.wall(),))
+    return old
+
+
+def _delete_finished(c: apsw.Connection, condition: str, values: tuple[Any, ...]) -> int:
+    c.execute(
+        "DELETE FROM requests WHERE seq IN (SELECT seq FROM requests r WHERE finished_wall IS NOT NULL"
+        f" {condition} AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = r.rid AND d.state <> 'delivered')"
+        f" ORDER BY finished_wall LIMIT {TRIM})",
+        values,
+    )
+    return c.changes()
+
+
+TURNS_KEPT = 64  # turns of one conversation that are read back; more never fit a board model's context
+Turn = tuple[Message, ...]
+
+
+def history(c: apsw.Connection, row: Row) -> list[Turn]:
+    """The turns of the request's conversation, oldest first; expired ones are gone."""
+    if row.conversation is None:
+        return []
+    query = (
+        "SELECT messages FROM turns WHERE client = ? AND agent = ? AND conversation = ? AND expires_wall >= ?"
+        " AND seq < ? ORDER BY seq DESC LIMIT ?"
+    )
+    values = (row.client, row.agent, row.conversation, clock.wall(), row.seq, TURNS_KEPT)
+    turns = [msgspec.json.decode(cast(bytes, m), type=Turn) for (m,) in c.execute(query, values)]
+    return turns[::-1]
+
+
+def add_turn(c: apsw.Connection, row: Row, messages: Turn, expires_wall: float) -> None:
+    """Append to a conversation; every turn of it lives as long as the newest."""
+    if row.conversation is None:
+        return
+    name = (row.client, row.agent, row.conversation)
+    c.execute(
+        "INSERT OR REPLACE INTO turns VALUES (?,?,?,?,?,?)",
+        (*name, row.seq, msgspec.json.encode(messages), expires_wall),
+    )
+    where = "client = ? AND agent = ? AND conversation = ?"
+    c.execute(f"UPDATE turns SET expires_wall = ? WHERE {where}", (expires_wall, *name))
+    c.execute(
+        f"DELETE FROM turns WHERE {where} AND seq <= (SELECT seq FROM turns WHERE {where}"
+        " ORDER BY seq DESC LIMIT 1 OFFSET ?)",
+        (*name, *name, TURNS_KEPT),
+    )
+
+
+def _row(values: tuple[Any, ...]) -> Row:
+    row = dict(zip(COLUMNS.split(", "), values, strict=True))
+    request = msgspec.json.decode(row.pop("body"), type=Request)
+    return Row(**{**row, "state": State(row["state"])}, request=request)

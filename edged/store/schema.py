@@ -1,0 +1,82 @@
+"""The tables, as a list of migrations. Entry n brings a file from user_version n to n+1, in one transaction.
+
+The identity of a request is UNIQUE(client, key); `key` is the client's id, else its correlation data, else NULL, and
+NULLs never collide. A packet of the current MQTT session is known by its id and digest in `packets`, apart from the
+identity of the request, because brokers reuse packet ids. All that leaves the board does so through `deliveries`.
+"""
+
+from __future__ import annotations
+
+MIGRATIONS = (
+    """
+    CREATE TABLE requests(
+        seq INTEGER PRIMARY KEY,          -- order of arrival
+        rid TEXT NOT NULL UNIQUE,
+        client TEXT NOT NULL,
+        key TEXT,                         -- 'id:...' or 'corr:...', NULL: every time it is sent it is asked
+        digest BLOB NOT NULL,             -- of the content: the same key with another digest is an error
+        id TEXT,                          -- as the client wrote it, for the reply
+        transport TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        conversation TEXT,
+        priority INTEGER NOT NULL,        -- 0 before 1
+        body BLOB NOT NULL,               -- the request, JSON
+        boot TEXT NOT NULL,               -- the boot that deadline_boot counts in
+        accepted_wall REAL NOT NULL,
+        accepted_boot REAL NOT NULL,
+        deadline_boot REAL,               -- NULL: no deadline
+        state TEXT NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        reply BLOB,                       -- the one reply, JSON: every copy that is sent is made from these bytes
+        status TEXT,
+        finished_wall REAL,
+        UNIQUE(client, key)
+    ) STRICT;
+    CREATE INDEX requests_waiting ON requests(priority, deadline_boot, seq) WHERE state = 'received';
+    CREATE INDEX requests_busy ON requests(client, agent, conversation)
+        WHERE state IN ('received', 'running') AND conversation IS NOT NULL;
+    CREATE INDEX requests_running ON requests(state) WHERE state IN ('running', 'answered');
+    CREATE INDEX requests_finished ON requests(finished_wall) WHERE finished_wall IS NOT NULL;
+    CREATE INDEX requests_by_id ON requests(id) WHERE id IS NOT NULL;
+
+    CREATE TABLE steps(                   -- the journal: what the model decided, and what came of it
+        rid TEXT NOT NULL REFERENCES requests(rid) ON DELETE CASCADE,
+        step INTEGER NOT NULL,
+        intent BLOB NOT NULL,             -- the call with its arguments, before anything is done
+        result BLOB,                      -- NULL: not known to have been done
+        PRIMARY KEY(rid, step)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE turns(                   -- conversations
+        client TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        conversation TEXT NOT NULL,
+        seq INTEGER NOT NULL,             -- of the request that made it
+        messages BLOB NOT NULL,
+        expires_wall REAL NOT NULL,
+        PRIMARY KEY(client, agent, conversation, seq)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX turns_expiry ON turns(expires_wall);
+
+    CREATE TABLE deliveries(              -- the outbox: replies to publish
+        id INTEGER PRIMARY KEY,
+        rid TEXT NOT NULL REFERENCES requests(rid) ON DELETE CASCADE,
+        transport TEXT NOT NULL,
+        topic TEXT NOT NULL,
+        correlation BLOB NOT NULL,        -- empty: none
+        format TEXT NOT NULL,
+        state TEXT NOT NULL,              -- waiting (for the answer) | ready | delivered
+        UNIQUE(rid, topic, correlation)
+    ) STRICT;
+    CREATE INDEX deliveries_ready ON deliveries(id) WHERE state = 'ready';
+
+    CREATE TABLE packets(                 -- MQTT packets of the current session that were committed
+        mid INTEGER PRIMARY KEY,
+        seq INTEGER NOT NULL,
+        digest BLOB NOT NULL,
+        rid TEXT NOT NULL REFERENCES requests(rid) ON DELETE CASCADE
+    ) STRICT;
+    CREATE INDEX packets_seq ON packets(seq);
+    CREATE INDEX packets_rid ON packets(rid);
+    """,
+)

@@ -1,0 +1,1 @@
+"""What an agent can do on the board and beside it."""

@@ -1,0 +1,281 @@
+"""SQL tools. Each database has a thread of its own: another application may hold the file for seconds, and nothing else
+may wait for that.
+
+A read runs on a read-only connection, under an authorizer and with limits of rows and time. A write happens exactly
+once: its effect and a row in `edged_effects`, keyed by (rid, step), are one transaction; whoever asks again for
+the same step gets the row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import apsw
+import msgspec
+
+from edged import clock
+from edged.config import Database, SqlTool
+from edged.errors import ToolFailed
+from edged.faults import point
+from edged.tools.values import json_value, sql_value
+from edged.types import JSON
+
+MAX_ROWS = 100  # rows a read returns; more do not fit a small model's context, and "truncated" says so
+MAX_RESULT_BYTES = 64 * 1024  # of one result as JSON, for the same reason
+PROGRESS_STEPS = 1000  # SQLite instructions between two looks at the clock: about 10 us
+EFFECTS_KEPT_S = 30 * 86400.0  # longer than any request may wait (wire.MAX_DEADLINE_S) plus a board left in a drawer
+
+EFFECTS = """
+    CREATE TABLE IF NOT EXISTS edged_effects(  -- made by edged: which steps of which requests were done here
+        rid TEXT NOT NULL, step INTEGER NOT NULL, at REAL NOT NULL, result TEXT NOT NULL, PRIMARY KEY(rid, step)
+    ) WITHOUT ROWID
+"""
+
+READ_ACTIONS = {
+    apsw.SQLITE_SELECT,
+    apsw.SQLITE_READ,
+    apsw.SQLITE_FUNCTION,
+    apsw.SQLITE_RECURSIVE,
+}
+WRITE_ACTIONS = READ_ACTIONS | {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
+OWN_TABLE = "edged_effects"
+
+Work = Callable[[], Any]
+
+
+class SqlDatabase:
+    """One database of the user's, and the thread that uses it."""
+
+    def __init__(self, name: str, config: Database) -> None:
+        self._name = name
+        self._path = config.path
+        self._writable = config.mode == "rw"
+        self._work: queue.SimpleQueue[tuple[Work, asyncio.AbstractEventLoop, asyncio.Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._thread: threading.Thread | None = None
+        self._reader: apsw.Connection | None = None
+        self._writer: apsw.Connection | None = None
+        self._read_until = 0.0
+
+    async def read(self, tool: SqlTool, arguments: dict[str, JSON]) -> JSON:
+        """{"rows": [{column: value}], "truncated": bool}. Raises ToolFailed with SQLite's reason."""
+        return await self._run(lambda: self._select(tool, arguments))
+
+    async def write(self, tool: SqlTool, arguments: dict[str, JSON], rid: str, step: int) -> JSON:
+        """{"changes": int, "rows": [...]}; done once per (rid, step), however often it is called."""
+        return await self._run(lambda: self._effect(tool, arguments, rid, step))
+
+    async def check(self, tool: SqlTool) -> None:
+        """Prepare the statement without running it. Raises ToolFailed: what is wrong with it."""
+        await self._run(lambda: self._prepare(tool))
+
+    async def done(self, rid: str, step: int) -> JSON | None:
+        """The result of a step that was done, or None."""
+        return await self._run(lambda: self._lookup(rid, step))
+
+    async def stop(self) -> None:
+        """Close the connections; what is queued is finished first."""
+        if self._thread:
+            self._work.put(None)
+            await asyncio.to_thread(self._thread.join)
+            self._thread = None
+
+    async def _run(self, work: Work) -> Any:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name=f"edged.database.{self._name}", daemon=True)
+            self._thread.start()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._work.put((work, loop, future))
+        return await asyncio.shield(future)  # a cancelled request does not tear a write in two
+
+    def _loop(self) -> None:
+        while (item := self._work.get()) is not None:
+            work, loop, future = item
+            value, error = self._attempt(work)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_resolve, future, value, error)
+        for connection in (self._reader, self._writer):
+            if connection:
+                connection.close()
+
+    def _attempt(self, work: Work) -> tuple[Any, Exception | None]:
+        try:
+            return work(), None
+        except ToolFailed as error:
+            return None, error
+        except (apsw.Error, ValueError, TypeError, OverflowError) as error:
+            return None, ToolFailed(f"database {self._name!r}: {_reason(error, self._path)}")
+        except Exception as error:  # a bug of ours must not end the thread: every later call would hang
+            return None, error
+
+    def _select(self, tool: SqlTool, arguments: dict[str, JSON]) -> JSON:
+        reader = self._open_reader()
+        reader.set_busy_timeout(int(tool.timeout_s * 1000))
+        self._read_until = time.monotonic() + tool.timeout_s
+        rows: list[JSON] = []
+        size, truncated = 0, False
+        try:
+            cursor = reader.execute(tool.sql, {k: sql_value(v) for k, v in arguments.items()})
+            for values in cursor:
+                row = _row(cursor, values)
+                size += len(msgspec.json.encode(row))
+                if len(rows) == MAX_ROWS or size > MAX_RESULT_BYTES:
+                    truncated = True
+                    break
+                rows.append(row)
+            cursor.close(True)
+        except apsw.InterruptError:
+            raise ToolFailed(f"database {self._name!r}: the query took longer than {tool.timeout_s} s") from None
+        return {"rows": rows, "truncated": truncated}
+
+    def _effect(self, tool: SqlTool, arguments: dict[str, JSON], rid: str, step: int) -> JSON:
+        writer = self._open_writer()
+        writer.set_busy_timeout(int(tool.timeout_s * 1000))
+        writer.execute("BEGIN IMMEDIATE")
+        try:
+            known = writer.execute("SELECT result FROM edged_effects WHERE rid = ? AND step = ?", (rid, step)).get
+            if known is not None:
+                writer.execute("ROLLBACK")
+                return msgspec.json.decode(cast(str, known))
+            result = self._change(writer, tool, arguments)
+            text = msgspec.json.encode(result).decode()
+            writer.execute("INSERT INTO edged_effects VALUES (?,?,?,?)", (rid, step, clock.wall(), text))
+            writer.execute("COMMIT")
+        except BaseException:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+            raise
+        point("tool.effect")
+        return result
+
+    def _change(self, writer: apsw.Connection, tool: SqlTool, arguments: dict[str, JSON]) -> JSON:
+        rows: list[JSON] = []
+        before = writer.total_changes()
+        writer.authorizer = _authorizer(WRITE_ACTIONS)
+        writer.set_progress_handler(_timer(time.monotonic() + tool.timeout_s), PROGRESS_STEPS)
+        try:
+            cursor = writer.execute(tool.sql, {k: sql_value(v) for k, v in arguments.items()})
+            for values in cursor:
+                if len(rows) < MAX_ROWS:
+                    rows.append(_row(cursor, values))
+        except apsw.InterruptError:
+            raise ToolFailed(f"database {self._name!r}: the write took longer than {tool.timeout_s} s") from None
+        finally:
+            writer.authorizer = None
+            writer.set_progress_handler(None)
+        return {"changes": writer.total_changes() - before, "rows": rows}
+
+    def _lookup(self, rid: str, step: int) -> JSON | None:
+        known = (
+            self._open_writer().execute("SELECT result FROM edged_effects WHERE rid = ? AND step = ?", (rid, step)).get
+        )
+        return None if known is None else msgspec.json.decode(cast(str, known))
+
+    def _prepare(self, tool: SqlTool) -> None:
+        """Parse and plan the statement with every parameter NULL; nothing runs."""
+        reader = self._open_reader()
+        reader.authorizer = _authorizer(READ_ACTIONS if tool.effect == "read" else WRITE_ACTIONS)
+        try:
+            _describe(reader, tool)
+        finally:
+            reader.authorizer = _authorizer(READ_ACTIONS)
+
+    def _open_reader(self) -> apsw.Connection:
+        if self._reader is None:
+            self._check_exists()
+            reader = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READONLY)
+            reader.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()  # fails here if it is no database
+            reader.authorizer = _authorizer(READ_ACTIONS)
+            reader.set_progress_handler(lambda: time.monotonic() > self._read_until, PROGRESS_STEPS)
+            self._reader = reader
+        return self._reader
+
+    def _open_writer(self) -> apsw.Connection:
+        if not self._writable:
+            raise ToolFailed(f"database {self._name!r} is opened read-only")
+        if self._writer is None:
+            self._check_exists()
+            writer = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE)
+            writer.set_busy_timeout(10_000)  # only for the two statements below; a tool brings its own
+            writer.execute("PRAGMA synchronous = FULL")
+            writer.execute(EFFECTS)
+            writer.execute("DELETE FROM edged_effects WHERE at < ?", (clock.wall() - EFFECTS_KEPT_S,))
+            self._writer = writer
+        return self._writer
+
+    def _check_exists(self) -> None:
+        if not Path(self._path).exists():
+            raise ToolFailed(f"database {self._name!r}: there is no file {self._path}")
+
+
+def _authorizer(allowed: set[int]) -> Callable[..., int]:
+    """Denies everything but reading (and changing) rows: no ATTACH, no PRAGMA, no DDL, not edged's own table."""
+
+    def authorize(action: int, first: str | None, *_: str | None) -> int:
+        if action not in allowed:
+            return apsw.SQLITE_DENY
+        changes = action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
+        return apsw.SQLITE_DENY if changes and first == OWN_TABLE else apsw.SQLITE_OK
+
+    return authorize
+
+
+def _timer(until: float) -> Callable[[], bool]:
+    return lambda: time.monotonic() > until
+
+
+def _row(cursor: apsw.Cursor, values: tuple[Any, ...]) -> dict[str, JSON]:
+    return {name: json_value(value) for (name, *_), value in zip(cursor.description_full, values, strict=True)}
+
+
+def _describe(connection: apsw.Connection, tool: SqlTool) -> None:
+    """Prepare the statement; ToolFailed where it is none, several, or binds what the tool does not declare."""
+    seen: list[tuple[str, set[str]]] = []
+
+    def look(cursor: apsw.Cursor, statement: str, _: Any) -> bool:
+        seen.append((statement, {name for name in cursor.bindings_names if name}))
+        return False  # do not run it
+
+    cursor = connection.cursor()
+    cursor.exec_trace = look
+    with contextlib.suppress(apsw.ExecTraceAbort):
+        cursor.execute(tool.sql, dict.fromkeys(tool.parameters))
+    if not seen:
+        raise ToolFailed("the statement is empty")
+    statement, names = seen[0]
+    if tool.sql.replace(statement, "", 1).strip():
+        raise ToolFailed("a tool is one statement, not several")
+    if unknown := names - set(tool.parameters):
+        raise ToolFailed(f"the statement binds {', '.join(sorted(unknown))}, which is no parameter of the tool")
+
+
+def _reason(error: Exception, path: str) -> str:
+    text = str(error)
+    if isinstance(error, apsw.AuthError):
+        return "the statement does what a tool of this effect may not (only rows may be read, or changed by a write)"
+    if isinstance(error, apsw.BusyError):
+        return "another program holds the database locked for longer than the tool's timeout_s"
+    if isinstance(error, apsw.CantOpenError):
+        return (
+            f"{path} cannot be opened. A cleanly closed database in WAL mode can only be read by someone who may write "
+            "to its folder: give edged's user that right, or keep the writing application running"
+        )
+    return text
+
+
+def _resolve(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(value)

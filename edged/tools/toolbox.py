@@ -1,0 +1,90 @@
+"""All tools of the configuration, ready to be called."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from edged.config import Database, PublishTool, SqlTool, Tool
+from edged.errors import ToolFailed
+from edged.interfaces import Publisher
+from edged.tools import values
+from edged.tools.sql import SqlDatabase
+from edged.types import JSON, ToolCall
+
+
+class Toolbox:
+    """Calls tools by name. `publisher` is None where no broker is configured (config refuses MQTT tools then)."""
+
+    def __init__(
+        self, tools: Mapping[str, Tool], databases: Mapping[str, Database], publisher: Publisher | None
+    ) -> None:
+        self._tools = tools
+        self._databases = {name: SqlDatabase(name, config) for name, config in databases.items()}
+        self._publisher = publisher
+
+    def __getitem__(self, name: str) -> Tool:
+        return self._tools[name]
+
+    def is_write(self, name: str) -> bool:
+        """Whether the tool changes something; its intent is durable before it runs."""
+        tool = self._tools[name]
+        return isinstance(tool, PublishTool) or tool.effect == "write"
+
+    async def call(self, call: ToolCall, rid: str, step: int) -> JSON:
+        """Do it. An SQL write happens once per (rid, step); publishing happens at every call.
+
+        Raises:
+            ToolFailed: the reason, as the model and the reply get it.
+        """
+        tool = self._tools[call.name]
+        arguments = values.complete(tool.parameters, call.arguments)
+        if isinstance(tool, PublishTool):
+            return await self._publish(tool, arguments)
+        database = self._databases[tool.database]
+        if tool.effect == "write":
+            return await database.write(tool, arguments, rid, step)
+        return await database.read(tool, arguments)
+
+    async def resume(self, call: ToolCall, rid: str, step: int) -> JSON:
+        """Finish a step that may or may not have been done when the daemon died (CONTRACT section 3).
+
+        Raises:
+            ToolFailed: also where the tool's `on_uncertain` is "report".
+        """
+        tool = self._tools.get(call.name)
+        if tool is None:
+            raise ToolFailed(f"the tool {call.name!r} is not configured any more")
+        if isinstance(tool, PublishTool) and tool.on_uncertain == "report":
+            raise ToolFailed("the daemon stopped between publishing and its confirmation: it may have happened")
+        return await self.call(call, rid, step)
+
+    async def check(self) -> dict[str, str]:
+        """What is wrong with SQL tools, by name: missing files, tables, parameters. Nothing is run."""
+        problems = {}
+        for name, tool in self._tools.items():
+            if isinstance(tool, SqlTool):
+                try:
+                    await self._databases[tool.database].check(tool)
+                except ToolFailed as error:
+                    problems[name] = error.message
+        return problems
+
+    async def stop(self) -> None:
+        """Close the databases."""
+        for database in self._databases.values():
+            await database.stop()
+
+    async def _publish(self, tool: PublishTool, arguments: dict[str, JSON]) -> JSON:
+        if self._publisher is None:
+            raise ToolFailed("no broker is configured")
+        topic = values.topic(tool.publish.topic, arguments)
+        payload = values.payload(tool.publish.payload, arguments)
+        try:
+            async with asyncio.timeout(tool.timeout_s):
+                await self._publisher.publish(topic, payload, qos=tool.publish.qos, retain=tool.publish.retain)
+        except TimeoutError:
+            raise ToolFailed(
+                f"the broker did not confirm within {tool.timeout_s} s; it may still get the message"
+            ) from None
+        return {"topic": topic, "published": True}

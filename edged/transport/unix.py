@@ -1,0 +1,243 @@
+"""MessagePack-RPC on a Unix socket (CONTRACT section 5, https://github.com/msgpack-rpc/msgpack-rpc/blob/master/spec.md).
+
+A connection reads frames and answers each in a task of its own, so a slow answer holds up no other. What a peer does
+wrong ends its own connection only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import logging
+import os
+import pwd
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from edged import access
+from edged.errors import BadRequest, ConfigError, EdgedError, Forbidden, Internal, TooLarge
+from edged.types import JSON, Caller
+from edged.wire import MAX_DEPTH, depth, fault
+
+log = logging.getLogger("edged.unix")
+
+MAX_FRAME_BYTES = 4 * 2**20  # CONTRACT section 5
+READ_BYTES = 64 * 1024  # one read; a frame of the usual size arrives whole
+MAX_IN_FLIGHT = 64  # calls of one connection being answered; beyond it nothing more is read from that peer
+DELTA_HIGH_WATER = 256 * 1024  # bytes a peer has not read; above it deltas are dropped, the reply never is
+CLOSE_S = 2.0  # how long a closing connection may take to send what it still has
+
+REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
+
+
+class Session:
+    """One connection, as a method sees it."""
+
+    def __init__(self, caller: Caller, writer: asyncio.StreamWriter) -> None:
+        self.caller = caller
+        self.gone = asyncio.Event()  # the peer closed; set before its calls are cancelled
+        self.on_close: list[Callable[[], None]] = []
+        self._writer = writer
+
+    def notify(self, method: str, params: list[JSON]) -> bool:
+        """Send a notification; False where it was dropped because the peer reads too slowly."""
+        if self._writer.is_closing() or self._writer.transport.get_write_buffer_size() > DELTA_HIGH_WATER:
+            return False
+        self._writer.write(_packed([NOTIFICATION, method, params]))
+        return True
+
+    async def respond(self, msgid: int, error: JSON, result: JSON) -> None:
+        """Send a response and wait until the peer's buffer took it."""
+        if not self._writer.is_closing():
+            self._writer.write(_packed([RESPONSE, msgid, error, result]))
+            with contextlib.suppress(ConnectionError):
+                await self._writer.drain()
+
+
+Method = Callable[[Session, int, dict[str, JSON]], Awaitable[JSON]]
+
+
+class UnixTransport:
+    """The socket and its connections.
+
+    Args:
+        methods: by name, async (session, msgid, params) -> result.
+        group: name of the group that may connect; None: the process's own.
+    """
+
+    def __init__(self, path: Path, *, mode: int, group: str | None, agents: Iterable[str]) -> None:
+        self._path = path
+        self._mode = mode
+        self._gid = grp.getgrnam(group).gr_gid if group else os.getgid()
+        self._agents = tuple(agents)
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+        self.methods: dict[str, Method] = {}
+
+    async def start(self) -> None:
+        """Listen. ConfigError where the socket cannot be made, or another daemon answers on it."""
+        await asyncio.to_thread(self._take_place)
+        try:
+            previous = os.umask(0o177)  # nobody gets in before mode and group are set
+            try:
+                self._server = await asyncio.start_unix_server(self._connected, str(self._path), limit=READ_BYTES)
+            finally:
+                os.umask(previous)
+            os.chown(self._path, -1, self._gid)
+            self._path.chmod(self._mode)
+        except OSError as error:
+            raise ConfigError(str(self._path), "", f"the socket cannot be made: {error.strerror}") from None
+
+    async def stop(self) -> None:
+        """Stop listening, end all connections, remove the socket."""
+        if self._server is None:
+            return
+        self._server.close()
+        for task in list(self._connections):
+            task.cancel()
+        if self._connections:
+            await asyncio.wait(self._connections)
+        self._path.unlink(missing_ok=True)
+        self._server = None
+
+    def _take_place(self) -> None:
+        """Remove a socket nobody listens on (left by a killed daemon); refuse to take over a living one's."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self._path))
+            except (ConnectionRefusedError, FileNotFoundError):
+                self._path.unlink(missing_ok=True)
+                return
+            except OSError as error:
+                raise ConfigError(str(self._path), "", f"is in the way: {error.strerror}") from None
+        raise ConfigError(str(self._path), "", "another edged is listening here already")
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # asyncio runs this callback as a task
+        self._connections.add(task)
+        session = Session(self._caller(writer), writer)
+        calls: set[asyncio.Task[None]] = set()
+        try:
+            await self._serve(session, reader, calls)
+        except (BadRequest, TooLarge) as error:
+            log.warning("connection of %s closed: %s", session.caller.client, error)
+            session.notify("error", [_error(error)])
+        except (ConnectionError, asyncio.CancelledError):
+            pass  # the peer is gone, or the daemon stops
+        finally:
+            self._connections.discard(task)
+            await _close(session, writer, calls)
+
+    async def _serve(self, session: Session, reader: asyncio.StreamReader, calls: set[asyncio.Task[None]]) -> None:
+        unpacker = msgpack.Unpacker(max_buffer_size=MAX_FRAME_BYTES, strict_map_key=False)
+        while data := await reader.read(READ_BYTES):
+            for frame in _frames(unpacker, data):
+                msgid, method, params = _call(frame)
+                call = asyncio.create_task(self._answer(session, msgid, method, params), name=f"edged.unix.{method}")
+                calls.add(call)
+                call.add_done_callback(calls.discard)
+            while len(calls) >= MAX_IN_FLIGHT:
+                await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        session.gone.set()
+
+    async def _answer(self, session: Session, msgid: int | None, method: str, params: dict[str, JSON]) -> None:
+        error, result = None, None
+        try:
+            if not session.caller.agents:
+                raise Forbidden(f"{session.caller.client} may not use this socket: join its group")
+            if method not in self.methods:
+                raise BadRequest(f"no method {method!r}; there are {', '.join(sorted(self.methods))}")
+            result = await self.methods[method](session, msgid or 0, params)
+        except EdgedError as refused:
+            error = _error(refused)
+        except Exception:
+            log.exception("method %s failed through a bug", method)
+            error = _error(Internal("an error inside edged; its log has the details"))
+        if msgid is not None:  # a notification gets no answer
+            await session.respond(msgid, error, result)
+
+    def _caller(self, writer: asyncio.StreamWriter) -> Caller:
+        """Who connected, by the credentials the kernel took at connect()."""
+        peer: socket.socket = writer.get_extra_info("socket")
+        _, uid, gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return access.unix_caller(
+            uid, _groups(uid, gid), own_uid=os.getuid(), socket_group=self._gid, agents=self._agents
+        )
+
+
+def _groups(uid: int, gid: int) -> list[int]:
+    try:
+        return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:  # a uid without a name, as in containers
+        return [gid]
+
+
+def _frames(unpacker: Any, data: bytes) -> list[Any]:
+    """Whole frames; what is incomplete stays in the unpacker."""
+    try:
+        unpacker.feed(data)
+        return list(unpacker)
+    except msgpack.exceptions.BufferFull:
+        raise TooLarge(f"a frame has more than {MAX_FRAME_BYTES} bytes") from None
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        reason = "nested too deep" if isinstance(error, msgpack.exceptions.StackError) else str(error)
+        raise BadRequest(f"not MessagePack: {reason}") from None
+
+
+def _call(frame: Any) -> tuple[int | None, str, dict[str, JSON]]:
+    """(msgid, method, params) of a request or notification; the protocol's own faults end the connection."""
+    if depth(frame) > MAX_DEPTH:
+        raise TooLarge(f"a frame is nested deeper than {MAX_DEPTH} levels")
+    match frame:
+        case [0, int(msgid), str(method), list(params)]:
+            return msgid, method, _params(params)
+        case [2, str(method), list(params)]:
+            return None, method, _params(params)
+        case _:
+            raise BadRequest("not MessagePack-RPC: a request is [0, msgid, method, [params]]")
+
+
+def _params(params: list[Any]) -> dict[str, JSON]:
+    match params:
+        case []:
+            return {}
+        case [dict(only)]:
+            return only
+        case _:
+            raise BadRequest("params is a list with one map")
+
+
+def _error(error: EdgedError) -> JSON:
+    told = fault(error)
+    return {
+        "code": told.code,
+        "message": told.message,
+        "retryable": told.retryable,
+        "retry_after_s": told.retry_after_s,
+    }
+
+
+def _packed(frame: list[Any]) -> bytes:
+    packed: bytes = msgpack.packb(frame)
+    return packed
+
+
+async def _close(session: Session, writer: asyncio.StreamWriter, calls: set[asyncio.Task[None]]) -> None:
+    for callback in session.on_close:
+        callback()
+    for call in list(calls):
+        call.cancel()
+    if calls:
+        await asyncio.wait(calls)
+    writer.close()
+    with contextlib.suppress(ConnectionError, TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await writer.wait_closed()
