@@ -112,7 +112,7 @@ class Dialect:
 def split(full: tuple[Segment, ...], fixed: tuple[Segment, ...]) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
     """(prefix, turn): the part of a prompt that is the same for every request, and the rest. Where a template writes
     the beginning differently once more follows, nothing is shared."""
-    if not fixed or full[: len(fixed) - 1] != fixed[:-1]:
+    if not fixed or len(full) < len(fixed) or full[: len(fixed) - 1] != fixed[:-1]:
         return (), full
     last, other = fixed[-1], full[len(fixed) - 1]
     if last.literal != other.literal or not other.text.startswith(last.text):

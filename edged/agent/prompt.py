@@ -19,8 +19,8 @@ from msgspec import Struct
 
 from edged.agent import dialect, grammar
 from edged.agent.dialect import Dialect, ToolSpec, write_json
-from edged.config import Agent, Tool
-from edged.tools.values import schema
+from edged.config import Agent, Example, Tool
+from edged.tools.values import sample, schema
 from edged.types import Message, Segment, ToolCall, ToolRecord
 
 REPLY = ToolSpec(
@@ -28,7 +28,9 @@ REPLY = ToolSpec(
     "Answer in words: greetings, explanations, stories, anything no other tool does.",
     {"type": "object", "properties": {}, "required": []},
 )
-REPLY_EXAMPLE = "Hello, who are you?"
+# What is talk and not for a tool: a greeting, an explanation, a question of general knowledge. With the greeting alone
+# the 0.5B called a tool for "Why do ...?" and "Explain ...".
+REPLY_EXAMPLES = ("Hello, who are you?", "Explain how a bicycle works.", "Why do cats purr?")
 EXAMPLE_RESULT = '{"ok": true}'  # behind an example's call: shows that after a result comes `reply`, not the call again
 FROM_DATA = "Answer the user from the data, in one short sentence."
 
@@ -90,14 +92,28 @@ def as_messages(record: ToolRecord) -> Turn:
 
 
 def _examples(tools: Mapping[str, Tool]) -> list[Message]:
-    """The configured examples as finished turns, and one for `reply`."""
+    """The examples as finished turns, and those of `reply`."""
     chosen = Message("assistant", tool_calls=(ToolCall(REPLY.name, {}),))
     messages: list[Message] = []
     for name, tool in tools.items():
-        for example in tool.examples:
+        for example in tool.examples or _made_up(tool):
             call = Message("assistant", tool_calls=(ToolCall(name, example.arguments),))
             messages += [Message("user", example.input), call, Message("tool", EXAMPLE_RESULT), chosen]
-    return [*messages, Message("user", REPLY_EXAMPLE), chosen]
+    for text in REPLY_EXAMPLES:
+        messages += [Message("user", text), chosen]
+    return messages
+
+
+def _made_up(tool: Tool) -> tuple[Example, ...]:
+    """An example for a tool that has none: its description as the request, with the first values its schema allows.
+    Beside the examples of `reply`, a tool without one is hardly ever chosen (14 of 37 requests right instead of 32)."""
+    try:
+        arguments = sample(tool.parameters)
+    except (LookupError, TypeError):  # a schema whose values cannot be guessed
+        return ()
+    said = ", ".join(value if isinstance(value, str) else write_json(value) for value in arguments.values())
+    text = tool.description.rstrip(". ")
+    return (Example(input=f"{text}: {said}" if said else text, arguments=arguments),)
 
 
 def _is_talk(message: Message) -> bool:

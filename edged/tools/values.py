@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,23 @@ def _typed(parameter: dict[str, JSON]) -> dict[str, JSON]:
         return parameter
     kinds = {JSON_TYPES.get(type(value), "string") for value in parameter.get("enum", [])} or {"string"}
     return {"type": kinds.pop() if len(kinds) == 1 else sorted(kinds), **parameter}
+
+
+SAMPLES: dict[str, JSON] = {"boolean": True, "integer": 1, "number": 1, "string": "..."}
+
+
+def sample(parameters: Mapping[str, Mapping[str, JSON]]) -> dict[str, JSON]:
+    """Arguments the schema allows, the first that come to mind; LookupError where none does."""
+    return {name: _sample(_typed(dict(parameter))) for name, parameter in parameters.items()}
+
+
+def _sample(parameter: dict[str, JSON]) -> JSON:
+    for key in ("default", "const", "minimum"):
+        if key in parameter:
+            return parameter[key]
+    if "enum" in parameter:
+        return parameter["enum"][0]
+    return SAMPLES[parameter["type"]]
 
 
 def complete(parameters: Mapping[str, Mapping[str, JSON]], arguments: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -68,8 +86,25 @@ def topic(template: str, arguments: Mapping[str, JSON]) -> str:
 
 
 def payload(template: str, arguments: Mapping[str, JSON]) -> bytes:
-    """What is published; values are JSON-escaped where the payload is JSON."""
-    return _fill(template, arguments, _escaped if _is_json(template) else _plain).encode()
+    """What is published. A payload that is JSON stays JSON: a value inside quotes is escaped, one outside is written
+    as JSON."""
+    if not _is_json(template):
+        return _fill(template, arguments, _plain).encode()
+
+    def placed(match: re.Match[str]) -> str:
+        if match[1] not in arguments:
+            return match[0]
+        value = arguments[match[1]]
+        if _in_quotes(template[: match.start()]):
+            return json.dumps(_plain(value), ensure_ascii=False)[1:-1]
+        return json.dumps(value, ensure_ascii=False)
+
+    return PLACEHOLDER.sub(placed, template).encode()
+
+
+def _in_quotes(before: str) -> bool:
+    """Whether JSON that begins so is inside a string."""
+    return re.sub(r"\\.", "", before).count('"') % 2 == 1
 
 
 def _is_json(template: str) -> bool:
@@ -82,11 +117,6 @@ def _parses(text: str) -> bool:
         return isinstance(json.loads(text), dict | list)
     except ValueError:
         return False
-
-
-def _escaped(value: JSON) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text[1:-1] if isinstance(value, str) else text
 
 
 def _plain(value: JSON) -> str:

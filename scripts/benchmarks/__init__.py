@@ -1,0 +1,1 @@
+"""edged's benchmarks: one module each, with `run() -> list[Row]` and a docstring whose first line says what it shows."""
