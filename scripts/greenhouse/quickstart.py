@@ -47,6 +47,7 @@ def main() -> int:
                 running("edged", [str(BIN / "edged"), "run"], folder, env=environment, until="is ready")
             )
             say(f"daemon ready after {time.perf_counter() - started:.1f} s; its files are in {folder}")
+            wait_until_online(port)
             return show(folder, port, environment)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -158,6 +159,15 @@ def running(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def wait_until_online(port: int) -> None:
+    """The daemon is ready before it knows its broker; what is published before its first subscription is lost."""
+    topic = ["-t", "edged/greenhouse/status", "-C", "1", "-W", str(int(START_S))]
+    command = ["mosquitto_sub", "-V", "5", "-h", "127.0.0.1", "-p", str(port), *topic]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if '"online"' not in done.stdout:
+        sys.exit(f"quickstart: the daemon did not come online at its broker: {done.stdout}{done.stderr}")
 
 
 def ask_mqtt(port: int, text: str) -> dict[str, Any]:
