@@ -4,23 +4,39 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edged.config import Database, PublishTool, SqlTool, Tool
+from edged.config import Database, PublishTool, PythonTool, SqlTool, Tool
 from edged.errors import ToolFailed
 from edged.interfaces import Publisher
 from edged.tools import values
 from edged.tools.sql import SqlDatabase
 from edged.types import JSON, ToolCall
 
+if TYPE_CHECKING:
+    from edged.tools.python import Worker
+
 
 class Toolbox:
-    """Calls tools by name. `publisher` is None where no broker is configured (config refuses MQTT tools then)."""
+    """Calls tools by name.
+
+    Args:
+        tools: Python tools among them as `signatures.resolve` filled them in.
+        publisher: None where no broker is configured (config refuses MQTT tools then).
+        folder: of the Python tools' modules.
+    """
 
     def __init__(
-        self, tools: Mapping[str, Tool], databases: Mapping[str, Database], publisher: Publisher | None
+        self,
+        tools: Mapping[str, Tool],
+        databases: Mapping[str, Database],
+        publisher: Publisher | None,
+        folder: Path = Path(),
     ) -> None:
         self._tools = tools
         self._databases = {name: SqlDatabase(name, config) for name, config in databases.items()}
+        self._workers = _workers({n: tool for n, tool in tools.items() if isinstance(tool, PythonTool)}, folder)
         self._publisher = publisher
 
     def __getitem__(self, name: str) -> Tool:
@@ -32,7 +48,7 @@ class Toolbox:
         return isinstance(tool, PublishTool) or tool.effect == "write"
 
     async def call(self, call: ToolCall, rid: str, step: int) -> JSON:
-        """Do it. An SQL write happens once per (rid, step); publishing happens at every call.
+        """Do it. An SQL write happens once per (rid, step); publishing and Python tools happen at every call.
 
         Raises:
             ToolFailed: the reason, as the model and the reply get it.
@@ -41,6 +57,8 @@ class Toolbox:
         arguments = values.complete(tool.parameters, call.arguments)
         if isinstance(tool, PublishTool):
             return await self._publish(tool, arguments)
+        if isinstance(tool, PythonTool):
+            return await self._workers[call.name].call(arguments, rid, step)
         database = self._databases[tool.database]
         if tool.effect == "write":
             return await database.write(tool, arguments, rid, step)
@@ -55,12 +73,13 @@ class Toolbox:
         tool = self._tools.get(call.name)
         if tool is None:
             raise ToolFailed(f"the tool {call.name!r} is not configured any more")
-        if isinstance(tool, PublishTool) and tool.on_uncertain == "report":
-            raise ToolFailed("the daemon stopped between publishing and its confirmation: it may have happened")
+        if not isinstance(tool, SqlTool) and tool.on_uncertain == "report" and self.is_write(call.name):
+            raise ToolFailed("the daemon stopped before it knew what came of this call: it may have happened")
         return await self.call(call, rid, step)
 
     async def check(self) -> dict[str, str]:
-        """What is wrong with SQL tools, by name: missing files, tables, parameters. Nothing is run."""
+        """What is wrong with SQL tools, by name: missing files, tables, parameters. Nothing is run. (What is wrong with
+        a Python tool was found when its signature was read.)"""
         problems = {}
         for name, tool in self._tools.items():
             if isinstance(tool, SqlTool):
@@ -71,7 +90,8 @@ class Toolbox:
         return problems
 
     async def stop(self) -> None:
-        """Close the databases."""
+        """End the processes of Python tools, close the databases."""
+        await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
         for database in self._databases.values():
             await database.stop()
 
@@ -88,3 +108,11 @@ class Toolbox:
                 f"the broker did not confirm within {tool.timeout_s} s; it may still get the message"
             ) from None
         return {"topic": topic, "published": True}
+
+
+def _workers(tools: Mapping[str, PythonTool], folder: Path) -> dict[str, Worker]:
+    if not tools:
+        return {}
+    from edged.tools.python import Worker  # only now: a daemon without such tools does not carry it
+
+    return {name: Worker(name, tool, folder) for name, tool in tools.items()}
