@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, urlsplit
@@ -36,17 +36,26 @@ NOT_YET: Mapping[tuple[str, ...], str] = {
     ("agents", "*", "upstream"): "forwarding to the cloud",
     ("agents", "*", "min_confidence"): "escalation below a confidence",
     ("agents", "*", "when_offline"): "forwarding to the cloud",
-    ("tools", "*", "python"): "Python tools",
     ("models", "*", "variants"): "model variants",
     ("models", "*", "engine"): "models behind a local server",
     ("models", "*", "base_url"): "models behind a local server",
 }
 
+# Their defaults ask for nothing, so whoever writes them out is not refused.
+ASKS_NOTHING: Mapping[tuple[str, ...], JSON] = {
+    ("mqtt", "shared_group"): "",
+    ("agents", "*", "upstream"): "",
+    ("agents", "*", "min_confidence"): 0,
+    ("agents", "*", "when_offline"): "wait",
+}
+
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # one MQTT topic level, one SQL word, one grammar rule
 BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|KB|MB|GB)?")
 UNITS = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # a module and a function in it
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 DEFAULT_MODEL = "catalog:qwen2.5-coder-0.5b-instruct-q4_k_m"
+TOOL_MEMORY = (32 * 2**20, 2**40)  # bytes a Python tool may be given; the interpreter alone takes a third of the least
 RESERVED_TOOLS = {"reply", "escalate"}  # what the model may choose beside the tools; a tool of that name would hide it
 
 
@@ -183,7 +192,28 @@ class PublishTool(Strict, frozen=True):
     on_uncertain: str = "retry"
 
 
-Tool = SqlTool | PublishTool
+class PythonTool(Strict, frozen=True):
+    """A tool that is a function, "module:function", of a module in the folder `tools/` beside the configuration.
+
+    Only a child process may import it. So what is not written here is filled in at the start, from the function
+    (tools/signatures): an empty description by its docstring, and below `parameters` what its signature says.
+    memory bounds the private memory of the tool's process.
+    """
+
+    python: str
+    description: str = ""
+    effect: str = "write"
+    say: str | None = None
+    parameters: dict[str, dict[str, JSON]] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+    timeout_s: float = 10.0
+    memory: str = "128MiB"
+    on_uncertain: str = "report"
+
+
+Tool = SqlTool | PublishTool | PythonTool
+KINDS: Mapping[str, type[Tool]] = {"sql": SqlTool, "publish": PublishTool, "python": PythonTool}  # by their own key
+Origin = dict[tuple[str, ...], str]  # the file that named a key last
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -201,7 +231,17 @@ class Config(Struct, frozen=True, kw_only=True):
     agents: dict[str, Agent] = field(default_factory=dict)
     tools: dict[str, Tool] = field(default_factory=dict)
     files: tuple[str, ...] = ()
+    origin: Origin = field(default_factory=dict)
     group_given: bool = False
+
+    def error(self, key: tuple[str, ...], problem: str) -> ConfigError:
+        """An error at a key that only shows when what the configuration names is looked at."""
+        return _error(self.origin, self.files[0] if self.files else BUILT_IN, key, problem)
+
+    @property
+    def tools_dir(self) -> Path:
+        """Folder of the Python tools' modules: beside the configuration."""
+        return Path(self.files[0]).parent / "tools"
 
     @property
     def state_dir(self) -> Path:
@@ -257,7 +297,7 @@ def load(path: str | None = None) -> Config:
     main = find(path)
     sources = [main, *sorted((main.parent / "conf.d").glob("*.toml"))]
     merged: dict[str, Any] = {}
-    origin: dict[tuple[str, ...], str] = {}
+    origin: Origin = {}
     for source in sources:
         _merge(merged, _read(source), origin, str(source), ())
     return _Build(merged, origin, str(main)).config(tuple(str(s) for s in sources))
@@ -288,6 +328,8 @@ def secret(reference: str) -> str:
         return path.read_text().rstrip("\n")
     except OSError as error:
         raise ConfigError(str(path), "", f"the secret cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(str(path), "", "the secret is not UTF-8 text") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -307,7 +349,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _merge(
     into: dict[str, Any],
     new: dict[str, Any],
-    origin: dict[tuple[str, ...], str],
+    origin: Origin,
     source: str,
     at: tuple[str, ...],
 ) -> None:
@@ -325,7 +367,7 @@ def _merge(
 class _Build:
     """One pass over the merged tables. Every method raises ConfigError at the key that is wrong."""
 
-    def __init__(self, raw: dict[str, Any], origin: dict[tuple[str, ...], str], main: str) -> None:
+    def __init__(self, raw: dict[str, Any], origin: Origin, main: str) -> None:
         self.raw = raw
         self.origin = origin
         self.main = main
@@ -346,6 +388,7 @@ class _Build:
             agents=self._many("agents", Agent),
             tools=self._tools(),
             files=files,
+            origin=self.origin,
             group_given="group" in self.raw.get("ipc", {}),
         )
         self._check_scalars(config)
@@ -357,21 +400,22 @@ class _Build:
         return config
 
     def fail(self, key: tuple[str, ...], problem: str) -> ConfigError:
-        """An error at a key; the source is the last file that named it or a table around it."""
-        source = next((self.origin[key[:n]] for n in range(len(key), 0, -1) if key[:n] in self.origin), self.main)
-        return ConfigError(source, ".".join(key), problem)
+        """An error at a key."""
+        return _error(self.origin, self.main, key, problem)
 
     def _refuse_not_yet(self, table: dict[str, Any], at: tuple[str, ...]) -> None:
-        for key, value in table.items():
+        for key, value in list(table.items()):
             here = (*at, key)
-            for pattern, what in NOT_YET.items():
-                if len(pattern) == len(here) and all(p in ("*", k) for p, k in zip(pattern, here, strict=True)):
-                    raise self.fail(here, f"not available yet: {what} is not built; take the key out")
-            if isinstance(value, dict):
+            pattern = next((p for p in NOT_YET if _matches(p, here)), None)
+            if pattern and pattern in ASKS_NOTHING and value == ASKS_NOTHING[pattern]:
+                del table[key]
+            elif pattern:
+                raise self.fail(here, f"not available yet: {NOT_YET[pattern]} is not built; take the key out")
+            elif isinstance(value, dict):
                 self._refuse_not_yet(value, here)
 
     def _known_tables(self) -> None:
-        known = {f.name for f in msgspec.structs.fields(Config)} - {"files", "group_given"}
+        known = {f.name for f in msgspec.structs.fields(Config)} - {"files", "origin", "group_given"}
         for key, value in self.raw.items():
             if key not in known:
                 raise self.fail((key,), f"unknown table; allowed are {', '.join(sorted(known))}")
@@ -426,17 +470,18 @@ class _Build:
     def _tools(self) -> dict[str, Tool]:
         tools: dict[str, Tool] = {}
         for name, value in self._entries("tools"):
-            kinds = [kind for kind in ("sql", "publish") if kind in value]
+            kinds = [kind for key, kind in KINDS.items() if key in value]
             if len(kinds) != 1:
-                raise self.fail(("tools", name), "a tool has exactly one of `sql` and `publish`")
-            at = ("tools", name)
-            tools[name] = self._convert(value, SqlTool, at) if "sql" in value else self._convert(value, PublishTool, at)
+                raise self.fail(("tools", name), "a tool has exactly one of `sql`, `publish` and `python`")
+            tools[name] = self._convert(value, kinds[0], ("tools", name))
         return tools
 
     def _check_scalars(self, config: Config) -> None:
         self._bytes(("memory", "reserve"), config.memory.reserve)
         self._bytes(("store", "max_bytes"), config.store.max_bytes)
-        if not re.fullmatch(r"(100|[1-9]?\d)(\.\d+)?\s*%", config.memory.budget.strip()):
+        if percent := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", config.memory.budget.strip()):
+            self._range(("memory", "budget"), float(percent[1]), 1, 100)
+        else:
             self._bytes(("memory", "budget"), config.memory.budget)
         self._range(("memory", "idle_unload_s"), config.memory.idle_unload_s, 0, 30 * 86400)
         threads, usable = config.compute.threads, psutil.cpu_count() or 1
@@ -462,8 +507,12 @@ class _Build:
         mqtt = config.mqtt
         if mqtt is None:
             return
-        url = urlsplit(mqtt.url)
-        if url.scheme not in ("mqtt", "mqtts") or not url.hostname or url.path not in ("", "/") or not _has_port(url):
+        try:
+            url = urlsplit(mqtt.url)
+        except ValueError:  # an IPv6 address without its closing bracket
+            url = urlsplit("")
+        beyond = url.path not in ("", "/") or url.query or url.fragment
+        if url.scheme not in ("mqtt", "mqtts") or not url.hostname or beyond or not _has_port(url):
             raise self.fail(("mqtt", "url"), f"{mqtt.url!r}; write mqtt://HOST[:PORT], or mqtts:// for TLS")
         if url.username or url.password:
             raise self.fail(("mqtt", "url"), "holds no user; use mqtt.username and mqtt.password_file")
@@ -516,18 +565,12 @@ class _Build:
         at = ("tools", name)
         if name in RESERVED_TOOLS:
             raise self.fail(at, f"{name!r} is a choice edged itself offers the model; choose another name")
-        if not tool.description.strip():
-            raise self.fail((*at, "description"), "is empty; the model chooses by it")
         self._range((*at, "timeout_s"), tool.timeout_s, 0.01, 3600)
-        for parameter in tool.parameters:
-            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", parameter):
-                raise self.fail((*at, "parameters", parameter), "a parameter's name has letters, digits and `_` only")
-        if tool.say is not None:
-            self._placeholders((*at, "say"), tool.say, tool)
-        for i, example in enumerate(tool.examples):
-            for argument in example.arguments:
-                if argument not in tool.parameters:
-                    raise self.fail((*at, f"examples[{i}]"), f"{argument!r} is no parameter of the tool")
+        if isinstance(tool, PythonTool):  # its description and parameters are known, and checked, when it was read
+            self._check_python_tool(at, tool)
+            return
+        for key, problem in words_that_fail(tool):
+            raise self.fail((*at, *key), problem)
         if isinstance(tool, SqlTool):
             self._check_sql_tool(config, at, tool)
         else:
@@ -537,8 +580,7 @@ class _Build:
         if tool.database not in config.databases:
             known = ", ".join(config.databases) or "none: write a [databases.NAME] table"
             raise self.fail((*at, "database"), f"no database {tool.database!r}; defined are {known}")
-        if tool.effect not in ("read", "write"):
-            raise self.fail((*at, "effect"), f"{tool.effect!r}; allowed are read, write")
+        self._one_of((*at, "effect"), tool.effect, "read", "write")
         if tool.effect == "write" and config.databases[tool.database].mode == "ro":
             raise self.fail((*at, "effect"), f'database {tool.database!r} is opened read-only; set its mode to "rw"')
 
@@ -549,13 +591,26 @@ class _Build:
             raise self.fail((*at, "publish", "topic"), "a topic to publish to has no wildcards and is not empty")
         if tool.publish.qos not in (0, 1, 2):
             raise self.fail((*at, "publish", "qos"), f"{tool.publish.qos}; allowed are 0, 1, 2")
-        if tool.on_uncertain not in ("retry", "report"):
-            raise self.fail((*at, "on_uncertain"), f"{tool.on_uncertain!r}; allowed are retry, report")
+        self._one_of((*at, "on_uncertain"), tool.on_uncertain, "retry", "report")
         if "mqtt" not in self.raw:
             raise self.fail((*at, "publish"), "needs a broker: write an [mqtt] table")
 
+    def _check_python_tool(self, at: tuple[str, ...], tool: PythonTool) -> None:
+        if not FUNCTION.fullmatch(tool.python):
+            raise self.fail((*at, "python"), f'{tool.python!r}; write "module:function", a module of the folder tools/')
+        self._one_of((*at, "effect"), tool.effect, "read", "write")
+        self._one_of((*at, "on_uncertain"), tool.on_uncertain, "retry", "report")
+        self._bytes((*at, "memory"), tool.memory)
+        least, most = TOOL_MEMORY
+        if not least <= parse_bytes(tool.memory) <= most:
+            raise self.fail((*at, "memory"), f"{tool.memory!r} is outside 32MiB to 1024GiB")
+
+    def _one_of(self, at: tuple[str, ...], value: str, *allowed: str) -> None:
+        if value not in allowed:
+            raise self.fail(at, f"{value!r}; allowed are {', '.join(allowed)}")
+
     def _placeholders(self, at: tuple[str, ...], text: str, tool: Tool, *, only_declared: bool = False) -> None:
-        """In `say` and topics an unknown {name} is a mistake; in a payload other braces stay as they are."""
+        """In a topic an unknown {name} is a mistake; in a payload other braces stay as they are."""
         for found in PLACEHOLDER.findall(text):
             if found not in tool.parameters and not only_declared:
                 raise self.fail(at, f"{{{found}}} is no parameter; declared are {', '.join(tool.parameters) or 'none'}")
@@ -569,6 +624,34 @@ class _Build:
     def _range(self, at: tuple[str, ...], value: float, low: float, high: float) -> None:
         if not low <= value <= high:
             raise self.fail(at, f"{value} is outside {low} to {high}")
+
+
+def words_that_fail(tool: Tool) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(key below the tool, what is wrong) of what a tool says about itself: description, names of its parameters, and
+    what refers to them."""
+    if not tool.description.strip():
+        yield ("description",), "is empty; the model chooses by it"
+    for parameter in tool.parameters:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", parameter):
+            yield ("parameters", parameter), "a parameter's name has letters, digits and `_` only"
+    declared = ", ".join(tool.parameters) or "none"
+    for found in PLACEHOLDER.findall(tool.say or ""):
+        if found not in tool.parameters:
+            yield ("say",), f"{{{found}}} is no parameter; declared are {declared}"
+    for i, example in enumerate(tool.examples):
+        for argument in example.arguments:
+            if argument not in tool.parameters:
+                yield (f"examples[{i}]",), f"{argument!r} is no parameter of the tool"
+
+
+def _error(origin: Origin, main: str, key: tuple[str, ...], problem: str) -> ConfigError:
+    """An error at a key; the source is the last file that named it or a table around it."""
+    source = next((origin[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origin), main)
+    return ConfigError(source, ".".join(key), problem)
+
+
+def _matches(pattern: tuple[str, ...], key: tuple[str, ...]) -> bool:
+    return len(pattern) == len(key) and all(p in ("*", k) for p, k in zip(pattern, key, strict=True))
 
 
 def _has_port(url: SplitResult) -> bool:

@@ -15,10 +15,7 @@ from edged.types import JSON
 MAGIC = b"GGUF"
 STRING, ARRAY = 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-MAX_KEPT = (
-    64  # arrays longer than this (vocabularies) are stepped over: nothing here needs them, and they are megabytes
-)
-
+MAX_KEPT = 64  # longer arrays (vocabularies) are stepped over: nothing here needs them, and they are megabytes
 
 _LENGTH = struct.Struct("<Q")
 
@@ -36,11 +33,15 @@ class _Reader:
 
     def string(self) -> str:
         length = self.scalar("Q")
-        if length > len(self.data) - self.at:
-            raise struct.error("a string reaches behind the end of the file")
-        text = self.data[self.at : self.at + length]
-        self.at += length
+        start = self.at
+        self.skip(length)
+        text = self.data[start : self.at]
         return text.decode(errors="replace")
+
+    def skip(self, length: int) -> None:
+        if length > len(self.data) - self.at:
+            raise struct.error("it ends in the middle of its header")
+        self.at += length
 
     def value(self, kind: int) -> JSON:
         if kind == STRING:
@@ -51,28 +52,33 @@ class _Reader:
 
     def array(self) -> JSON:
         kind, count = self.scalar("I"), self.scalar("Q")
+        if kind == ARRAY:  # none is in use, and each level would cost a level of our stack
+            raise struct.error("an array of arrays")
         if count <= MAX_KEPT:
             return [self.value(kind) for _ in range(count)]
         if kind in SCALARS:
-            self.at += count * struct.calcsize("<" + SCALARS[kind])
+            self.skip(count * struct.calcsize("<" + SCALARS[kind]))
         elif kind == STRING:
             self.skip_strings(count)
         else:
-            raise struct.error("a long array of arrays")
+            raise struct.error(f"an array of unknown type {kind}")
         return None
 
     def skip_strings(self, count: int) -> None:
-        at, data, length = self.at, self.data, _LENGTH.unpack_from
+        at, data, length, end = self.at, self.data, _LENGTH.unpack_from, len(self.data)
         for _ in range(count):
             at += 8 + length(data, at)[0]
+            if at > end:
+                raise struct.error("it ends in the middle of its header")
         self.at = at
 
     def tokens(self, wanted: set[int]) -> dict[int, str]:
         """Of an array of strings, those at the wanted places."""
-        self.at += 4  # their type
+        if self.scalar("I") != STRING:
+            raise struct.error("its vocabulary is not made of strings")
         count = self.scalar("Q")
         found, done = {}, 0
-        for place in sorted(i for i in wanted if i < count):
+        for place in sorted(i for i in wanted if 0 <= i < count):
             self.skip_strings(place - done)
             found[place], done = self.string(), place + 1
         self.skip_strings(count - done)
@@ -113,7 +119,7 @@ def _scan(path: Path, wanted: set[int]) -> tuple[dict[str, JSON], dict[int, str]
                 raise ModelUnavailable(f"{path.name} is GGUF version {version}; 2 and newer can be read")
             for _ in range(count):
                 key, kind = reader.string(), reader.scalar("I")
-                if wanted and key == "tokenizer.ggml.tokens":
+                if wanted and key == "tokenizer.ggml.tokens" and kind == ARRAY:
                     tokens = reader.tokens(wanted)
                 else:
                     pairs[key] = reader.value(kind)

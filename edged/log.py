@@ -5,6 +5,7 @@ Under systemd a line starts with its priority (sd-daemon(3)), and journald adds 
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import time
@@ -27,7 +28,7 @@ class Formatter(logging.Formatter):
         fields = {k: v for k, v in vars(record).items() if k not in STANDARD}
         if (rid := request_id.get()) and "rid" not in fields:
             fields["rid"] = rid
-        text = " ".join([f"{record.name}: {record.getMessage()}", *(f"{k}={v}" for k, v in fields.items())])
+        text = " ".join([f"{record.name}: {record.getMessage()}", *(f"{k}={_word(v)}" for k, v in fields.items())])
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         if self._under_systemd:  # each line needs its priority, or a traceback becomes lines of another one
@@ -35,6 +36,12 @@ class Formatter(logging.Formatter):
             return "\n".join(priority + line for line in text.splitlines())
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         return f"{stamp}.{int(record.msecs):03d} {record.levelname.lower():7} {text}"
+
+
+def _word(value: object) -> str:
+    """A field's value as one word; what holds spaces or newlines is quoted, so that an event stays one line."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if not text or any(c.isspace() for c in text) else text
 
 
 def set_up(*, under_systemd: bool, level: int = logging.INFO) -> None:

@@ -19,23 +19,28 @@ class ServiceManager:
     """Talks to systemd as `run` was started by it."""
 
     def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
+        # without systemd the package would open a socket and drop it unclosed
+        self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
 
     def ready(self) -> None:
         """Requests are taken from now on."""
-        self._notifier.notify("READY=1")
+        self._tell("READY=1")
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`. ASCII: the package drops other text without a word."""
-        self._notifier.notify(f"STATUS={text.encode('ascii', 'replace').decode()}")
+        self._tell(f"STATUS={text.encode('ascii', 'replace').decode()}")
 
     def stopping(self) -> None:
         """The stop has begun."""
-        self._notifier.notify("STOPPING=1")
+        self._tell("STOPPING=1")
 
     def alive(self) -> None:
         """Feed the watchdog."""
-        self._notifier.notify("WATCHDOG=1")
+        self._tell("WATCHDOG=1")
+
+    def _tell(self, text: str) -> None:
+        if self._notifier:
+            self._notifier.notify(text)
 
 
 def under_systemd() -> bool:

@@ -4,6 +4,7 @@ so a request means the same whichever way it came (CONTRACT section 3)."""
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import time
 from typing import Any
@@ -105,6 +106,8 @@ def request_from_map(body: object, *, agent: str | None) -> Request:
         raise BadRequest(f"a request is a map with `input` or `messages`, not {_kind(body)}")
     if depth(body) > MAX_DEPTH:
         raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels")
+    if not _is_json(body):
+        raise BadRequest("a request holds maps with text keys, lists, text, numbers, booleans and null, nothing else")
     try:
         raw = msgspec.convert(body, _Body)
     except msgspec.ValidationError as error:
@@ -150,7 +153,12 @@ def reply_bytes(reply: Reply) -> bytes:
 
 def encode_reply(body: bytes, fmt: Format) -> bytes:
     """A stored reply in the format of its request; the same bytes every time. A bare text is answered in JSON."""
-    return msgspec.msgpack.encode(msgspec.json.decode(body)) if fmt is Format.MSGPACK else body
+    if fmt is not Format.MSGPACK:
+        return body
+    try:
+        return msgspec.msgpack.encode(msgspec.json.decode(body))
+    except OverflowError:  # a model may write more digits than the 64 bits MessagePack has: rounded, not lost
+        return msgspec.msgpack.encode(json.loads(body, parse_int=_int_64))
 
 
 def refusal(error: EdgedError, *, id: str | None, rid: str | None = None) -> bytes:
@@ -178,6 +186,27 @@ def depth(value: object, limit: int = MAX_DEPTH + 1) -> int:
         level += 1
         row = [child for item in nested for child in (item.values() if isinstance(item, dict) else item)]
     return level
+
+
+def _is_json(value: object) -> bool:
+    """Whether a value can be written as JSON: MessagePack also has bytes, dates, extensions and keys of any kind."""
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict):
+            if not all(isinstance(key, str) for key in item):
+                return False
+            rest += item.values()
+        elif isinstance(item, list | tuple):
+            rest += item
+        elif not isinstance(item, str | int | float | None):
+            return False
+    return True
+
+
+def _int_64(digits: str) -> int | float:
+    number = int(digits)
+    return number if -(2**63) <= number < 2**64 else float(digits)
 
 
 def _format(payload: bytes, content_type: str | None) -> Format:
@@ -242,6 +271,10 @@ def _call(where: str, raw: _Call) -> ToolCall:
             arguments = msgspec.json.decode(arguments or "{}")
         except msgspec.DecodeError as error:
             raise BadRequest(f"{where}.tool_calls: arguments of {raw.function.name!r} are not JSON: {error}") from None
+        except RecursionError:
+            raise TooLarge(f"{where}.tool_calls: arguments are nested deeper than {MAX_DEPTH} levels") from None
+        if depth(arguments) > MAX_DEPTH:  # a text in the request: its depth is not yet counted
+            raise TooLarge(f"{where}.tool_calls: arguments are nested deeper than {MAX_DEPTH} levels")
     if not isinstance(arguments, dict):
         raise BadRequest(f"{where}.tool_calls: arguments of {raw.function.name!r} are not a JSON object")
     return ToolCall(raw.function.name, arguments)

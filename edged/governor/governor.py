@@ -153,6 +153,9 @@ class Governor:
                 if decided.action is Action.REFUSE:
                     raise self._refusal(books)
                 for name in decided.evict:
+                    if self._models[name].users:  # a request came while the one before was unloaded: plan anew
+                        self._changed.set()
+                        return
                     await self._unload(self._models[name], "evicted")
                 await self._load(books)
         except EdgedError as error:

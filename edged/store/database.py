@@ -28,6 +28,8 @@ CACHE_KIB = 2048  # page cache a connection may use; the tables are read by inde
 CHECKPOINT_PAGES = 400  # 1.6 MiB of WAL: fewer checkpoints wear flash less, and this much is replayed in milliseconds
 BUSY_MS = 10_000  # another process (a backup, a curious person with a shell) may hold the file for a moment
 
+UNUSABLE_FOLDER = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError)
+
 
 class _Item(NamedTuple):
     work: Callable[[apsw.Connection], Any]
@@ -52,11 +54,11 @@ class Database:
         """Open or create the file and bring its tables up to date.
 
         Raises:
-            ConfigError: the folder cannot be written, or the file was made by a newer edged.
+            ConfigError: the folder cannot be written, or the file is no database or was made by a newer edged.
         """
         try:
             connection = await asyncio.to_thread(_open, self._path, self._migrations)
-        except (apsw.CantOpenError, apsw.ReadOnlyError, PermissionError, FileNotFoundError) as error:
+        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.NotADBError, *UNUSABLE_FOLDER) as error:
             raise ConfigError(str(self._path), "", f"the store cannot be opened: {error}") from None
         reader = await asyncio.to_thread(_open_reader, self._path)
         self._threads = [
@@ -68,13 +70,11 @@ class Database:
 
     async def stop(self) -> None:
         """Finish what is queued, close both connections. The file is a single one afterwards (no WAL left)."""
-        if not self._threads:
-            return
-        self._reads.put(None)
-        self._writes.put(None)
-        for thread in reversed(self._threads):
+        threads, self._threads = self._threads, []  # from here on nothing is taken: what came now would never be run
+        # The reader first: only a connection that may write, and is the last one, can put the WAL away.
+        for thread, work in zip(reversed(threads), (self._reads, self._writes), strict=False):
+            work.put(None)
             await asyncio.to_thread(thread.join)
-        self._threads = []
 
     async def write(self, work: Work[T], *, durable: bool = True) -> T:
         """Run `work` on the writer; returns when its transaction is committed. An exception of `work` undoes its own

@@ -33,7 +33,8 @@ def release(c: apsw.Connection, rid: str) -> int:
 def ready(c: apsw.Connection, transports: tuple[str, ...], except_ids: tuple[int, ...], limit: int) -> list[Delivery]:
     """The oldest deliveries to make by these transports, without those that are on their way."""
     query = (
-        "SELECT d.id, d.rid, d.transport, r.id, r.status, d.topic, d.correlation, d.format, r.reply, r.deadline_boot"
+        "SELECT d.id, d.rid, d.transport, r.id, r.status, d.topic, d.correlation, d.format, r.reply,"
+        " CASE WHEN r.boot = ? THEN r.deadline_boot END"  # a deadline of another boot says nothing in this one
         " FROM deliveries d JOIN requests r USING (rid) WHERE d.state = 'ready'"
         f" AND d.transport IN ({_marks(transports)}) AND d.id NOT IN ({_marks(except_ids)}) ORDER BY d.id LIMIT ?"
     )
@@ -50,7 +51,7 @@ def ready(c: apsw.Connection, transports: tuple[str, ...], except_ids: tuple[int
             expires_boot=max(cast("float | None", deadline) or 0.0, earliest),
         )
         for ident, rid, transport, name, status, topic, correlation, fmt, body, deadline in c.execute(
-            query, (*transports, *except_ids, limit)
+            query, (clock.boot_id(), *transports, *except_ids, limit)
         )
     ]
 

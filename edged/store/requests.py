@@ -213,8 +213,8 @@ def _move(c: apsw.Connection, rid: str, happening: Happening, also: str = "", va
 
 
 def recover(c: apsw.Connection, boot: str) -> list[Row]:
-    """After a start: brings deadlines into this boot's time. Returns what ran when the daemon died; the pipeline
-    queues it again or puts it into quarantine."""
+    """After a start: brings deadlines into this boot's time, of what is to be worked on or delivered. Returns what ran
+    when the daemon died; the pipeline queues it again or puts it into quarantine."""
     now, wall = clock.boot(), clock.wall()
     length = "(deadline_boot - accepted_boot)"
     # what was left when it came in, less what the wall clock says has passed; a clock that went back takes nothing
@@ -222,7 +222,8 @@ def recover(c: apsw.Connection, boot: str) -> list[Row]:
     c.execute(
         f"UPDATE requests SET boot = :boot, deadline_boot = :now + {left},"
         f" accepted_boot = coalesce(:now + {left} - {length}, :now)"  # keeps the length for the boot after this one
-        " WHERE boot <> :boot AND state IN ('received', 'running')",
+        " WHERE boot <> :boot AND (state IN ('received', 'running')"
+        " OR rid IN (SELECT rid FROM deliveries WHERE state = 'ready'))",
         {"boot": boot, "now": now, "wall": wall},
     )
     return [_row(row) for row in c.execute(f"SELECT {COLUMNS} FROM requests WHERE state = 'running'")]
@@ -285,11 +286,15 @@ def ahead(c: apsw.Connection, row: Row) -> int:
 TRIM = 64  # rows a trim deletes at once: keeps the writer's transactions short
 
 
-def trim(c: apsw.Connection, before_wall: float, max_bytes: int) -> int:
+def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
     """Forget finished requests: those older than the retention, then the oldest while the file is over 9/10 of its
     bound, so that there is room before the queue has to refuse. Unfinished and undelivered ones stay. Returns how many.
+
+    Requests of this boot are as old as the boot clock says: a board that learns the date a minute after its start must
+    not take them for years old, and forget that they were done.
     """
-    old = _delete_finished(c, "AND finished_wall < ?", (before_wall,))
+    limits = (boot, clock.boot() - keep_s, boot, clock.wall() - keep_s)
+    old = _delete_finished(c, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits)
     if not old and used_bytes(c) > max_bytes * 9 // 10:
         old = _delete_finished(c, "", ())
     c.execute("PRAGMA incremental_vacuum(64)").fetchall()

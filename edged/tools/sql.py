@@ -13,7 +13,7 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ from edged.types import JSON
 MAX_ROWS = 100  # rows a read returns; more do not fit a small model's context, and "truncated" says so
 MAX_RESULT_BYTES = 64 * 1024  # of one result as JSON, for the same reason
 PROGRESS_STEPS = 1000  # SQLite instructions between two looks at the clock: about 10 us
+BUSY_S = 10.0  # another application's lock is waited for so long where no tool says how long
 EFFECTS_KEPT_S = 30 * 86400.0  # longer than any request may wait (wire.MAX_DEADLINE_S) plus a board left in a drawer
 
 EFFECTS = """
@@ -64,6 +65,8 @@ class SqlDatabase:
         self._reader: apsw.Connection | None = None
         self._writer: apsw.Connection | None = None
         self._read_until = 0.0
+        self._checked: set[str] = set()
+        self._newest = 0.0  # the latest time in edged_effects
 
     async def read(self, tool: SqlTool, arguments: dict[str, JSON]) -> JSON:
         """{"rows": [{column: value}], "truncated": bool}. Raises ToolFailed with SQLite's reason."""
@@ -76,10 +79,6 @@ class SqlDatabase:
     async def check(self, tool: SqlTool) -> None:
         """Prepare the statement without running it. Raises ToolFailed: what is wrong with it."""
         await self._run(lambda: self._prepare(tool))
-
-    async def done(self, rid: str, step: int) -> JSON | None:
-        """The result of a step that was done, or None."""
-        return await self._run(lambda: self._lookup(rid, step))
 
     async def stop(self) -> None:
         """Close the connections; what is queued is finished first."""
@@ -112,14 +111,14 @@ class SqlDatabase:
             return work(), None
         except ToolFailed as error:
             return None, error
-        except (apsw.Error, ValueError, TypeError, OverflowError) as error:
+        except (apsw.Error, KeyError, ValueError, TypeError, OverflowError) as error:
             return None, ToolFailed(f"database {self._name!r}: {_reason(error, self._path)}")
         except Exception as error:  # a bug of ours must not end the thread: every later call would hang
             return None, error
 
     def _select(self, tool: SqlTool, arguments: dict[str, JSON]) -> JSON:
-        reader = self._open_reader()
-        reader.set_busy_timeout(int(tool.timeout_s * 1000))
+        self._ensure_checked(tool)
+        reader = self._open_reader(tool.timeout_s)
         self._read_until = time.monotonic() + tool.timeout_s
         rows: list[JSON] = []
         size, truncated = 0, False
@@ -138,7 +137,8 @@ class SqlDatabase:
         return {"rows": rows, "truncated": truncated}
 
     def _effect(self, tool: SqlTool, arguments: dict[str, JSON], rid: str, step: int) -> JSON:
-        writer = self._open_writer()
+        self._ensure_checked(tool)
+        writer = self._open_writer(tool.timeout_s)
         writer.set_busy_timeout(int(tool.timeout_s * 1000))
         writer.execute("BEGIN IMMEDIATE")
         try:
@@ -148,7 +148,8 @@ class SqlDatabase:
                 return msgspec.json.decode(cast(str, known))
             result = self._change(writer, tool, arguments)
             text = msgspec.json.encode(result).decode()
-            writer.execute("INSERT INTO edged_effects VALUES (?,?,?,?)", (rid, step, clock.wall(), text))
+            self._newest = max(self._newest, clock.wall())
+            writer.execute("INSERT INTO edged_effects VALUES (?,?,?,?)", (rid, step, self._newest, text))
             writer.execute("COMMIT")
         except BaseException:
             if writer.in_transaction:
@@ -172,43 +173,50 @@ class SqlDatabase:
         finally:
             writer.authorizer = None
             writer.set_progress_handler(None)
-        return {"changes": writer.total_changes() - before, "rows": rows}
+        changes = writer.total_changes() - before  # with those of triggers: they count where they are all, as on a view
+        return {"changes": min(changes, writer.changes()) or changes, "rows": rows}
 
-    def _lookup(self, rid: str, step: int) -> JSON | None:
-        known = (
-            self._open_writer().execute("SELECT result FROM edged_effects WHERE rid = ? AND step = ?", (rid, step)).get
-        )
-        return None if known is None else msgspec.json.decode(cast(str, known))
+    def _ensure_checked(self, tool: SqlTool) -> None:
+        """Before its first use: at the start of the daemon the file may not have been there."""
+        if tool.sql not in self._checked:
+            self._prepare(tool)
+            self._checked.add(tool.sql)
 
     def _prepare(self, tool: SqlTool) -> None:
         """Parse and plan the statement with every parameter NULL; nothing runs."""
-        reader = self._open_reader()
+        reader = self._open_reader(tool.timeout_s)
+        self._read_until = time.monotonic() + tool.timeout_s  # preparing may read the schema, which looks at it too
         reader.authorizer = _authorizer(READ_ACTIONS if tool.effect == "read" else WRITE_ACTIONS)
         try:
             _describe(reader, tool)
         finally:
             reader.authorizer = _authorizer(READ_ACTIONS)
 
-    def _open_reader(self) -> apsw.Connection:
+    def _open_reader(self, wait_s: float) -> apsw.Connection:
         if self._reader is None:
             self._check_exists()
             reader = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READONLY)
+            reader.set_busy_timeout(int(wait_s * 1000))
             reader.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()  # fails here if it is no database
             reader.authorizer = _authorizer(READ_ACTIONS)
             reader.set_progress_handler(lambda: time.monotonic() > self._read_until, PROGRESS_STEPS)
             self._reader = reader
+        self._reader.set_busy_timeout(int(wait_s * 1000))
         return self._reader
 
-    def _open_writer(self) -> apsw.Connection:
+    def _open_writer(self, wait_s: float) -> apsw.Connection:
         if not self._writable:
             raise ToolFailed(f"database {self._name!r} is opened read-only")
         if self._writer is None:
             self._check_exists()
             writer = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE)
-            writer.set_busy_timeout(10_000)  # only for the two statements below; a tool brings its own
+            writer.set_busy_timeout(int(wait_s * 1000))
             writer.execute("PRAGMA synchronous = FULL")
             writer.execute(EFFECTS)
-            writer.execute("DELETE FROM edged_effects WHERE at < ?", (clock.wall() - EFFECTS_KEPT_S,))
+            # Age counts from the newest row and times never go back: on a board that learns the date late, or lost it,
+            # the row of a step that is still to be resumed must not look old.
+            self._newest = cast(float, writer.execute("SELECT coalesce(max(at), 0.0) FROM edged_effects").get)
+            writer.execute("DELETE FROM edged_effects WHERE at < ?", (self._newest - EFFECTS_KEPT_S,))
             self._writer = writer
         return self._writer
 
@@ -220,7 +228,9 @@ class SqlDatabase:
 def _authorizer(allowed: set[int]) -> Callable[..., int]:
     """Denies everything but reading (and changing) rows: no ATTACH, no PRAGMA, no DDL, not edged's own table."""
 
-    def authorize(action: int, first: str | None, *_: str | None) -> int:
+    def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
+        if action == apsw.SQLITE_PRAGMA and first == "data_version" and second is None:
+            return apsw.SQLITE_OK  # FTS5 asks so whether its index changed; it only reads
         if action not in allowed:
             return apsw.SQLITE_DENY
         changes = action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
@@ -239,27 +249,52 @@ def _row(cursor: apsw.Cursor, values: tuple[Any, ...]) -> dict[str, JSON]:
 
 def _describe(connection: apsw.Connection, tool: SqlTool) -> None:
     """Prepare the statement; ToolFailed where it is none, several, or binds what the tool does not declare."""
-    seen: list[tuple[str, set[str]]] = []
-
-    def look(cursor: apsw.Cursor, statement: str, _: Any) -> bool:
-        seen.append((statement, {name for name in cursor.bindings_names if name}))
-        return False  # do not run it
-
-    cursor = connection.cursor()
-    cursor.exec_trace = look
-    with contextlib.suppress(apsw.ExecTraceAbort):
-        cursor.execute(tool.sql, dict.fromkeys(tool.parameters))
-    if not seen:
+    names, rest = _first_statement(connection, tool.sql)
+    if names is None:
         raise ToolFailed("the statement is empty")
-    statement, names = seen[0]
-    if tool.sql.replace(statement, "", 1).strip():
+    if _first_statement(connection, rest)[0] is not None:
         raise ToolFailed("a tool is one statement, not several")
     if unknown := names - set(tool.parameters):
         raise ToolFailed(f"the statement binds {', '.join(sorted(unknown))}, which is no parameter of the tool")
 
 
+class _Nulls(Mapping[str, None]):
+    """Every parameter NULL, whatever its name."""
+
+    def __getitem__(self, name: str) -> None:
+        return None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _first_statement(connection: apsw.Connection, sql: str) -> tuple[set[str] | None, str]:
+    """(names it binds, what follows it) of the first statement, which is prepared and not run; (None, "") where there
+    is nothing but comments."""
+    seen: list[tuple[str, set[str]]] = []
+
+    def look(cursor: apsw.Cursor, statement: str, _: Any) -> bool:
+        if cursor.has_vdbe:
+            seen.append((statement, {name for name in cursor.bindings_names if name}))
+        return not cursor.has_vdbe  # a comment may run, a statement not
+
+    cursor = connection.cursor()
+    cursor.exec_trace = look
+    with contextlib.suppress(apsw.ExecTraceAbort):
+        cursor.execute(sql, _Nulls())
+    if not seen:
+        return None, ""
+    statement, names = seen[0]
+    return names, sql.partition(statement)[2]
+
+
 def _reason(error: Exception, path: str) -> str:
     text = str(error)
+    if isinstance(error, KeyError):
+        return f"the statement binds {error.args[0]}, which is no parameter of the tool"
     if isinstance(error, apsw.AuthError):
         return "the statement does what a tool of this effect may not (only rows may be read, or changed by a write)"
     if isinstance(error, apsw.BusyError):

@@ -1,0 +1,99 @@
+"""What the kernel says about memory, from the files it says it in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edged.governor import probe
+
+MIB = 2**20
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A /proc and a /sys of our own, empty."""
+    monkeypatch.setattr(probe, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(probe, "ROLLUP", tmp_path / "rollup")
+    monkeypatch.setattr(probe, "OWN_CGROUP", tmp_path / "cgroup")
+    monkeypatch.setattr(probe, "CGROUP_ROOT", tmp_path / "sys")
+    return tmp_path
+
+
+def limit(root: Path, path: str, text: str) -> None:
+    """Write a limit file."""
+    file = root / "sys" / path
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_meminfo_is_read_in_bytes(kernel: Path) -> None:
+    """kB of the kernel are 1024 bytes."""
+    (kernel / "meminfo").write_text("MemTotal:        2048 kB\nMemAvailable:    1024 kB\nHugePages_Total: 7\n")
+    assert probe.board_bytes() == 2 * MIB
+    assert probe.available_bytes() == MIB
+
+
+def test_available_is_none_where_the_kernel_does_not_say(kernel: Path) -> None:
+    """Never an invented number."""
+    assert probe.available_bytes() is None
+    assert probe.cgroup_limit() is None
+    assert probe.private_bytes() == 0
+
+
+def test_private_is_clean_and_dirty_without_what_is_shared(kernel: Path) -> None:
+    """Mapped weights are shared with the page cache and are not freed by ending."""
+    (kernel / "rollup").write_text(
+        "5500-7ffe ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nShared_Clean: 500 kB\n"
+        "Private_Clean: 3 kB\nPrivate_Dirty: 4 kB\n"
+    )
+    assert probe.private_bytes() == 7 * 1024
+
+
+@pytest.mark.parametrize(
+    ("own", "limits", "found"),
+    [
+        ("0::/a/b", {"a/b/memory.max": "300\n"}, 300),
+        ("0::/a/b", {"a/b/memory.max": "max\n", "a/memory.max": "200\n"}, 200),
+        ("0::/a/b", {"a/b/memory.max": "300\n", "a/memory.max": "200\n"}, 200),
+        ("0::/", {"memory.max": "100\n"}, 100),
+        ("0::/a", {"a/memory.max": "max\n"}, None),
+        ("0::/a", {}, None),
+        ("0::/../..", {}, None),
+        ("3:cpu,memory:/x\n0::/a", {"memory/x/memory.limit_in_bytes": "500\n"}, 500),
+        ("3:memory:/x", {"memory/x/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ("3:cpu:/x", {"memory/x/memory.limit_in_bytes": "500\n"}, None),
+    ],
+    ids=[
+        "v2", "v2-parent", "v2-both", "v2-root", "v2-unlimited", "v2-no-files", "v2-namespace", "v1", "v1-unlimited",
+        "v1-other-controller",
+    ],
+)  # fmt: skip
+def test_cgroup_limit_is_the_smallest_on_the_way_to_the_root(
+    kernel: Path, own: str, limits: dict[str, str], found: int | None
+) -> None:
+    """systemd's MemoryMax= may sit on a slice above us."""
+    (kernel / "cgroup").write_text(own + "\n")
+    for path, text in limits.items():
+        limit(kernel, path, text)
+    assert probe.cgroup_limit() == found
+
+
+def test_board_is_the_cgroups_limit_where_that_is_smaller(kernel: Path) -> None:
+    """A container sees the RAM of its host, and may not use it."""
+    (kernel / "meminfo").write_text("MemTotal: 2048 kB\n")
+    (kernel / "cgroup").write_text("0::/a\n")
+    limit(kernel, "a/memory.max", str(MIB))
+    assert probe.board_bytes() == MIB
+    limit(kernel, "a/memory.max", str(9 * MIB))
+    assert probe.board_bytes() == 2 * MIB
+
+
+def test_real_kernel_answers_with_sizes_that_fit_together() -> None:
+    """On any Linux board."""
+    available = probe.available_bytes()
+    assert available is not None
+    assert 0 < probe.private_bytes() < 2**40
+    assert 0 < available < 2**50
+    assert probe.board_bytes() > MIB

@@ -1,0 +1,318 @@
+"""The store's file: group commit, what a failure undoes, what waits for the medium, what is left when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from edged.errors import ConfigError
+from edged.store import database
+from edged.store.database import Database
+from edged.store.schema import MIGRATIONS
+
+TABLE = ("CREATE TABLE t(a UNIQUE)",)
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[Database]:
+    """A store with one table."""
+    store = Database(tmp_path / "x.db", TABLE)
+    await store.start()
+    yield store
+    await store.stop()
+
+
+@pytest.fixture
+def commits(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The transactions of every connection that is opened, as the synchronous mode each was committed in."""
+    seen: list[str] = []
+
+    def watch(connection: apsw.Connection) -> None:
+        mode = ["?"]
+
+        def trace(event: dict[str, Any]) -> None:
+            if event["sql"].startswith("PRAGMA synchronous = "):
+                mode[0] = event["sql"].rpartition(" ")[2]
+
+        connection.trace_v2(apsw.SQLITE_TRACE_STMT, trace)
+
+        def committed() -> bool:
+            seen.append(mode[0])
+            return False  # go on
+
+        connection.set_commit_hook(committed)
+
+    monkeypatch.setattr(apsw, "connection_hooks", [watch])
+    return seen
+
+
+def insert(value: object) -> Callable[[apsw.Connection], object]:
+    def work(c: apsw.Connection) -> object:
+        c.execute("INSERT INTO t VALUES (?)", (value,))
+        return value
+
+    return work
+
+
+def count(c: apsw.Connection) -> int:
+    return int(c.execute("SELECT count(*) FROM t").get)
+
+
+@contextlib.asynccontextmanager
+async def held(store: Database) -> AsyncIterator[None]:
+    """The writer is busy while the block runs; what is written in it queues up. Counts as one commit of its own."""
+    begun, go = threading.Event(), threading.Event()
+
+    def block(_: apsw.Connection) -> None:
+        begun.set()
+        go.wait(10)
+
+    blocked = asyncio.create_task(store.write(block))
+    await asyncio.to_thread(begun.wait, 10)
+    try:
+        yield
+    finally:
+        go.set()
+        await blocked
+
+
+async def queued(store: Database, *work: Callable[[apsw.Connection], Any], durable: bool = True) -> list[Any]:
+    """Write all of it while the writer is busy: one group. Exceptions are returned."""
+    async with held(store):
+        tasks = [asyncio.create_task(store.write(w, durable=durable)) for w in work]
+        await asyncio.sleep(0)
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_writes_that_queue_up_share_one_transaction(commits: list[str], tmp_path: Path) -> None:
+    """Under load many requests wait for one fsync."""
+    store = Database(tmp_path / "x.db", TABLE)
+    await store.start()
+    commits.clear()
+    assert await queued(store, *map(insert, range(100))) == list(range(100))
+    assert commits == ["FULL", "FULL"]  # the first is that of holding the writer
+    assert await store.read(count) == 100
+    await store.stop()
+
+
+async def test_group_is_bounded(commits: list[str], tmp_path: Path) -> None:
+    """The first of very many does not wait for the last."""
+    store = Database(tmp_path / "x.db", TABLE)
+    await store.start()
+    commits.clear()
+    await queued(store, *map(insert, range(database.GROUP + 1)))
+    assert len(commits) == 3  # the first is that of holding the writer
+    await store.stop()
+
+
+async def test_failing_piece_undoes_only_itself(opened: Database) -> None:
+    """Its neighbours in the transaction are committed, and get their results."""
+
+    def half(c: apsw.Connection) -> None:
+        c.execute("INSERT INTO t VALUES (50)")
+        raise ValueError("no")
+
+    results = await queued(opened, insert(1), half, insert(2), insert(1), insert(3))
+    assert (results[0], results[2], results[4]) == (1, 2, 3)
+    assert isinstance(results[1], ValueError)
+    assert isinstance(results[3], apsw.ConstraintError)
+    assert await opened.read(lambda c: [a for (a,) in c.execute("SELECT a FROM t ORDER BY a")]) == [1, 2, 3]
+
+
+async def test_disk_that_fills_up_fails_the_whole_group_and_the_next_one_works(opened: Database) -> None:
+    """Nobody is told of a commit that did not happen."""
+    await opened.write(lambda c: c.execute(f"PRAGMA max_page_count = {c.pragma('page_count') + 2}"))
+    results = await queued(opened, insert(1), insert("x" * 100_000), insert(2))
+    failed = [r for r in results if isinstance(r, apsw.FullError)]
+    present = await opened.read(lambda c: [a for (a,) in c.execute("SELECT a FROM t WHERE a < 10 ORDER BY a")])
+    assert failed
+    assert present == [r for r in results if not isinstance(r, BaseException)]
+    await opened.write(insert(9))
+    assert await opened.read(count) == len(present) + 1
+
+
+async def test_group_with_one_durable_write_waits_for_the_medium(commits: list[str], tmp_path: Path) -> None:
+    """Lazy ones ride along; alone they do not wait."""
+    store = Database(tmp_path / "x.db", TABLE)
+    await store.start()
+    commits.clear()
+    await store.write(insert(1), durable=False)
+    await store.write(insert(2), durable=True)
+    await store.write(insert(3), durable=False)
+    async with held(store):
+        tasks = [asyncio.create_task(store.write(insert(i), durable=i == 5)) for i in (4, 5, 6)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+    assert commits == ["NORMAL", "FULL", "NORMAL", "FULL", "FULL"]  # the last but one is that of holding the writer
+    await store.stop()
+
+
+class CountingVFS(apsw.VFS):
+    """Counts syncs."""
+
+    def __init__(self) -> None:
+        self.syncs = 0
+        super().__init__("counting", "", iVersion=1)
+
+    def xOpen(self, name: Any, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's name
+        return CountingFile(self, name, flags)
+
+
+class CountingFile(apsw.VFSFile):
+    def __init__(self, vfs: CountingVFS, name: Any, flags: list[int]) -> None:
+        self._vfs = vfs
+        super().__init__("", name, flags)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
+        self._vfs.syncs += 1
+        super().xSync(flags)
+
+
+@pytest.fixture
+def vfs() -> Iterator[CountingVFS]:
+    counting = CountingVFS()
+    yield counting
+    counting.unregister()
+
+
+async def test_lazy_commit_syncs_nothing_and_a_durable_one_syncs_once(tmp_path: Path, vfs: CountingVFS) -> None:
+    """What the table of commits in the design promises, at the file; a durable one syncs what lazy ones left."""
+    connection = apsw.Connection(str(tmp_path / "x.db"), vfs="counting")
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # the VFS has no shared memory for WAL
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(TABLE[0])
+    loop = asyncio.get_running_loop()
+    counted: list[int] = []
+    for durable, number in ((False, 1), (False, 5), (True, 1), (True, 5), (False, 1)):
+        items = [
+            database._Item(insert(f"{len(counted)}.{i}"), durable, loop, loop.create_future()) for i in range(number)
+        ]
+        before = vfs.syncs
+        database._commit(connection, items)
+        counted.append(vfs.syncs - before)
+        await asyncio.gather(*(item.future for item in items))
+    connection.close()
+    assert counted == [0, 0, 1, 1, 0]
+
+
+async def test_cancelled_writer_is_committed_all_the_same(opened: Database) -> None:
+    """What was handed over happens; only the waiting ends."""
+    async with held(opened):
+        task = asyncio.create_task(opened.write(insert(1)))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+    await opened.write(lambda c: None)  # whatever came before it is committed
+    assert await opened.read(count) == 1
+
+
+async def test_read_goes_on_while_the_writer_is_busy_and_cannot_write(opened: Database) -> None:
+    """A long list holds up no commit, and no commit a list."""
+    async with held(opened):
+        assert await asyncio.wait_for(opened.read(count), 5) == 0
+    with pytest.raises(apsw.ReadOnlyError):
+        await opened.read(insert(1))
+
+
+async def test_progress_tells_work_and_when_it_last_got_on(opened: Database) -> None:
+    """The watchdog's question; time that passed idle does not count as being stuck."""
+    assert opened.progress()[0] is False
+    before = time.monotonic()
+    async with held(opened):
+        busy, since = opened.progress()
+        assert busy
+        assert since >= before
+    assert opened.progress()[1] >= since
+
+
+async def test_stop_finishes_what_is_queued_and_leaves_one_file(tmp_path: Path) -> None:
+    """No WAL is left, whichever thread had the longer work."""
+    store = Database(tmp_path / "x.db", TABLE)
+    await store.start()
+    reading = threading.Event()
+
+    def slow(c: apsw.Connection) -> int:
+        reading.set()
+        time.sleep(0.1)  # the reader is still at it when the writer has nothing left to do
+        return count(c)
+
+    read = asyncio.create_task(store.read(slow))
+    await asyncio.to_thread(reading.wait, 10)
+    writes = [asyncio.create_task(store.write(insert(i))) for i in range(10)]
+    await asyncio.sleep(0)
+    await store.stop()
+    await asyncio.gather(read, *writes)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.db"]
+
+
+async def test_work_handed_in_after_stop_began_is_refused_and_never_hangs(opened: Database) -> None:
+    """Whoever comes too late is told at once."""
+    async with held(opened):
+        stopping = asyncio.create_task(opened.stop())
+        await asyncio.sleep(0)
+        for attempt in (opened.write(insert(1)), opened.read(count)):
+            with pytest.raises(RuntimeError, match="not running"):
+                await asyncio.wait_for(attempt, 5)
+    await stopping
+    await opened.stop()  # twice is once
+
+
+async def test_start_brings_an_older_file_up_to_date_and_refuses_a_newer_one(tmp_path: Path) -> None:
+    """Data survives; a downgrade is a config error that names the file."""
+    path = tmp_path / "x.db"
+    two = (*TABLE, "ALTER TABLE t ADD COLUMN b DEFAULT 5; CREATE TABLE u(c)")
+    for migrations in (TABLE, two, two):
+        store = Database(path, migrations)
+        await store.start()
+        await store.write(insert(len(migrations)), durable=False) if migrations is TABLE else None
+        await store.stop()
+    with pytest.raises(ConfigError, match=r"x\.db: made by a newer edged \(schema 2, this one knows 1\)"):
+        await Database(path, TABLE).start()
+    later = Database(path, two)
+    await later.start()
+    assert await later.read(lambda c: c.execute("SELECT a, b FROM t").fetchall()) == [(1, 5)]
+    await later.stop()
+
+
+async def test_migration_that_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    """All of an entry or nothing."""
+    path = tmp_path / "x.db"
+    store = Database(path, TABLE)
+    await store.start()
+    await store.stop()
+    with pytest.raises(apsw.SQLError):
+        await Database(path, (*TABLE, "CREATE TABLE u(c); CREATE NONSENSE")).start()
+    again = Database(path, TABLE)
+    await again.start()
+    names = await again.read(lambda c: [n for (n,) in c.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")])
+    assert names == ["t"]
+    await again.stop()
+
+
+async def test_start_where_no_file_can_be_is_a_config_error(tmp_path: Path) -> None:
+    """The message names the file."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "foreign").write_text("this is no database " * 100)
+    for path in (tmp_path / "file" / "x.db", tmp_path / "folder", tmp_path / "foreign"):
+        with pytest.raises(ConfigError, match=str(path)):
+            await Database(path, TABLE).start()
+    assert (tmp_path / "foreign").read_text().startswith("this is no database")
+
+
+async def test_schema_of_the_store_is_strict_and_repeatable(tmp_path: Path) -> None:
+    """The real migrations on a real file, twice."""
+    for _ in range(2):
+        store = Database(tmp_path / "edged.db", MIGRATIONS)
+        await store.start()
+        version, problems = await store.read(lambda c: (c.pragma("user_version"), c.pragma("integrity_check")))
+        await store.stop()
+        assert (version, problems) == (len(MIGRATIONS), "ok")

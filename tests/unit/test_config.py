@@ -1,0 +1,391 @@
+"""The configuration: what is wrong is named with its file and key, what is right means what it says."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edged import config
+from edged.config import Config, PublishTool, SqlTool
+from edged.errors import ConfigError
+from edged.types import Preference, Privacy
+
+MIB = 2**20
+BASE = """
+[node]
+id = "green"
+state_dir = "/tmp/state"
+runtime_dir = "/tmp/run"
+[mqtt]
+url = "mqtt://127.0.0.1:1883"
+[databases.plant]
+path = "/tmp/plant.db"
+mode = "rw"
+[databases.archive]
+path = "/tmp/archive.db"
+[models.small]
+[agents.house]
+model = "small"
+tools = ["level", "lamp"]
+[tools.level]
+description = "A level."
+database = "plant"
+sql = "SELECT :tank"
+parameters.tank = { enum = ["north"] }
+[tools.lamp]
+description = "A lamp."
+publish = { topic = "z/{lamp}/set", payload = '{"state":"{state}"}' }
+parameters.lamp = { enum = ["desk"] }
+parameters.state = { enum = ["ON"] }
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("EDGED_CONFIG", "STATE_DIRECTORY", "RUNTIME_DIRECTORY", "CREDENTIALS_DIRECTORY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def main(tmp_path: Path) -> Path:
+    """The configuration file, with BASE in it."""
+    path = tmp_path / "edged.toml"
+    path.write_text(BASE)
+    return path
+
+
+def drop_in(main: Path, text: str, name: str = "50-test.toml") -> Path:
+    """A drop-in beside the file."""
+    path = main.parent / "conf.d" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def loaded(main: Path, text: str) -> Config:
+    """The configuration with a drop-in."""
+    drop_in(main, text)
+    return config.load(str(main))
+
+
+def refused(main: Path, text: str) -> ConfigError:
+    """The error that a drop-in brings."""
+    with pytest.raises(ConfigError) as caught:
+        loaded(main, text)
+    return caught.value
+
+
+def test_load_of_a_whole_file_gives_checked_structures(main: Path) -> None:
+    """Defaults are the contract's."""
+    settings = config.load(str(main))
+    house = settings.agents["house"]
+    assert (house.route, house.privacy, house.max_steps, house.max_tokens) == (
+        Preference.AUTO, Privacy.DEVICE, 6, 512,
+    )  # fmt: skip
+    assert (house.temperature, house.top_p, house.seed, house.conversation_expiry_s) == (0.0, 1.0, None, 86400.0)
+    assert settings.models["small"].context == 4096
+    assert settings.databases["archive"].mode == "ro"
+    assert isinstance(settings.tools["level"], SqlTool)
+    assert isinstance(settings.tools["lamp"], PublishTool)
+    assert settings.tools["lamp"].on_uncertain == "retry"
+    assert (settings.queue.max_waiting, settings.queue.max_attempts) == (256, 3)
+    assert settings.store_bytes == 256 * MIB
+    assert settings.reserve_bytes == 96 * MIB
+    assert settings.models_dir == Path("/tmp/state/models")
+    assert settings.socket_path == Path("/tmp/run/edged.sock")
+    assert settings.threads() is None
+
+
+def test_load_of_an_empty_file_has_no_agents_and_no_broker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything has a default; folders come from systemd where it gives them."""
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/one:/var/lib/two")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/one")
+    path = tmp_path / "e.toml"
+    path.write_text('[node]\nid = "x"')
+    settings = config.load(str(path))
+    assert settings.mqtt is None
+    assert settings.agents == {}
+    assert settings.state_dir == Path("/var/lib/one")
+    assert settings.socket_path == Path("/run/one/edged.sock")
+
+
+def test_node_id_without_a_value_is_the_host_name(tmp_path: Path) -> None:
+    """One board, one name."""
+    path = tmp_path / "e.toml"
+    path.write_text("")
+    assert config.load(str(path)).node.id == socket.gethostname()
+
+
+def test_find_prefers_the_argument_then_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """--config, then $EDGED_CONFIG, then /etc."""
+    assert config.find(None) == Path("/etc/edged/edged.toml")
+    monkeypatch.setenv("EDGED_CONFIG", "/x.toml")
+    assert config.find(None) == Path("/x.toml")
+    assert config.find("y.toml") == Path.cwd() / "y.toml"
+
+
+def test_drop_ins_merge_tables_replace_arrays_in_name_order(main: Path) -> None:
+    """The last file that names a key wins; its neighbours stay."""
+    drop_in(main, "[queue]\nmax_waiting = 1\nmax_attempts = 9\n", "10-a.toml")
+    drop_in(main, '[queue]\nmax_waiting = 2\n[agents.house]\ntools = ["lamp"]\n', "20-b.toml")
+    drop_in(main, "this is not read", "30-c.txt")
+    settings = config.load(str(main))
+    assert (settings.queue.max_waiting, settings.queue.max_attempts) == (2, 9)
+    assert settings.agents["house"].tools == ("lamp",)
+    assert settings.agents["house"].model == "small"
+    assert [Path(f).name for f in settings.files] == ["edged.toml", "10-a.toml", "20-b.toml"]
+
+
+def test_error_in_a_drop_in_names_the_drop_in_and_one_in_the_file_names_the_file(main: Path) -> None:
+    """A person edits the file that is named."""
+    error = refused(main, "[queue]\nmax_attempts = 0")
+    assert (error.source, error.key) == (str(main.parent / "conf.d" / "50-test.toml"), "queue.max_attempts")
+    drop_in(main, "[queue]\nmax_waiting = 7")
+    main.write_text(BASE.replace('model = "small"', 'model = "large"'))
+    with pytest.raises(ConfigError) as caught:
+        config.load(str(main))
+    assert (caught.value.source, caught.value.key) == (str(main), "agents.house.model")
+
+
+def test_toml_error_names_file_and_line(main: Path) -> None:
+    """Where TOML tells the line, so do we."""
+    error = refused(main, "[queue]\nmax_waiting = = 1")
+    assert error.line == 2
+    assert str(error).startswith(f"{main.parent / 'conf.d' / '50-test.toml'}:2: ")
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", "folder"], ids=["missing", "not-utf8", "folder"])
+def test_load_of_a_file_that_cannot_be_read_says_so(tmp_path: Path, content: bytes | str | None) -> None:
+    """Never another exception."""
+    path = tmp_path / "edged.toml"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        path.mkdir()
+    with pytest.raises(ConfigError, match=str(path)):
+        config.load(str(path))
+
+
+NOT_YET: list[tuple[str, str]] = [
+    ("http", "[http]\nlisten = []"),
+    ("upstreams", '[upstreams.cloud]\nbase_url = "x"'),
+    ("roles", '[roles.a]\nagents = ["house"]'),
+    ("access", '[access]\ndefault = ""'),
+    ("mqtt.shared_group", '[mqtt]\nshared_group = "g"'),
+    ("agents.house.upstream", '[agents.house]\nupstream = "x"'),
+    ("agents.house.min_confidence", "[agents.house]\nmin_confidence = 0.5"),
+    ("agents.house.when_offline", '[agents.house]\nwhen_offline = "fail"'),
+    ("agents.house.route", '[agents.house]\nroute = "cloud"'),
+    ("models.small.variants", "[models.small]\nvariants = []"),
+    ("models.small.engine", '[models.small]\nengine = "x"'),
+    ("models.small.base_url", '[models.small]\nbase_url = "x"'),
+]
+
+
+@pytest.mark.parametrize(("key", "text"), NOT_YET, ids=[key for key, _ in NOT_YET])
+def test_key_of_a_part_that_does_not_exist_is_refused_as_not_available_yet(main: Path, key: str, text: str) -> None:
+    """Nobody believes that a key works which nothing reads."""
+    error = refused(main, text)
+    assert error.key == key
+    assert "not available yet" in error.problem
+
+
+def test_default_of_a_key_that_is_not_available_yet_is_taken(main: Path) -> None:
+    """It asks for nothing; the contract's example writes some of them out."""
+    defaults = 'upstream = ""\nmin_confidence = 0.0\nwhen_offline = "wait"\n'
+    assert loaded(main, f'[agents.house]\n{defaults}[mqtt]\nshared_group = ""\n').agents["house"].model == "small"
+
+
+def test_not_yet_is_tested_completely() -> None:
+    """Every pattern of the table has a case above."""
+    tested = {tuple("*" if i == 1 else w for i, w in enumerate(key.split("."))) for key, _ in NOT_YET if "." in key}
+    tested |= {(key,) for key, _ in NOT_YET if "." not in key} | {("mqtt", "shared_group")}
+    assert set(config.NOT_YET) <= tested
+
+
+CHECKS: list[tuple[str, str, str]] = [
+    ("[nodes]\nx = 1", "nodes", "unknown table; allowed are .*agents.*tools"),
+    ("queue = 3", "queue", r"write \[queue\]"),
+    ("[queue]\nmax_wating = 1", "queue.max_wating", "unknown key; allowed are max_waiting, max_attempts"),
+    ("[queue]\nmax_waiting = 0", "queue.max_waiting", "0 is outside 1 to"),
+    ('[queue]\nmax_waiting = "many"', "queue.max_waiting", "expected `int`"),
+    ("[queue]\nmax_attempts = 101", "queue.max_attempts", "outside 1 to 100"),
+    ('[node]\nid = "a/b"', "node.id", "one MQTT topic level"),
+    ('[node]\nid = "-a"', "node.id", "one MQTT topic level"),
+    ('[node]\nstate_dir = "state"', "node.state_dir", "not an absolute path"),
+    ('[node]\nruntime_dir = "run"', "node.runtime_dir", "not an absolute path"),
+    ('[node]\nmodels_dir = "models"', "node.models_dir", "not an absolute path"),
+    ('[memory]\nbudget = "0%"', "memory.budget", "outside 1 to 100"),
+    ('[memory]\nbudget = "101%"', "memory.budget", "outside 1 to 100"),
+    ('[memory]\nbudget = "100.5%"', "memory.budget", "outside 1 to 100"),
+    ('[memory]\nbudget = "lots"', "memory.budget", "is no size"),
+    ('[memory]\nbudget = "-5MiB"', "memory.budget", "is no size"),
+    ('[memory]\nreserve = "10 TB"', "memory.reserve", "is no size"),
+    ("[memory]\nidle_unload_s = -1", "memory.idle_unload_s", "outside 0"),
+    ("[memory]\nidle_unload_s = nan", "memory.idle_unload_s", "outside"),
+    ("[compute]\nthreads = 0", "compute.threads", '"auto", or 1 to'),
+    ("[compute]\nthreads = 100000", "compute.threads", '"auto", or 1 to'),
+    ('[compute]\nthreads = "all"', "compute.threads", '"auto", or 1 to'),
+    ("[compute]\nthreads = true", "compute.threads", "expected"),
+    ('[store]\nmax_bytes = "big"', "store.max_bytes", "is no size"),
+    ("[store]\nretention_days = 0", "store.retention_days", "outside"),
+    ('[ipc]\nmode = "9999"', "ipc.mode", "no file mode"),
+    ('[ipc]\ngroup = "no_such_group_here"', "ipc.group", "no group"),
+    ('[databases.plant]\nmode = "rwx"', "databases.plant.mode", "allowed are ro, rw"),
+    ('[databases.plant]\npath = "plant.db"', "databases.plant.path", "not an absolute path"),
+    ('[databases.other]\nmode = "ro"', "databases.other.path", "is required"),
+    ('[databases]\nother = "x"', "databases.other", r"write \[databases.other\]"),
+    ('[mqtt]\nurl = "http://x"', "mqtt.url", "write mqtt://"),
+    ('[mqtt]\nurl = "mqtt://"', "mqtt.url", "write mqtt://"),
+    ('[mqtt]\nurl = "mqtt://host:99999"', "mqtt.url", "write mqtt://"),
+    ('[mqtt]\nurl = "mqtt://host:0"', "mqtt.url", "write mqtt://"),
+    ('[mqtt]\nurl = "mqtt://host/path"', "mqtt.url", "write mqtt://"),
+    ('[mqtt]\nurl = "mqtt://host?clean=1"', "mqtt.url", "write mqtt://"),
+    ('[mqtt]\nurl = "mqtt://[::1"', "mqtt.url", "write mqtt://"),
+    ('[mqtt]\nurl = "mqtt://me:secret@host"', "mqtt.url", "holds no user"),
+    ("[mqtt]\nversion = 3", "mqtt.version", "allowed are 5 and 4"),
+    ('[mqtt]\npassword_file = "/x"', "mqtt.password_file", "needs mqtt.username"),
+    ('[mqtt]\npassword = "x"', "mqtt.password", "unknown key"),
+    ('[mqtt]\nca_file = "/x"', "mqtt.ca_file", "is for TLS"),
+    ('[mqtt]\nurl = "mqtts://h"\nca_file = "/no/such"', "mqtt.ca_file", "cannot be read"),
+    ('[mqtt]\nurl = "mqtts://h"\ncert_file = "/x"', "mqtt.cert_file", "go together"),
+    ("[mqtt]\ndefault_expiry_s = 0", "mqtt.default_expiry_s", "outside"),
+    ("[models.small]\ncontext = 100", "models.small.context", "outside 256"),
+    ('[models.small]\nsource = "ftp://x"', "models.small.source", "write catalog:NAME"),
+    ('[models."a b"]', "models.a b", "a name has 1 to 64"),
+    ('[agents.small]\nmodel = "small"', "agents.small", "share one namespace"),
+    ("[agents.other]", "agents.other.model", "is required"),
+    ('[agents.house]\nmodel = "large"', "agents.house.model", "no model 'large'; defined are small"),
+    ('[agents.house]\ntools = ["rocket"]', "agents.house.tools", "no tool 'rocket'; defined are level, lamp"),
+    ('[agents.house]\nroute = "mars"', "agents.house.route", "allowed are auto, local, cloud"),
+    ('[agents.house]\nprivacy = "none"', "agents.house.privacy", "allowed are device, any"),
+    ("[agents.house]\nmax_steps = 0", "agents.house.max_steps", "outside 1"),
+    ("[agents.house]\nmax_tokens = 4096", "agents.house.max_tokens", "outside 1 to 4095"),
+    ("[agents.house]\ntemperature = 3.0", "agents.house.temperature", "outside 0 to 2"),
+    ("[agents.house]\ntop_p = 1.5", "agents.house.top_p", "outside 0 to 1"),
+    ("[agents.house]\nseed = -1", "agents.house.seed", "outside 0"),
+    ("[agents.house]\nconversation_expiry_s = 0", "agents.house.conversation_expiry_s", "outside 1"),
+    ('[tools.x]\ndescription = "d"', "tools.x", "exactly one of `sql`, `publish` and `python`"),
+    (
+        '[tools.level]\npublish = { topic = "a", payload = "" }',
+        "tools.level",
+        "exactly one of `sql`, `publish` and `python`",
+    ),
+    ('[tools.reply]\ndescription = "d"\ndatabase = "plant"\nsql = "SELECT 1"', "tools.reply", "edged itself offers"),
+    ('[tools.escalate]\ndescription = "d"\ndatabase = "plant"\nsql = "x"', "tools.escalate", "edged itself offers"),
+    ('[tools.level]\ndescription = " "', "tools.level.description", "is empty"),
+    ('[tools.level]\ndatabase = "sea"', "tools.level.database", "no database 'sea'; defined are plant, archive"),
+    ('[tools.level]\neffect = "destroy"', "tools.level.effect", "allowed are read, write"),
+    ('[tools.level]\neffect = "write"\ndatabase = "archive"', "tools.level.effect", "opened read-only"),
+    ("[tools.level]\ntimeout_s = 0", "tools.level.timeout_s", "outside"),
+    ('[tools.level]\non_uncertain = "retry"', "tools.level.on_uncertain", "unknown key"),
+    ('[tools.level]\nsay = "It is {colour}."', "tools.level.say", "{colour} is no parameter; declared are tank"),
+    ('[tools.level.parameters."a-b"]\ntype = "string"', "tools.level.parameters.a-b", "letters, digits and `_`"),
+    (
+        '[tools.level]\nexamples = [{ input = "x", arguments = { pool = "north" } }]',
+        "tools.level.examples[0]",
+        "'pool' is no parameter",
+    ),
+    ('[tools.lamp.publish]\ntopic = "z/{room}"', "tools.lamp.publish.topic", "{room} is no parameter"),
+    ('[tools.lamp.publish]\ntopic = "z/+/set"', "tools.lamp.publish.topic", "no wildcards"),
+    ('[tools.lamp.publish]\ntopic = ""', "tools.lamp.publish.topic", "not empty"),
+    ("[tools.lamp.publish]\nqos = 3", "tools.lamp.publish.qos", "allowed are 0, 1, 2"),
+    ('[tools.lamp]\non_uncertain = "maybe"', "tools.lamp.on_uncertain", "allowed are retry, report"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "problem"), CHECKS, ids=[f"{key}-{i}" for i, (_, key, _) in enumerate(CHECKS)])
+def test_wrong_value_is_refused_with_its_key_and_what_is_allowed(main: Path, text: str, key: str, problem: str) -> None:
+    """Every check names the drop-in, the key, and what would be right."""
+    error = refused(main, text)
+    assert error.key == key
+    assert error.source == str(main.parent / "conf.d" / "50-test.toml")
+    with pytest.raises(AssertionError, match=problem):
+        raise AssertionError(error.problem)
+
+
+def test_publish_tool_without_a_broker_is_refused(main: Path) -> None:
+    """It could never work."""
+    main.write_text(BASE.replace('[mqtt]\nurl = "mqtt://127.0.0.1:1883"\n', ""))
+    with pytest.raises(ConfigError, match=r"tools\.lamp\.publish: needs a broker"):
+        config.load(str(main))
+
+
+def test_payload_may_hold_braces_that_are_no_parameter(main: Path) -> None:
+    """Only declared parameters are replaced; other braces stay, so they are no mistake."""
+    settings = loaded(main, """[tools.lamp.publish]\npayload = '{"a":{},"b":"{other}"}'""")
+    assert isinstance(settings.tools["lamp"], PublishTool)
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ('[memory]\nbudget = "50%"', lambda c: c.budget_bytes(1000)),
+        ('[memory]\nbudget = "50 %"', lambda c: c.budget_bytes(1000)),
+        ('[memory]\nbudget = "500"', lambda c: c.budget_bytes(1000)),
+        ('[memory]\nreserve = "500B"', lambda c: c.reserve_bytes),
+        ("[queue]\nmax_waiting = 500", lambda c: c.queue.max_waiting),
+        ('[memory]\nbudget = "2GiB"', lambda c: c.budget_bytes(500)),
+    ],
+)
+def test_budget_is_a_part_of_the_board_or_a_size_at_most_the_board(main: Path, text: str, read: Any) -> None:
+    """A budget larger than the board is the board."""
+    assert read(loaded(main, text)) == 500
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("0", 0), ("96MiB", 96 * MIB), (" 1.5 KiB ", 1536), ("1GB", 10**9), ("1 MB", 10**6), ("3KB", 3000), ("7B", 7),
+        ("2GiB", 2**31),
+    ],
+)  # fmt: skip
+def test_parse_bytes_knows_the_units(text: str, size: int) -> None:
+    """KiB are 1024, KB are 1000."""
+    assert config.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "MiB", "1TiB", "1 mib", "-1", "1e3", "1,5MiB", "nan"])
+def test_parse_bytes_refuses_what_is_no_size(text: str) -> None:
+    """The message shows how to write one."""
+    with pytest.raises(ValueError, match="96MiB"):
+        config.parse_bytes(text)
+
+
+def test_secret_is_read_from_a_file_without_its_newline(tmp_path: Path) -> None:
+    """Spaces belong to it."""
+    path = tmp_path / "s"
+    path.write_text(" pass word \n")
+    assert config.secret(str(path)) == " pass word "
+
+
+def test_secret_is_read_from_systemds_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`credential:NAME` is a file of $CREDENTIALS_DIRECTORY."""
+    (tmp_path / "mqtt").write_text("x\n")
+    with pytest.raises(ConfigError, match="LoadCredential"):
+        config.secret("credential:mqtt")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert config.secret("credential:mqtt") == "x"
+    with pytest.raises(ConfigError, match="cannot be read"):
+        config.secret("credential:other")
+
+
+def test_secret_that_is_no_text_is_refused_without_showing_it(tmp_path: Path) -> None:
+    """A key in a binary file is a mistake of the configuration, and its bytes stay out of the log."""
+    path = tmp_path / "s"
+    path.write_bytes(b"topsecret\xff")
+    with pytest.raises(ConfigError, match="not UTF-8") as caught:
+        config.secret(str(path))
+    assert "topsecret" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a group that surely exists: root's")
+def test_ipc_group_that_exists_is_taken(main: Path) -> None:
+    """A group that was written down is used, one that was not is only a wish."""
+    settings = loaded(main, '[ipc]\ngroup = "root"')
+    assert settings.group_given
+    assert settings.ipc.group == "root"
