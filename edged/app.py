@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import functools
 import grp
@@ -16,8 +17,10 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from edged import __version__, catalog, config, gguf, log, systemd, testing
+from edged.agent import grammar
+from edged.agent.dialect import GENERIC, ToolSpec
 from edged.agent.prompt import PromptBook
-from edged.config import Config
+from edged.config import Config, PythonTool
 from edged.engine import LlamaEngine
 from edged.engine.predict import predicted_bytes
 from edged.errors import ConfigError, ModelUnavailable
@@ -31,6 +34,7 @@ from edged.store.database import Database
 from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
 from edged.tools.toolbox import Toolbox
+from edged.tools.values import schema
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix import UnixTransport
 from edged.types import JSON, Ask, ModelSpec
@@ -42,6 +46,7 @@ STALL_S = 120.0  # a part with work that shows no progress for so long is stuck:
 # a prompt in a tenth of it
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
 FILE_NAME = "edged.db"
+M_ARENA_MAX = -8  # malloc.h
 
 
 class Runtime(Engine, Loader, Protocol):
@@ -58,15 +63,23 @@ class Runtime(Engine, Loader, Protocol):
 def run(path: str | None) -> int:
     """`edged run`: the daemon in the foreground until SIGTERM or SIGINT. Returns the exit status."""
     log.set_up(under_systemd=systemd.under_systemd())
+    _use_one_arena()
     try:
-        return asyncio.run(Daemon(config.load(path)).run())
+        return asyncio.run(_run(config.load(path)))
     except ConfigError as error:
         logger.error("%s", error)
         return EX_CONFIG
 
 
+async def _run(settings: Config) -> int:
+    settings, problems = await _with_signatures(settings)
+    if problems:
+        raise problems[0]
+    return await Daemon(settings).run()
+
+
 class Daemon:
-    """All parts, wired."""
+    """All parts, wired. The configuration's Python tools are resolved."""
 
     def __init__(self, settings: Config) -> None:
         self._config = settings
@@ -91,7 +104,7 @@ class Daemon:
         )
         self._engine.residency = self._governor
         self._mqtt = self._make_mqtt()
-        self._toolbox = Toolbox(settings.tools, settings.databases, self._mqtt)
+        self._toolbox = Toolbox(settings.tools, settings.databases, self._mqtt, settings.tools_dir)
         self._database = Database(settings.state_dir / FILE_NAME, MIGRATIONS)
         self._pipeline = Pipeline(
             settings,
@@ -178,7 +191,8 @@ class Daemon:
         logger.info("stopping")
         if self._mqtt:
             self._mqtt.stop_taking()  # what comes now stays with the broker
-        await self._pipeline.stop()
+        if tasks:  # else it did not come so far: there is nothing to finish, and perhaps no store
+            await self._pipeline.stop()
         if self._mqtt:
             await self._mqtt.stop()
         await self._unix.stop()
@@ -326,16 +340,39 @@ class Daemon:
 
 async def check_all(settings: Config) -> list[str]:
     """What `edged check` finds beyond the configuration's own rules: statements, files, models."""
-    problems = []
+    settings, wrong = await _with_signatures(settings)
+    problems = [str(error) for error in wrong]
     toolbox = Toolbox(settings.tools, settings.databases, None)
     try:
         problems += [f"{settings.files[0]}: tools.{n}: {why}" for n, why in (await toolbox.check()).items()]
     finally:
         await toolbox.stop()
+    problems += [f"{settings.files[0]}: tools.{n}.parameters: {why}" for n, why in _inexpressible(settings).items()]
     for name, spec in model_specs(settings).items():
         if not Path(spec.path).is_file():
             problems.append(f"{settings.files[0]}: models.{name}: {_not_installed(name, settings.models[name].source)}")
     return problems
+
+
+def _inexpressible(settings: Config) -> dict[str, str]:
+    """Tools whose arguments no grammar can be made for, with the reason."""
+    from llguidance import LLMatcher
+
+    problems = {}
+    for name, tool in settings.tools.items():
+        spec = ToolSpec(name, tool.description, schema(tool.parameters))
+        if reason := LLMatcher.validate_grammar(grammar.one_call((spec,), GENERIC), None):
+            problems[name] = reason.splitlines()[0]
+    return problems
+
+
+async def _with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
+    """The configuration with its Python tools read, and what is wrong with them."""
+    if not any(isinstance(tool, PythonTool) for tool in settings.tools.values()):
+        return settings, []
+    from edged.tools import signatures  # only now: a daemon without such tools does not carry it
+
+    return await signatures.resolve(settings)
 
 
 def _not_installed(name: str, source: str) -> str:
@@ -349,18 +386,33 @@ def model_specs(settings: Config) -> dict[str, ModelSpec]:
         if model.source.startswith(testing.SCHEME):
             path = model.source.removeprefix(testing.SCHEME)
         else:
-            try:
-                path = str(catalog.resolve(model.source, settings.models_dir).path)
-            except ModelUnavailable as error:
-                raise ConfigError(settings.files[0], f"models.{name}.source", error.message) from None
+            path = str(_model_path(settings, name, model.source))
         specs[name] = ModelSpec(name=name, path=path, context=model.context, pin=model.pin, threads=settings.threads())
     return specs
+
+
+def _model_path(settings: Config, name: str, source: str) -> Path:
+    try:
+        file = catalog.resolve(source, settings.models_dir)
+    except ModelUnavailable as error:
+        raise ConfigError(settings.files[0], f"models.{name}.source", error.message) from None
+    if file.engine == "onnx":
+        problem = f"not available yet: {source!r} is an ONNX model, and only GGUF models run"
+        raise ConfigError(settings.files[0], f"models.{name}.source", problem)
+    return file.path
 
 
 def process_age_s() -> float:
     """Seconds since the kernel started this process: what a user waits for, imports included."""
     ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _use_one_arena() -> None:
+    """Let all threads allocate from one heap. glibc gives each its own, and what a model leaves between the lines of
+    several heaps does not go back to the kernel when it is unloaded: 40 MiB with the default model."""
+    with contextlib.suppress(AttributeError):  # another C library has no such thing
+        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
 def _lock(folder: Path) -> IO[str]:

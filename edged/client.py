@@ -65,7 +65,8 @@ class Client:
     def call(self, method: str, params: dict[str, Any] | None = None, on_text: OnText | None = None) -> Any:
         """Any method; the result, or EdgedCallError."""
         self._msgid += 1
-        self._socket.sendall(msgpack.packb([0, self._msgid, method, [params or {}]]))
+        with contextlib.suppress(BrokenPipeError):  # closed on us while we sent: what it said of that can be read
+            self._socket.sendall(msgpack.packb([0, self._msgid, method, [params or {}]]))
         for frame in self._frames():
             match frame:
                 case [1, self._msgid, error, result]:
@@ -86,16 +87,19 @@ class Client:
         return reply
 
     def events(self) -> Iterator[dict[str, Any]]:
-        """The daemon's events, without end."""
+        """The daemon's events from now on, without end."""
         self.call("events.subscribe")
-        for frame in self._frames():
-            match frame:
-                case [2, "event", [event]]:
-                    yield event
+        return self._events()
 
     def close(self) -> None:
         """Close the connection."""
         self._socket.close()
+
+    def _events(self) -> Iterator[dict[str, Any]]:
+        for frame in self._frames():
+            match frame:
+                case [2, "event", [event]]:
+                    yield event
 
     def _frames(self) -> Iterator[Any]:
         while True:
@@ -141,7 +145,8 @@ class AsyncClient:
         self._calls[msgid] = (future, on_text)
         try:
             self._writer.write(msgpack.packb([0, msgid, method, [params or {}]]))
-            await self._writer.drain()
+            with contextlib.suppress(ConnectionError):  # what the daemon said before it closed comes with the future
+                await self._writer.drain()
             return await future
         finally:
             self._calls.pop(msgid, None)
@@ -164,11 +169,15 @@ class AsyncClient:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         unpacker = msgpack.Unpacker(strict_map_key=False)
         reason: Exception = ConnectionError("the daemon closed the connection before it answered")
-        with contextlib.suppress(ConnectionError):
+        try:
             while data := await reader.read(READ_BYTES):
                 unpacker.feed(data)
                 for frame in unpacker:
                     reason = self._take(frame) or reason
+        except ConnectionError:
+            pass
+        except Exception as error:  # of on_text or on_event: nobody reads any more, so nobody may go on waiting
+            reason = error
         for future, _ in self._calls.values():
             if not future.done():
                 future.set_exception(reason)

@@ -94,7 +94,7 @@ class Methods:
         """The newest requests, briefly."""
         _known(params, {"limit", "state"})
         limit = params.get("limit", 20)
-        if not isinstance(limit, int) or not 1 <= limit <= MAX_LISTED:
+        if type(limit) is not int or not 1 <= limit <= MAX_LISTED:
             raise BadRequest(f"limit: 1 to {MAX_LISTED}")
         try:
             states = (State(params["state"]),) if params.get("state") else ()

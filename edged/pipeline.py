@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TypeVar
 
 import apsw
@@ -35,7 +35,7 @@ from edged.interfaces import Deliverer, Engine
 from edged.log import request_id
 from edged.store import deliveries, journal, requests
 from edged.store.database import Database
-from edged.store.journal import Journal
+from edged.store.journal import Intent, Journal, Result, Step
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted, Row
 from edged.tools.toolbox import Toolbox
@@ -48,6 +48,7 @@ from edged.types import (
     RouteTaken,
     Status,
     Timing,
+    ToolRecord,
     Usage,
 )
 
@@ -58,10 +59,13 @@ MAX_SENDING = 64  # replies on their way at once; the broker's Receive Maximum b
 GRACE_S = 5.0  # a stop waits this long for running requests; what is not done goes back into the queue
 FLUSH_S = 2.0  # and this long for replies on their way; what is not confirmed is sent after the next start
 HOUSEKEEPING_S = 60.0  # how often finished requests are forgotten; cheap when there is nothing to do
-RETRY_S = (0.5, 10.0)  # first and longest pause before a settle that the disk refused is tried again
+RETRY_S = (0.5, 10.0)  # first and longest pause before something that the disk refused is tried again
+# A full, failing or read-only disk, or somebody else's lock: what another try may find otherwise.
+STORE_REFUSES = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.BusyError)
 
 OnDelta = Callable[[int, str], None]
 Tell = Callable[[str, dict[str, JSON]], None]
+UntilStored = Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]
 T = TypeVar("T")
 
 
@@ -89,8 +93,8 @@ class Pipeline:
         self._waiting, self._outgoing, self._deadlines = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._idle, self._sent = asyncio.Event(), asyncio.Event()
         self._idle.set()
-        self._running: dict[str, asyncio.Task[None]] = {}
-        self._cancelled: set[str] = set()
+        self._running: dict[str, _Attempt] = {}
+        self._suspects: set[str] = set()
         self._sending: set[int] = set()
         self._results: dict[str, set[asyncio.Future[bytes]]] = {}
         self._watchers: dict[str, list[OnDelta]] = {}
@@ -117,11 +121,11 @@ class Pipeline:
             accepted = await self._database.write(
                 lambda c: requests.accept(c, ask, rid, self._boot, queue.max_waiting, size)
             )
-        except (apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as error:
+        except STORE_REFUSES as error:
             raise Busy(f"the store cannot be written: {error}", retry_after_s=60.0) from None
         finally:
             watchers = self._watchers.pop(rid, [])
-        if watchers:
+        if watchers and accepted.reply is None:
             self._watchers.setdefault(accepted.rid, []).extend(watchers)
         point("accept.committed")
         self._waiting.set()
@@ -186,28 +190,32 @@ class Pipeline:
         if row is None or row.state not in (State.RECEIVED, State.RUNNING):
             return row
         if row.rid not in self._running:
-            reply = self._ended(row, Status.CANCELLED, Cancelled("the request was cancelled"))
+            error = Cancelled("the request was cancelled")
+            reply = self._ended(row, Status.CANCELLED, error, await self._told(row))
             if await self._settle(row, reply, only=State.RECEIVED):
                 return await self.get(row.rid)
-        if task := self._running.get(row.rid):  # it may have been claimed just now
-            self._cancelled.add(row.rid)
-            task.cancel()
-            await asyncio.wait([task])
+        if attempt := self._running.get(row.rid):  # it may have been claimed just now
+            attempt.cancelled = True
+            attempt.interrupt()
+            await attempt.ended.wait()
         return await self.get(row.rid)
 
     # -- work ------------------------------------------------------------------------------------------------------
 
     async def recover(self) -> None:
-        """Once, before `run`: what ran when the daemon died goes on, unless it killed the daemon too often."""
+        """Once, before `run`: what ran when the daemon died goes on, unless it killed the daemon too often. Until all
+        of it is over one request runs at a time: so the next death is counted against its cause only."""
         running = await self._database.write(lambda c: requests.recover(c, self._boot))
         for row in running:
             if row.attempts >= self._config.queue.max_attempts:
                 error = Quarantined(f"the daemon died {row.attempts} times while working on this request")
                 log.error("request quarantined", extra={"rid": row.rid})
                 self._tell("request_quarantined", {"rid": row.rid, "attempts": row.attempts})
-                await self._settle(row, self._ended(row, Status.FAILED, error), quarantine=True)
+                reply = self._ended(row, Status.FAILED, error, await self._told(row))
+                await self._settle(row, reply, quarantine=True)
             else:
                 await self._database.write(functools.partial(requests.requeue, rid=row.rid))
+                self._suspects.add(row.rid)
         if running:
             log.info("%d requests were running when the daemon ended", len(running))
 
@@ -228,68 +236,77 @@ class Pipeline:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GRACE_S):
                 await self._idle.wait()
-        running = list(self._running.values())
-        for task in running:
-            task.cancel()
-        if running:
-            await asyncio.wait(running)
+        for attempt in list(self._running.values()):
+            attempt.interrupt()
+        with contextlib.suppress(TimeoutError):  # an outcome the disk refuses is worked out again after the next start
+            async with asyncio.timeout(FLUSH_S):
+                await self._idle.wait()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
+                self._sent.clear()
                 while await self._database.read(deliveries.waiting):
-                    self._sent.clear()
                     await self._sent.wait()
+                    self._sent.clear()
 
     async def _work_loop(self, group: asyncio.TaskGroup) -> None:
         while True:
             await self._waiting.wait()
             self._waiting.clear()
-            while len(self._running) < MAX_RUNNING and not self._stopping:
+            while self._may_start():
                 # lazy: a claim that is lost with the power only means that the attempt is not counted
-                row = await self._database.write(requests.claim, durable=False)
+                row = await self._until_stored(lambda: self._database.write(requests.claim, durable=False))
                 if row is None:
                     break
                 self._idle.clear()
-                task = group.create_task(self._work(row), name=f"edged.request.{row.rid}")
-                self._running[row.rid] = task
+                attempt = self._running[row.rid] = _Attempt()
+                task = group.create_task(self._work(row, attempt), name=f"edged.request.{row.rid}")
                 task.add_done_callback(functools.partial(self._worked, row.rid))
 
+    def _may_start(self) -> bool:
+        return len(self._running) < (1 if self._suspects else MAX_RUNNING) and not self._stopping
+
     def _worked(self, rid: str, _: object) -> None:
-        self._running.pop(rid, None)
-        self._cancelled.discard(rid)
-        self._watchers.pop(rid, None)
+        self._running.pop(rid).ended.set()
         if not self._running:
             self._idle.set()
         self._waiting.set()
 
-    async def _work(self, row: Row) -> None:
+    async def _work(self, row: Row, attempt: _Attempt) -> None:
         """From a claimed row to its stored outcome."""
         request_id.set(row.rid)
         point("work.claimed")
         queue_ms = max(0.0, (clock.boot() - row.accepted_boot) * 1000)
         left = None if row.deadline_boot is None else row.deadline_boot - clock.boot()
-        attempt, limit = _Attempt(), asyncio.timeout(left)
+        limit = asyncio.timeout(left)
+        outcome: Reply | tuple[Status, EdgedError]
         try:
-            async with limit:
-                reply = await self._answer(row, attempt, queue_ms)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            reply = self._ended(row, Status.EXPIRED, Expired("the deadline passed"), attempt.run, queue_ms)
+            with attempt.may_be_interrupted():
+                async with limit:
+                    outcome = await self._answer(row, attempt, queue_ms)
         except asyncio.CancelledError:
-            if row.rid not in self._cancelled:
-                await self._database.write(lambda c: requests.release(c, row.rid))
+            if not attempt.cancelled:
+                with contextlib.suppress(*STORE_REFUSES):  # it stays marked as running, and `recover` finds it
+                    await self._database.write(lambda c: requests.release(c, row.rid))
                 raise
-            reply = self._ended(row, Status.CANCELLED, Cancelled("the request was cancelled"), attempt.run, queue_ms)
+            outcome = Status.CANCELLED, Cancelled("the request was cancelled")
         except EdgedError as error:
-            reply = self._ended(row, Status.FAILED, error, attempt.run, queue_ms)
-        except Exception:
-            log.exception("request failed through a bug")
-            internal = Internal("an error inside edged; its log has the details under this rid")
-            reply = self._ended(row, Status.FAILED, internal, attempt.run, queue_ms)
-        await self._settle(row, reply, attempt.messages)
+            outcome = Status.FAILED, error
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                outcome = Status.EXPIRED, Expired("the deadline passed")
+            else:
+                log.exception("request failed through a bug")
+                told = "an error inside edged; its log has the details under this rid"
+                outcome = Status.FAILED, Internal(told)
+        if not isinstance(outcome, Reply):
+            records = await self._told(row, attempt.run)
+            outcome = self._ended(row, *outcome, records, attempt.run, queue_ms)
+        await self._settle(row, outcome, attempt.messages)
 
     async def _answer(self, row: Row, attempt: _Attempt, queue_ms: float) -> Reply:
-        agent = self._config.agents[row.agent]
+        agent = self._config.agents.get(row.agent)
+        if agent is None:
+            raise UnknownAgent(f"agent {row.agent!r} was taken out of the configuration while the request waited")
         reason = router.decide(row.request.route, agent.route)
         history, steps = await self._database.read(lambda c: (requests.history(c, row), journal.steps(c, row.rid)))
         run = attempt.run = Run(
@@ -299,7 +316,7 @@ class Pipeline:
             prompts=await self._speak(row.agent),
             engine=self._engine,
             toolbox=self._toolbox,
-            journal=Journal(self._database, row.rid),
+            journal=_PatientJournal(self._database, row.rid, self._until_stored),
             history=history,
             steps=steps,
             on_text=self._streamer(row.request, row.rid),
@@ -333,16 +350,31 @@ class Pipeline:
 
     # -- settle ----------------------------------------------------------------------------------------------------
 
+    async def _told(self, row: Row, run: Run | None = None) -> tuple[ToolRecord, ...]:
+        """What was done for a request that has no answer, also by earlier attempts its run did not get to take over."""
+        steps = await self._database.read(lambda c: journal.steps(c, row.rid))
+        known = [_record(step) for step in steps if step.result or self._may_have_changed(step.intent.call.name)]
+        return max(tuple(known), run.records if run else (), key=len)
+
+    def _may_have_changed(self, tool: str) -> bool:
+        return tool in self._config.tools and self._toolbox.is_write(tool)
+
     def _ended(
-        self, row: Row, status: Status, error: EdgedError, run: Run | None = None, queue_ms: float = 0.0
+        self,
+        row: Row,
+        status: Status,
+        error: EdgedError,
+        records: tuple[ToolRecord, ...],
+        run: Run | None = None,
+        queue_ms: float = 0.0,
     ) -> Reply:
         """The reply of a request without an answer; it tells what was done all the same."""
         agent = self._config.agents.get(row.agent)
         return Reply(
             id=row.id,
             rid=row.rid,
-            status=Status.REFUSED if _may_be_asked_again(status, error, run) else status,
-            tool_calls=run.records if run else (),
+            status=Status.REFUSED if _may_be_asked_again(status, error, records) else status,
+            tool_calls=records,
             route=RouteTaken("local", agent.model if agent else "", router.Reason.LOCAL_OK),
             usage=run.usage() if run else Usage(),
             timing=_timing(row, run.timing() if run else Timing(), queue_ms),
@@ -371,6 +403,8 @@ class Pipeline:
             return True
 
         settled = await self._until_stored(lambda: self._database.write(store))
+        self._suspects.discard(row.rid)
+        self._watchers.pop(row.rid, None)
         point("settle.committed")
         if settled:
             log.info(
@@ -384,11 +418,12 @@ class Pipeline:
         return settled
 
     async def _until_stored(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write; a disk that refuses is asked again, without end."""
         pause, longest = RETRY_S
         while True:
             try:
                 return await write()
-            except (apsw.FullError, apsw.IOError, apsw.ReadOnlyError) as error:
+            except STORE_REFUSES as error:
                 log.error("the store cannot be written, trying again in %.1f s: %s", pause, error)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, longest)
@@ -398,7 +433,8 @@ class Pipeline:
         while True:
             self._deadlines.clear()
             for row in await self._database.read(requests.overdue):
-                reply = self._ended(row, Status.EXPIRED, Expired("the deadline passed in the queue"))
+                error = Expired("the deadline passed in the queue")
+                reply = self._ended(row, Status.EXPIRED, error, await self._told(row))
                 await self._settle(row, reply, only=State.RECEIVED)
             deadline = await self._database.read(requests.next_deadline)
             with contextlib.suppress(TimeoutError):
@@ -441,22 +477,70 @@ class Pipeline:
                 forgotten = 1
                 while forgotten:  # in small transactions: requests that come in do not wait for it
                     forgotten = await self._database.write(
-                        lambda c: requests.trim(c, clock.wall() - keep_s, self._config.store_bytes), durable=False
+                        lambda c: requests.trim(c, keep_s, self._boot, self._config.store_bytes), durable=False
                     )
             await asyncio.sleep(HOUSEKEEPING_S)
 
 
 class _Attempt:
-    """What is known of a run when it ends, however it ends."""
+    """A request being worked on: what is known of the run when it ends, however it ends, and how to end it.
+
+    cancelled: it is interrupted because its client wants it; else because the daemon stops.
+    """
 
     def __init__(self) -> None:
         self.run: Run | None = None
         self.messages: requests.Turn = ()
+        self.cancelled = False
+        self.ended = asyncio.Event()
+        self._interrupted = False
+        self._working: asyncio.Task[None] | None = None
+
+    def interrupt(self) -> None:
+        """End the work on it, now or as soon as it begins. An outcome that is being stored is not touched: whoever
+        waits would never hear of it."""
+        self._interrupted = True
+        if self._working:
+            self._working.cancel()
+
+    @contextlib.contextmanager
+    def may_be_interrupted(self) -> Iterator[None]:
+        """Around the work. A task that is cancelled before its first step would never run, nor store anything."""
+        if self._interrupted:
+            raise asyncio.CancelledError
+        self._working = asyncio.current_task()
+        try:
+            yield
+        finally:
+            self._working = None
 
 
-def _may_be_asked_again(status: Status, error: EdgedError, run: Run | None) -> bool:
+class _PatientJournal(Journal):
+    """Waits for a disk that refuses, as the settling behind it has to: a step that is not written down and fails would
+    be told as not done."""
+
+    def __init__(self, database: Database, rid: str, until_stored: UntilStored) -> None:
+        super().__init__(database, rid)
+        self._until_stored = until_stored
+
+    async def intend(self, number: int, intent: Intent, *, durable: bool) -> None:
+        """See Journal."""
+        await self._until_stored(functools.partial(super().intend, number, intent, durable=durable))
+
+    async def finish(self, number: int, result: Result) -> None:
+        """See Journal."""
+        await self._until_stored(functools.partial(super().finish, number, result))
+
+
+def _record(step: Step) -> ToolRecord:
+    """A step of the journal as a reply tells it."""
+    result = step.result or Result({"error": "the daemon ended meanwhile: it may have happened"}, False)
+    return ToolRecord(step.intent.call.name, step.intent.call.arguments, result.value, result.ok)
+
+
+def _may_be_asked_again(status: Status, error: EdgedError, records: tuple[ToolRecord, ...]) -> bool:
     """A retryable failure before anything was done is a refusal: it is not kept under the client's id."""
-    return status is Status.FAILED and error.retryable and not (run and run.records)
+    return status is Status.FAILED and error.retryable and not records
 
 
 def _timing(row: Row, timing: Timing, queue_ms: float) -> Timing:

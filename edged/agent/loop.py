@@ -6,6 +6,7 @@ where it was: finished steps are read, an unfinished one is finished, nothing is
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -125,10 +126,9 @@ class Run:
             self._prompts.grammar,
             confidence_marker="",
         )
-        try:
-            return parse_call(done.text, self._prompts.dialect.calls), done.logprob
-        except ValueError:
-            raise ToolFailed(f"the model's call did not end within {self._max_tokens} tokens (max_tokens)") from None
+        if done.finish is Finish.LENGTH:
+            raise ToolFailed(f"the model's call did not end within {self._max_tokens} tokens (max_tokens)")
+        return parse_call(done.text, self._prompts.dialect.calls), done.logprob
 
     async def _act(self, call: ToolCall, logprob: float | None) -> None:
         number = len(self._records)
@@ -139,16 +139,31 @@ class Run:
         self._record(call, await self._perform(call, number))
 
     async def _perform(self, call: ToolCall, number: int, *, resumed: bool = False) -> Result:
+        """Do it, and write down what came of it. A request that is ended meanwhile waits for a write that has begun:
+        it happens all the same, and the reply has to tell of it."""
         watch = Stopwatch()
+        act = asyncio.create_task(self._attempt(call, number, resumed), name=f"edged.tool.{call.name}")
         try:
-            action = self._toolbox.resume if resumed else self._toolbox.call
-            result = Result(await action(call, self._rid, number), True)
-        except ToolFailed as error:
-            result = Result({"error": error.message}, False)
+            result = await asyncio.shield(act)
+        except asyncio.CancelledError:
+            if self._toolbox.is_write(call.name):
+                result = await act
+                self._records.append(ToolRecord(call.name, call.arguments, result.value, result.ok))
+                await self._journal.finish(number, result)
+            else:
+                act.cancel()
+            raise
         self._tools_ms += watch.ms()
         await self._journal.finish(number, result)
         point("journal.result")
         return result
+
+    async def _attempt(self, call: ToolCall, number: int, resumed: bool) -> Result:
+        try:
+            action = self._toolbox.resume if resumed else self._toolbox.call
+            return Result(await action(call, self._rid, number), True)
+        except ToolFailed as error:
+            return Result({"error": error.message}, False)
 
     def _record(self, call: ToolCall, result: Result) -> None:
         self._records.append(ToolRecord(call.name, call.arguments, result.value, result.ok))

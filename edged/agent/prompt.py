@@ -33,6 +33,12 @@ REPLY = ToolSpec(
 REPLY_EXAMPLES = ("Hello, who are you?", "Explain how a bicycle works.", "Why do cats purr?")
 EXAMPLE_RESULT = '{"ok": true}'  # behind an example's call: shows that after a result comes `reply`, not the call again
 FROM_DATA = "Answer the user from the data, in one short sentence."
+# How a result is told that has no rows, by its keys: of an SQL read, an SQL write, a publish tool.
+WITHOUT_ROWS = {
+    frozenset({"rows", "truncated"}): "nothing found",
+    frozenset({"changes", "rows"}): "done",
+    frozenset({"topic", "published"}): "done",
+}
 
 Turn = tuple[Message, ...]
 TemplateOf = Callable[[str], tuple[str | None, dict[str, str]]]
@@ -121,13 +127,16 @@ def _is_talk(message: Message) -> bool:
 
 
 def _shown(record: ToolRecord) -> str:
-    """A result as data: rows of a read, "done" for what changed something."""
+    """A result as data: rows of a read, "done" for what says only that it happened, anything else as it is."""
     result = record.result
-    if isinstance(result, dict) and result.get("rows"):
-        return write_json(result["rows"])
-    if isinstance(result, dict) and "truncated" in result:
-        return "nothing found"
-    return "done" if record.ok else f"failed: {write_json(result)}"
+    if not record.ok:
+        return f"failed: {write_json(result)}"
+    if result is None:
+        return "done"
+    keys = frozenset(result) if isinstance(result, dict) else frozenset()
+    if keys not in WITHOUT_ROWS:
+        return write_json(result)
+    return write_json(result["rows"]) if result.get("rows") else WITHOUT_ROWS[keys]
 
 
 class PromptBook:

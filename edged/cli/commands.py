@@ -31,8 +31,15 @@ app.add_typer(requests)
 app.add_typer(models.app)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Socket = Annotated[Path | None, typer.Option("--socket", envvar="EDGED_SOCKET", help="The daemon's Unix socket.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", envvar="EDGED_CONFIG", help="The configuration file.")]
+# readable=False: what may not be opened is for the daemon's client and the configuration to explain (77, 78), not usage
+Socket = Annotated[
+    Path | None,
+    typer.Option("--socket", envvar="EDGED_SOCKET", readable=False, help="The daemon's Unix socket."),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="EDGED_CONFIG", readable=False, help="The configuration file."),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -69,7 +76,7 @@ def ask(
     """Ask an agent and print its answer."""
     given = {"agent": agent, "route": route, "deadline_s": deadline, "conversation": conversation, "id": id}
     fields = {name: value for name, value in given.items() if value is not None}
-    with _daemon(socket) as client:
+    with _daemon(socket, as_json) as client:
         reply = client.ask(text, on_text=_show_piece if stream and not as_json else None, **fields)
     if as_json:
         _print_json(reply)
@@ -84,7 +91,7 @@ def ask(
 @app.command()
 def status(as_json: AsJson = False, socket: Socket = None) -> None:
     """What the daemon is doing."""
-    with _daemon(socket) as client:
+    with _daemon(socket, as_json) as client:
         state = client.call("status")
     if as_json:
         _print_json(state)
@@ -132,7 +139,7 @@ def list_requests(
     socket: Socket = None,
 ) -> None:
     """The newest requests."""
-    with _daemon(socket) as client:
+    with _daemon(socket, as_json) as client:
         rows = client.call("requests.list", {"limit": limit, **({"state": state} if state else {})})
     if as_json:
         _print_json(rows)
@@ -150,7 +157,7 @@ def list_requests(
 @requests.command("show")
 def show_request(name: Annotated[str, typer.Argument(help="rid or id")], socket: Socket = None) -> None:
     """A request's reply, or how far it is; always JSON."""
-    with _daemon(socket) as client:
+    with _daemon(socket, True) as client:
         _print_json(client.call("request.get", {"name": name}))
 
 
@@ -159,7 +166,7 @@ def cancel_request(
     name: Annotated[str, typer.Argument(help="rid or id")], as_json: AsJson = False, socket: Socket = None
 ) -> None:
     """End a request; one that has its outcome keeps it."""
-    with _daemon(socket) as client:
+    with _daemon(socket, as_json) as client:
         reply = client.call("request.cancel", {"name": name})
     if as_json:
         _print_json(reply)
@@ -168,14 +175,17 @@ def cancel_request(
 
 
 @contextmanager
-def _daemon(path: Path | None) -> Iterator[Client]:
-    """A connection to the daemon; what goes wrong becomes a sentence and the contract's exit code."""
+def _daemon(path: Path | None, as_json: bool) -> Iterator[Client]:
+    """A connection to the daemon; what goes wrong becomes a sentence and the contract's exit code. A refusal is also a
+    document where one is expected."""
     where = _socket(path)
     try:
         with Client(where) as client:
             yield client
     except EdgedCallError as error:
         refusal = {"code": error.code, "message": error.message, "retryable": error.retryable}
+        if as_json:
+            _print_json({"status": "refused", "error": {**refusal, "retry_after_s": error.retry_after_s}})
         raise typer.Exit(_complain(refusal)) from None
     except PermissionError:
         print(f"edged: {where}: you may not use this socket; join its group", file=sys.stderr)

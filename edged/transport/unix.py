@@ -29,6 +29,7 @@ log = logging.getLogger("edged.unix")
 
 MAX_FRAME_BYTES = 4 * 2**20  # CONTRACT section 5
 READ_BYTES = 64 * 1024  # one read; a frame of the usual size arrives whole
+MAX_ITEMS = 2**17  # of one list or map: the memory for it is taken when its header is read, before its items came
 MAX_IN_FLIGHT = 64  # calls of one connection being answered; beyond it nothing more is read from that peer
 DELTA_HIGH_WATER = 256 * 1024  # bytes a peer has not read; above it deltas are dropped, the reply never is
 CLOSE_S = 2.0  # how long a closing connection may take to send what it still has
@@ -41,7 +42,7 @@ class Session:
 
     def __init__(self, caller: Caller, writer: asyncio.StreamWriter) -> None:
         self.caller = caller
-        self.gone = asyncio.Event()  # the peer closed; set before its calls are cancelled
+        self.gone = asyncio.Event()  # the peer closed, or has to be closed; set before its calls are cancelled
         self.on_close: list[Callable[[], None]] = []
         self._writer = writer
 
@@ -130,16 +131,19 @@ class UnixTransport:
         except (BadRequest, TooLarge) as error:
             log.warning("connection of %s closed: %s", session.caller.client, error)
             session.notify("error", [_error(error)])
-        except (ConnectionError, asyncio.CancelledError):
-            pass  # the peer is gone, or the daemon stops
+            session.gone.set()
+        except ConnectionError:  # closed with something unread
+            session.gone.set()
+        except asyncio.CancelledError:
+            pass  # the daemon stops: its requests go on after the next start
         finally:
             self._connections.discard(task)
             await _close(session, writer, calls)
 
     async def _serve(self, session: Session, reader: asyncio.StreamReader, calls: set[asyncio.Task[None]]) -> None:
-        unpacker = msgpack.Unpacker(max_buffer_size=MAX_FRAME_BYTES, strict_map_key=False)
+        frames = _Frames()
         while data := await reader.read(READ_BYTES):
-            for frame in _frames(unpacker, data):
+            for frame in frames.whole(data):
                 msgid, method, params = _call(frame)
                 call = asyncio.create_task(self._answer(session, msgid, method, params), name=f"edged.unix.{method}")
                 calls.add(call)
@@ -180,16 +184,38 @@ def _groups(uid: int, gid: int) -> list[int]:
         return [gid]
 
 
-def _frames(unpacker: Any, data: bytes) -> list[Any]:
-    """Whole frames; what is incomplete stays in the unpacker."""
-    try:
-        unpacker.feed(data)
-        return list(unpacker)
-    except msgpack.exceptions.BufferFull:
-        raise TooLarge(f"a frame has more than {MAX_FRAME_BYTES} bytes") from None
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
-        reason = "nested too deep" if isinstance(error, msgpack.exceptions.StackError) else str(error)
-        raise BadRequest(f"not MessagePack: {reason}") from None
+class _Frames:
+    """Bytes of one connection into whole frames; what is incomplete stays inside. The unpacker's own bound is for one
+    text in a frame: the frame as a whole is counted here."""
+
+    def __init__(self) -> None:
+        self._unpacker = msgpack.Unpacker(
+            max_buffer_size=MAX_FRAME_BYTES, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS, strict_map_key=False
+        )
+        self._received = 0
+        self._begun = 0  # where the current frame begins
+
+    def whole(self, data: bytes) -> list[Any]:
+        """The frames that end in `data`. Raises BadRequest, TooLarge."""
+        frames = []
+        self._received += len(data)
+        try:
+            self._unpacker.feed(data)
+            for frame in self._unpacker:
+                self._check_size(self._unpacker.tell())
+                self._begun = self._unpacker.tell()
+                frames.append(frame)
+        except msgpack.exceptions.BufferFull:
+            raise TooLarge(f"a frame has more than {MAX_FRAME_BYTES} bytes") from None
+        except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:  # TypeError: a list as a map's key
+            reason = "nested too deep" if isinstance(error, msgpack.exceptions.StackError) else str(error)
+            raise BadRequest(f"not MessagePack: {reason}") from None
+        self._check_size(self._received)
+        return frames
+
+    def _check_size(self, end: int) -> None:
+        if end - self._begun > MAX_FRAME_BYTES:
+            raise TooLarge(f"a frame has more than {MAX_FRAME_BYTES} bytes")
 
 
 def _call(frame: Any) -> tuple[int | None, str, dict[str, JSON]]:
@@ -209,10 +235,10 @@ def _params(params: list[Any]) -> dict[str, JSON]:
     match params:
         case []:
             return {}
-        case [dict(only)]:
+        case [dict(only)] if all(isinstance(name, str) for name in only):
             return only
         case _:
-            raise BadRequest("params is a list with one map")
+            raise BadRequest("params is a list with one map, whose keys are texts")
 
 
 def _error(error: EdgedError) -> JSON:

@@ -1,0 +1,92 @@
+"""`edged run` that dies where a test wants it to: `python tests/faulty_daemon.py CONFIG`, told by the environment.
+
+EDGED_TEST_FAULT names a point of `edged.faults`, or "publish.done" (behind a tool's publish); the process kills itself
+there once, which EDGED_TEST_MARKER (a file) remembers over a restart. EDGED_TEST_POISON is a word; whoever asks it
+kills the process, at every attempt. EDGED_TEST_STALL is one that stops the engine as a hung thread would; that is
+noticed after STALL_S seconds.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edged import app, faults, testing
+from edged.testing import ScriptedEngine
+from edged.tools.toolbox import Toolbox
+from edged.types import Completion, Job
+
+AFTER_PUBLISH = "publish.done"
+STALL_S = 0.3
+
+
+def die() -> None:
+    """As the kernel ends a process that took too much memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once() -> None:
+    """Unless an earlier process did."""
+    marker = Path(os.environ["EDGED_TEST_MARKER"])
+    if not marker.exists():
+        marker.touch()
+        die()
+
+
+class Poisoned(ScriptedEngine):
+    """Dies of a word."""
+
+    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
+        """See interfaces.Engine."""
+        if any(os.environ["EDGED_TEST_POISON"] in segment.text for segment in job.turn):
+            die()
+        return await super().generate(job, on_text)
+
+
+class Stalling(ScriptedEngine):
+    """Stops at a word, busy for ever."""
+
+    since: float | None = None
+
+    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
+        """See interfaces.Engine."""
+        if any(os.environ["EDGED_TEST_STALL"] in segment.text for segment in job.turn):
+            self.since = time.monotonic()
+        return await super().generate(job, on_text)
+
+    def progress(self) -> tuple[bool, float]:
+        """As the engine thread tells it."""
+        return self.since is not None, self.since or 0.0
+
+
+class LateDeath(Toolbox):
+    """Dies when the broker has confirmed a tool's message, before the journal knows."""
+
+    async def _publish(self, *arguments: Any) -> Any:
+        result = await super()._publish(*arguments)
+        die_once()
+        return result
+
+
+def main() -> int:
+    """Arm, then run as `edged run` does."""
+    fault = os.environ.get("EDGED_TEST_FAULT")
+    if fault == AFTER_PUBLISH:
+        vars(app)["Toolbox"] = LateDeath
+    elif fault:
+        faults.arm(fault, die_once)
+    if "EDGED_TEST_POISON" in os.environ:
+        vars(testing)["ScriptedEngine"] = Poisoned
+    if "EDGED_TEST_STALL" in os.environ:
+        vars(testing)["ScriptedEngine"] = Stalling
+        vars(app)["STALL_S"] = STALL_S
+    return app.run(sys.argv[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,269 @@
+"""The command line as a person and a script use it: child processes, their output and their exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import pytest_asyncio
+
+from edged import __version__
+from edged.pipeline import MAX_RUNNING
+from tests.daemons import ROOT, Daemon, Wired
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon they share
+
+NOBODY = 65534
+LIMIT_S = 30.0  # for one command: it loads typer and rich
+
+
+class Ended(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        """The one document it printed."""
+        return json.loads(self.out)
+
+
+async def edged(*arguments: str, config: Path | None = None, program: str | None = None) -> Ended:
+    """Run a command; no configuration of this machine is seen."""
+    environment = {**os.environ, "EDGED_CONFIG": str(config or "/nowhere/edged.toml"), "TERM": "dumb", "NO_COLOR": "1"}
+    environment.pop("EDGED_SOCKET", None)
+    start = ["-c", program] if program else ["-m", "edged"]
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, *start, *arguments),
+        env=environment,
+        cwd=ROOT,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(child.communicate(), LIMIT_S)
+    assert child.returncode is not None
+    assert b"Traceback" not in err, err.decode()
+    return Ended(child.returncode, out.decode(), err.decode())
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def daemon(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Daemon]:
+    """A daemon with room for two waiting requests."""
+    async with Daemon(tmp_path_factory.mktemp("cli"), config="[queue]\nmax_waiting = 2\n") as daemon:
+        yield daemon
+
+
+async def test_version() -> None:
+    """Without a daemon or a configuration."""
+    assert await edged("--version") == (0, f"edged {__version__}\n", "")
+
+
+async def test_ask_prints_the_answer_and_nothing_else(daemon: Daemon) -> None:
+    """In one piece, as it is made, and as one JSON document also where streaming is asked for."""
+    plain = await edged("ask", "how full is it?", config=daemon.config)
+    assert plain == (0, "It is 41 percent full.\n", "")
+    streamed = await edged("ask", "--stream", "tell a story", config=daemon.config)
+    assert streamed == (0, "one two three\n", "")
+    document = await edged(
+        *("ask", "tell a story", "--json", "--stream", "--agent", "house", "--id", "j", "--route", "local"),
+        config=daemon.config,
+    )
+    reply = document.json()
+    assert (document.code, document.err) == (0, "")
+    assert (reply["id"], reply["output"], reply["route"]["reason"]) == ("j", "one two three", "local_asked")
+
+
+async def test_ask_under_one_id_does_it_once(daemon: Daemon) -> None:
+    """What a script does that was cut off."""
+    for _ in range(2):
+        assert (await edged("ask", "note 1;", "--id", "once", config=daemon.config)).out == "noted 1\n"
+    assert daemon.rows("diary") == [("n1",)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("ask", "x", "--agent", "nobody"), 65, "unknown_agent"),
+        (("ask", "x", "--route", "cloud"), 65, "bad_request"),
+        (("ask", "x", "--deadline", "-1"), 65, "deadline_s"),
+        (("ask", ""), 65, "input"),
+        (("ask", "never ends", "--deadline", "0.1"), 70, "expired"),
+        (("requests", "show", "nothing"), 65, "nothing"),
+        (("requests", "cancel", "nothing"), 65, "nothing"),
+        (("requests", "ls", "--state", "flying"), 65, "received"),
+    ],
+)
+async def test_failure_has_a_sentence_and_its_exit_code(
+    daemon: Daemon, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    """stdout stays free for the answer."""
+    ended = await edged(*arguments, config=daemon.config)
+    assert ended.code == code
+    assert said in ended.err
+    assert ended.err.startswith("edged: ")
+    assert ended.out == "" or arguments[:2] == ("requests", "show")
+
+
+async def test_refusal_is_one_json_document_where_json_is_asked_for(daemon: Daemon) -> None:
+    """A script finds the code in it."""
+    ended = await edged("ask", "--json", "x", "--agent", "nobody", config=daemon.config)
+    assert ended.code == 65
+    assert ended.json()["error"]["code"] == "unknown_agent"
+    late = await edged("ask", "--json", "never ends", "--deadline", "0.1", config=daemon.config)
+    assert late.code == 70
+    assert (late.json()["status"], late.json()["error"]["code"]) == ("expired", "expired")
+
+
+async def test_full_queue_is_something_to_try_again(daemon: Daemon) -> None:
+    """75, EX_TEMPFAIL."""
+    async with Wired(daemon.socket) as client:
+        for number in range(MAX_RUNNING + 2):
+            client.send([0, number, "agent.ask", [{"input": "never ends"}]])
+            await _counted(client, number + 1)
+        ended = await edged("ask", "x", config=daemon.config)
+        assert (ended.code, ended.out) == (75, "")
+        assert "busy" in ended.err
+    async with Wired(daemon.socket) as client:
+        await _counted(client, 0)
+
+
+async def _counted(client: Wired, number: int) -> None:
+    """Wait until so many requests are unfinished."""
+    async with asyncio.timeout(20):
+        while True:
+            counted = (await client.call(1000, "status"))[1]["queue"]["requests"]
+            if counted.get("received", 0) + counted.get("running", 0) == number:
+                return
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("nonsense",), ("ask",), ("ask", "x", "--colour"), ("ask", "x", "--deadline", "soon"), ("run", "--nope"), ()],
+)
+async def test_wrong_usage_is_64(arguments: tuple[str, ...]) -> None:
+    """EX_USAGE, also for the short way that `run` takes."""
+    ended = await edged(*arguments)
+    assert ended.code == 64
+    assert "sage" in ended.err + ended.out
+
+
+async def test_no_daemon_is_69(tmp_path: Path) -> None:
+    """By --socket, by the configuration, and where a killed daemon left its socket."""
+    ended = await edged("ask", "x", "--socket", str(tmp_path / "none.sock"))
+    assert ended.code == 69
+    assert str(tmp_path / "none.sock") in ended.err
+    async with Daemon(tmp_path) as daemon:
+        await daemon.kill()
+        for command in (("status",), ("status", "--json"), ("requests", "ls"), ("ask", "x")):
+            ended = await edged(*command, config=daemon.config)
+            assert (ended.code, ended.out) == (69, "")
+            assert str(daemon.socket) in ended.err
+
+
+AS_NOBODY = f"""
+import contextlib, os, sys, typer.rich_utils, rich.traceback
+from edged.cli import main
+wanted, sys.argv = sys.argv, ["edged", "ask", "x", "--socket", "/nowhere"]
+with contextlib.suppress(SystemExit):
+    main()  # loads what somebody without rights may not read in this folder
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+sys.argv = wanted
+main()
+"""
+
+
+@pytest.mark.parametrize("mode", ["0660", "0666"])
+async def test_stranger_is_told_to_join_the_group_and_77(tmp_path: Path, mode: str) -> None:
+    """EX_NOPERM, whether the kernel or the daemon keeps it out."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    for folder in (tmp_path, *tmp_path.parents[:-2]):  # pytest keeps others out of its folders
+        folder.chmod(0o755)
+    async with Daemon(tmp_path, config=f'[ipc]\nmode = "{mode}"\n') as daemon:
+        ended = await edged("ask", "x", "--socket", str(daemon.socket), program=AS_NOBODY)
+        assert (ended.code, ended.out) == (77, ""), ended.err
+        assert "group" in ended.err
+
+
+async def test_status_for_people_and_for_scripts(daemon: Daemon) -> None:
+    """Who, how much memory, which requests and models."""
+    plain = await edged("status", config=daemon.config)
+    assert plain.code == 0
+    assert re.search(rf"edged {re.escape(__version__)} on n1, pid {daemon.pid}", plain.out)
+    assert re.search(r"memory .*\d+ MiB private", plain.out)
+    assert "model  small:" in plain.out
+    state = (await edged("status", "--json", config=daemon.config)).json()
+    assert (state["pid"], state["mqtt"]) == (daemon.pid, None)
+
+
+async def test_requests_are_listed_shown_and_cancelled(daemon: Daemon) -> None:
+    """By rid and by the client's id."""
+    async with Wired(daemon.socket) as client:
+        client.send([0, 1, "agent.ask", [{"input": "never ends", "id": "long"}]])
+        await _counted(client, 1)
+        rows = (await edged("requests", "ls", "--json", "--limit", "1", config=daemon.config)).json()
+        assert [(row["id"], row["state"]) for row in rows] == [("long", "running")]
+        listed = await edged("requests", "ls", "--state", "running", config=daemon.config)
+        assert rows[0]["rid"] in listed.out
+        assert "never ends" in listed.out
+        assert (await edged("requests", "show", "long", config=daemon.config)).json()["status"] == "running"
+        ended = await edged("requests", "cancel", rows[0]["rid"], config=daemon.config)
+        assert ended == (0, f"{rows[0]['rid']}: cancelled\n", "")
+        assert (await client.answer(1))[1]["status"] == "cancelled"
+        shown = await edged("requests", "show", "long", config=daemon.config)
+        assert shown.json()["error"]["code"] == "cancelled"
+
+
+async def test_check_says_what_is_there_and_what_cannot_work(tmp_path: Path) -> None:
+    """A statement that fits no table is found without running it."""
+    daemon = Daemon(tmp_path)
+    fine = await edged("check", "--config", str(daemon.config))
+    assert (fine.code, fine.err) == (0, "")
+    assert f"{daemon.config}: 1 agents, 3 tools, 1 models: all right" in fine.out
+    daemon.config.write_text(daemon.config.read_text().replace("tank_levels", "tanks"))
+    wrong = await edged("check", "--config", str(daemon.config))
+    assert (wrong.code, wrong.out) == (78, "")
+    assert "tools.tank_level" in wrong.err
+    assert "no such table" in wrong.err
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("[queue]\nmax_waiting = 0\n", "queue.max_waiting"),
+        ("[queue]\nmax_wating = 5\n", "queue.max_wating"),
+        ('[agents.barn]\nmodel = "large"\n', "agents.barn.model"),
+        ("[http]\n", "not available yet"),
+        ("[queue\n", "edged.toml:"),
+        ('[models.other]\nsource = "catalog:nothing"\n', "models.other.source"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "check"])
+async def test_broken_configuration_is_78_and_names_file_and_key(
+    tmp_path: Path, command: str, broken: str, said: str
+) -> None:
+    """The same sentence from both commands, and nothing was started or made."""
+    daemon = Daemon(tmp_path, config=broken)
+    ended = await edged(command, "--config", str(daemon.config))
+    assert (ended.code, ended.out) == (78, "")
+    assert str(daemon.config) in ended.err
+    assert said in ended.err
+    assert not (tmp_path / "state").exists()
+
+
+async def test_missing_configuration_is_78(tmp_path: Path) -> None:
+    """The sentence says how to name another."""
+    ended = await edged("run", "--config", str(tmp_path / "none.toml"))
+    assert ended.code == 78
+    assert "none.toml" in ended.err
+    assert "--config" in ended.err

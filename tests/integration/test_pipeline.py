@@ -1,0 +1,638 @@
+"""The life of requests in a pipeline with a real store and a real plant, and a model that says what the test wants."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+import pytest
+
+from edged import clock, config
+from edged.agent.prompt import PromptBook
+from edged.config import Config
+from edged.errors import BadRequest, Busy, NoMemory, UnknownAgent
+from edged.pipeline import MAX_RUNNING, Pipeline
+from edged.store import journal, requests
+from edged.store.database import Database, Work
+from edged.store.lifecycle import State
+from edged.store.requests import Accepted
+from edged.store.schema import MIGRATIONS
+from edged.testing import ScriptedEngine
+from edged.tools.toolbox import Toolbox
+from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec
+from edged.wire import request_from_map
+from tests.brokers import until
+from tests.daemons import Daemon, entry, note
+
+CALLER = Caller("unix:1", "unix", frozenset({"house"}))
+OTHER = Caller("unix:2", "unix", frozenset({"house"}))
+
+
+class Gate(ScriptedEngine):
+    """A scripted model. Until it is `open`, it does not decide what to do about "wait", nor words the answer to
+    "pause"; `error` is raised instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+        self.asked: list[str] = []
+        self.error: Exception | None = None
+
+    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
+        """See interfaces.Engine."""
+        text = [segment.text for segment in job.turn if segment.literal][-1]
+        if job.confidence_marker is not None:
+            self.asked.append(text)
+        if "wait" in text or (job.confidence_marker is None and "pause" in text):
+            await self.open.wait()
+        if self.error is not None:
+            raise self.error
+        return await super().generate(job, on_text)
+
+
+class Stubborn(Database):
+    """A store that `refuses` writes with an error, as long as the test wants."""
+
+    refuses: apsw.Error | None = None
+    refused = 0
+
+    async def write(self, work: Work[Any], *, durable: bool = True) -> Any:
+        """See Database."""
+        if self.refuses is not None:
+            self.refused += 1
+            raise self.refuses
+        return await super().write(work, durable=durable)
+
+
+class Mailbox:
+    """Implements interfaces.Deliverer: keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.got: list[Delivery] = []
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """See interfaces.Deliverer."""
+        self.got.append(delivery)
+
+
+class House:
+    """A pipeline with everything below it real, but for the model."""
+
+    def __init__(self, folder: Path, **tables: dict[str, Any]) -> None:
+        plant = Daemon(folder, script=SCRIPT)  # its files; nothing is started
+        self.rows = plant.rows
+        loaded = config.load(str(plant.config))
+        changed = {name: msgspec.structs.replace(getattr(loaded, name), **values) for name, values in tables.items()}
+        self.config: Config = msgspec.structs.replace(loaded, **changed)
+        self.store = Stubborn(folder / "edged.db", MIGRATIONS)
+        self.engine = Gate()
+        self.mailbox = Mailbox()
+        self.script = folder / "script.toml"
+
+    async def __aenter__(self) -> House:
+        await self.store.start()
+        await self.engine.load(ModelSpec(name="small", path=str(self.script), context=4096))
+        await self.begin()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.store.refuses = None
+        await self.end()
+        await self.store.stop()
+
+    async def begin(self) -> None:
+        """Start a pipeline on the store, as the daemon does."""
+        self.toolbox = Toolbox(self.config.tools, self.config.databases, None)
+        self.pipeline = Pipeline(
+            self.config,
+            self.store,
+            self.engine,
+            self.toolbox,
+            speak=PromptBook(self.config.agents, self.config.tools, lambda _: (None, {})),
+        )
+        self.pipeline.deliverers = {"mqtt": self.mailbox}
+        await self.pipeline.recover()
+        self.task = asyncio.create_task(self.pipeline.run())
+
+    async def end(self) -> None:
+        """Stop it."""
+        if not self.task.done():
+            await self.pipeline.stop()
+        self.task.cancel()
+        await asyncio.wait([self.task])
+        await self.toolbox.stop()
+
+    async def take(self, text: str, *, caller: Caller = CALLER, **fields: Any) -> Accepted:
+        """Hand a request in."""
+        request = request_from_map({"input": text, "agent": "house", **fields}, agent=None)
+        return await self.pipeline.accept(Ask(request=request, caller=caller))
+
+    async def reply(self, accepted: Accepted) -> Any:
+        """Wait for a request's reply."""
+        async with asyncio.timeout(10):
+            return json.loads(await self.pipeline.result(accepted.rid))
+
+    async def ask(self, text: str, **fields: Any) -> Any:
+        """Hand a request in and wait for its reply."""
+        return await self.reply(await self.take(text, **fields))
+
+    async def busy(self) -> list[Accepted]:
+        """Requests that wait for the gate in every place there is."""
+        waiting = [await self.take(f"wait {n}") for n in range(MAX_RUNNING)]
+        await until(lambda: len(self.engine.asked) == MAX_RUNNING)
+        return waiting
+
+    async def state(self, accepted: Accepted) -> State:
+        """Where a request is."""
+        return (await self.pipeline.get(accepted.rid)).state
+
+
+SCRIPT = "".join(
+    (
+        entry("write", note("written"), text="written"),
+        entry("stream", text="one two three"),
+    )
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for the gate at the end of a test would wait all of it."""
+    monkeypatch.setattr("edged.pipeline.GRACE_S", 0.05)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """A pipeline that runs."""
+    async with House(tmp_path) as house:
+        yield house
+
+
+# -- identity ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_same_id_joins_while_it_runs_and_gets_the_stored_reply_afterwards(house: House) -> None:
+    """One run, one reply, the same bytes for all; another client's request of that id is another one."""
+    first = await house.take("wait here", id="q")
+    await until(lambda: house.engine.asked)
+    second = await house.take("wait here", id="q")
+    assert (second.rid, second.known, second.reply) == (first.rid, True, None)
+    both = asyncio.gather(house.pipeline.result(first.rid), house.pipeline.result(second.rid))
+    house.engine.open.set()
+    one, two = await both
+    assert one == two
+    third = await house.take("wait here", id="q")
+    assert (third.rid, third.reply) == (first.rid, one)
+    assert len(house.engine.asked) == 1
+    foreign = await house.take("wait here", id="q", caller=OTHER)
+    assert foreign.rid != first.rid
+    assert (await house.reply(foreign))["status"] == "done"
+
+
+async def test_the_same_id_with_other_content_is_a_bad_request(house: House) -> None:
+    """While the first runs and after it; the first is not touched."""
+    first = await house.take("wait here", id="q")
+    with pytest.raises(BadRequest, match="'q' was used"):
+        await house.take("something else", id="q")
+    house.engine.open.set()
+    assert (await house.reply(first))["output"] == "wait here"
+    with pytest.raises(BadRequest, match="'q' was used"):
+        await house.take("wait here", id="q", temperature=1.0)
+
+
+async def test_every_waiting_address_gets_the_reply_and_asking_again_sends_it_again(house: House) -> None:
+    """The outbox: two addresses, one reply, and one of them asks once more."""
+
+    async def hand_in(topic: str) -> Accepted:
+        request = request_from_map({"input": "wait", "agent": "house", "id": "q"}, agent=None)
+        caller = Caller("mqtt:x", "mqtt", frozenset({"house"}))
+        return await house.pipeline.accept(Ask(request=request, caller=caller, address=Address(topic, b"c")))
+
+    first = await hand_in("a")
+    await hand_in("b")
+    house.engine.open.set()
+    await until(lambda: len(house.mailbox.got) == 2)
+    await until_state(house, first, State.DONE)
+    await hand_in("a")
+    await until(lambda: len(house.mailbox.got) == 3)
+    assert [delivery.address.topic for delivery in house.mailbox.got] == ["a", "b", "a"]
+    assert len({delivery.body for delivery in house.mailbox.got}) == 1
+
+
+async def test_refusal_that_may_be_asked_again_leaves_the_id_free(house: House) -> None:
+    """No memory now; the same id later does the work, once."""
+    house.engine.error = NoMemory("no room", retry_after_s=30.0)
+    refused = await house.ask("write it", id="q")
+    assert (refused["status"], refused["error"]["code"], refused["error"]["retry_after_s"]) == (
+        "refused",
+        "no_memory",
+        30.0,
+    )
+    house.engine.error = None
+    again = await house.ask("write it", id="q")
+    assert (again["status"], again["id"]) == ("done", "q")
+    assert again["rid"] != refused["rid"]
+    assert house.rows("diary") == [("written",)]
+
+
+async def test_refusal_after_something_was_done_keeps_the_id(house: House) -> None:
+    """Asked again it would be done twice: the failure is the outcome, and tells what was done."""
+    first = await house.take("write, pause", id="q")
+    await until(lambda: house.rows("diary"))
+    house.engine.error = NoMemory("no room")
+    house.engine.open.set()
+    reply = await house.reply(first)
+    assert (reply["status"], reply["error"]["code"]) == ("failed", "no_memory")
+    assert [call["name"] for call in reply["tool_calls"]] == ["note"]
+    house.engine.error = None
+    assert await house.ask("write, pause", id="q") == reply
+    assert house.rows("diary") == [("written",)]
+
+
+async def test_unknown_agent_is_refused_and_an_agent_that_went_away_fails_its_requests(house: House) -> None:
+    """The second is what a changed configuration does to requests that waited over the restart."""
+    with pytest.raises(UnknownAgent, match="house"):
+        await house.take("hello", agent="nobody")
+    waiting = [*await house.busy(), await house.take("hello")]
+    await house.end()
+    agents = {"barn": house.config.agents["house"]}
+    house.config = msgspec.structs.replace(house.config, agents=agents)
+    await house.begin()
+    for accepted in waiting:
+        reply = await house.reply(accepted)
+        assert (reply["status"], reply["error"]["code"]) == ("failed", "unknown_agent")
+
+
+@pytest.mark.parametrize("bug", [KeyError("a bug"), TimeoutError("a bug")])
+async def test_bug_fails_its_request_and_no_other(
+    house: House, bug: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`internal`, with the traceback in the log; the daemon lives."""
+    house.engine.error = bug
+    reply = await house.ask("hello", id="q")
+    assert (reply["status"], reply["error"]["code"]) == ("failed", "internal")
+    assert "a bug" in caplog.text
+    house.engine.error = None
+    assert (await house.ask("hello"))["status"] == "done"
+
+
+# -- deadlines and cancelling ------------------------------------------------------------------------------------------
+
+
+async def test_deadline_ends_a_request_in_the_queue(house: House) -> None:
+    """It never ran, and tells so."""
+    await house.busy()
+    reply = await house.ask("late", deadline_s=0.05)
+    assert (reply["status"], reply["error"]["code"]) == ("expired", "expired")
+    assert "in the queue" in reply["error"]["message"]
+    assert "late" not in house.engine.asked
+
+
+async def test_deadline_ends_a_running_request_and_its_reply_tells_what_was_done(house: House) -> None:
+    """The note was written before the time was over."""
+    reply = await house.ask("write, pause", deadline_s=0.3)
+    assert reply["status"] == "expired"
+    assert [call["ok"] for call in reply["tool_calls"]] == [True]
+    assert house.rows("diary") == [("written",)]
+
+
+async def test_cancel_in_the_queue_while_running_and_afterwards(house: House) -> None:
+    """The first two end as cancelled, and whoever waits hears of it; what is over keeps its outcome."""
+    running, *_ = await house.busy()
+    queued = await house.take("queued", id="mine")
+    for accepted, name in ((queued, "mine"), (running, running.rid)):
+        waiter = asyncio.create_task(house.reply(accepted))
+        row = await house.pipeline.cancel(name)
+        assert row is not None
+        assert row.state is State.CANCELLED
+        assert (await waiter)["error"]["code"] == "cancelled"
+    house.engine.open.set()
+    done = await house.take("quick")
+    reply = await house.reply(done)
+    row = await house.pipeline.cancel(done.rid)
+    assert row is not None
+    assert row.reply is not None
+    assert json.loads(row.reply) == reply
+    assert await house.pipeline.cancel("nobody's") is None
+
+
+async def test_cancel_in_any_moment_has_one_outcome(house: House) -> None:
+    """Right after the acceptance, before the first step of the work, while the outcome is being stored: whoever waits
+    gets an answer, and nothing is left running."""
+    for turns in range(40):
+        accepted = await house.take("quick")
+        waiter = asyncio.create_task(house.reply(accepted))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        row = await house.pipeline.cancel(accepted.rid)
+        assert row is not None
+        assert row.state in (State.CANCELLED, State.DONE), turns
+        assert (await waiter)["status"] in ("cancelled", "done")
+
+
+async def test_cancel_twice_while_the_disk_refuses_the_outcome_is_one_cancellation(house: House) -> None:
+    """The second must not tear the storing of the first."""
+    accepted = await house.take("wait")
+    await until(lambda: house.engine.asked)
+    house.store.refuses = apsw.FullError("full")
+    first = asyncio.create_task(house.pipeline.cancel(accepted.rid))
+    await until(lambda: house.store.refused)
+    second = asyncio.create_task(house.pipeline.cancel(accepted.rid))
+    await asyncio.sleep(0.05)
+    house.store.refuses = None
+    for row in await asyncio.wait_for(asyncio.gather(first, second), 10):
+        assert row is not None
+        assert row.state is State.CANCELLED
+    assert (await house.reply(accepted))["status"] == "cancelled"
+
+
+@pytest.mark.parametrize("how", ["cancelled", "expired"])
+async def test_write_that_has_begun_is_told_of_though_the_request_ended(house: House, how: str) -> None:
+    """Somebody holds the plant's database; what waits there is written when it is free, and the reply says so."""
+    with contextlib.closing(apsw.Connection(house.config.databases["plant"].path)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        limit: dict[str, Any] = {"deadline_s": 0.3} if how == "expired" else {}
+        accepted = await house.take("write", **limit)
+        async with asyncio.timeout(10):
+            while not await house.store.read(lambda c: journal.steps(c, accepted.rid)):
+                await asyncio.sleep(0.01)
+        ending = asyncio.create_task(house.pipeline.cancel(accepted.rid) if how == "cancelled" else asyncio.sleep(0.4))
+        await asyncio.wait([ending], timeout=0.5)
+        other.execute("ROLLBACK")
+    reply = await house.reply(accepted)
+    await ending
+    assert reply["status"] == how
+    assert [(call["name"], call["ok"]) for call in reply["tool_calls"]] == [("note", True)]
+    assert house.rows("diary") == [("written",)]
+
+
+async def test_request_that_ends_in_the_queue_tells_what_was_done_before_a_restart(house: House) -> None:
+    """The daemon stopped after the write; it is cancelled, or late, or too much for us, before it goes on."""
+    late = await house.take("write, pause", deadline_s=2.0)
+    dropped = await house.take("write, pause")
+    await until(lambda: len(house.rows("diary")) == 2)
+    await house.end()
+    house.engine.asked.clear()
+    await house.begin()
+    blocking = await house.pipeline.cancel(dropped.rid)
+    assert blocking is not None
+    for accepted, status in ((dropped, "cancelled"), (late, "expired")):
+        reply = await house.reply(accepted)
+        assert (reply["status"], [call["ok"] for call in reply["tool_calls"]]) == (status, [True])
+    assert house.rows("diary") == [("written",)] * 2
+
+
+# -- order -------------------------------------------------------------------------------------------------------------
+
+
+async def test_interactive_goes_before_batch_and_the_earliest_deadline_first(house: House) -> None:
+    """With every place taken, what waits is started in that order, not in that of arrival."""
+    running = await house.busy()
+    waiting: dict[str, dict[str, Any]] = {
+        "wait batch": {"priority": "batch", "deadline_s": 30},
+        "wait last": {},
+        "wait later": {"deadline_s": 600},
+        "wait soon": {"deadline_s": 60},
+    }
+    rows = [await house.take(text, **fields) for text, fields in waiting.items()]
+    ahead = [await house.pipeline.ahead(await house.pipeline.get(row.rid)) for row in rows]
+    assert ahead == [3, 2, 1, 0]
+    for number, accepted in enumerate(running[: len(waiting)], start=1):
+        await house.pipeline.cancel(accepted.rid)
+        await until(lambda number=number: len(house.engine.asked) == MAX_RUNNING + number)  # type: ignore[misc]
+    assert house.engine.asked[MAX_RUNNING:] == ["wait soon", "wait later", "wait last", "wait batch"]
+
+
+async def test_full_queue_refuses_one_more_and_takes_it_later(tmp_path: Path) -> None:
+    """`busy` with a time after which to ask again; nothing of it is kept, so its id is free."""
+    async with House(tmp_path, queue={"max_waiting": 2}) as house:
+        running = await house.busy()
+        for text in ("wait", "wait"):
+            await house.take(text)
+        with pytest.raises(Busy, match="max_waiting is 2") as refused:
+            await house.take("one more", id="q")
+        assert refused.value.retry_after_s
+        house.engine.open.set()
+        for accepted in running:
+            await house.reply(accepted)
+        assert (await house.ask("one more", id="q"))["status"] == "done"
+
+
+async def test_a_conversation_is_answered_in_order_and_each_prompt_knows_what_was_said(house: House) -> None:
+    """The second waits for the first although a place is free; another conversation knows nothing of it."""
+    first = await house.take("wait, I am Ada", conversation="c")
+    await until(lambda: house.engine.asked)
+    second = await house.take("who am I?", conversation="c")
+    foreign = await house.take("who is it?", conversation="c", caller=OTHER)
+    assert (await house.reply(foreign))["status"] == "done"
+    assert await house.state(second) is State.RECEIVED
+    house.engine.open.set()
+    await house.reply(first)
+    await house.reply(second)
+    prompts = {_prompt(job) for job in house.engine.jobs if "who am I?" in _prompt(job)}
+    assert prompts
+    assert all("wait, I am Ada" in prompt for prompt in prompts)
+    assert not any("Ada" in _prompt(job) for job in house.engine.jobs if "who is it?" in _prompt(job))
+
+
+async def test_pieces_of_a_streamed_answer_carry_their_offsets(house: House) -> None:
+    """Together they are the answer; a watcher that comes when all is over gets none, and is not kept."""
+    pieces: list[tuple[int, str]] = []
+    request = request_from_map({"input": "stream", "agent": "house", "stream": True, "id": "q"}, agent=None)
+    ask = Ask(request=request, caller=CALLER)
+    reply = await house.reply(await house.pipeline.accept(ask, lambda *piece: pieces.append(piece)))
+    assert pieces == [(0, "one "), (4, "two "), (8, "three")]
+    assert reply["output"] == "one two three"
+    known = await house.pipeline.accept(ask, lambda *piece: pieces.append(piece))
+    assert known.reply is not None
+    assert len(pieces) == 3
+    assert not house.pipeline._watchers
+
+
+# -- stopping and starting ---------------------------------------------------------------------------------------------
+
+
+async def test_stop_puts_running_work_back_and_a_new_start_finishes_it(house: House) -> None:
+    """Also what had written already: that is not written again. A stop is no attempt that failed."""
+    running = await house.take("write, pause")
+    await until(lambda: house.rows("diary"))
+    others = [await house.take(f"wait {n}") for n in range(MAX_RUNNING)]
+    await house.end()
+    with pytest.raises(Busy, match="stopping"):
+        await house.take("too late")
+    for accepted in (running, *others):
+        row = await house.pipeline.get(accepted.rid)
+        assert (row.state, row.attempts) == (State.RECEIVED, 0)
+    house.engine.open.set()
+    await house.begin()
+    for accepted in (running, *others):
+        assert (await house.reply(accepted))["status"] == "done"
+    assert house.rows("diary") == [("written",)]
+
+
+async def test_stop_waits_for_what_is_nearly_done(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within its grace, replies included."""
+    monkeypatch.setattr("edged.pipeline.GRACE_S", 10.0)
+    accepted = await house.take("wait")
+    await until(lambda: house.engine.asked)
+    stopping = asyncio.create_task(house.end())
+    await asyncio.sleep(0)
+    house.engine.open.set()
+    await asyncio.wait_for(stopping, 3)
+    assert await house.state(accepted) is State.DONE
+
+
+async def test_after_a_crash_one_request_runs_at_a_time_until_all_of_it_is_over(house: House) -> None:
+    """So the next death is counted against its cause only; then everything is as before."""
+    running = await house.busy()
+    await crash(house)
+    house.engine.asked.clear()
+    await house.begin()
+    await until(lambda: house.engine.asked)
+    assert (await house.pipeline.counts())["running"] == 1
+    house.engine.open.set()
+    for accepted in running:
+        assert (await house.reply(accepted))["status"] == "done"
+    house.engine.open.clear()
+    house.engine.asked.clear()
+    await house.busy()
+
+
+async def test_crash_too_many_is_quarantined_and_says_so(house: House) -> None:
+    """The attempts are counted over restarts."""
+    accepted = await house.take("write, pause", id="q")
+    for _ in range(house.config.queue.max_attempts):
+        await until_state(house, accepted, State.RUNNING)
+        await until(lambda: house.rows("diary"))
+        await crash(house)
+        await house.begin()
+    reply = await house.reply(accepted)
+    assert (reply["status"], reply["error"]["code"]) == ("failed", "quarantined")
+    assert [call["name"] for call in reply["tool_calls"]] == ["note"], "it tells what was done"
+    assert house.rows("diary") == [("written",)]
+    assert await house.state(accepted) is State.QUARANTINED
+    assert (await house.take("write, pause", id="q")).reply is not None, "it stays known under its id"
+
+
+# -- a store that cannot be written ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error", [apsw.FullError("full"), apsw.IOError("io"), apsw.ReadOnlyError("ro"), apsw.BusyError("locked")]
+)
+async def test_store_that_cannot_be_written_refuses_new_work_loses_no_answer_and_recovers(
+    house: House, monkeypatch: pytest.MonkeyPatch, error: apsw.Error
+) -> None:
+    """New requests are busy; one that runs does its work once and tells when the disk takes it."""
+    monkeypatch.setattr("edged.pipeline.RETRY_S", (0.01, 0.02))
+    accepted = await house.take("wait")
+    await until(lambda: house.engine.asked)
+    house.store.refuses = error
+    house.engine.open.set()
+    await until(lambda: house.store.refused > 2)
+    with pytest.raises(Busy, match="cannot be written") as refused:
+        await house.take("another", id="q")
+    assert refused.value.retry_after_s
+    assert not house.task.done(), "the daemon would have died"
+    house.store.refuses = None
+    assert (await house.reply(accepted))["status"] == "done"
+    assert (await house.ask("another", id="q"))["status"] == "done"
+
+
+async def test_disk_that_refuses_the_journal_delays_a_write_and_never_doubles_or_hides_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the intent nor the result can be written at first; then all goes on as if nothing had been."""
+    monkeypatch.setattr("edged.pipeline.RETRY_S", (0.01, 0.02))
+    accepted = await house.take("wait, write it")
+    await until(lambda: house.engine.asked)
+    house.store.refuses = apsw.FullError("full")
+    house.engine.open.set()
+    await until(lambda: house.store.refused > 2)
+    assert house.rows("diary") == [], "done before its intent was on the disk"
+    house.store.refuses = None
+    reply = await house.reply(accepted)
+    assert (reply["status"], [call["ok"] for call in reply["tool_calls"]]) == ("done", [True])
+    assert house.rows("diary") == [("written",)]
+
+
+async def test_disk_that_refuses_a_claim_leaves_the_request_in_the_queue(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker tries again; the daemon lives."""
+    monkeypatch.setattr("edged.pipeline.RETRY_S", (0.01, 0.02))
+    original, failing = requests.claim, [apsw.IOError("io"), apsw.FullError("full"), apsw.BusyError("locked")]
+
+    def claim(c: apsw.Connection) -> Any:
+        if failing:
+            raise failing.pop()
+        return original(c)
+
+    monkeypatch.setattr(requests, "claim", claim)
+    assert (await house.ask("hello"))["status"] == "done"
+    assert not failing
+
+
+async def test_real_full_store_refuses_and_takes_again_when_there_is_room(tmp_path: Path) -> None:
+    """SQLite itself says that the disk is full (a bound on its pages stands for the disk)."""
+    async with House(tmp_path) as house:
+        await house.ask("hello")
+        pages = await house.store.write(lambda c: c.pragma("page_count"))
+        await house.store.write(lambda c: c.pragma("max_page_count", pages))
+
+        async def fill() -> None:
+            for number in range(100):
+                await house.take("x" * 20_000, id=f"q{number}")
+
+        with pytest.raises(Busy, match="cannot be written"):
+            await fill()
+        assert not house.task.done()
+        await house.store.write(lambda c: c.pragma("max_page_count", 1_000_000))
+        assert (await house.ask("after it"))["status"] == "done"
+
+
+async def test_what_is_older_than_the_retention_is_forgotten_and_its_id_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finished requests only: what waits stays."""
+    monkeypatch.setattr("edged.pipeline.HOUSEKEEPING_S", 0.02)
+    async with House(tmp_path, store={"retention_days": 1.0}) as house:
+        first = await house.take("hello", id="q")
+        await house.reply(first)
+        waiting = await house.take("wait")
+        real = clock.boot
+        monkeypatch.setattr(clock, "boot", lambda: real() + 2 * 86400)
+
+        async def gone() -> bool:
+            return await house.pipeline.find(first.rid) is None
+
+        async with asyncio.timeout(10):
+            while not await gone():
+                await asyncio.sleep(0.01)
+        assert await house.state(waiting) is State.RUNNING
+        assert (await house.take("something else", id="q")).rid != first.rid
+
+
+async def until_state(house: House, accepted: Accepted, state: State) -> None:
+    """Wait until a request is in a state."""
+    async with asyncio.timeout(10):
+        while await house.state(accepted) is not state:
+            await asyncio.sleep(0.005)
+
+
+async def crash(house: House) -> None:
+    """End the pipeline without a word: what runs stays marked as running, as after a kill."""
+    house.store.refuses = apsw.IOError("dead")
+    house.task.cancel()
+    await asyncio.wait([house.task])
+    house.store.refuses = None
+
+
+def _prompt(job: Job) -> str:
+    return "".join(segment.text for segment in job.turn)
