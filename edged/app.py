@@ -45,6 +45,7 @@ EX_OK, EX_SOFTWARE, EX_CONFIG = 0, 70, 78  # sysexits.h
 STALL_S = 120.0  # a part with work that shows no progress for so long is stuck: the slowest board computes a chunk of
 # a prompt in a tenth of it
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
+STATE_PACE_S = 1.0  # and how soon after a change; under load it changes with every request
 FILE_NAME = "edged.db"
 M_ARENA_MAX = -8  # malloc.h
 
@@ -113,6 +114,7 @@ class Daemon:
             self._toolbox,
             speak=PromptBook(settings.agents, settings.tools, self._template),
             tell=self._tell,
+            changed=self._changed.set,
         )
         if self._mqtt:
             self._pipeline.deliverers = {"mqtt": self._mqtt}
@@ -320,6 +322,7 @@ class Daemon:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STATE_S):
                     await self._changed.wait()
+            await asyncio.sleep(STATE_PACE_S)
             self._changed.clear()
             self._counts = await self._pipeline.counts()
             ready = [n for n, m in self._governor.status()["models"].items() if m["state"] == "ready"]

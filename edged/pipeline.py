@@ -81,6 +81,7 @@ class Pipeline:
         *,
         speak: Callable[[str], Awaitable[Prompts]],
         tell: Tell = lambda name, data: None,
+        changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._database = database
@@ -88,6 +89,7 @@ class Pipeline:
         self._toolbox = toolbox
         self._speak = speak
         self._tell = tell
+        self._changed = changed
         self.deliverers: Mapping[str, Deliverer] = {}
         self._boot = clock.boot_id()
         self._waiting, self._outgoing, self._deadlines = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -128,6 +130,7 @@ class Pipeline:
         if watchers and accepted.reply is None:
             self._watchers.setdefault(accepted.rid, []).extend(watchers)
         point("accept.committed")
+        self._changed()
         self._waiting.set()
         self._deadlines.set()
         self._outgoing.set()  # a known request that is asked for again is delivered again
@@ -413,6 +416,7 @@ class Pipeline:
             for future in self._results.pop(row.rid, set()):
                 if not future.done():
                     future.set_result(body)
+            self._changed()
             self._outgoing.set()
             self._waiting.set()  # the next of a conversation may go
         return settled

@@ -185,8 +185,8 @@ class Run:
         """The answer without a second generation, where the last tool has a `say` and nobody asked for a shape."""
         if not self._records or not self._records[-1].ok or self._request.response_schema is not None:
             return None
-        tool = self._toolbox[self._records[-1].name]
-        return sentence(tool.say, complete(tool.parameters, self._records[-1].arguments)) if tool.say else None
+        tool = self._toolbox.get(self._records[-1].name)  # None: the configuration changed after a crash
+        return sentence(tool.say, complete(tool.parameters, self._records[-1].arguments)) if tool and tool.say else None
 
     async def _answer(self) -> str:
         schema = self._request.response_schema

@@ -84,9 +84,11 @@ class Prompts:
         return Prompt(*dialect.split(full, self._answering_prefix))
 
     def _data(self, records: Sequence[ToolRecord]) -> str:
-        return "\n".join(
-            f"Data ({self._tools[r.name].description} {write_json(r.arguments)}): {_shown(r)}" for r in records
-        )
+        return "\n".join(f"Data ({self._about(r.name)} {write_json(r.arguments)}): {_shown(r)}" for r in records)
+
+    def _about(self, name: str) -> str:
+        """What a tool is for; its name where the configuration has lost it since the call was made."""
+        return self._tools[name].description if name in self._tools else name
 
 
 def as_messages(record: ToolRecord) -> Turn:

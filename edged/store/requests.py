@@ -161,13 +161,14 @@ CLAIM = f"""
             SELECT 1 FROM requests o
             WHERE o.client = r.client AND o.agent = r.agent AND o.conversation = r.conversation
             AND o.state IN ('received', 'running') AND o.conversation IS NOT NULL AND o.seq < r.seq))
-        ORDER BY priority, deadline_boot IS NULL, deadline_boot, seq LIMIT 1)
+        ORDER BY attempts = 0, priority, deadline_boot IS NULL, deadline_boot, seq LIMIT 1)
     RETURNING {COLUMNS}
 """
 
 
 def claim(c: apsw.Connection) -> Row | None:
-    """The next request to work on: interactive before batch, earliest deadline first, a conversation in its order."""
+    """The next request to work on: what ran when the daemon died goes first, then interactive before batch, earliest
+    deadline first, a conversation in its order."""
     row = c.execute(CLAIM).fetchone()
     return _row(row) if row else None
 

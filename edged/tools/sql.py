@@ -93,6 +93,7 @@ class SqlDatabase:
             self._thread.start()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
+        future.add_done_callback(_seen)
         self._work.put((work, loop, future))
         return await asyncio.shield(future)  # a cancelled request does not tear a write in two
 
@@ -305,6 +306,12 @@ def _reason(error: Exception, path: str) -> str:
             "to its folder: give edged's user that right, or keep the writing application running"
         )
     return text
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """A failure that nobody waits for any more is no accident of the loop's."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _resolve(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:

@@ -39,13 +39,14 @@ class Toolbox:
         self._workers = _workers({n: tool for n, tool in tools.items() if isinstance(tool, PythonTool)}, folder)
         self._publisher = publisher
 
-    def __getitem__(self, name: str) -> Tool:
-        return self._tools[name]
+    def get(self, name: str) -> Tool | None:
+        """A tool; None where the journal names one that the configuration has no more."""
+        return self._tools.get(name)
 
     def is_write(self, name: str) -> bool:
         """Whether the tool changes something; its intent is durable before it runs."""
-        tool = self._tools[name]
-        return isinstance(tool, PublishTool) or tool.effect == "write"
+        tool = self._tools.get(name)
+        return tool is not None and (isinstance(tool, PublishTool) or tool.effect == "write")
 
     async def call(self, call: ToolCall, rid: str, step: int) -> JSON:
         """Do it. An SQL write happens once per (rid, step); publishing and Python tools happen at every call.

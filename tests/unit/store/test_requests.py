@@ -501,6 +501,15 @@ def test_history_keeps_the_newest_turns_only(c: apsw.Connection, clocks: Clocks)
     assert c.execute("SELECT count(*) FROM turns").get == requests.TURNS_KEPT
 
 
+def test_claim_takes_what_ran_when_the_daemon_died_first(c: apsw.Connection) -> None:
+    """Until it is over one request runs at a time, so it must not wait behind everything else."""
+    survivor = put(c, ask("batch", priority=Priority.BATCH)).rid
+    assert claim(c).rid == survivor
+    requests.requeue(c, survivor)
+    put(c, ask("urgent", deadline_s=1.0))
+    assert claim(c).rid == survivor
+
+
 # -- trim --------------------------------------------------------------------------------------------------------------
 
 
