@@ -229,6 +229,7 @@ class Daemon:
     def rows(self, table: str) -> list[tuple[Any, ...]]:
         """Rows of a table of the plant, without their numbers."""
         with contextlib.closing(apsw.Connection(str(self.plant))) as plant:
+            plant.set_busy_timeout(5000)  # the daemon's tool may be committing
             return [row[1:] for row in plant.execute(f"SELECT * FROM {table} ORDER BY id")]
 
     def _listen(self) -> None:

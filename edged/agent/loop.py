@@ -7,6 +7,7 @@ where it was: finished steps are read, an unfinished one is finished, nothing is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -35,6 +36,10 @@ from edged.types import (
     ToolRecord,
     Usage,
 )
+
+# A run that is being ended tries so long to write down what its last tool did. A disk that refuses must not keep the
+# daemon from stopping: the step then counts as unfinished, and is looked up in the tool's database after the start.
+LAST_WORD_S = 1.0
 
 OnText = Callable[[str], None]
 Speaks = Callable[[str], Awaitable["Prompts"]]
@@ -149,7 +154,9 @@ class Run:
             if self._toolbox.is_write(call.name):
                 result = await act
                 self._records.append(ToolRecord(call.name, call.arguments, result.value, result.ok))
-                await self._journal.finish(number, result)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LAST_WORD_S):
+                        await self._journal.finish(number, result)
             else:
                 act.cancel()
             raise

@@ -13,7 +13,7 @@ import apsw
 import msgspec
 import pytest
 
-from edged import clock, config
+from edged import clock, config, faults
 from edged.agent.prompt import PromptBook
 from edged.config import Config
 from edged.errors import BadRequest, Busy, NoMemory, UnknownAgent
@@ -562,6 +562,27 @@ async def test_disk_that_refuses_the_journal_delays_a_write_and_never_doubles_or
     assert house.rows("diary") == [("written",)]
 
 
+async def test_disk_that_refuses_a_result_does_not_keep_the_daemon_from_ending(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends while a tool acts, and what came of that cannot be written down; the next start finds it."""
+    loop = asyncio.get_running_loop()
+
+    def strike() -> None:
+        house.store.refuses = apsw.IOError("dead")
+        loop.call_soon_threadsafe(house.task.cancel)
+
+    monkeypatch.setitem(faults._armed, "tool.effect", strike)
+    accepted = await house.take("write, pause", id="q")
+    await until(lambda: house.task.cancelling() or house.task.done())
+    faults._armed.clear()
+    await crash(house)
+    house.engine.open.set()
+    await house.begin()
+    assert (await house.reply(accepted))["status"] == "done"
+    assert house.rows("diary") == [("written",)]
+
+
 async def test_disk_that_refuses_a_claim_leaves_the_request_in_the_queue(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -630,7 +651,8 @@ async def crash(house: House) -> None:
     """End the pipeline without a word: what runs stays marked as running, as after a kill."""
     house.store.refuses = apsw.IOError("dead")
     house.task.cancel()
-    await asyncio.wait([house.task])
+    done, _ = await asyncio.wait([house.task], timeout=10)
+    assert done, "the pipeline does not end"
     house.store.refuses = None
 
 
