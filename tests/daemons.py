@@ -224,6 +224,7 @@ class Daemon:
     def states(self) -> list[str]:
         """States of all requests in its store, in order of arrival."""
         with contextlib.closing(apsw.Connection(str(self.folder / "state" / "edged.db"))) as store:
+            store.set_busy_timeout(5000)
             return [str(state) for (state,) in store.execute("SELECT state FROM requests ORDER BY seq")]
 
     def rows(self, table: str) -> list[tuple[Any, ...]]:
