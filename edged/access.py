@@ -22,6 +22,12 @@ def unix_caller(uid: int, groups: Iterable[int], *, own_uid: int, socket_group: 
     return Caller(f"unix:{uid}", "unix", frozenset(agents) if allowed else frozenset())
 
 
+def check_tool(caller: Caller, tool: str) -> None:
+    """Raises Forbidden where the caller may not call the tool by hand."""
+    if not caller.agents:
+        raise Forbidden(f"{caller.client} may not call tool {tool!r}")
+
+
 def check(caller: Caller, agent: str) -> None:
     """Raises Forbidden where the caller may not use the agent."""
     if agent not in caller.agents:

@@ -18,7 +18,7 @@ from typing import IO, Any, Protocol
 
 from edged import __version__, catalog, config, gguf, log, systemd, testing
 from edged.agent import grammar
-from edged.agent.dialect import GENERIC, ToolSpec
+from edged.agent.dialect import GENERIC
 from edged.agent.prompt import PromptBook
 from edged.config import Config, PythonTool
 from edged.engine import LlamaEngine
@@ -37,7 +37,7 @@ from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix import UnixTransport
-from edged.types import JSON, Ask, ModelSpec
+from edged.types import JSON, Ask, ModelSpec, ToolSpec
 
 logger = logging.getLogger("edged")
 

@@ -21,21 +21,16 @@ import psutil
 from msgspec import Struct, field
 
 from edged.errors import ConfigError
-from edged.types import JSON, Preference, Privacy
+from edged.types import JSON, Offline, Preference, Privacy
 
 DEFAULT_FILE = Path("/etc/edged/edged.toml")
 BUILT_IN = "the defaults"  # the source of a key no file names
 
 # Keys of the contract whose part of edged does not exist yet: refused, so that nobody believes them to work.
 NOT_YET: Mapping[tuple[str, ...], str] = {
-    ("http",): "the HTTP interface",
-    ("upstreams",): "forwarding to the cloud",
     ("roles",): "roles",
     ("access",): "roles",
     ("mqtt", "shared_group"): "fleets",
-    ("agents", "*", "upstream"): "forwarding to the cloud",
-    ("agents", "*", "min_confidence"): "escalation below a confidence",
-    ("agents", "*", "when_offline"): "forwarding to the cloud",
     ("models", "*", "variants"): "model variants",
     ("models", "*", "engine"): "models behind a local server",
     ("models", "*", "base_url"): "models behind a local server",
@@ -44,9 +39,6 @@ NOT_YET: Mapping[tuple[str, ...], str] = {
 # Their defaults ask for nothing, so whoever writes them out is not refused.
 ASKS_NOTHING: Mapping[tuple[str, ...], JSON] = {
     ("mqtt", "shared_group"): "",
-    ("agents", "*", "upstream"): "",
-    ("agents", "*", "min_confidence"): 0,
-    ("agents", "*", "when_offline"): "wait",
 }
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # one MQTT topic level, one SQL word, one grammar rule
@@ -107,6 +99,14 @@ class Ipc(Strict, frozen=True):
     group: str = "edged"
 
 
+class Http(Strict, frozen=True):
+    """[http]: listeners, "unix:NAME" (in the runtime folder, or an absolute path) or "HOST:PORT". One on TCP needs
+    api_keys_file: lines "NAME:KEY", of which NAME is who the client is."""
+
+    listen: tuple[str, ...] = ("unix:http.sock",)
+    api_keys_file: str | None = None
+
+
 class Mqtt(Strict, frozen=True):
     """[mqtt]: the broker. Without the table edged speaks no MQTT."""
 
@@ -135,14 +135,34 @@ class Model(Strict, frozen=True):
     pin: bool = False
 
 
+class Upstream(Strict, frozen=True):
+    """[upstreams.NAME]: a server of the OpenAI API that answers what the board cannot. base_url ends before
+    `/chat/completions`.
+
+    daily_token_budget: prompt and answer tokens of one UTC day; None: no bound.
+    timeout_s: for a whole answer; connect_timeout_s and first_byte_timeout_s end one earlier that does not begin.
+    """
+
+    base_url: str
+    model: str
+    api_key_file: str | None = None
+    daily_token_budget: int | None = None
+    timeout_s: float = 60.0
+    connect_timeout_s: float = 5.0
+    first_byte_timeout_s: float = 30.0
+
+
 class Agent(Strict, frozen=True):
-    """[agents.NAME]: a model with a system text and tools."""
+    """[agents.NAME]: a model with a system text and tools. upstream: the one to use; default: all, in file order."""
 
     model: str
     system: str = ""
     tools: tuple[str, ...] = ()
     route: Preference = Preference.AUTO
     privacy: Privacy = Privacy.DEVICE
+    min_confidence: float = 0.0
+    when_offline: Offline = Offline.WAIT
+    upstream: str = ""
     max_steps: int = 6
     max_tokens: int = 512
     temperature: float = 0.0
@@ -225,9 +245,11 @@ class Config(Struct, frozen=True, kw_only=True):
     queue: Queue = Queue()
     store: Store = Store()
     ipc: Ipc = Ipc()
+    http: Http = Http()
     mqtt: Mqtt | None = None
     databases: dict[str, Database] = field(default_factory=dict)
     models: dict[str, Model] = field(default_factory=dict)
+    upstreams: dict[str, Upstream] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     tools: dict[str, Tool] = field(default_factory=dict)
     files: tuple[str, ...] = ()
@@ -252,6 +274,16 @@ class Config(Struct, frozen=True, kw_only=True):
     def socket_path(self) -> Path:
         """The Unix socket."""
         return Path(self.node.runtime_dir) / "edged.sock"
+
+    @property
+    def http_listeners(self) -> tuple[Path | tuple[str, int], ...]:
+        """Sockets and (host, port) pairs that HTTP is served on."""
+        return tuple(_listener(text, Path(self.node.runtime_dir)) for text in self.http.listen)
+
+    def upstreams_of(self, agent: str) -> tuple[str, ...]:
+        """Names of the upstreams that may answer for an agent, in the order to try them."""
+        named = self.agents[agent].upstream
+        return (named,) if named else tuple(self.upstreams)
 
     @property
     def models_dir(self) -> Path:
@@ -382,9 +414,11 @@ class _Build:
             queue=self._one("queue", Queue),
             store=self._one("store", Store),
             ipc=self._one("ipc", Ipc),
+            http=self._one("http", Http),
             mqtt=self._one("mqtt", Mqtt) if "mqtt" in self.raw else None,
             databases=self._many("databases", Database),
             models=self._many("models", Model),
+            upstreams=self._many("upstreams", Upstream),
             agents=self._many("agents", Agent),
             tools=self._tools(),
             files=files,
@@ -392,7 +426,9 @@ class _Build:
             group_given="group" in self.raw.get("ipc", {}),
         )
         self._check_scalars(config)
+        self._check_http(config)
         self._check_mqtt(config)
+        self._check_upstreams(config)
         self._check_models(config)
         self._check_agents(config)
         for name, tool in config.tools.items():
@@ -503,6 +539,38 @@ class _Build:
             if not Path(database.path).is_absolute():
                 raise self.fail(("databases", name, "path"), f"{database.path!r} is not an absolute path")
 
+    def _check_http(self, config: Config) -> None:
+        for text in config.http.listen:
+            try:
+                listener = _listener(text, Path(config.node.runtime_dir))
+            except ValueError:
+                raise self.fail(("http", "listen"), f'{text!r}; write "unix:http.sock" or "127.0.0.1:8377"') from None
+            if isinstance(listener, tuple) and not config.http.api_keys_file:
+                raise self.fail(("http", "listen"), f"{text!r} is open to the network: name http.api_keys_file")
+        if len(set(config.http.listen)) != len(config.http.listen):
+            raise self.fail(("http", "listen"), "names a listener twice")
+
+    def _check_upstreams(self, config: Config) -> None:
+        for name, upstream in config.upstreams.items():
+            at = ("upstreams", name)
+            try:
+                url = urlsplit(upstream.base_url)
+            except ValueError:
+                url = urlsplit("")
+            if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+                raise self.fail((*at, "base_url"), f"{upstream.base_url!r}; write https://HOST[:PORT]/v1")
+            if url.username or url.password:
+                raise self.fail((*at, "base_url"), f"holds a secret; use upstreams.{name}.api_key_file")
+            if not _has_port(url):
+                raise self.fail((*at, "base_url"), f"{upstream.base_url!r} has no valid port")
+            if not upstream.model:
+                raise self.fail((*at, "model"), "is empty; write the name the server knows the model by")
+            if upstream.daily_token_budget is not None:
+                self._range((*at, "daily_token_budget"), upstream.daily_token_budget, 1, 10**12)
+            self._range((*at, "timeout_s"), upstream.timeout_s, 0.1, 3600)
+            self._range((*at, "connect_timeout_s"), upstream.connect_timeout_s, 0.1, 3600)
+            self._range((*at, "first_byte_timeout_s"), upstream.first_byte_timeout_s, 0.1, 3600)
+
     def _check_mqtt(self, config: Config) -> None:
         mqtt = config.mqtt
         if mqtt is None:
@@ -549,10 +617,14 @@ class _Build:
                 if tool not in config.tools:
                     known = ", ".join(config.tools) or "none"
                     raise self.fail((*at, "tools"), f"no tool {tool!r}; defined are {known}")
-            if agent.route is Preference.CLOUD:
-                raise self.fail(
-                    (*at, "route"), "not available yet: forwarding to the cloud is not built; use auto or local"
-                )
+            if agent.upstream and agent.upstream not in config.upstreams:
+                known = ", ".join(config.upstreams) or "none: write an [upstreams.NAME] table"
+                raise self.fail((*at, "upstream"), f"no upstream {agent.upstream!r}; defined are {known}")
+            if agent.route is Preference.CLOUD and agent.privacy is Privacy.DEVICE:
+                raise self.fail((*at, "route"), 'nothing of this agent may leave the board: write privacy = "any" too')
+            if agent.route is Preference.CLOUD and not config.upstreams:
+                raise self.fail((*at, "route"), "there is no cloud: write an [upstreams.NAME] table")
+            self._range((*at, "min_confidence"), agent.min_confidence, 0, 1)
             self._range((*at, "max_steps"), agent.max_steps, 1, 100)
             self._range((*at, "max_tokens"), agent.max_tokens, 1, config.models[agent.model].context - 1)
             self._range((*at, "temperature"), agent.temperature, 0, 2)
@@ -624,6 +696,18 @@ class _Build:
     def _range(self, at: tuple[str, ...], value: float, low: float, high: float) -> None:
         if not low <= value <= high:
             raise self.fail(at, f"{value} is outside {low} to {high}")
+
+
+def _listener(text: str, runtime_dir: Path) -> Path | tuple[str, int]:
+    """A socket's path, or (host, port); ValueError."""
+    if text.startswith("unix:"):
+        if not text.removeprefix("unix:").strip("/"):
+            raise ValueError(text)
+        return runtime_dir / text.removeprefix("unix:")
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        raise ValueError(text)
+    return host.removeprefix("[").removesuffix("]"), int(port)
 
 
 def words_that_fail(tool: Tool) -> Iterator[tuple[tuple[str, ...], str]]:

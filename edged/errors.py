@@ -10,11 +10,12 @@ EdgedError
 │   ├── Busy                 busy
 │   └── NoMemory             no_memory
 ├── ModelError
-│   ├── ModelUnavailable     model_unavailable: not installed, damaged, refused by the runtime
+│   ├── ModelUnavailable     model_unavailable: not installed, damaged, refused by the runtime or by an upstream
 │   └── ContextExceeded      too_large: the prompt does not fit the model's context
 ├── ToolFailed               tool_failed
 ├── LinkError
-│   └── NoLink               no_link
+│   ├── NoLink               no_link
+│   └── OverBudget           over_budget: today's tokens of the upstreams are spent
 ├── Ended                the request was ended on purpose
 │   ├── Expired              expired
 │   ├── Cancelled            cancelled
@@ -98,7 +99,7 @@ class ModelError(EdgedError):
 
 
 class ModelUnavailable(ModelError):
-    """The model is not installed, damaged, or its runtime refuses it."""
+    """The model is not installed, damaged, or its runtime refuses it; or an upstream refuses the request."""
 
 
 class ContextExceeded(ModelError):
@@ -134,6 +135,12 @@ class LinkError(EdgedError):
 
 class NoLink(LinkError):
     """No link to the broker or upstream that the request needs."""
+
+
+class OverBudget(LinkError):
+    """The daily token budget of every upstream that could answer is spent."""
+
+    code = "over_budget"
 
 
 class Ended(EdgedError):

@@ -62,6 +62,18 @@ class Publisher(Protocol):
         ...
 
 
+class Ledger(Protocol):
+    """Keeps what upstreams have cost, in tokens, by UTC day (YYYY-MM-DD)."""
+
+    async def spent(self, upstream: str, day: str) -> int:
+        """Tokens of that day."""
+        ...
+
+    async def add(self, upstream: str, day: str, tokens: int) -> None:
+        """More of them, or fewer (a reservation that was not used up)."""
+        ...
+
+
 class Deliverer(Protocol):
     """A transport that carries replies to those who do not wait for them."""
 

@@ -1,38 +1,22 @@
-"""What a client on the socket can call, on top of the pipeline and the governor (CONTRACT section 5)."""
+"""The methods of the Unix socket (CONTRACT section 5): parameters into calls of the service, results into maps."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from typing import Any
-
 import msgspec
 
-from edged import wire
-from edged.config import Config, PublishTool
-from edged.errors import BadRequest, Forbidden
-from edged.governor.governor import Governor
-from edged.pipeline import OnDelta, Pipeline
-from edged.store.lifecycle import State
-from edged.store.requests import Row
-from edged.tools.values import schema
+from edged.errors import BadRequest
+from edged.pipeline import OnDelta
+from edged.service import Service
 from edged.transport.unix import Method, Session
 from edged.types import JSON, Ask
 
-MAX_LISTED = 1000  # rows one `requests.list` returns; what is older is asked for by name
-WORDS = {State.RECEIVED: "queued", State.RUNNING: "running"}  # CONTRACT section 6: how an unfinished request is called
-
 
 class Methods:
-    """The methods by name. `subscribers` get every event as a notification."""
+    """The methods by name."""
 
-    def __init__(self, config: Config, pipeline: Pipeline, governor: Governor, status: Callable[[], Any]) -> None:
-        self._config = config
-        self._pipeline = pipeline
-        self._governor = governor
-        self._status = status
-        self._subscribers: list[Session] = []
-        self._cleanups: set[asyncio.Task[Any]] = set()
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._subscribed: set[Session] = set()
 
     def table(self) -> dict[str, Method]:
         """For the transport."""
@@ -40,7 +24,9 @@ class Methods:
             "agent.ask": self.ask,
             "request.get": self.get,
             "request.cancel": self.cancel,
+            "request.requeue": self.requeue,
             "requests.list": self.requests,
+            "route.explain": self.explain,
             "status": self.status,
             "models.list": self.models,
             "models.load": self.load,
@@ -50,132 +36,93 @@ class Methods:
             "events.subscribe": self.subscribe,
         }
 
-    def tell(self, name: str, data: dict[str, JSON]) -> None:
-        """An event, to all who subscribed."""
-        for session in self._subscribers:
-            session.notify("event", [{"event": name, **data}])
-
     async def ask(self, session: Session, msgid: int, params: dict[str, JSON]) -> JSON:
-        """A request and its reply. If the client goes away and its request had no id, nobody can ever get the answer:
-        it is cancelled."""
-        only = next(iter(self._config.agents)) if len(self._config.agents) == 1 else None
-        named = params.get("agent")
-        request = wire.request_from_map(params, agent=only if named is None else None)
-        if request.reply_to is not None:
-            raise BadRequest("reply_to: is for MQTT 3.1.1; here the reply comes as the result of the call")
+        """A request and its reply."""
+        request = self._service.request(params)
         watch: OnDelta | None = None
         if request.stream:
 
             def watch(offset: int, text: str) -> None:
                 session.notify("agent.delta", [msgid, offset, text])
 
-        accepted = await self._pipeline.accept(Ask(request=request, caller=session.caller), watch)
-        try:
-            return msgspec.json.decode(accepted.reply or await self._pipeline.result(accepted.rid))
-        except asyncio.CancelledError:
-            if session.gone.is_set() and request.id is None and not self._pipeline.is_awaited(accepted.rid):
-                cleanup = asyncio.create_task(self._pipeline.cancel(accepted.rid), name="edged.unix.abandoned")
-                self._cleanups.add(cleanup)
-                cleanup.add_done_callback(self._cleanups.discard)
-            raise
+        ask = Ask(request=request, caller=session.caller)
+        return msgspec.json.decode(await self._service.answer(ask, watch, gone=session.gone))
 
     async def get(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """The reply of a request by rid or id, or how far it is."""
-        row = await self._find(session, _one(params, "name"))
-        return await self._shown(row)
+        row = await self._service.find(session.caller, _one(params, "name"))
+        return await self._service.view(row)
 
     async def cancel(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
-        """End a request; the answer is its reply. One that has its outcome keeps it."""
-        row = await self._find(session, _one(params, "name"))
-        ended = await self._pipeline.cancel(row.rid)
-        return await self._shown(ended or row)
+        """End a request; the answer is its reply."""
+        row = await self._service.cancel(session.caller, _one(params, "name"))
+        return await self._service.view(row)
+
+    async def requeue(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Queue a request again; the answer is how far it is."""
+        row = await self._service.requeue(session.caller, _one(params, "name"))
+        return await self._service.view(row)
 
     async def requests(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
         """The newest requests, briefly."""
         _known(params, {"limit", "state"})
-        limit = params.get("limit", 20)
-        if type(limit) is not int or not 1 <= limit <= MAX_LISTED:
-            raise BadRequest(f"limit: 1 to {MAX_LISTED}")
-        try:
-            states = (State(params["state"]),) if params.get("state") else ()
-        except ValueError:
-            raise BadRequest(f"state: allowed are {', '.join(State)}") from None
-        return [_brief(row) for row in await self._pipeline.latest(limit, states)]
+        return await self._service.latest(params.get("limit", 20), params.get("state"))
+
+    async def explain(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Where a request would be answered and why. decide: also ask the model which call it would make."""
+        body = dict(params)
+        decide = body.pop("decide", False)
+        if not isinstance(decide, bool):
+            raise BadRequest("decide: is true or false")
+        return await self._service.explain(session.caller, body, decide=decide)
 
     async def status(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
         """The state of the daemon."""
         _known(params, set())
-        return await self._status()
+        return await self._service.status()
 
     async def models(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
         """The configured models and what they take."""
         _known(params, set())
-        return self._governor.status()["models"]
+        return self._service.models()
 
     async def load(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
         """Load a model now."""
         name = _one(params, "name")
-        await self._governor.load(name)
+        await self._service.load(name)
         return {"model": name, "state": "ready"}
 
     async def unload(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
         """Unload a model that is not in use."""
         name = _one(params, "name")
-        return {"model": name, "unloaded": await self._governor.unload(name)}
+        return {"model": name, "unloaded": await self._service.unload(name)}
 
     async def tools(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
         """The tools as the models see them."""
         _known(params, set())
-        return [
-            {
-                "name": name,
-                "description": tool.description,
-                "parameters": schema(tool.parameters),
-                "effect": "write" if isinstance(tool, PublishTool) else tool.effect,
-            }
-            for name, tool in self._config.tools.items()
-        ]
+        return self._service.tools()
 
-    async def call_tool(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
-        """Refused until tools can be called by hand."""
-        raise BadRequest("tools.call: not available yet; ask an agent that has the tool")
+    async def call_tool(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Call a tool: {name, arguments, id?} -> {name, arguments, result}."""
+        _known(params, {"name", "arguments", "id"})
+        name, arguments, id = params.get("name"), params.get("arguments", {}), params.get("id")
+        if not isinstance(name, str) or not name:
+            raise BadRequest("name: is required, the name of a tool")
+        if not isinstance(arguments, dict):
+            raise BadRequest("arguments: is a map")
+        if id is not None and not isinstance(id, str):
+            raise BadRequest("id: is a text")
+        result = await self._service.call_tool(session.caller, name, arguments, id)
+        return {"name": name, "arguments": arguments, "result": result}
 
     async def subscribe(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """From now on every event comes as a notification `event`."""
         _known(params, set())
-        if session not in self._subscribers:
-            self._subscribers.append(session)
-            session.on_close.append(lambda: self._subscribers.remove(session))
+        if session not in self._subscribed:
+            self._subscribed.add(session)
+            end = self._service.subscribe(lambda name, data: session.notify("event", [{"event": name, **data}]) or None)
+            session.on_close += [end, lambda: self._subscribed.discard(session)]
         return {"subscribed": True}
-
-    async def _find(self, session: Session, name: str) -> Row:
-        """By id among the client's own requests; by rid among all."""
-        row = await self._pipeline.find(name, session.caller.client) or await self._pipeline.find(name)
-        if row is None:
-            raise BadRequest(f"no request {name!r}; what is finished is kept for a while only ([store] retention_days)")
-        if row.agent not in session.caller.agents and row.agent in self._config.agents:
-            raise Forbidden(f"{session.caller.client} may not see requests of agent {row.agent!r}")
-        return row
-
-    async def _shown(self, row: Row) -> JSON:
-        if row.reply is not None:
-            return msgspec.json.decode(row.reply)
-        position = await self._pipeline.ahead(row) if row.state is State.RECEIVED else 0
-        return {"id": row.id, "rid": row.rid, "status": WORDS[row.state], "position": position}
-
-
-def _brief(row: Row) -> JSON:
-    return {
-        "rid": row.rid,
-        "id": row.id,
-        "client": row.client,
-        "agent": row.agent,
-        "state": row.state,
-        "status": row.status,
-        "attempts": row.attempts,
-        "accepted_at": row.accepted_wall,
-        "input": row.request.messages[-1].content[:200],
-    }
 
 
 def _known(params: dict[str, JSON], names: set[str]) -> None:

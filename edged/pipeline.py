@@ -195,7 +195,7 @@ class Pipeline:
         if row.rid not in self._running:
             error = Cancelled("the request was cancelled")
             reply = self._ended(row, Status.CANCELLED, error, await self._told(row))
-            if await self._settle(row, reply, only=State.RECEIVED):
+            if await self._settle(row, reply, only=(State.RECEIVED,)):
                 return await self.get(row.rid)
         if attempt := self._running.get(row.rid):  # it may have been claimed just now
             attempt.cancelled = True
@@ -439,7 +439,7 @@ class Pipeline:
             for row in await self._database.read(requests.overdue):
                 error = Expired("the deadline passed in the queue")
                 reply = self._ended(row, Status.EXPIRED, error, await self._told(row))
-                await self._settle(row, reply, only=State.RECEIVED)
+                await self._settle(row, reply, only=(State.RECEIVED,))
             deadline = await self._database.read(requests.next_deadline)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if deadline is None else max(0.0, deadline - clock.boot())):

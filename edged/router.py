@@ -1,11 +1,21 @@
-"""Where a request is answered. Pure: (what is asked, what the agent allows) -> the reason of a route, or a refusal."""
+"""Where a request is answered. Pure: (what is asked, what the agent allows, what earlier attempts showed, which upstreams
+can be used) -> a decision with its reason, or a refusal.
+
+`decide` is asked again after every attempt that ended without an answer, with what that attempt showed.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
+from msgspec import Struct
+
 from edged.errors import BadRequest
-from edged.types import Preference
+from edged.types import Offline, Preference, Privacy
+
+# A prompt with more characters than this times the context's tokens cannot fit: no text of any language has so many
+# characters a token (English has 4 to 5). What is shorter is counted by the engine.
+CHARS_PER_TOKEN = 10
 
 
 class Reason(StrEnum):
@@ -13,15 +23,150 @@ class Reason(StrEnum):
 
     LOCAL_OK = "local_ok"  #: nothing speaks against answering on the board
     LOCAL_ASKED = "local_asked"  #: the request or its agent says so
+    PRIVATE = "private"  #: nothing of it may leave the board
+    CLOUD_ASKED = "cloud_asked"  #: the request or its agent says so
+    CONTEXT = "context"  #: it does not fit the local model's context
+    ESCALATED = "escalated"  #: the local model chose to hand it over
+    UNSURE = "unsure"  #: the local model's call was below min_confidence and was not made
+    LOCAL_FAILED = "local_failed"  #: the local attempt failed its checks
+    NO_LOCAL_MODEL = "no_local_model"  #: the local model cannot be loaded now
+    OFFLINE = "offline"  #: it needs the cloud, and the agent answers here while there is no link
+    OVER_BUDGET = "over_budget"  #: it needs the cloud, and today's tokens are spent
 
 
-def decide(asked: Preference | None, configured: Preference) -> Reason:
-    """The reason for answering here; what the request asks goes before what its agent is configured to.
+class Finding(StrEnum):
+    """What an attempt on the board showed."""
+
+    CONTEXT = "context"  #: the prompt has more tokens than the context
+    ESCALATED = "escalated"  #: the model chose `escalate`
+    UNSURE = "unsure"  #: the call it chose is below min_confidence
+    FAILED = "failed"  #: a tool failed twice, or the output was cut off or empty
+    UNAVAILABLE = "unavailable"  #: the model is missing, damaged, or does not fit the memory
+
+
+REASONS = {
+    Finding.CONTEXT: Reason.CONTEXT,
+    Finding.ESCALATED: Reason.ESCALATED,
+    Finding.UNSURE: Reason.UNSURE,
+    Finding.FAILED: Reason.LOCAL_FAILED,
+    Finding.UNAVAILABLE: Reason.NO_LOCAL_MODEL,
+}
+FINAL = {Finding.CONTEXT, Finding.FAILED, Finding.UNAVAILABLE}  # another local attempt would end the same way
+
+
+class Go(StrEnum):
+    """What to do with a request now."""
+
+    LOCAL = "local"  #: answer here
+    CLOUD = "cloud"  #: ask the upstream
+    WAIT = "wait"  #: park it until an upstream takes it
+    FAIL = "fail"  #: it has no answer; what the last attempt failed with counts, if there was one
+
+
+class UpstreamFacts(Struct, frozen=True):
+    """What is known of an upstream now.
+
+    up: it can be tried; room: fewer requests are with it than it bears; budget_left: today's tokens are not spent.
+    """
+
+    name: str
+    up: bool = True
+    room: bool = True
+    budget_left: bool = True
+
+
+class Facts(Struct, frozen=True, kw_only=True):
+    """What a decision is made from.
+
+    asked, configured: the wish of the request and of its agent; privacy: the stricter one of both.
+    upstreams: that may answer for the agent, in their order, without those that refused this request.
+    findings: of earlier attempts, oldest first.
+    chars: characters of the question; context: tokens of the local model, 0 where it does not count.
+    """
+
+    asked: Preference | None
+    configured: Preference
+    privacy: Privacy
+    when_offline: Offline = Offline.WAIT
+    upstreams: tuple[UpstreamFacts, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    chars: int = 0
+    context: int = 0
+
+
+class Decision(Struct, frozen=True):
+    """What to do and why. upstream: which one, for Go.CLOUD; degraded: a weaker way than the one wanted."""
+
+    go: Go
+    reason: Reason
+    upstream: str | None = None
+    degraded: bool = False
+
+
+def stricter(one: Privacy, other: Privacy | None) -> Privacy:
+    """The stricter of two."""
+    return Privacy.DEVICE if Privacy.DEVICE in (one, other) else Privacy.ANY
+
+
+def may_leave(facts: Facts) -> bool:
+    """Whether anything about the request may ever be sent to an upstream."""
+    return (
+        facts.privacy is Privacy.ANY
+        and (facts.asked or facts.configured) is not Preference.LOCAL
+        and bool(facts.upstreams)
+    )
+
+
+def decide(facts: Facts) -> Decision:
+    """What to do with a request now.
+
+    (1) nothing of it may leave: here, or not at all;
+    (2) here is where it is wanted: likewise;
+    (3) nothing asks for the cloud: here;
+    (4) no upstream is configured, or all have refused it: not at all, unless only a guess asked for the cloud;
+    (5) an upstream is up, in its budget and has room: there;
+    (6) an upstream is up and in its budget, without room: it waits for its turn;
+    (7) every upstream that is up is over its budget: here, where the agent falls back to the board, else not at all;
+    (8) no upstream is up: as the agent says.
 
     Raises:
-        BadRequest: the request insists on the cloud and none is configured.
+        BadRequest: the request insists on the cloud and may not, or cannot ever, go there.
     """
-    wanted = asked or configured
+    wanted = facts.asked or facts.configured
+    last = facts.findings[-1] if facts.findings else None
+    if facts.privacy is Privacy.DEVICE:  # (1)
+        if facts.asked is Preference.CLOUD:
+            raise BadRequest("route: 'cloud' contradicts privacy 'device', with which nothing leaves the board")
+        return Decision(Go.FAIL if last else Go.LOCAL, REASONS[last] if last else Reason.PRIVATE)
+    if wanted is Preference.LOCAL:  # (2)
+        return Decision(Go.FAIL if last else Go.LOCAL, REASONS[last] if last else Reason.LOCAL_ASKED)
+    why = _why_cloud(facts, wanted, last)
+    if why is None:  # (3)
+        return Decision(Go.LOCAL, Reason.LOCAL_OK)
+    if not facts.upstreams:  # (4)
+        if facts.asked is Preference.CLOUD and last is None:
+            raise BadRequest("route: 'cloud' is not possible: no upstream is configured; use auto or local")
+        return Decision(Go.LOCAL, Reason.LOCAL_OK) if why is Reason.CONTEXT and last is None else Decision(Go.FAIL, why)
+    affordable = [u for u in facts.upstreams if u.up and u.budget_left]
+    for upstream in affordable:  # (5)
+        if upstream.room:
+            return Decision(Go.CLOUD, why, upstream.name)
+    if affordable:  # (6)
+        return Decision(Go.WAIT, why)
+    here = facts.when_offline is Offline.LOCAL and not FINAL & set(facts.findings)
+    if any(u.up for u in facts.upstreams):  # (7)
+        return Decision(Go.LOCAL if here else Go.FAIL, Reason.OVER_BUDGET, degraded=here)
+    if facts.when_offline is Offline.WAIT:  # (8)
+        return Decision(Go.WAIT, why)
+    return Decision(Go.LOCAL if here else Go.FAIL, Reason.OFFLINE, degraded=here)
+
+
+def _why_cloud(facts: Facts, wanted: Preference, last: Finding | None) -> Reason | None:
+    """What asks for the cloud; None: nothing."""
+    if last is not None:
+        return REASONS[last]
     if wanted is Preference.CLOUD:
-        raise BadRequest("route: 'cloud' is not available yet, no upstream can be configured; use auto or local")
-    return Reason.LOCAL_ASKED if wanted is Preference.LOCAL else Reason.LOCAL_OK
+        return Reason.CLOUD_ASKED
+    if facts.context and facts.chars > facts.context * CHARS_PER_TOKEN:
+        return Reason.CONTEXT
+    return None

@@ -42,6 +42,14 @@ class Privacy(StrEnum):
     ANY = "any"
 
 
+class Offline(StrEnum):
+    """What a request that needs the cloud does while no upstream can be reached."""
+
+    WAIT = "wait"
+    LOCAL = "local"
+    FAIL = "fail"
+
+
 class Format(StrEnum):
     """Encoding of a request, and so of its reply."""
 
@@ -55,6 +63,14 @@ class ToolCall(Struct, frozen=True):
 
     name: str
     arguments: dict[str, JSON]
+
+
+class ToolSpec(Struct, frozen=True):
+    """A tool as a model sees it; parameters is a JSON Schema of an object."""
+
+    name: str
+    description: str
+    parameters: dict[str, JSON]
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
@@ -269,6 +285,49 @@ class Completion(Struct, frozen=True, kw_only=True):
     prefill_ms: float
     first_token_ms: float
     decode_ms: float
+
+
+class Chat(Struct, frozen=True, kw_only=True):
+    """One completion asked of an upstream.
+
+    key: the idempotency key; asked again with the same key, it is the same question.
+    messages: system text first; a message of role tool answers the oldest call before it that has no answer yet.
+    may_call: False: the tools are told, for the calls in `messages`, and no new call is wanted.
+    response_schema: JSON Schema the text has to match.
+    max_tokens: most tokens of the answer.
+    """
+
+    key: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    may_call: bool = True
+    response_schema: dict[str, JSON] | None = None
+    max_tokens: int
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+
+
+class RawCall(Struct, frozen=True):
+    """A call as an upstream's model wrote it: nothing about it is checked. arguments: JSON text, if it is."""
+
+    name: str
+    arguments: str
+
+
+class ChatAnswer(Struct, frozen=True, kw_only=True):
+    """What an upstream answered: text, or calls, or both. finish: stop | length | tool_calls | content_filter.
+
+    Tokens as the upstream counted them, estimated where it did not say. Times in milliseconds from the call.
+    """
+
+    text: str
+    calls: tuple[RawCall, ...] = ()
+    finish: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    first_token_ms: float
+    total_ms: float
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):

@@ -74,6 +74,12 @@ def new_rid() -> str:
     return f"{int(time.time() * 1000):012x}{secrets.token_hex(5)}"
 
 
+def named_rid(client: str, id: str) -> str:
+    """The rid of what a client does under its own name: the same name is the same rid."""
+    _name("id", id)
+    return hashlib.sha256(f"{client}\0{id}".encode(errors="surrogatepass")).hexdigest()[:22]
+
+
 def decode_request(payload: bytes, *, agent: str | None, content_type: str | None) -> tuple[Request, Format]:
     """A request from its bytes. Without a content type: first non-space byte `{` is JSON, else valid UTF-8 is text,
     else a msgpack map.

@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 
 from edged.errors import ModelUnavailable
-from edged.types import JSON, Message, Segment, ToolCall
+from edged.types import JSON, Message, Segment, ToolCall, ToolSpec
 
 OPEN, CLOSE = "\ue000", "\ue001"  # private use: no template contains them, and none changes them
 PLACEHOLDER = re.compile(f"{OPEN}(\\d+){CLOSE}")
@@ -30,14 +30,6 @@ GENERIC_TOOLS = (
     "You act through tools. To use one, write exactly one JSON object: "
     '{"name": <tool>, "arguments": {<its arguments>}}\nThe tools:\n'
 )
-
-
-class ToolSpec(Struct, frozen=True):
-    """A tool as the model sees it; parameters is a JSON Schema of an object."""
-
-    name: str
-    description: str
-    parameters: dict[str, JSON]
 
 
 class CallFormat(Struct, frozen=True):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from edged.agent.dialect import CallFormat, ToolSpec
-from edged.types import JSON
+from edged.agent.dialect import CallFormat
+from edged.types import JSON, ToolSpec
 
 # the spaces json.dumps writes, which the model saw in training; no other white space, which costs tokens nobody reads
 SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}

@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from edged.agent import dialect, grammar
-from edged.agent.dialect import Dialect, ToolSpec, write_json
+from edged.agent.dialect import Dialect, write_json
 from edged.config import Agent, Example, Tool
 from edged.tools.values import sample, schema
-from edged.types import Message, Segment, ToolCall, ToolRecord
+from edged.types import Message, Segment, ToolCall, ToolRecord, ToolSpec
 
 REPLY = ToolSpec(
     "reply",

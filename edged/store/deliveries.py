@@ -56,6 +56,11 @@ def ready(c: apsw.Connection, transports: tuple[str, ...], except_ids: tuple[int
     ]
 
 
+def retract(c: apsw.Connection, rid: str) -> None:
+    """The reply is made anew: nothing of the old one goes out any more, and whoever was to get it gets the new one."""
+    c.execute("UPDATE deliveries SET state = 'waiting' WHERE rid = ?", (rid,))
+
+
 def confirm(c: apsw.Connection, ident: int) -> None:
     """It arrived. An answered request with nothing left to deliver is done."""
     c.execute("UPDATE deliveries SET state = 'delivered' WHERE id = ?", (ident,))

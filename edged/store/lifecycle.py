@@ -2,8 +2,10 @@
 
     RECEIVED -claim-> RUNNING -answer-> ANSWERED -delivered-> DONE
     RUNNING -release-> RECEIVED    the daemon stopped, or died and came back
-    RECEIVED, RUNNING -fail | expire | cancel-> FAILED | EXPIRED | CANCELLED
+    RUNNING -park-> WAITING_LINK -resume-> RECEIVED    it needs the cloud, and no upstream takes it now
+    RECEIVED, RUNNING, WAITING_LINK -fail | expire | cancel-> FAILED | EXPIRED | CANCELLED
     RECEIVED, RUNNING -quarantine-> QUARANTINED    it killed the daemon too often
+    FAILED, EXPIRED, QUARANTINED -requeue-> RECEIVED    somebody at the board wants it tried again
 
 The SQL that moves a row names the state it expects and checks the row count, so an event that comes too late changes
 nothing and says so.
@@ -21,6 +23,7 @@ class State(StrEnum):
 
     RECEIVED = "received"  #: stored, waits for a worker
     RUNNING = "running"  #: a worker has it
+    WAITING_LINK = "waiting_link"  #: stored, waits for an upstream
     ANSWERED = "answered"  #: the answer is stored, somebody has yet to get it
     DONE = "done"  #: answered, and delivered where somebody was to get it
     FAILED = "failed"  #: ended with an error
@@ -34,12 +37,15 @@ class Happening(StrEnum):
 
     CLAIM = "claim"
     RELEASE = "release"
+    PARK = "park"
+    RESUME = "resume"
     ANSWER = "answer"
     DELIVERED = "delivered"
     FAIL = "fail"
     EXPIRE = "expire"
     CANCEL = "cancel"
     QUARANTINE = "quarantine"
+    REQUEUE = "requeue"
 
 
 TRANSITIONS: dict[State, dict[Happening, State]] = {
@@ -52,21 +58,29 @@ TRANSITIONS: dict[State, dict[Happening, State]] = {
     },
     State.RUNNING: {
         Happening.RELEASE: State.RECEIVED,
+        Happening.PARK: State.WAITING_LINK,
         Happening.ANSWER: State.ANSWERED,
         Happening.FAIL: State.FAILED,
         Happening.EXPIRE: State.EXPIRED,
         Happening.CANCEL: State.CANCELLED,
         Happening.QUARANTINE: State.QUARANTINED,
     },
+    State.WAITING_LINK: {
+        Happening.RESUME: State.RECEIVED,
+        Happening.FAIL: State.FAILED,
+        Happening.EXPIRE: State.EXPIRED,
+        Happening.CANCEL: State.CANCELLED,
+    },
     State.ANSWERED: {Happening.DELIVERED: State.DONE},
     State.DONE: {},
-    State.FAILED: {},
-    State.EXPIRED: {},
+    State.FAILED: {Happening.REQUEUE: State.RECEIVED},
+    State.EXPIRED: {Happening.REQUEUE: State.RECEIVED},
     State.CANCELLED: {},
-    State.QUARANTINED: {},
+    State.QUARANTINED: {Happening.REQUEUE: State.RECEIVED},
 }
 
-UNFINISHED = (State.RECEIVED, State.RUNNING)
+WAITING = (State.RECEIVED, State.WAITING_LINK)
+UNFINISHED = (*WAITING, State.RUNNING)
 
 ENDING: dict[Status, Happening] = {
     Status.DONE: Happening.ANSWER,

@@ -10,7 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from edged import clock, wire
-from edged.errors import BadRequest, Busy
+from edged.errors import BadRequest, Busy, NoLink
+from edged.router import Finding
 from edged.store import deliveries, lifecycle
 from edged.store.lifecycle import Happening, IllegalTransition, State
 from edged.types import Ask, Message, Priority, Request, Status
@@ -44,11 +45,12 @@ class Row(Struct, frozen=True, kw_only=True):
     attempts: int
     reply: bytes | None
     status: str | None
+    findings: tuple[Finding, ...]
 
 
 COLUMNS = (
     "seq, rid, client, id, transport, agent, conversation, body, accepted_wall, accepted_boot, deadline_boot, state, "
-    "attempts, reply, status"
+    "attempts, reply, status, findings"
 )
 
 
@@ -160,7 +162,7 @@ CLAIM = f"""
         SELECT seq FROM requests r WHERE state = 'received' AND (r.conversation IS NULL OR NOT EXISTS (
             SELECT 1 FROM requests o
             WHERE o.client = r.client AND o.agent = r.agent AND o.conversation = r.conversation
-            AND o.state IN ('received', 'running') AND o.conversation IS NOT NULL AND o.seq < r.seq))
+            AND o.state IN ('received', 'running', 'waiting_link') AND o.conversation IS NOT NULL AND o.seq < r.seq))
         ORDER BY attempts = 0, priority, deadline_boot IS NULL, deadline_boot, seq LIMIT 1)
     RETURNING {COLUMNS}
 """
@@ -178,18 +180,70 @@ def release(c: apsw.Connection, rid: str) -> None:
     _move(c, rid, Happening.RELEASE, "attempts = attempts - 1")
 
 
+def note(c: apsw.Connection, rid: str, findings: tuple[Finding, ...]) -> None:
+    """What attempts on the board have shown so far: after a restart they are not made again."""
+    c.execute("UPDATE requests SET findings = ? WHERE rid = ?", (" ".join(findings), rid))
+
+
+def park(c: apsw.Connection, rid: str, max_parked: int) -> None:
+    """It waits for an upstream from now on; not counted as an attempt.
+
+    Raises:
+        NoLink: so many wait already that one more is not kept.
+    """
+    parked = cast(int, c.execute("SELECT count(*) FROM requests WHERE state = 'waiting_link'").get)
+    if parked >= max_parked:
+        raise NoLink(f"{parked} requests wait for a link already ([queue] max_waiting)", retry_after_s=60.0)
+    _move(c, rid, Happening.PARK, "attempts = attempts - 1")
+
+
+def parked(c: apsw.Connection, agents: tuple[str, ...]) -> int:
+    """How many requests of these agents wait for a link."""
+    query = f"SELECT count(*) FROM requests WHERE state = 'waiting_link' AND agent IN ({_marks(agents)})"
+    return cast(int, c.execute(query, agents).get)
+
+
+def resume(c: apsw.Connection, agents: tuple[str, ...], limit: int) -> list[str]:
+    """Queue up to `limit` requests of these agents that wait for a link: interactive before batch, earliest deadline
+    first. Returns their rids."""
+    query = (
+        f"SELECT rid FROM requests WHERE state = 'waiting_link' AND agent IN ({_marks(agents)})"
+        " ORDER BY priority, deadline_boot IS NULL, deadline_boot, seq LIMIT ?"
+    )
+    rids = [cast(str, rid) for (rid,) in c.execute(query, (*agents, limit)).fetchall()]
+    for rid in rids:
+        _move(c, rid, Happening.RESUME)
+    return rids
+
+
+def try_again(c: apsw.Connection, rid: str) -> None:
+    """Queue a request that failed, expired or was quarantined as if it had just come in, without a deadline; its
+    finished steps are not repeated. Whoever got the old reply gets the new one too.
+
+    Raises:
+        BadRequest: it is not in a state in which that can be.
+    """
+    columns = "attempts = 0, reply = NULL, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = ''"
+    try:
+        _move(c, rid, Happening.REQUEUE, f"{columns}, accepted_boot = ?, accepted_wall = ?", (clock.boot(), clock.wall()))
+    except IllegalTransition as error:
+        allowed = ", ".join(lifecycle.sources(Happening.REQUEUE))
+        raise BadRequest(f"request {rid}: {error}; only what is {allowed} can be queued again") from None
+    deliveries.retract(c, rid)
+
+
 def settle(
     c: apsw.Connection,
     rid: str,
     status: Status,
     reply: bytes,
     *,
-    only: State | None = None,
+    only: tuple[State, ...] = (),
     quarantine: bool = False,
 ) -> bool:
-    """The one outcome: state, reply and outbox change together. False where it already had one, or is not in the state
-    `only` (a worker claimed it meanwhile)."""
-    if only is not None and get(c, rid).state is not only:
+    """The one outcome: state, reply and outbox change together. False where it already had one, or is in none of the
+    states `only` (a worker claimed it meanwhile)."""
+    if only and get(c, rid).state not in only:
         return False
     happening = Happening.QUARANTINE if quarantine else lifecycle.ENDING[status]
     # a refusal may be asked again under the same id, so it gives the id free
@@ -223,7 +277,7 @@ def recover(c: apsw.Connection, boot: str) -> list[Row]:
     c.execute(
         f"UPDATE requests SET boot = :boot, deadline_boot = :now + {left},"
         f" accepted_boot = coalesce(:now + {left} - {length}, :now)"  # keeps the length for the boot after this one
-        " WHERE boot <> :boot AND (state IN ('received', 'running')"
+        " WHERE boot <> :boot AND (state IN ('received', 'running', 'waiting_link')"
         " OR rid IN (SELECT rid FROM deliveries WHERE state = 'ready'))",
         {"boot": boot, "now": now, "wall": wall},
     )
@@ -237,13 +291,14 @@ def requeue(c: apsw.Connection, rid: str) -> None:
 
 def overdue(c: apsw.Connection) -> list[Row]:
     """Waiting requests whose deadline has passed."""
-    query = f"SELECT {COLUMNS} FROM requests WHERE state = 'received' AND deadline_boot <= ?"
+    query = f"SELECT {COLUMNS} FROM requests WHERE state IN ('received', 'waiting_link') AND deadline_boot <= ?"
     return [_row(row) for row in c.execute(query, (clock.boot(),))]
 
 
 def next_deadline(c: apsw.Connection) -> float | None:
     """The earliest deadline among those that wait, on the boot clock."""
-    return cast("float | None", c.execute("SELECT min(deadline_boot) FROM requests WHERE state = 'received'").get)
+    query = "SELECT min(deadline_boot) FROM requests WHERE state IN ('received', 'waiting_link')"
+    return cast("float | None", c.execute(query).get)
 
 
 def get(c: apsw.Connection, rid: str) -> Row:
@@ -265,7 +320,7 @@ def find(c: apsw.Connection, name: str, client: str | None = None) -> Row | None
 
 def latest(c: apsw.Connection, limit: int, states: tuple[State, ...] = ()) -> list[Row]:
     """The newest requests first."""
-    where = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
+    where = f"WHERE state IN ({_marks(states)})" if states else ""
     query = f"SELECT {COLUMNS} FROM requests {where} ORDER BY seq DESC LIMIT ?"
     return [_row(row) for row in c.execute(query, (*states, limit))]
 
@@ -276,12 +331,12 @@ def counts(c: apsw.Connection) -> dict[str, int]:
 
 
 def ahead(c: apsw.Connection, row: Row) -> int:
-    """How many waiting requests are claimed before this one."""
+    """How many requests that wait like this one are taken before it."""
     later = float("inf") if row.deadline_boot is None else row.deadline_boot
     order = "(priority, coalesce(deadline_boot, 9e999), seq) < (?, ?, ?)"
     priority = 0 if row.request.priority is Priority.INTERACTIVE else 1
-    query = f"SELECT count(*) FROM requests WHERE state = 'received' AND {order}"
-    return cast(int, c.execute(query, (priority, later, row.seq)).get)
+    query = f"SELECT count(*) FROM requests WHERE state = ? AND {order}"
+    return cast(int, c.execute(query, (row.state, priority, later, row.seq)).get)
 
 
 TRIM = 64  # rows a trim deletes at once: keeps the writer's transactions short
@@ -348,7 +403,12 @@ def add_turn(c: apsw.Connection, row: Row, messages: Turn, expires_wall: float) 
     )
 
 
+def _marks(values: tuple[object, ...]) -> str:
+    return ",".join("?" * len(values))
+
+
 def _row(values: tuple[Any, ...]) -> Row:
     row = dict(zip(COLUMNS.split(", "), values, strict=True))
     request = msgspec.json.decode(row.pop("body"), type=Request)
-    return Row(**{**row, "state": State(row["state"])}, request=request)
+    findings = tuple(Finding(word) for word in row.pop("findings").split())
+    return Row(**{**row, "state": State(row["state"])}, request=request, findings=findings)

@@ -79,4 +79,19 @@ MIGRATIONS = (
     CREATE INDEX packets_seq ON packets(seq);
     CREATE INDEX packets_rid ON packets(rid);
     """,
+    # requests that wait for a link, and what the upstreams have cost
+    """
+    ALTER TABLE requests ADD COLUMN findings TEXT NOT NULL DEFAULT '';  -- router.Finding, oldest first, in words
+    DROP INDEX requests_busy;
+    CREATE INDEX requests_busy ON requests(client, agent, conversation)
+        WHERE state IN ('received', 'running', 'waiting_link') AND conversation IS NOT NULL;
+    CREATE INDEX requests_parked ON requests(priority, deadline_boot, seq) WHERE state = 'waiting_link';
+
+    CREATE TABLE spending(                -- tokens of the upstreams, by day
+        upstream TEXT NOT NULL,
+        day TEXT NOT NULL,                -- UTC, YYYY-MM-DD
+        tokens INTEGER NOT NULL,
+        PRIMARY KEY(upstream, day)
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

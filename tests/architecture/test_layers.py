@@ -13,16 +13,17 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"cli"},
     {"app"},
     {"methods"},
+    {"service"},
     {"transport", "pipeline"},
     {"agent"},
-    {"engine", "governor", "tools", "store", "pull"},
+    {"engine", "governor", "tools", "cloud", "store", "pull"},
     {"router", "catalog", "gguf", "wire", "access", "testing"},
     {"interfaces"},
     {"config", "log", "metrics", "systemd"},
     {"types", "errors", "clock", "faults", "client"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}
-TRANSPORTS = {"mqtt", "unix"}
+TRANSPORTS = {"mqtt", "unix", "http"}
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
 
 
@@ -61,7 +62,7 @@ def test_transports_do_not_know_each_other(path: Path) -> None:
 
 
 PURE = """
-    router access wire store/lifecycle governor/policy agent/dialect agent/grammar engine/scheduler engine/threads
+    router access wire cloud/link store/lifecycle governor/policy agent/dialect agent/grammar engine/scheduler engine/threads
     tools/values
 """
 

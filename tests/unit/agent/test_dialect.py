@@ -14,9 +14,9 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from edged import gguf
 from edged.agent import dialect
-from edged.agent.dialect import CHATML, GENERIC, HERMES, Dialect, ToolSpec
+from edged.agent.dialect import CHATML, GENERIC, HERMES, Dialect
 from edged.errors import ModelUnavailable
-from edged.types import Message, Segment, ToolCall
+from edged.types import Message, Segment, ToolCall, ToolSpec
 
 MODELS = Path(os.environ.get("EDGED_TEST_MODELS_DIR") or Path.home() / ".cache/edged/models")
 QWEN, SMOL = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf", "smollm2-135m-instruct-q4_1.gguf"

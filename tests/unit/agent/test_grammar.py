@@ -10,9 +10,9 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from edged.agent import grammar
-from edged.agent.dialect import GENERIC, HERMES, CallFormat, ToolSpec, parse_call, write_json
+from edged.agent.dialect import GENERIC, HERMES, CallFormat, parse_call, write_json
 from edged.tools.values import schema
-from edged.types import JSON
+from edged.types import JSON, ToolSpec
 
 SUITE = Path(__file__).parents[4] / "shared" / "data" / "json-schema-test-suite" / "draft2020-12"
 

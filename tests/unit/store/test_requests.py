@@ -308,7 +308,7 @@ def test_settle_of_what_only_waits_does_not_touch_what_runs(c: apsw.Connection) 
     """A worker may claim it between the look and the write."""
     rid = put(c).rid
     claim(c)
-    assert not settle(c, rid, Status.EXPIRED, only=State.RECEIVED)
+    assert not settle(c, rid, Status.EXPIRED, only=(State.RECEIVED,))
     assert requests.get(c, rid).state is State.RUNNING
 
 

@@ -1,0 +1,220 @@
+"""What a caller can do, whatever transport brought it: ask and follow requests, look after models, call tools. Transports
+translate to this and back; nothing here knows how bytes travel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from edged import access, wire
+from edged.agent.chat import Chats, ModelAnswer, ModelAsk, OnPiece
+from edged.config import Config, PublishTool
+from edged.errors import BadRequest, Forbidden
+from edged.governor.governor import Governor
+from edged.pipeline import OnDelta, Pipeline
+from edged.store.lifecycle import State
+from edged.store.requests import Accepted, Row
+from edged.tools.toolbox import Toolbox
+from edged.tools.values import schema
+from edged.types import JSON, Ask, Caller, Request
+
+MAX_LISTED = 1000  # rows one list returns; what is older is asked for by name
+# CONTRACT section 6: how an unfinished request is called
+WORDS = {State.RECEIVED: "queued", State.RUNNING: "running", State.WAITING_LINK: "waiting_link"}
+
+OnEvent = Callable[[str, dict[str, JSON]], None]
+
+
+class Service:
+    """One door for all transports but MQTT, which hands its requests to the pipeline directly.
+
+    Args:
+        status: makes the document of `edged status`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        pipeline: Pipeline,
+        governor: Governor,
+        toolbox: Toolbox,
+        chats: Chats,
+        *,
+        status: Callable[[], Awaitable[dict[str, JSON]]],
+    ) -> None:
+        self._config = config
+        self._pipeline = pipeline
+        self._governor = governor
+        self._toolbox = toolbox
+        self._chats = chats
+        self._status = status
+        self._listeners: list[OnEvent] = []
+        self._cleanups: set[asyncio.Task[object]] = set()
+
+    # -- events ----------------------------------------------------------------------------------------------------
+
+    def tell(self, name: str, data: dict[str, JSON]) -> None:
+        """An event, to all who subscribed."""
+        for listener in list(self._listeners):
+            listener(name, data)
+
+    def subscribe(self, listener: OnEvent) -> Callable[[], None]:
+        """From now on `listener` gets every event; the returned function ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def request(self, body: object, *, agent: str | None = None) -> Request:
+        """A request from its decoded map. Where nobody names an agent and there is only one, it is meant."""
+        if agent is None and isinstance(body, dict) and body.get("agent") is None and len(self._config.agents) == 1:
+            agent = next(iter(self._config.agents))
+        request = wire.request_from_map(body, agent=agent)
+        if request.reply_to is not None:
+            raise BadRequest("reply_to: is for MQTT 3.1.1; here the reply comes back the way the request came")
+        return request
+
+    async def submit(self, ask: Ask, on_delta: OnDelta | None = None) -> Accepted:
+        """Take a request in; nobody waits here for its reply. Raises EdgedError for a refusal."""
+        return await self._pipeline.accept(ask, on_delta)
+
+    async def answer(self, ask: Ask, on_delta: OnDelta | None = None, *, gone: asyncio.Event | None = None) -> bytes:
+        """Take a request in and wait for its reply's canonical bytes.
+
+        Args:
+            on_delta: gets (offset in characters, text) of the answer's pieces; offset 0 again: it begins anew.
+            gone: set before this call is cancelled because the client went away. If its request had no id, nobody can
+                ever get the answer: it is cancelled.
+
+        Raises:
+            EdgedError: a refusal; nothing was stored.
+        """
+        accepted = await self._pipeline.accept(ask, on_delta)
+        if accepted.reply is not None:
+            return accepted.reply
+        try:
+            return await self._pipeline.result(accepted.rid)
+        except asyncio.CancelledError:
+            abandoned = gone is not None and gone.is_set() and ask.request.id is None and ask.key is None
+            if abandoned and not self._pipeline.is_awaited(accepted.rid):
+                cleanup = asyncio.create_task(self._pipeline.cancel(accepted.rid), name="edged.abandoned")
+                self._cleanups.add(cleanup)
+                cleanup.add_done_callback(self._cleanups.discard)
+            raise
+
+    async def find(self, caller: Caller, name: str) -> Row:
+        """A request by id among the caller's own, or by rid among all.
+
+        Raises:
+            BadRequest: there is none, or none any more.
+            Forbidden: it is one of an agent the caller may not use.
+        """
+        row = await self._pipeline.find(name, caller.client) or await self._pipeline.find(name)
+        if row is None:
+            raise BadRequest(f"no request {name!r}; what is finished is kept for a while only ([store] retention_days)")
+        if row.agent not in caller.agents and row.agent in self._config.agents:
+            raise Forbidden(f"{caller.client} may not see requests of agent {row.agent!r}")
+        return row
+
+    async def view(self, row: Row) -> JSON:
+        """The reply, or how far it is: {id, rid, status: queued | running | waiting_link, position, eta_s}."""
+        if row.reply is not None:
+            return msgspec.json.decode(row.reply)
+        position = 0 if row.state is State.RUNNING else await self._pipeline.ahead(row)
+        eta = self._pipeline.eta_s(row, position)
+        return {"id": row.id, "rid": row.rid, "status": WORDS[row.state], "position": position, "eta_s": eta}
+
+    async def cancel(self, caller: Caller, name: str) -> Row:
+        """End a request; one that has its outcome keeps it."""
+        row = await self.find(caller, name)
+        return await self._pipeline.cancel(row.rid) or row
+
+    async def requeue(self, caller: Caller, name: str) -> Row:
+        """Queue a request again that failed, expired or was quarantined."""
+        row = await self.find(caller, name)
+        return await self._pipeline.requeue(row.rid)
+
+    async def latest(self, limit: int, state: str | None = None) -> list[JSON]:
+        """The newest requests, briefly; of one state, where one is named."""
+        if type(limit) is not int or not 1 <= limit <= MAX_LISTED:
+            raise BadRequest(f"limit: 1 to {MAX_LISTED}")
+        try:
+            states = (State(state),) if state else ()
+        except ValueError:
+            raise BadRequest(f"state: allowed are {', '.join(State)}") from None
+        return [_brief(row) for row in await self._pipeline.latest(limit, states)]
+
+    async def explain(self, caller: Caller, body: object, *, decide: bool) -> JSON:
+        """Where a request would be answered and why, without doing anything (see Pipeline.explain)."""
+        request = self.request(body)
+        return await self._pipeline.explain(Ask(request=request, caller=caller), decide=decide)
+
+    # -- models ----------------------------------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, JSON]:
+        """The state of the daemon."""
+        return await self._status()
+
+    def models(self) -> JSON:
+        """The configured models and what they take."""
+        return self._governor.status()["models"]
+
+    async def load(self, name: str) -> None:
+        """Load a model now."""
+        await self._governor.load(name)
+
+    async def unload(self, name: str) -> bool:
+        """Unload a model; False where it is in use or not loaded."""
+        return await self._governor.unload(name)
+
+    async def complete(self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None) -> ModelAnswer:
+        """One completion of a plain model, as the request says; nothing of it is stored.
+
+        Raises:
+            Forbidden: the caller may use nothing here.
+            EdgedError: as the engine says; Busy where too many such completions wait.
+        """
+        if not caller.agents:
+            raise Forbidden(f"{caller.client} may not use model {ask.model!r}")
+        return await self._chats.complete(ask, on_piece)
+
+    # -- tools -----------------------------------------------------------------------------------------------------
+
+    def tools(self) -> list[JSON]:
+        """The tools as the models see them."""
+        return [
+            {
+                "name": name,
+                "description": tool.description,
+                "parameters": schema(tool.parameters),
+                "effect": "write" if isinstance(tool, PublishTool) else tool.effect,
+            }
+            for name, tool in self._config.tools.items()
+        ]
+
+    async def call_tool(self, caller: Caller, name: str, arguments: dict[str, JSON], id: str | None = None) -> JSON:
+        """Call a tool by hand. With an id an SQL write of the same caller happens once, however often it is called.
+
+        Raises:
+            BadRequest: no such tool, or arguments that do not fit its schema.
+            ToolFailed: the tool's own reason.
+        """
+        access.check_tool(caller, name)
+        rid = wire.new_rid() if id is None else wire.named_rid(caller.client, id)
+        return await self._toolbox.call_by_hand(name, arguments, rid)
+
+
+def _brief(row: Row) -> JSON:
+    return {
+        "rid": row.rid,
+        "id": row.id,
+        "client": row.client,
+        "agent": row.agent,
+        "state": row.state,
+        "status": row.status,
+        "attempts": row.attempts,
+        "accepted_at": row.accepted_wall,
+        "input": row.request.messages[-1].content[:200],
+    }

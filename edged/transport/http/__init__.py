@@ -1,0 +1,1 @@
+"""HTTP (CONTRACT section 6): the OpenAI API, requests with their replies, health and metrics."""
