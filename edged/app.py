@@ -18,8 +18,11 @@ from typing import IO, Any, Protocol
 
 from edged import __version__, catalog, config, gguf, log, systemd, testing
 from edged.agent import grammar
+from edged.agent.chat import Chats
 from edged.agent.dialect import GENERIC
+from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook
+from edged.cloud import Cloud
 from edged.config import Config, PythonTool
 from edged.engine import LlamaEngine
 from edged.engine.predict import predicted_bytes
@@ -29,10 +32,12 @@ from edged.governor.governor import Governor
 from edged.interfaces import Engine, Loader, Residency
 from edged.methods import Methods
 from edged.pipeline import Pipeline
+from edged.service import Service
 from edged.store import requests
 from edged.store.database import Database
 from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
+from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
 from edged.transport.mqtt import MqttTransport, Settings
@@ -107,12 +112,14 @@ class Daemon:
         self._mqtt = self._make_mqtt()
         self._toolbox = Toolbox(settings.tools, settings.databases, self._mqtt, settings.tools_dir)
         self._database = Database(settings.state_dir / FILE_NAME, MIGRATIONS)
+        self._cloud = Cloud(settings.upstreams, Spending(self._database), tell=self._tell, changed=self._link_changed)
+        speak = PromptBook(settings.agents, settings.tools, self._template, settings.may_escalate)
         self._pipeline = Pipeline(
             settings,
             self._database,
-            self._engine,
+            Dispatcher(settings, self._engine, self._cloud, speak),
             self._toolbox,
-            speak=PromptBook(settings.agents, settings.tools, self._template),
+            self._cloud,
             tell=self._tell,
             changed=self._changed.set,
         )
@@ -121,8 +128,9 @@ class Daemon:
         self._unix = UnixTransport(
             settings.socket_path, mode=int(settings.ipc.mode, 8), group=_group(settings), agents=settings.agents
         )
-        self._methods = Methods(settings, self._pipeline, self._governor, self._status)
-        self._unix.methods = self._methods.table()
+        chats = Chats(self._engine, settings.models, self._template, max_waiting=settings.queue.max_waiting)
+        self._service = Service(settings, self._pipeline, self._governor, self._toolbox, chats, status=self._status)
+        self._unix.methods = Methods(self._service).table()
 
     async def run(self) -> int:
         """Start everything, wait for a signal or a failure, stop everything. Returns the exit status."""
@@ -154,6 +162,7 @@ class Daemon:
         self._warn_of_missing_models()
         await self._unix.start()
         self._spawn(tasks, self._governor.run(), "edged.governor")
+        self._spawn(tasks, self._cloud.run(), "edged.cloud")
         self._spawn(tasks, self._pipeline.run(), "edged.pipeline")
         self._spawn(tasks, self._publish_state(), "edged.state")
         if (period := systemd.watchdog_s()) is not None:
@@ -201,6 +210,7 @@ class Daemon:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._cloud.stop()
         await self._engine.stop()
         await self._toolbox.stop()
         await self._database.stop()
@@ -288,9 +298,13 @@ class Daemon:
 
     def _tell(self, name: str, data: dict[str, JSON]) -> None:
         """An event, to everybody who may want it."""
-        self._methods.tell(name, data)
+        self._service.tell(name, data)
         if self._mqtt:
             self._mqtt.event(name, data)
+        self._changed.set()
+
+    def _link_changed(self) -> None:
+        self._pipeline.link_changed()
         self._changed.set()
 
     def _state(self) -> dict[str, JSON]:
@@ -301,7 +315,7 @@ class Daemon:
             "memory": {k: v for k, v in self._governor.status().items() if k != "models"},
             "models": self._governor.status()["models"],
             "queue": self._counts,
-            "link": {},
+            "link": self._cloud.status(),
         }
 
     async def _status(self) -> dict[str, JSON]:

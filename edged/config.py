@@ -285,6 +285,15 @@ class Config(Struct, frozen=True, kw_only=True):
         named = self.agents[agent].upstream
         return (named,) if named else tuple(self.upstreams)
 
+    def may_escalate(self, agent: str) -> bool:
+        """Whether the board's model may hand requests of an agent to an upstream."""
+        settings = self.agents[agent]
+        return (
+            settings.privacy is Privacy.ANY
+            and settings.route is not Preference.LOCAL
+            and bool(self.upstreams_of(agent))
+        )
+
     @property
     def models_dir(self) -> Path:
         """Folder of the weights."""

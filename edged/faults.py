@@ -15,6 +15,7 @@ POINTS = (
     "journal.intent",  # the call is in the journal, nothing was done
     "tool.effect",  # the effect is committed in the tool's database, the journal does not know
     "journal.result",  # the journal knows
+    "link.parked",  # it waits for a link, durably, and nothing has been told
     "agent.answered",  # the answer exists in memory only
     "settle.committed",  # the answer is stored, nothing was sent
     "deliver.confirmed",  # the broker has the reply, the store does not know

@@ -120,8 +120,11 @@ class Methods:
         _known(params, set())
         if session not in self._subscribed:
             self._subscribed.add(session)
-            end = self._service.subscribe(lambda name, data: session.notify("event", [{"event": name, **data}]) or None)
-            session.on_close += [end, lambda: self._subscribed.discard(session)]
+
+            def tell(name: str, data: dict[str, JSON]) -> None:
+                session.notify("event", [{"event": name, **data}])
+
+            session.on_close += [self._service.subscribe(tell), lambda: self._subscribed.discard(session)]
         return {"subscribed": True}
 
 

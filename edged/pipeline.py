@@ -3,6 +3,9 @@
 `accept` commits before anybody is told. `work` claims one row at a time and runs its agent. `settle` stores the one
 outcome together with what has to be sent. `deliver` hands replies to their transport until they are confirmed. After a
 crash `recover` puts what ran back into the queue: there is no second way to start.
+
+Between `work` and `settle` lies the route: `router.decide` says where to try next, an attempt answers or shows why it
+could not, and so on. What needs an upstream that cannot take it now is parked; `_link_loop` queues it again.
 """
 
 from __future__ import annotations
@@ -17,23 +20,17 @@ from typing import TypeVar
 import apsw
 import msgspec
 
-from edged import access, clock, router, wire
-from edged.agent.loop import OnText, Run
-from edged.agent.prompt import Prompts
+from edged import access, clock, wire
+from edged.agent.dispatch import Dispatcher, Trail
+from edged.agent.loop import Run, Stream
+from edged.clock import Stopwatch
+from edged.cloud import Cloud
 from edged.config import Config
-from edged.errors import (
-    Busy,
-    Cancelled,
-    EdgedError,
-    Expired,
-    Internal,
-    Quarantined,
-    UnknownAgent,
-)
+from edged.errors import Busy, Cancelled, EdgedError, Expired, Internal, Quarantined, UnknownAgent
 from edged.faults import point
-from edged.interfaces import Deliverer, Engine
+from edged.interfaces import Deliverer
 from edged.log import request_id
-from edged.store import deliveries, journal, requests
+from edged.store import deliveries, journal, lifecycle, requests
 from edged.store.database import Database
 from edged.store.journal import Intent, Journal, Result, Step
 from edged.store.lifecycle import State
@@ -45,7 +42,6 @@ from edged.types import (
     Delivery,
     Reply,
     Request,
-    RouteTaken,
     Status,
     Timing,
     ToolRecord,
@@ -59,6 +55,7 @@ MAX_SENDING = 64  # replies on their way at once; the broker's Receive Maximum b
 GRACE_S = 5.0  # a stop waits this long for running requests; what is not done goes back into the queue
 FLUSH_S = 2.0  # and this long for replies on their way; what is not confirmed is sent after the next start
 HOUSEKEEPING_S = 60.0  # how often finished requests are forgotten; cheap when there is nothing to do
+PACE_SHARE = 0.2  # of the newest request in the average: about the last ten count
 RETRY_S = (0.5, 10.0)  # first and longest pause before something that the disk refused is tried again
 # A full, failing or read-only disk, or somebody else's lock: what another try may find otherwise.
 STORE_REFUSES = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.BusyError)
@@ -76,27 +73,29 @@ class Pipeline:
         self,
         config: Config,
         database: Database,
-        engine: Engine,
+        dispatcher: Dispatcher,
         toolbox: Toolbox,
+        cloud: Cloud,
         *,
-        speak: Callable[[str], Awaitable[Prompts]],
         tell: Tell = lambda name, data: None,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._database = database
-        self._engine = engine
+        self._dispatcher = dispatcher
         self._toolbox = toolbox
-        self._speak = speak
+        self._cloud = cloud
         self._tell = tell
         self._changed = changed
         self.deliverers: Mapping[str, Deliverer] = {}
         self._boot = clock.boot_id()
         self._waiting, self._outgoing, self._deadlines = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._idle, self._sent = asyncio.Event(), asyncio.Event()
+        self._idle, self._sent, self._link = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._idle.set()
         self._running: dict[str, _Attempt] = {}
         self._suspects: set[str] = set()
+        self._resumed: set[str] = set()  # queued for an upstream's room, and not there yet
+        self._pace_s: float | None = None  # seconds between two finished requests while there is work
         self._sending: set[int] = set()
         self._results: dict[str, set[asyncio.Future[bytes]]] = {}
         self._watchers: dict[str, list[OnDelta]] = {}
@@ -143,7 +142,7 @@ class Pipeline:
             known = ", ".join(self._config.agents) or "none"
             raise UnknownAgent(f"no agent {request.agent!r}; configured are {known}")
         access.check(ask.caller, request.agent)
-        router.decide(request.route, self._config.agents[request.agent].route)
+        self._dispatcher.check(request)
         if self._stopping:
             raise Busy("the daemon is stopping", retry_after_s=5.0)
 
@@ -190,18 +189,42 @@ class Pipeline:
     async def cancel(self, name: str, client: str | None = None) -> Row | None:
         """End a request by rid or id; None where there is none. One that has its outcome keeps it."""
         row = await self.find(name, client)
-        if row is None or row.state not in (State.RECEIVED, State.RUNNING):
+        if row is None or row.state not in lifecycle.UNFINISHED:
             return row
         if row.rid not in self._running:
             error = Cancelled("the request was cancelled")
             reply = self._ended(row, Status.CANCELLED, error, await self._told(row))
-            if await self._settle(row, reply, only=(State.RECEIVED,)):
+            if await self._settle(row, reply, only=lifecycle.WAITING):
                 return await self.get(row.rid)
         if attempt := self._running.get(row.rid):  # it may have been claimed just now
             attempt.cancelled = True
             attempt.interrupt()
             await attempt.ended.wait()
         return await self.get(row.rid)
+
+    async def requeue(self, rid: str) -> Row:
+        """Queue a request again that failed, expired or was quarantined: BadRequest where it did none of these."""
+        await self._database.write(lambda c: requests.try_again(c, rid))
+        self._waiting.set()
+        self._changed()
+        return await self.get(rid)
+
+    def eta_s(self, row: Row, position: int) -> float | None:
+        """Seconds until a request is answered, at the pace of late; None where that cannot be told: nothing was
+        answered yet, or it waits for a link."""
+        if self._pace_s is None or row.state is State.WAITING_LINK:
+            return None
+        return round((position + 1) * self._pace_s, 1)
+
+    async def explain(self, ask: Ask, *, decide: bool) -> dict[str, JSON]:
+        """Where a request would go now and why; nothing is stored or done.
+
+        Args:
+            decide: also let the board's model choose a call, as it would, and count that in.
+        """
+        self._check(ask)
+        journal = Journal(self._database, "")  # nothing is written to it
+        return await self._dispatcher.explain(ask.request, self._toolbox, journal, decide=decide)
 
     # -- work ------------------------------------------------------------------------------------------------------
 
@@ -221,14 +244,19 @@ class Pipeline:
                 self._suspects.add(row.rid)
         if running:
             log.info("%d requests were running when the daemon ended", len(running))
+        # what waits for a link and no longer could: its agent or the upstreams are gone from the configuration
+        able = tuple(name for name in self._config.agents if self._config.upstreams_of(name))
+        await self._database.write(lambda c: requests.resume_others(c, able))
 
     async def run(self) -> None:
         """Work, expire, deliver and tidy until cancelled; ends with an exception if one of them does."""
         self._waiting.set()
         self._outgoing.set()
         self._deadlines.set()
+        self._link.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._work_loop(group), name="edged.pipeline.work")
+            group.create_task(self._link_loop(), name="edged.pipeline.link")
             group.create_task(self._expire_loop(), name="edged.pipeline.expire")
             group.create_task(self._deliver_loop(group), name="edged.pipeline.deliver")
             group.create_task(self._tidy_loop(), name="edged.pipeline.tidy")
@@ -270,6 +298,9 @@ class Pipeline:
 
     def _worked(self, rid: str, _: object) -> None:
         self._running.pop(rid).ended.set()
+        if rid in self._resumed:
+            self._resumed.discard(rid)
+            self._link.set()
         if not self._running:
             self._idle.set()
         self._waiting.set()
@@ -282,10 +313,14 @@ class Pipeline:
         left = None if row.deadline_boot is None else row.deadline_boot - clock.boot()
         limit = asyncio.timeout(left)
         outcome: Reply | tuple[Status, EdgedError]
+        watch = Stopwatch()
         try:
             with attempt.may_be_interrupted():
                 async with limit:
-                    outcome = await self._answer(row, attempt, queue_ms)
+                    answered = await self._answer(row, attempt, queue_ms)
+            if answered is None:
+                return  # parked
+            outcome = answered
         except asyncio.CancelledError:
             if not attempt.cancelled:
                 with contextlib.suppress(*STORE_REFUSES):  # it stays marked as running, and `recover` finds it
@@ -303,53 +338,98 @@ class Pipeline:
                 outcome = Status.FAILED, Internal(told)
         if not isinstance(outcome, Reply):
             records = await self._told(row, attempt.run)
-            outcome = self._ended(row, *outcome, records, attempt.run, queue_ms)
+            outcome = self._ended(row, *outcome, records, attempt, queue_ms)
+        self._keep_pace(watch.ms() / 1000)
         await self._settle(row, outcome, attempt.messages)
 
-    async def _answer(self, row: Row, attempt: _Attempt, queue_ms: float) -> Reply:
+    def _keep_pace(self, took_s: float) -> None:
+        """A request that took so long beside so many others: what is that per request, averaged over the last few."""
+        now_s = took_s / max(1, len(self._running))
+        self._pace_s = now_s if self._pace_s is None else self._pace_s + PACE_SHARE * (now_s - self._pace_s)
+
+    async def _answer(self, row: Row, attempt: _Attempt, queue_ms: float) -> Reply | None:
+        """The reply; None: it is parked."""
         agent = self._config.agents.get(row.agent)
         if agent is None:
             raise UnknownAgent(f"agent {row.agent!r} was taken out of the configuration while the request waited")
-        reason = router.decide(row.request.route, agent.route)
         history, steps = await self._database.read(lambda c: (requests.history(c, row), journal.steps(c, row.rid)))
         run = attempt.run = Run(
             row.rid,
             agent,
             row.request,
-            prompts=await self._speak(row.agent),
-            engine=self._engine,
             toolbox=self._toolbox,
             journal=_PatientJournal(self._database, row.rid, self._until_stored),
             history=history,
             steps=steps,
-            on_text=self._streamer(row.request, row.rid),
+            stream=self._stream(row.request, row.rid),
         )
-        outcome = await run.run()
+        attempt.trail = Trail(row.findings)
+        outcome = await self._dispatcher.answer(run, attempt.trail)
+        if outcome is None:
+            await self._park(row, attempt.trail)
+            return None
         attempt.messages = outcome.messages
+        decision = attempt.trail.decision
         return Reply(
             id=row.id,
             rid=row.rid,
             status=Status.DONE,
             output=outcome.output,
-            tool_calls=outcome.records,
-            route=RouteTaken("local", agent.model, reason, outcome.confidence),
-            usage=outcome.usage,
-            timing=_timing(row, outcome.timing, queue_ms),
+            tool_calls=run.records,
+            route=self._dispatcher.route(row.agent, attempt.trail, run.confidence),
+            usage=run.tally.usage(),
+            timing=_timing(row, run.tally.timing(), queue_ms),
+            degraded=decision is not None and decision.degraded,
         )
 
-    def _streamer(self, request: Request, rid: str) -> OnText | None:
+    async def _park(self, row: Row, trail: Trail) -> None:
+        """Wait for an upstream, durably, with what attempts on the board have shown."""
+
+        def park(c: apsw.Connection) -> None:
+            requests.note(c, row.rid, trail.findings)
+            requests.park(c, row.rid, self._config.queue.max_waiting)
+
+        await self._until_stored(lambda: self._database.write(park, durable=False))
+        point("link.parked")
+        log.info("waits for a link", extra={"rid": row.rid})
+        self._changed()
+        self._deadlines.set()
+        self._link.set()
+
+    def _stream(self, request: Request, rid: str) -> Stream | None:
         """Feeds whoever watches; characters that came before somebody did are not repeated (offset tells)."""
         if not request.stream:
             return None
-        sent = 0
 
-        def on_text(text: str) -> None:
-            nonlocal sent
+        def send(offset: int, text: str) -> None:
             for watcher in self._watchers.get(rid, ()):
-                watcher(sent, text)
-            sent += len(text)
+                watcher(offset, text)
 
-        return on_text
+        return Stream(send)
+
+    # -- the link --------------------------------------------------------------------------------------------------
+
+    def link_changed(self) -> None:
+        """An upstream came back, or has room again."""
+        self._link.set()
+
+    async def _link_loop(self) -> None:
+        """Queue what waits for a link, no more of it than the upstreams have room for: a link that comes back is not
+        buried under everything at once."""
+        shares: dict[tuple[str, ...], list[str]] = {}
+        for agent in self._config.agents:
+            shares.setdefault(self._config.upstreams_of(agent), []).append(agent)
+        while True:
+            await self._link.wait()
+            self._link.clear()
+            for upstreams, agents in shares.items():
+                room = self._cloud.room(upstreams) - len(self._resumed)
+                if room > 0:
+                    resume = functools.partial(requests.resume, agents=tuple(agents), limit=room)
+                    rids = await self._until_stored(lambda: self._database.write(resume, durable=False))  # noqa: B023
+                    self._resumed.update(rids)
+                    if rids:
+                        self._waiting.set()
 
     # -- settle ----------------------------------------------------------------------------------------------------
 
@@ -368,19 +448,21 @@ class Pipeline:
         status: Status,
         error: EdgedError,
         records: tuple[ToolRecord, ...],
-        run: Run | None = None,
+        attempt: _Attempt | None = None,
         queue_ms: float = 0.0,
     ) -> Reply:
         """The reply of a request without an answer; it tells what was done all the same."""
-        agent = self._config.agents.get(row.agent)
+        run = attempt.run if attempt else None
         return Reply(
             id=row.id,
             rid=row.rid,
             status=Status.REFUSED if _may_be_asked_again(status, error, records) else status,
             tool_calls=records,
-            route=RouteTaken("local", agent.model if agent else "", router.Reason.LOCAL_OK),
-            usage=run.usage() if run else Usage(),
-            timing=_timing(row, run.timing() if run else Timing(), queue_ms),
+            route=self._dispatcher.route(
+                row.agent, attempt.trail if attempt else None, run.confidence if run else None
+            ),
+            usage=run.tally.usage() if run else Usage(),
+            timing=_timing(row, run.tally.timing() if run else Timing(), queue_ms),
             error=wire.fault(error),
         )
 
@@ -390,11 +472,11 @@ class Pipeline:
         reply: Reply,
         messages: requests.Turn = (),
         *,
-        only: State | None = None,
+        only: tuple[State, ...] = (),
         quarantine: bool = False,
     ) -> bool:
         """Store the one outcome. A disk that refuses is asked again: the answer must not be lost. False where the
-        request has its outcome already, or is not in the state `only`."""
+        request has its outcome already, or is in none of the states `only`."""
         body = wire.reply_bytes(reply)
         expiry = self._config.agents[row.agent].conversation_expiry_s if row.agent in self._config.agents else 0.0
 
@@ -437,9 +519,10 @@ class Pipeline:
         while True:
             self._deadlines.clear()
             for row in await self._database.read(requests.overdue):
-                error = Expired("the deadline passed in the queue")
+                waited = "waiting for a link" if row.state is State.WAITING_LINK else "in the queue"
+                error = Expired(f"the deadline passed {waited}")
                 reply = self._ended(row, Status.EXPIRED, error, await self._told(row))
-                await self._settle(row, reply, only=(State.RECEIVED,))
+                await self._settle(row, reply, only=lifecycle.WAITING)
             deadline = await self._database.read(requests.next_deadline)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if deadline is None else max(0.0, deadline - clock.boot())):
@@ -494,6 +577,7 @@ class _Attempt:
 
     def __init__(self) -> None:
         self.run: Run | None = None
+        self.trail: Trail | None = None
         self.messages: requests.Turn = ()
         self.cancelled = False
         self.ended = asyncio.Event()

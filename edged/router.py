@@ -1,5 +1,5 @@
-"""Where a request is answered. Pure: (what is asked, what the agent allows, what earlier attempts showed, which upstreams
-can be used) -> a decision with its reason, or a refusal.
+"""Where a request is answered. Pure: (what is asked, what the agent allows, what earlier attempts showed, which
+upstreams can be used) -> a decision with its reason, or a refusal.
 
 `decide` is asked again after every attempt that ended without an answer, with what that attempt showed.
 """
@@ -23,7 +23,7 @@ class Reason(StrEnum):
 
     LOCAL_OK = "local_ok"  #: nothing speaks against answering on the board
     LOCAL_ASKED = "local_asked"  #: the request or its agent says so
-    PRIVATE = "private"  #: nothing of it may leave the board
+    PRIVATE = "private"  #: it would better go to the cloud, and nothing of it may leave the board
     CLOUD_ASKED = "cloud_asked"  #: the request or its agent says so
     CONTEXT = "context"  #: it does not fit the local model's context
     ESCALATED = "escalated"  #: the local model chose to hand it over
@@ -134,13 +134,16 @@ def decide(facts: Facts) -> Decision:
     """
     wanted = facts.asked or facts.configured
     last = facts.findings[-1] if facts.findings else None
+    why = _why_cloud(facts, wanted, last)
     if facts.privacy is Privacy.DEVICE:  # (1)
         if facts.asked is Preference.CLOUD:
             raise BadRequest("route: 'cloud' contradicts privacy 'device', with which nothing leaves the board")
-        return Decision(Go.FAIL if last else Go.LOCAL, REASONS[last] if last else Reason.PRIVATE)
+        if last is not None:
+            return Decision(Go.FAIL, REASONS[last])
+        here = Reason.LOCAL_ASKED if wanted is Preference.LOCAL else Reason.LOCAL_OK
+        return Decision(Go.LOCAL, Reason.PRIVATE if why else here)
     if wanted is Preference.LOCAL:  # (2)
         return Decision(Go.FAIL if last else Go.LOCAL, REASONS[last] if last else Reason.LOCAL_ASKED)
-    why = _why_cloud(facts, wanted, last)
     if why is None:  # (3)
         return Decision(Go.LOCAL, Reason.LOCAL_OK)
     if not facts.upstreams:  # (4)

@@ -1,5 +1,5 @@
-"""What a caller can do, whatever transport brought it: ask and follow requests, look after models, call tools. Transports
-translate to this and back; nothing here knows how bytes travel."""
+"""What a caller can do, whatever transport brought it: ask and follow requests, look after models, call tools.
+Transports translate to this and back; nothing here knows how bytes travel."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 JSON = Any  # what json.loads may return; narrowed where it is used
 
@@ -112,12 +112,14 @@ class ToolRecord(Struct, frozen=True):
 
 
 class RouteTaken(Struct, frozen=True):
-    """Where the answer came from and why. confidence: see CONTRACT section 3; null where nothing was sampled."""
+    """Where the answer came from and why. confidence: see CONTRACT section 3; null where nothing was sampled.
+    upstream: its name in the configuration, only where the cloud was asked."""
 
     where: str
     model: str
     reason: str
     confidence: float | None = None
+    upstream: str | UnsetType = UNSET
 
 
 class Usage(Struct, frozen=True):

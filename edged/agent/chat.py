@@ -1,5 +1,5 @@
-"""A plain model as the request says: its messages, its tools, its shape of the answer. Nothing is stored, no tool of ours
-is called: what the model wants called goes back to whoever asked."""
+"""A plain model as the request says: its messages, its tools, its shape of the answer. Nothing is stored, no tool of
+ours is called: what the model wants called goes back to whoever asked."""
 
 from __future__ import annotations
 

@@ -216,6 +216,13 @@ def resume(c: apsw.Connection, agents: tuple[str, ...], limit: int) -> list[str]
     return rids
 
 
+def resume_others(c: apsw.Connection, agents: tuple[str, ...]) -> None:
+    """Queue what waits for a link and is of none of these agents."""
+    query = f"SELECT rid FROM requests WHERE state = 'waiting_link' AND agent NOT IN ({_marks(agents)})"
+    for (rid,) in c.execute(query, agents).fetchall():
+        _move(c, cast(str, rid), Happening.RESUME)
+
+
 def try_again(c: apsw.Connection, rid: str) -> None:
     """Queue a request that failed, expired or was quarantined as if it had just come in, without a deadline; its
     finished steps are not repeated. Whoever got the old reply gets the new one too.
@@ -225,7 +232,9 @@ def try_again(c: apsw.Connection, rid: str) -> None:
     """
     columns = "attempts = 0, reply = NULL, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = ''"
     try:
-        _move(c, rid, Happening.REQUEUE, f"{columns}, accepted_boot = ?, accepted_wall = ?", (clock.boot(), clock.wall()))
+        _move(
+            c, rid, Happening.REQUEUE, f"{columns}, accepted_boot = ?, accepted_wall = ?", (clock.boot(), clock.wall())
+        )
     except IllegalTransition as error:
         allowed = ", ".join(lifecycle.sources(Happening.REQUEUE))
         raise BadRequest(f"request {rid}: {error}; only what is {allowed} can be queued again") from None

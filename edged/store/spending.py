@@ -1,5 +1,5 @@
-"""What the upstreams have cost. Lazy: the newest entries may be lost with the power, and the budget is a bound of money,
-not of safety."""
+"""What the upstreams have cost. Lazy: the newest entries may be lost with the power, and the budget is a bound of
+money, not of safety."""
 
 from __future__ import annotations
 

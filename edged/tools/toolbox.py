@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edged.config import Database, PublishTool, PythonTool, SqlTool, Tool
-from edged.errors import ToolFailed
+from edged.errors import BadRequest, ToolFailed
 from edged.interfaces import Publisher
-from edged.tools import values
+from edged.tools import check, values
 from edged.tools.sql import SqlDatabase
 from edged.types import JSON, ToolCall
 
@@ -64,6 +64,24 @@ class Toolbox:
         if tool.effect == "write":
             return await database.write(tool, arguments, rid, step)
         return await database.read(tool, arguments)
+
+    async def call_by_hand(self, name: str, arguments: dict[str, JSON], rid: str) -> JSON:
+        """Call a tool outside of any request; nothing has made its arguments fit.
+
+        Args:
+            rid: an SQL write happens once for it, however often it is called.
+
+        Raises:
+            BadRequest: no such tool, or arguments that its schema does not allow.
+            ToolFailed: as `call`.
+        """
+        tool = self._tools.get(name)
+        if tool is None:
+            raise BadRequest(f"no tool {name!r}; configured are {', '.join(self._tools) or 'none'}")
+        wrong = await check.problem({**values.schema(tool.parameters), "additionalProperties": False}, arguments)
+        if wrong:
+            raise BadRequest(f"arguments: {wrong}")
+        return await self.call(ToolCall(name, arguments), rid, 0)
 
     async def resume(self, call: ToolCall, rid: str, step: int) -> JSON:
         """Finish a step that may or may not have been done when the daemon died (CONTRACT section 3).

@@ -14,13 +14,16 @@ import pytest
 import pytest_asyncio
 
 from edged import catalog, config, gguf
+from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook
+from edged.cloud import Cloud
 from edged.engine import LlamaEngine
 from edged.engine.predict import predicted_bytes
 from edged.governor.governor import Governor
 from edged.pipeline import Pipeline
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
+from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Ask, Caller, Message, ModelSpec, Request
 
@@ -126,16 +129,17 @@ class House:
         self.engine.residency = self.governor
         self.database = Database(self.settings.state_dir / "edged.db", MIGRATIONS)
         self.toolbox = Toolbox(self.settings.tools, self.settings.databases, None)
+        cloud = Cloud(self.settings.upstreams, Spending(self.database))
+        template = gguf.metadata(path)["tokenizer.chat_template"]
+        speak = PromptBook(
+            self.settings.agents, self.settings.tools, lambda _: (template, {}), self.settings.may_escalate
+        )
         self.pipeline = Pipeline(
             self.settings,
             self.database,
-            self.engine,
+            Dispatcher(self.settings, self.engine, cloud, speak),
             self.toolbox,
-            speak=PromptBook(
-                self.settings.agents,
-                self.settings.tools,
-                lambda _: (gguf.metadata(path)["tokenizer.chat_template"], {}),
-            ),
+            cloud,
         )
 
     async def ask(self, text: str, **fields: Any) -> dict[str, Any]:

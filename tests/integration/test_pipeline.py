@@ -14,7 +14,9 @@ import msgspec
 import pytest
 
 from edged import clock, config, faults
+from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook
+from edged.cloud import Cloud
 from edged.config import Config
 from edged.errors import BadRequest, Busy, NoMemory, UnknownAgent
 from edged.pipeline import MAX_RUNNING, Pipeline
@@ -23,6 +25,7 @@ from edged.store.database import Database, Work
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
+from edged.store.spending import Spending
 from edged.testing import ScriptedEngine
 from edged.tools.toolbox import Toolbox
 from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec
@@ -109,12 +112,14 @@ class House:
     async def begin(self) -> None:
         """Start a pipeline on the store, as the daemon does."""
         self.toolbox = Toolbox(self.config.tools, self.config.databases, None)
+        self.cloud = Cloud(self.config.upstreams, Spending(self.store))
+        self.speak = PromptBook(self.config.agents, self.config.tools, lambda _: (None, {}))
         self.pipeline = Pipeline(
             self.config,
             self.store,
-            self.engine,
+            Dispatcher(self.config, self.engine, self.cloud, self.speak),
             self.toolbox,
-            speak=PromptBook(self.config.agents, self.config.tools, lambda _: (None, {})),
+            self.cloud,
         )
         self.pipeline.deliverers = {"mqtt": self.mailbox}
         await self.pipeline.recover()

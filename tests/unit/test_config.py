@@ -171,15 +171,9 @@ def test_load_of_a_file_that_cannot_be_read_says_so(tmp_path: Path, content: byt
 
 
 NOT_YET: list[tuple[str, str]] = [
-    ("http", "[http]\nlisten = []"),
-    ("upstreams", '[upstreams.cloud]\nbase_url = "x"'),
     ("roles", '[roles.a]\nagents = ["house"]'),
     ("access", '[access]\ndefault = ""'),
     ("mqtt.shared_group", '[mqtt]\nshared_group = "g"'),
-    ("agents.house.upstream", '[agents.house]\nupstream = "x"'),
-    ("agents.house.min_confidence", "[agents.house]\nmin_confidence = 0.5"),
-    ("agents.house.when_offline", '[agents.house]\nwhen_offline = "fail"'),
-    ("agents.house.route", '[agents.house]\nroute = "cloud"'),
     ("models.small.variants", "[models.small]\nvariants = []"),
     ("models.small.engine", '[models.small]\nengine = "x"'),
     ("models.small.base_url", '[models.small]\nbase_url = "x"'),
@@ -196,8 +190,7 @@ def test_key_of_a_part_that_does_not_exist_is_refused_as_not_available_yet(main:
 
 def test_default_of_a_key_that_is_not_available_yet_is_taken(main: Path) -> None:
     """It asks for nothing; the contract's example writes some of them out."""
-    defaults = 'upstream = ""\nmin_confidence = 0.0\nwhen_offline = "wait"\n'
-    assert loaded(main, f'[agents.house]\n{defaults}[mqtt]\nshared_group = ""\n').agents["house"].model == "small"
+    assert loaded(main, '[mqtt]\nshared_group = ""\n').agents["house"].model == "small"
 
 
 def test_not_yet_is_tested_completely() -> None:
@@ -389,3 +382,70 @@ def test_ipc_group_that_exists_is_taken(main: Path) -> None:
     settings = loaded(main, '[ipc]\ngroup = "root"')
     assert settings.group_given
     assert settings.ipc.group == "root"
+
+
+CLOUD = """
+[upstreams.first]
+base_url = "https://api.example.com/v1"
+model = "large"
+api_key_file = "credential:key"
+daily_token_budget = 1000
+[upstreams.second]
+base_url = "http://127.0.0.1:8000/v1"
+model = "m"
+"""
+
+
+def test_upstreams_answer_in_file_order_unless_the_agent_names_one(main: Path) -> None:
+    """And only agents whose requests may leave can hand one over."""
+    settings = loaded(main, CLOUD)
+    assert settings.upstreams_of("house") == ("first", "second")
+    assert not settings.may_escalate("house")
+    assert settings.upstreams["first"].timeout_s == 60
+    settings = loaded(main, f'{CLOUD}[agents.house]\nprivacy = "any"\nupstream = "second"')
+    assert settings.upstreams_of("house") == ("second",)
+    assert settings.may_escalate("house")
+    assert not loaded(main, f'{CLOUD}[agents.house]\nprivacy = "any"\nroute = "local"').may_escalate("house")
+    assert not loaded(main, '[agents.house]\nprivacy = "any"').may_escalate("house")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "said"),
+    [
+        ('[upstreams.a]\nmodel = "m"', "upstreams.a.base_url", "is required"),
+        ('[upstreams.a]\nbase_url = "api.example.com"\nmodel = "m"', "upstreams.a.base_url", "write https://"),
+        ('[upstreams.a]\nbase_url = "ftp://x/v1"\nmodel = "m"', "upstreams.a.base_url", "write https://"),
+        ('[upstreams.a]\nbase_url = "https://me:pw@x/v1"\nmodel = "m"', "upstreams.a.base_url", "api_key_file"),
+        ('[upstreams.a]\nbase_url = "https://x:99999/v1"\nmodel = "m"', "upstreams.a.base_url", "port"),
+        ('[upstreams.a]\nbase_url = "https://x/v1"\nmodel = ""', "upstreams.a.model", "is empty"),
+        (f"{CLOUD}[upstreams.third]\nkey = 1", "upstreams.third.key", "unknown key"),
+        (
+            "[upstreams.first]\ntimeout_s = 0\n" + CLOUD.replace("[upstreams.first]", ""),
+            "upstreams.first.timeout_s",
+            "0.1",
+        ),
+        (f"{CLOUD}daily_token_budget = 0", "upstreams.second.daily_token_budget", "1 to"),
+        ('[agents.house]\nupstream = "x"', "agents.house.upstream", "no upstream 'x'"),
+        ('[agents.house]\nroute = "cloud"', "agents.house.route", 'privacy = "any"'),
+        ('[agents.house]\nroute = "cloud"\nprivacy = "any"', "agents.house.route", "no cloud"),
+        ("[agents.house]\nmin_confidence = 1.5", "agents.house.min_confidence", "0 to 1"),
+        ('[agents.house]\nwhen_offline = "hope"', "agents.house.when_offline", "wait, local, fail"),
+        ('[http]\nlisten = ["127.0.0.1:8377"]', "http.listen", "api_keys_file"),
+        ('[http]\nlisten = ["8377"]', "http.listen", "write"),
+        ('[http]\nlisten = ["localhost:0"]', "http.listen", "write"),
+        ('[http]\nlisten = ["unix:"]', "http.listen", "write"),
+        ('[http]\nlisten = ["unix:a", "unix:a"]', "http.listen", "twice"),
+    ],
+)
+def test_wrong_cloud_or_listener_names_the_key_and_what_is_allowed(main: Path, text: str, key: str, said: str) -> None:
+    """Before anything starts."""
+    error = refused(main, text)
+    assert error.key == key
+    assert said in error.problem
+
+
+def test_http_listens_on_a_socket_of_its_own_unless_told_otherwise(main: Path) -> None:
+    """In the runtime folder; an address takes brackets where it needs them."""
+    assert config.load(str(main)).http_listeners == (Path("/tmp/run/http.sock"),)
+    text = '[http]\nlisten = ["unix:/x/y.sock", "[::1]:8377", "0.0.0.0:80"]\napi_keys_file = "/k"'
+    assert loaded(main, text).http_listeners == (Path("/x/y.sock"), ("::1", 8377), ("0.0.0.0", 80))

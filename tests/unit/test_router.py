@@ -56,8 +56,10 @@ def test_decide_private_never_leaves_whatever_happened(
 ) -> None:
     """(1): here, and after a failed attempt not at all."""
     private: dict[str, Any] = {"privacy": Privacy.DEVICE, "when_offline": offline, "upstreams": upstreams}
-    assert router.decide(facts(**private)) == Decision(Go.LOCAL, Reason.PRIVATE)
-    assert router.decide(facts(LOCAL, **private)) == Decision(Go.LOCAL, Reason.PRIVATE)
+    assert router.decide(facts(**private)) == Decision(Go.LOCAL, Reason.LOCAL_OK)
+    assert router.decide(facts(LOCAL, **private)) == Decision(Go.LOCAL, Reason.LOCAL_ASKED)
+    assert router.decide(facts(None, CLOUD, **private)) == Decision(Go.LOCAL, Reason.PRIVATE)
+    assert router.decide(facts(**private, chars=10**6, context=256)) == Decision(Go.LOCAL, Reason.PRIVATE)
     assert router.decide(facts(**private, findings=(finding,))).go is Go.FAIL
     assert not router.may_leave(facts(**private))
 
@@ -131,7 +133,7 @@ def test_decide_takes_the_first_upstream_that_can(upstreams: tuple[UpstreamFacts
 
 
 def test_decide_knows_what_cannot_fit() -> None:
-    """(3) (4): a prompt that is certainly too long goes straight to the cloud; where there is none, the engine counts."""
+    """(3) (4): a prompt that cannot fit goes straight to the cloud; where there is none, the engine counts."""
     long: dict[str, Any] = {"chars": 256 * CHARS_PER_TOKEN + 1, "context": 256}
     assert router.decide(facts(**long)) == Decision(Go.CLOUD, Reason.CONTEXT, "first")
     assert router.decide(facts(**long, upstreams=())) == Decision(Go.LOCAL, Reason.LOCAL_OK)

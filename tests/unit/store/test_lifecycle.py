@@ -18,6 +18,14 @@ ALLOWED = {
     (State.RECEIVED, Happening.CANCEL, State.CANCELLED),
     (State.RECEIVED, Happening.QUARANTINE, State.QUARANTINED),
     (State.RUNNING, Happening.RELEASE, State.RECEIVED),
+    (State.RUNNING, Happening.PARK, State.WAITING_LINK),
+    (State.WAITING_LINK, Happening.RESUME, State.RECEIVED),
+    (State.WAITING_LINK, Happening.FAIL, State.FAILED),
+    (State.WAITING_LINK, Happening.EXPIRE, State.EXPIRED),
+    (State.WAITING_LINK, Happening.CANCEL, State.CANCELLED),
+    (State.FAILED, Happening.REQUEUE, State.RECEIVED),
+    (State.EXPIRED, Happening.REQUEUE, State.RECEIVED),
+    (State.QUARANTINED, Happening.REQUEUE, State.RECEIVED),
     (State.RUNNING, Happening.ANSWER, State.ANSWERED),
     (State.RUNNING, Happening.FAIL, State.FAILED),
     (State.RUNNING, Happening.EXPIRE, State.EXPIRED),
@@ -42,8 +50,10 @@ def test_lifecycle_allows_what_is_drawn_and_nothing_else(state: State, happening
 
 
 def test_lifecycle_ends_are_final_and_everything_else_can_end() -> None:
-    """A request is never stuck, and never ends twice."""
-    assert {s for s, row in TRANSITIONS.items() if not row} == ENDED
+    """A request is never stuck, and never ends twice by itself: only somebody at the board can have it tried again."""
+    assert {s for s, row in TRANSITIONS.items() if not set(row) - {Happening.REQUEUE}} == ENDED
+    assert Happening.REQUEUE not in TRANSITIONS[State.DONE]
+    assert Happening.REQUEUE not in TRANSITIONS[State.CANCELLED]
     for start in State:
         reached, edge = {start}, {start}
         while edge:
@@ -63,11 +73,12 @@ def test_lifecycle_every_status_ends_an_unfinished_request() -> None:
 def test_lifecycle_random_walks_give_one_outcome() -> None:
     """However things happen, a request gets exactly one outcome and keeps it."""
     chance = random.Random(7)
+    by_itself = [happening for happening in Happening if happening is not Happening.REQUEUE]
     for _ in range(300):
         state, outcomes = State.RECEIVED, 0
         for _ in range(60):
             try:
-                following = lifecycle.after(state, chance.choice(list(Happening)))
+                following = lifecycle.after(state, chance.choice(by_itself))
             except IllegalTransition:
                 continue
             outcomes += state in UNFINISHED and following not in UNFINISHED

@@ -1,0 +1,214 @@
+"""Where a request is tried, until there is an answer. `router.decide` says where to go next; an attempt there answers,
+or shows why it could not, and the router is asked again with that."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from edged import router, wire
+from edged.agent.local import LocalMind
+from edged.agent.loop import Escalation, Outcome, Run
+from edged.agent.prompt import ESCALATE, REPLY, Prompts
+from edged.agent.remote import RemoteMind
+from edged.cloud import Cloud
+from edged.config import Agent, Config
+from edged.errors import (
+    ContextExceeded,
+    EdgedError,
+    ModelUnavailable,
+    NoLink,
+    NoMemory,
+    OverBudget,
+    ToolFailed,
+)
+from edged.interfaces import Engine
+from edged.router import Decision, Facts, Finding, Go, Reason
+from edged.store.journal import Journal
+from edged.tools.toolbox import Toolbox
+from edged.types import JSON, Request, RouteTaken, ToolCall
+
+log = logging.getLogger("edged.dispatch")
+
+
+class Trail:
+    """The way of one request so far: what attempts on the board showed, and the last decision."""
+
+    def __init__(self, findings: tuple[Finding, ...] = ()) -> None:
+        self.findings = findings
+        self.decision: Decision | None = None
+
+
+class Dispatcher:
+    """Knows the minds that can answer, and hands a run to one after the other.
+
+    Args:
+        speak: gives the prompts of an agent.
+    """
+
+    def __init__(
+        self, config: Config, engine: Engine, cloud: Cloud, speak: Callable[[str], Awaitable[Prompts]]
+    ) -> None:
+        self._config, self._engine, self._cloud, self._speak = config, engine, cloud, speak
+
+    def check(self, request: Request) -> None:
+        """BadRequest where it insists on what can never be."""
+        router.decide(self._facts(request, ()))
+
+    async def answer(self, run: Run, trail: Trail) -> Outcome | None:
+        """Try until there is an answer; None: it needs an upstream that cannot take it now, and is to be parked.
+
+        Raises:
+            EdgedError: nobody can answer it.
+        """
+        refused, dear, failure = frozenset[str](), frozenset[str](), None
+        while True:
+            facts = self._facts(run.request, trail.findings, refused=refused, dear=dear)
+            decision = trail.decision = router.decide(facts)
+            if decision.go is Go.WAIT:
+                return None
+            if decision.go is Go.FAIL:
+                raise self._failure(run.request.agent, decision, failure)
+            try:
+                return await self._attempt(run, decision)
+            except NoLink as error:  # its link state knows: the next decision is another one
+                if decision.go is not Go.CLOUD:
+                    raise
+                log.warning("upstream %s cannot be used: %s", decision.upstream, error.message)
+            except OverBudget as error:
+                log.warning("upstream %s cannot be used: %s", decision.upstream, error.message)
+                dear |= {str(decision.upstream)}
+            except Escalation as escalation:
+                failure = escalation.error
+                trail.findings = (*trail.findings, escalation.finding)
+            except EdgedError as error:
+                failure = error
+                finding = _shows(error)
+                if decision.go is Go.CLOUD and isinstance(error, ModelUnavailable):
+                    refused |= {str(decision.upstream)}
+                elif decision.go is Go.CLOUD or decision.degraded or finding is None:
+                    raise
+                else:
+                    trail.findings = (*trail.findings, finding)
+
+    def route(self, agent: str, trail: Trail | None, confidence: float | None) -> RouteTaken:
+        """Where a request was answered, or tried last, and why."""
+        decision = (trail.decision if trail else None) or Decision(Go.LOCAL, Reason.LOCAL_OK)
+        if decision.upstream is not None:
+            model = self._config.upstreams[decision.upstream].model
+            return RouteTaken("cloud", model, decision.reason, confidence, decision.upstream)
+        model = self._config.agents[agent].model if agent in self._config.agents else ""
+        return RouteTaken("local", model, decision.reason, confidence)
+
+    async def explain(self, request: Request, toolbox: Toolbox, journal: Journal, *, decide: bool) -> dict[str, JSON]:
+        """Where a request would go now and why; nothing is stored or done.
+
+        Args:
+            decide: also let the board's model choose a call, as it would, and count that in.
+        """
+        agent = self._config.agents[request.agent]
+        facts = self._facts(request, ())
+        decision, call = router.decide(facts), None
+        if decide and decision.go is Go.LOCAL and agent.tools:
+            run = Run(
+                wire.new_rid(), agent, request, toolbox=toolbox, journal=journal, history=(), steps=(), stream=None
+            )
+            mind = self._local_mind(run, await self._speak(request.agent), degraded=decision.degraded)
+            chosen, logprob = await mind.decide(run)
+            confidence = None if logprob is None else math.exp(logprob)
+            call = {"name": chosen.name, "arguments": chosen.arguments, "confidence": confidence}
+            finding = _chose(chosen, confidence, agent)
+            decision = router.decide(self._facts(request, (finding,))) if finding else decision
+        error = self._failure(request.agent, decision, None) if decision.go is Go.FAIL else None
+        links = self._cloud.status()
+        known = [links.get(upstream.name, {}) for upstream in facts.upstreams]
+        return {
+            "agent": request.agent,
+            "model": agent.model,
+            "route": request.route or agent.route,
+            "privacy": facts.privacy,
+            "when_offline": agent.when_offline,
+            "min_confidence": agent.min_confidence,
+            **msgspec.structs.asdict(decision),
+            "error": None if error is None else {"code": error.code, "message": error.message},
+            "upstreams": [
+                {**msgspec.structs.asdict(upstream), "state": link.get("state"), "reason": link.get("reason")}
+                for upstream, link in zip(facts.upstreams, known, strict=True)
+            ],
+            "call": call,
+        }
+
+    async def _attempt(self, run: Run, decision: Decision) -> Outcome:
+        if decision.go is Go.LOCAL:
+            prompts = await self._speak(run.request.agent)
+            return await run.work(self._local_mind(run, prompts, degraded=decision.degraded))
+        tools = {name: self._config.tools[name] for name in run.agent.tools}
+        return await run.work(RemoteMind(self._cloud, str(decision.upstream), tools))
+
+    def _local_mind(self, run: Run, prompts: Prompts, *, degraded: bool) -> LocalMind:
+        """degraded: it would have gone to the cloud, and its agent wants it done here all the same."""
+        return LocalMind(
+            self._engine,
+            prompts,
+            may_escalate=not degraded and router.may_leave(self._facts(run.request, ())),
+            min_confidence=0.0 if degraded else run.agent.min_confidence,
+        )
+
+    def _facts(
+        self,
+        request: Request,
+        findings: tuple[Finding, ...],
+        *,
+        refused: frozenset[str] = frozenset(),
+        dear: frozenset[str] = frozenset(),
+    ) -> Facts:
+        """What the router decides from. refused: upstreams that do not want this request; dear: for whose budget it is
+        too much."""
+        agent = self._config.agents[request.agent]
+        names = [name for name in self._config.upstreams_of(request.agent) if name not in refused]
+        return Facts(
+            asked=request.route,
+            configured=agent.route,
+            privacy=router.stricter(agent.privacy, request.privacy),
+            when_offline=agent.when_offline,
+            upstreams=tuple(
+                msgspec.structs.replace(u, budget_left=False) if u.name in dear else u for u in self._cloud.facts(names)
+            ),
+            findings=findings,
+            chars=sum(len(message.content) for message in request.messages),
+            context=self._config.models[agent.model].context,
+        )
+
+    def _failure(self, agent: str, decision: Decision, failure: EdgedError | None) -> EdgedError:
+        """Why a request fails that the router gives up. failure: of the last attempt."""
+        retry_after_s = self._cloud.retry_after_s(self._config.upstreams_of(agent))
+        what = f"; the board could not answer it: {failure.message}" if failure else ""
+        if decision.reason is Reason.OVER_BUDGET:
+            return OverBudget(f"today's tokens of the upstreams are spent{what}", retry_after_s=retry_after_s)
+        if decision.reason is Reason.OFFLINE:
+            return NoLink(f"it needs the cloud, and no upstream can be reached{what}", retry_after_s=retry_after_s)
+        return failure or ToolFailed(f"the board cannot answer it ({decision.reason}), and it may go nowhere else")
+
+
+def _chose(call: ToolCall, confidence: float | None, agent: Agent) -> Finding | None:
+    """What a decision of the board's model shows, before anything is done."""
+    if call.name == ESCALATE.name:
+        return Finding.ESCALATED
+    unsure = confidence is not None and confidence < agent.min_confidence
+    return Finding.UNSURE if unsure and call.name != REPLY.name else None
+
+
+def _shows(error: EdgedError) -> Finding | None:
+    """What a failed attempt on the board shows; None where an upstream could not do better."""
+    match error:
+        case ContextExceeded():
+            return Finding.CONTEXT
+        case ModelUnavailable() | NoMemory():
+            return Finding.UNAVAILABLE
+        case ToolFailed():
+            return Finding.FAILED
+        case _:
+            return None
