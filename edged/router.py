@@ -140,8 +140,8 @@ def decide(facts: Facts) -> Decision:
             raise BadRequest("route: 'cloud' contradicts privacy 'device', with which nothing leaves the board")
         if last is not None:
             return Decision(Go.FAIL, REASONS[last])
-        here = Reason.LOCAL_ASKED if wanted is Preference.LOCAL else Reason.LOCAL_OK
-        return Decision(Go.LOCAL, Reason.PRIVATE if why else here)
+        plain = Reason.LOCAL_ASKED if wanted is Preference.LOCAL else Reason.LOCAL_OK
+        return Decision(Go.LOCAL, Reason.PRIVATE if why else plain)
     if wanted is Preference.LOCAL:  # (2)
         return Decision(Go.FAIL if last else Go.LOCAL, REASONS[last] if last else Reason.LOCAL_ASKED)
     if why is None:  # (3)

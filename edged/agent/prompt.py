@@ -36,8 +36,8 @@ ESCALATE = ToolSpec(
     "Hand over to a larger model: long texts, plans, analyses, programs, anything hard.",
     {"type": "object", "properties": {}, "required": []},
 )
-# Long texts, plans, analyses, calculations. With these four the 0.5B hands over 16 of 18 hard requests and still decides
-# 35 of the greenhouse's 37 own ones right (36 without `escalate`).
+# With these four the 0.5B hands over 16 of 18 hard requests and decides 35 of the greenhouse's own 37 right (36 without
+# `escalate`): a long text, a plan, an analysis, a calculation.
 ESCALATE_EXAMPLES = (
     "Write a detailed plan for the next three months.",
     "Write a long letter to the customers.",

@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from edged.errors import ConfigError
-from edged.store import database
+from edged.store import database, requests
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
 
@@ -316,3 +316,23 @@ async def test_schema_of_the_store_is_strict_and_repeatable(tmp_path: Path) -> N
         version, problems = await store.read(lambda c: (c.pragma("user_version"), c.pragma("integrity_check")))
         await store.stop()
         assert (version, problems) == (len(MIGRATIONS), "ok")
+
+
+async def test_store_of_an_earlier_version_keeps_its_requests(tmp_path: Path) -> None:
+    """A board that was updated goes on with what it had: answered, waiting and in a conversation."""
+    path = tmp_path / "edged.db"
+    with contextlib.closing(apsw.Connection(str(path))) as old:
+        old.execute(MIGRATIONS[0])
+        old.execute(
+            "INSERT INTO requests(rid, client, digest, transport, agent, conversation, priority, body, boot,"
+            " accepted_wall, accepted_boot, state)"
+            " VALUES ('r1', 'c', x'00', 'mqtt', 'house', 'k', 0, ?, 'b', 1.0, 1.0, 'received')",
+            (b'{"agent":"house","messages":[{"role":"user","content":"hi"}]}',),
+        )
+        old.pragma("user_version", 1)
+    store = Database(path, MIGRATIONS)
+    await store.start()
+    row = await store.write(requests.claim)
+    assert row is not None
+    assert (row.rid, row.conversation, row.findings) == ("r1", "k", ())
+    await store.stop()

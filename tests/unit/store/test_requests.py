@@ -10,10 +10,11 @@ import apsw
 import pytest
 
 from edged import clock
-from edged.errors import BadRequest, Busy
+from edged.errors import BadRequest, Busy, NoLink
+from edged.router import Finding
 from edged.store import deliveries, journal, requests
 from edged.store.journal import Intent, Result
-from edged.store.lifecycle import IllegalTransition, State
+from edged.store.lifecycle import WAITING, IllegalTransition, State
 from edged.types import Ask, Message, Packet, Priority, Status, ToolCall
 from tests.asks import PLENTY, answer, ask, claim, finished, put, settle, store
 
@@ -323,6 +324,108 @@ def test_release_does_not_count_the_attempt_and_requeue_does(c: apsw.Connection)
     assert (requests.get(c, rid).state, requests.get(c, rid).attempts) == (State.RECEIVED, 1)
     with pytest.raises(IllegalTransition):
         requests.requeue(c, rid)
+
+
+def parked(c: apsw.Connection, wanted: Ask | None = None) -> str:
+    """A request that waits for a link."""
+    rid = put(c, wanted).rid
+    while claim(c).rid != rid:
+        pass
+    requests.park(c, rid, 1000)
+    return rid
+
+
+def test_park_is_no_attempt_and_keeps_what_was_found(c: apsw.Connection) -> None:
+    """A request that waited a day for its link has not been tried once too often."""
+    rid = put(c).rid
+    claim(c)
+    requests.note(c, rid, (Finding.ESCALATED, Finding.FAILED))
+    requests.park(c, rid, 1000)
+    row = requests.get(c, rid)
+    assert (row.state, row.attempts) == (State.WAITING_LINK, 0)
+    assert row.findings == (Finding.ESCALATED, Finding.FAILED)
+    assert requests.claim(c) is None
+    assert requests.resume(c, ("house",), 5) == [rid]
+    assert claim(c).findings == (Finding.ESCALATED, Finding.FAILED)
+
+
+def test_park_beyond_the_bound_is_refused_and_changes_nothing(c: apsw.Connection) -> None:
+    """What waits for a link is bounded as the queue is."""
+    parked(c)
+    rid = put(c).rid
+    claim(c)
+    with pytest.raises(NoLink, match="1 requests wait"):
+        requests.park(c, rid, 1)
+    assert requests.get(c, rid).state is State.RUNNING
+
+
+def test_resume_takes_so_many_as_there_is_room_for_in_order_of_deadline(c: apsw.Connection) -> None:
+    """Interactive before batch, the earliest deadline first, those without one last; other agents wait on."""
+    late = parked(c, ask(deadline_s=900))
+    batch = parked(c, ask(deadline_s=10, priority=Priority.BATCH))
+    never, soon = parked(c, ask()), parked(c, ask(deadline_s=60))
+    other = parked(c, ask(agent="shed"))
+    assert requests.resume(c, ("house",), 2) == [soon, late]
+    assert requests.resume(c, ("house",), 9) == [never, batch]
+    assert requests.resume(c, ("house",), 9) == []
+    assert requests.get(c, other).state is State.WAITING_LINK
+    requests.resume_others(c, ("house",))
+    assert requests.get(c, other).state is State.RECEIVED
+
+
+def test_parked_request_holds_back_the_next_of_its_conversation_and_nothing_else(c: apsw.Connection) -> None:
+    """A conversation is answered in its order."""
+    parked(c, ask(conversation="k"))
+    second, apart = put(c, ask(conversation="k")).rid, put(c, ask()).rid
+    assert claim(c).rid == apart
+    assert requests.claim(c) is None
+    [first] = requests.resume(c, ("house",), 1)
+    assert claim(c).rid == first
+    settle(c, first)
+    assert claim(c).rid == second
+
+
+def test_parked_request_expires_and_is_counted_and_cancelled_like_any_other(c: apsw.Connection) -> None:
+    """It may wait for ever for a link, but not longer than anybody wants its answer."""
+    rid = parked(c, ask(deadline_s=0))
+    assert [row.rid for row in requests.overdue(c)] == [rid]
+    assert requests.next_deadline(c) is not None
+    assert requests.counts(c) == {"waiting_link": 1}
+    assert settle(c, rid, Status.EXPIRED, only=WAITING)
+    assert requests.get(c, rid).state is State.EXPIRED
+
+
+def test_ahead_counts_those_that_wait_for_the_same(c: apsw.Connection) -> None:
+    """A position among what waits for a link, and among what waits for the board."""
+    first, second = parked(c), parked(c)
+    queued = put(c).rid
+    assert [requests.ahead(c, requests.get(c, rid)) for rid in (first, second, queued)] == [0, 1, 0]
+
+
+def test_try_again_gives_a_failed_request_a_new_life(c: apsw.Connection) -> None:
+    """No deadline, no attempts, no reply; whoever got the old reply gets the new one, under the same identity."""
+    rid = put(c, ask(key="k", reply_topic="t", deadline_s=0)).rid
+    claim(c)
+    settle(c, rid, Status.FAILED, quarantine=True)
+    requests.try_again(c, rid)
+    row = requests.get(c, rid)
+    assert (row.state, row.attempts, row.deadline_boot, row.reply, row.status) == (State.RECEIVED, 0, None, None, None)
+    assert deliveries.ready(c, ("mqtt",), (), 9) == []
+    assert put(c, ask(key="k", reply_topic="t", deadline_s=0)).rid == rid
+    claim(c)
+    settle(c, rid)
+    assert [d.status for d in deliveries.ready(c, ("mqtt",), (), 9)] == [Status.DONE]
+
+
+@pytest.mark.parametrize("status", [Status.DONE, Status.CANCELLED, None])
+def test_try_again_of_what_did_not_fail_is_refused(c: apsw.Connection, status: Status | None) -> None:
+    """What was done is not done again, and what runs is not started twice."""
+    rid = put(c).rid
+    claim(c)
+    if status:
+        settle(c, rid, status)
+    with pytest.raises(BadRequest, match="failed, expired, quarantined"):
+        requests.try_again(c, rid)
 
 
 def test_random_events_give_every_request_one_outcome(c: apsw.Connection) -> None:
