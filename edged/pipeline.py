@@ -480,11 +480,13 @@ class Pipeline:
         body = wire.reply_bytes(reply)
         expiry = self._config.agents[row.agent].conversation_expiry_s if row.agent in self._config.agents else 0.0
 
+        private = row.agent not in self._config.agents or self._dispatcher.is_private(row.request)
+
         def store(c: apsw.Connection) -> bool:
             if not requests.settle(c, row.rid, reply.status, body, only=only, quarantine=quarantine):
                 return False
             if messages:
-                requests.add_turn(c, row, messages, clock.wall() + expiry)
+                requests.add_turn(c, row, messages, clock.wall() + expiry, private=private)
             return True
 
         settled = await self._until_stored(lambda: self._database.write(store))

@@ -81,6 +81,13 @@ class Message(Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[ToolCall, ...] = ()
 
 
+class PastTurn(Struct, frozen=True):
+    """An earlier turn of a conversation. private: its request was; no upstream ever sees it."""
+
+    messages: tuple[Message, ...]
+    private: bool = False
+
+
 class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a client asks, whatever transport brought it. `messages` always ends with the question."""
 

@@ -29,7 +29,7 @@ from edged.interfaces import Engine
 from edged.router import Decision, Facts, Finding, Go, Reason
 from edged.store.journal import Journal
 from edged.tools.toolbox import Toolbox
-from edged.types import JSON, Request, RouteTaken, ToolCall
+from edged.types import JSON, Privacy, Request, RouteTaken, ToolCall
 
 log = logging.getLogger("edged.dispatch")
 
@@ -57,6 +57,10 @@ class Dispatcher:
     def check(self, request: Request) -> None:
         """BadRequest where it insists on what can never be."""
         router.decide(self._facts(request, ()))
+
+    def is_private(self, request: Request) -> bool:
+        """Whether nothing of it may ever leave the board: the stricter of what the request and its agent say."""
+        return router.stricter(self._config.agents[request.agent].privacy, request.privacy) is Privacy.DEVICE
 
     async def answer(self, run: Run, trail: Trail) -> Outcome | None:
         """Try until there is an answer; None: it needs an upstream that cannot take it now, and is to be parked.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from edged.agent import grammar
 from edged.agent.dialect import parse_call
 from edged.agent.loop import Answered, Decided, Escalation, Run
-from edged.agent.prompt import ESCALATE, REPLY, Prompt, Prompts
+from edged.agent.prompt import ESCALATE, REPLY, Prompt, Prompts, Turn
 from edged.errors import ContextExceeded, ToolFailed
 from edged.interfaces import Engine
 from edged.router import Finding
@@ -50,7 +50,7 @@ class LocalMind:
         """The next call, or `reply`, or `escalate`, and its log-probability; the grammar makes it a valid one."""
         done = await self._ask(
             run,
-            lambda: self._prompts.deciding(run.history, run.request.messages, run.records),
+            lambda: self._prompts.deciding(_told(run), run.request.messages, run.records),
             self._prompts.grammar if self._may_escalate else self._prompts.grammar_here,
             confidence_marker="",
         )
@@ -89,7 +89,7 @@ class LocalMind:
         schema = run.request.response_schema
         done = await self._ask(
             run,
-            lambda: self._prompts.answering(run.history, run.request.messages, run.records),
+            lambda: self._prompts.answering(_told(run), run.request.messages, run.records),
             grammar.answer(schema) if schema is not None else None,
             stop=run.request.stop,
             on_text=run.stream.piece if run.stream else None,
@@ -133,6 +133,10 @@ class LocalMind:
                 continue
             run.tally.add(done, asked_ms=asked_ms)
             return done
+
+
+def _told(run: Run) -> list[Turn]:
+    return [turn.messages for turn in run.history]
 
 
 def _was_made(run: Run, call: ToolCall) -> bool:

@@ -25,7 +25,7 @@ from edged.faults import point
 from edged.router import Finding
 from edged.store.journal import Intent, Journal, Result, Step
 from edged.tools.toolbox import Toolbox
-from edged.types import Message, Request, Sampling, ToolCall, ToolRecord
+from edged.types import Message, PastTurn, Request, Sampling, ToolCall, ToolRecord
 
 # A run that is being ended tries so long to write down what its last tool did. A disk that refuses must not keep the
 # daemon from stopping: the step then counts as unfinished, and is looked up in the tool's database after the start.
@@ -111,7 +111,7 @@ class Run:
         *,
         toolbox: Toolbox,
         journal: Journal,
-        history: Sequence[Turn],
+        history: Sequence[PastTurn],
         steps: Sequence[Step],
         stream: Stream | None,
     ) -> None:

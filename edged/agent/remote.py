@@ -48,7 +48,7 @@ class RemoteMind:
     async def _ask(self, run: Run, corrections: list[Message]) -> ChatAnswer:
         request = run.request
         made = [message for record in run.records for message in as_messages(record)]
-        told = [message for turn in run.history for message in turn]
+        told = [message for turn in run.history if not turn.private for message in turn.messages]
         if run.stream:
             run.stream.begin()
         asked_ms = run.tally.watch.ms()

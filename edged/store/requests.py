@@ -14,7 +14,7 @@ from edged.errors import BadRequest, Busy, NoLink
 from edged.router import Finding
 from edged.store import deliveries, lifecycle
 from edged.store.lifecycle import Happening, IllegalTransition, State
-from edged.types import Ask, Message, Priority, Request, Status
+from edged.types import Ask, Message, PastTurn, Priority, Request, Status
 
 FINISH_GUESS_S = 2.0  # retry_after_s of a full queue: about the time one tool call takes on a small board
 
@@ -381,27 +381,28 @@ TURNS_KEPT = 64  # turns of one conversation that are read back; more never fit 
 Turn = tuple[Message, ...]
 
 
-def history(c: apsw.Connection, row: Row) -> list[Turn]:
+def history(c: apsw.Connection, row: Row) -> list[PastTurn]:
     """The turns of the request's conversation, oldest first; expired ones are gone."""
     if row.conversation is None:
         return []
     query = (
-        "SELECT messages FROM turns WHERE client = ? AND agent = ? AND conversation = ? AND expires_wall >= ?"
+        "SELECT messages, private FROM turns WHERE client = ? AND agent = ? AND conversation = ? AND expires_wall >= ?"
         " AND seq < ? ORDER BY seq DESC LIMIT ?"
     )
     values = (row.client, row.agent, row.conversation, clock.wall(), row.seq, TURNS_KEPT)
-    turns = [msgspec.json.decode(cast(bytes, m), type=Turn) for (m,) in c.execute(query, values)]
+    turns = [PastTurn(msgspec.json.decode(cast(bytes, m), type=Turn), bool(p)) for m, p in c.execute(query, values)]
     return turns[::-1]
 
 
-def add_turn(c: apsw.Connection, row: Row, messages: Turn, expires_wall: float) -> None:
+def add_turn(c: apsw.Connection, row: Row, messages: Turn, expires_wall: float, *, private: bool) -> None:
     """Append to a conversation; every turn of it lives as long as the newest."""
     if row.conversation is None:
         return
     name = (row.client, row.agent, row.conversation)
     c.execute(
-        "INSERT OR REPLACE INTO turns VALUES (?,?,?,?,?,?)",
-        (*name, row.seq, msgspec.json.encode(messages), expires_wall),
+        "INSERT OR REPLACE INTO turns(client, agent, conversation, seq, messages, expires_wall, private)"
+        " VALUES (?,?,?,?,?,?,?)",
+        (*name, row.seq, msgspec.json.encode(messages), expires_wall, private),
     )
     where = "client = ? AND agent = ? AND conversation = ?"
     c.execute(f"UPDATE turns SET expires_wall = ? WHERE {where}", (expires_wall, *name))

@@ -87,6 +87,8 @@ MIGRATIONS = (
         WHERE state IN ('received', 'running', 'waiting_link') AND conversation IS NOT NULL;
     CREATE INDEX requests_parked ON requests(priority, deadline_boot, seq) WHERE state = 'waiting_link';
 
+    ALTER TABLE turns ADD COLUMN private INTEGER NOT NULL DEFAULT 1;  -- 1: no upstream ever sees it
+
     CREATE TABLE spending(                -- tokens of the upstreams, by day
         upstream TEXT NOT NULL,
         day TEXT NOT NULL,                -- UTC, YYYY-MM-DD

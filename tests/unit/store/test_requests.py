@@ -15,7 +15,7 @@ from edged.router import Finding
 from edged.store import deliveries, journal, requests
 from edged.store.journal import Intent, Result
 from edged.store.lifecycle import WAITING, IllegalTransition, State
-from edged.types import Ask, Message, Packet, Priority, Status, ToolCall
+from edged.types import Ask, Message, Packet, PastTurn, Priority, Status, ToolCall
 from tests.asks import PLENTY, answer, ask, claim, finished, put, settle, store
 
 DAY = 86400.0
@@ -565,10 +565,10 @@ def test_history_is_the_conversations_turns_before_the_request(c: apsw.Connectio
     """Per client and agent, oldest first; later turns of a request that was overtaken are not seen."""
     for text, client in (("1", "c"), ("x", "d"), ("2", "c")):
         put(c, ask(text, client=client, conversation="k"))
-        requests.add_turn(c, claim(c), turn(text), clocks.wall + 60)
+        requests.add_turn(c, claim(c), turn(text), clocks.wall + 60, private=True)
         settle(c, requests.latest(c, 1)[0].rid)
     put(c, ask("3", conversation="k"))
-    assert requests.history(c, claim(c)) == [turn("1"), turn("2")]
+    assert requests.history(c, claim(c)) == [PastTurn(turn("1"), True), PastTurn(turn("2"), True)]
     put(c, ask("4"))
     assert requests.history(c, claim(c)) == []
 
@@ -580,11 +580,11 @@ def test_history_expires_as_a_whole_and_lives_on_with_its_newest_turn(c: apsw.Co
         rid = put(c, ask(text, conversation="k")).rid
         rows.append(claim(c))
         settle(c, rid)
-    requests.add_turn(c, rows[0], turn("1"), clocks.wall + 60)
+    requests.add_turn(c, rows[0], turn("1"), clocks.wall + 60, private=True)
     clocks.advance(50)
-    requests.add_turn(c, rows[1], turn("2"), clocks.wall + 60)
+    requests.add_turn(c, rows[1], turn("2"), clocks.wall + 60, private=True)
     clocks.advance(50)
-    assert requests.history(c, rows[2]) == [turn("1"), turn("2")]
+    assert requests.history(c, rows[2]) == [PastTurn(turn("1"), True), PastTurn(turn("2"), True)]
     clocks.advance(50)
     assert requests.history(c, rows[2]) == []
     requests.trim(c, DAY, "boot-1", PLENTY)
@@ -595,12 +595,12 @@ def test_history_keeps_the_newest_turns_only(c: apsw.Connection, clocks: Clocks)
     """More than a model's context could ever hold are not stored."""
     for i in range(requests.TURNS_KEPT + 5):
         rid = put(c, ask(conversation="k")).rid
-        requests.add_turn(c, claim(c), turn(str(i)), clocks.wall + 60)
+        requests.add_turn(c, claim(c), turn(str(i)), clocks.wall + 60, private=True)
         settle(c, rid)
     put(c, ask(conversation="k"))
     history = requests.history(c, claim(c))
     assert len(history) == requests.TURNS_KEPT
-    assert history[0][0].content == "5"
+    assert history[0].messages[0].content == "5"
     assert c.execute("SELECT count(*) FROM turns").get == requests.TURNS_KEPT
 
 
