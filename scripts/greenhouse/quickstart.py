@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -31,8 +32,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="edged-quickstart-"))
     try:
         with contextlib.ExitStack() as stack:
-            port = free_port()
-            environment = write_config(folder, port, model, models_dir)
+            port, cloud = free_port(), free_port()
+            environment = write_config(folder, port, cloud, model, models_dir)
             stack.enter_context(broker(folder, port))
             stack.enter_context(
                 running(
@@ -41,6 +42,9 @@ def main() -> int:
                     folder,
                     until="device: ready",
                 )
+            )
+            stack.enter_context(
+                running("cloud", [sys.executable, str(HERE / "cloud.py"), str(cloud)], folder, until="cloud: ready")
             )
             started = time.perf_counter()
             stack.enter_context(
@@ -54,7 +58,8 @@ def main() -> int:
 
 
 def show(folder: Path, port: int, environment: dict[str, str]) -> int:
-    """One request that writes, over MQTT; one that reads and one that streams, over the Unix socket."""
+    """One request that writes, over MQTT; one that reads and one that streams, over the Unix socket; one too hard for
+    the board, over HTTP."""
     say('\n1. over MQTT: mosquitto_rr -V 5 -t edged/greenhouse/agents/house/request -m "open the north valve" ...')
     reply = ask_mqtt(port, "open the north valve")
     answer(reply)
@@ -65,10 +70,16 @@ def show(folder: Path, port: int, environment: dict[str, str]) -> int:
     streamed = subprocess.run(
         [BIN / "edged", "ask", "--stream", "why do plants need light?"], env=environment, check=False
     )
+    hard = "write a detailed plan for the next three months"
+    say(
+        "\n4. too hard for the board, over HTTP: curl --unix-socket http.sock http://edged/v1/agents/house/requests ..."
+    )
+    fourth = ask_http(folder / "run" / "http.sock", hard)
+    answer(fourth)
     with contextlib.closing(sqlite3.connect(folder / "plant.db")) as database:
         commands = database.execute("SELECT valve, position, count(*) FROM valve_commands GROUP BY 1, 2").fetchall()
     say("\nvalve commands in the plant's database: " + "; ".join(f"{v} {p}, {n} time(s)" for v, p, n in commands))
-    fine = reply["status"] == second["status"] == "done" and streamed.returncode == 0
+    fine = reply["status"] == second["status"] == fourth["status"] == "done" and streamed.returncode == 0
     say("done; nothing is left running" if fine else "a request failed: see its error above")
     return 0 if fine else 1
 
@@ -97,7 +108,7 @@ def pull(model: str, cache: Path) -> bool:
     return subprocess.run([BIN / "edged", "models", "pull", "--models-dir", cache, model], check=False).returncode == 0
 
 
-def write_config(folder: Path, port: int, model: str, models_dir: Path) -> dict[str, str]:
+def write_config(folder: Path, port: int, cloud: int, model: str, models_dir: Path) -> dict[str, str]:
     """The example's configuration with a drop-in for this folder; returns the environment that finds it."""
     shutil.copy(HERE / "edged.toml", folder / "edged.toml")
     (folder / "conf.d").mkdir()
@@ -106,6 +117,8 @@ def write_config(folder: Path, port: int, model: str, models_dir: Path) -> dict[
         f'[mqtt]\nurl = "mqtt://127.0.0.1:{port}"\n'
         f'[databases.plant]\npath = "{folder}/plant.db"\n'
         f'[models.small]\nsource = "catalog:{model}"\n'
+        f'[upstreams.cloud]\nbase_url = "http://127.0.0.1:{cloud}/v1"\nmodel = "stand-in"\n'
+        '[agents.house]\nprivacy = "any"\n'  # without it nothing leaves the board
     )
     return {**os.environ, "EDGED_CONFIG": str(folder / "edged.toml")}
 
@@ -192,12 +205,26 @@ def ask_socket(text: str, environment: dict[str, str]) -> dict[str, Any]:
     return reply
 
 
+def ask_http(path: Path, text: str) -> dict[str, Any]:
+    """A request over HTTP on its Unix socket, with Python's own client."""
+    connection = http.client.HTTPConnection("localhost", timeout=REQUEST_S)
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.connect(str(path))
+        connection.sock = unix
+        body, headers = json.dumps({"input": text}), {"Content-Type": "application/json"}
+        connection.request("POST", "/v1/agents/house/requests", body, headers)
+        reply: dict[str, Any] = json.loads(connection.getresponse().read())
+    return reply
+
+
 def answer(reply: dict[str, Any]) -> None:
     """What came back and where the time went."""
     say(f"   {reply['output'] if reply['status'] == 'done' else reply['error']}")
     for call in reply["tool_calls"]:
         say(f"   called {call['name']}({json.dumps(call['arguments'])}) -> {json.dumps(call['result'])}")
-    t, used = reply["timing"], reply["usage"]
+    t, used, route = reply["timing"], reply["usage"], reply["route"]
+    if route["where"] == "cloud":
+        say(f"   answered by {route['model']} (upstream {route['upstream']}), because: {route['reason']}")
     say(
         f"   {t['total_ms']:.0f} ms: queue {t['queue_ms']:.0f}, load {t['load_ms']:.0f}, prompt {t['prefill_ms']:.0f}, "
         f"generation {t['decode_ms']:.0f}, tools {t['tools_ms']:.1f}; {used['prompt_tokens']} prompt tokens, "
