@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import fcntl
 import functools
 import grp
 import logging
 import os
-import signal
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
-from edged import __version__, catalog, config, gguf, log, systemd, testing
+from edged import __version__, catalog, clock, config, gguf, systemd, testing
 from edged.agent import grammar
 from edged.agent.chat import Chats
 from edged.agent.dialect import GENERIC
@@ -30,6 +27,7 @@ from edged.errors import ConfigError, ModelUnavailable
 from edged.governor import probe
 from edged.governor.governor import Governor
 from edged.interfaces import Engine, Loader, Residency
+from edged.listeners import Address, Listeners
 from edged.methods import Methods
 from edged.pipeline import Pipeline
 from edged.service import Service
@@ -46,13 +44,12 @@ from edged.types import JSON, Ask, ModelSpec, ToolSpec
 
 logger = logging.getLogger("edged")
 
-EX_OK, EX_SOFTWARE, EX_CONFIG = 0, 70, 78  # sysexits.h
+EX_OK, EX_SOFTWARE = 0, 70  # sysexits.h
 STALL_S = 120.0  # a part with work that shows no progress for so long is stuck: the slowest board computes a chunk of
 # a prompt in a tenth of it
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
 STATE_PACE_S = 1.0  # and how soon after a change; under load it changes with every request
 FILE_NAME = "edged.db"
-M_ARENA_MAX = -8  # malloc.h
 
 
 class Runtime(Engine, Loader, Protocol):
@@ -66,36 +63,28 @@ class Runtime(Engine, Loader, Protocol):
     def stats(self) -> list[Any]: ...
 
 
-def run(path: str | None) -> int:
-    """`edged run`: the daemon in the foreground until SIGTERM or SIGINT. Returns the exit status."""
-    log.set_up(under_systemd=systemd.under_systemd())
-    _use_one_arena()
-    try:
-        return asyncio.run(_run(config.load(path)))
-    except ConfigError as error:
-        logger.error("%s", error)
-        return EX_CONFIG
-
-
-async def _run(settings: Config) -> int:
-    settings, problems = await _with_signatures(settings)
-    if problems:
-        raise problems[0]
-    return await Daemon(settings).run()
-
-
 class Daemon:
-    """All parts, wired. The configuration's Python tools are resolved."""
+    """All parts, wired, for one configuration. Its Python tools are resolved.
 
-    def __init__(self, settings: Config) -> None:
+    Args:
+        listeners: have the sockets of `addresses(settings)` open when it runs.
+        wished_at: seconds on CLOCK_BOOTTIME; when whoever wanted this configuration began to wait for it.
+    """
+
+    def __init__(
+        self, settings: Config, manager: systemd.ServiceManager, listeners: Listeners, wished_at: float
+    ) -> None:
         self._config = settings
-        self._manager = systemd.ServiceManager()
+        self._manager = manager
+        self._listeners = listeners
+        self._wished_at = wished_at
+        self.ready = asyncio.Event()
         self._started_at = time.monotonic()
         self._stop = asyncio.Event()
+        self._reloading = False
         self._failed: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
         self._counts: dict[str, JSON] = {}
-        self._lock: IO[str] | None = None
         specs = model_specs(settings)
         self._specs = specs
         self._engine = self._make_engine()
@@ -126,23 +115,28 @@ class Daemon:
         if self._mqtt:
             self._pipeline.deliverers = {"mqtt": self._mqtt}
         self._unix = UnixTransport(
-            settings.socket_path, mode=int(settings.ipc.mode, 8), group=_group(settings), agents=settings.agents
+            settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), agents=settings.agents
         )
         chats = Chats(self._engine, settings.models, self._template, max_waiting=settings.queue.max_waiting)
         self._service = Service(settings, self._pipeline, self._governor, self._toolbox, chats, status=self._status)
         self._unix.methods = Methods(self._service).table()
 
+    @property
+    def settings(self) -> Config:
+        """What it runs by."""
+        return self._config
+
     async def run(self) -> int:
-        """Start everything, wait for a signal or a failure, stop everything. Returns the exit status."""
-        loop = asyncio.get_running_loop()
-        self._failed = loop.create_future()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+        """Start everything, wait for `end` or a failure, stop everything. Returns the exit status."""
+        self._failed = asyncio.get_running_loop().create_future()
         tasks: list[asyncio.Task[Any]] = []
         status = EX_OK
+        feeding: list[asyncio.Task[Any]] = []  # to the very end: a reload's stop and start are watched like all else
+        if (period := systemd.watchdog_s()) is not None:
+            self._spawn(feeding, self._feed_watchdog(period / 2), "edged.watchdog")
         try:
             await self._start(tasks)
-            await self._until_stopped(tasks)
+            await self._until_stopped([*tasks, *feeding])
         except ConfigError:
             raise
         except Exception:
@@ -150,33 +144,42 @@ class Daemon:
             status = EX_SOFTWARE
         finally:
             await self._shut_down(tasks)
+            await _end(feeding)
         return status
 
+    def end(self, *, reloading: bool = False) -> None:
+        """Let `run` stop everything and return. reloading: another daemon takes over in this process."""
+        self._reloading = reloading
+        self._stop.set()
+
+    def reload_failed(self, reason: str) -> None:
+        """Tell everybody that this configuration stays in force."""
+        self._tell("reload_failed", {"reason": reason})
+
     async def _start(self, tasks: list[asyncio.Task[Any]]) -> None:
-        self._lock = _lock(self._config.state_dir)
         await self._database.start()
         await self._engine.start()
         await self._pipeline.recover()
         for name, problem in (await self._toolbox.check()).items():
             logger.warning("tool %s cannot work now: %s", name, problem)
         self._warn_of_missing_models()
+        [self._unix.inherited] = self._listeners.sockets(self._config.socket_path)
         await self._unix.start()
         self._spawn(tasks, self._governor.run(), "edged.governor")
         self._spawn(tasks, self._cloud.run(), "edged.cloud")
         self._spawn(tasks, self._pipeline.run(), "edged.pipeline")
         self._spawn(tasks, self._publish_state(), "edged.state")
-        if (period := systemd.watchdog_s()) is not None:
-            self._spawn(tasks, self._feed_watchdog(period / 2), "edged.watchdog")
         if self._mqtt:
             tasks.append(self._mqtt.start())
         self._manager.ready()
+        self.ready.set()
         self._manager.status(f"{len(self._config.agents)} agents, no model loaded")
         logger.info(
-            "edged %s is ready: agents %s, socket %s, %.0f ms after its start",
+            "edged %s is ready after %.0f ms: agents %s, socket %s",
             __version__,
+            1000 * (clock.boot() - self._wished_at),
             ", ".join(self._config.agents) or "none",
             self._config.socket_path,
-            1000 * process_age_s(),
         )
 
     def _spawn(self, tasks: list[asyncio.Task[Any]], work: Coroutine[Any, Any, None], name: str) -> None:
@@ -198,8 +201,11 @@ class Daemon:
 
     async def _shut_down(self, tasks: list[asyncio.Task[Any]]) -> None:
         """Stop in the order in which nothing is lost: take no more, finish or put back, send, disconnect, close."""
-        self._manager.stopping()
-        logger.info("stopping")
+        logger.info("making room for the new configuration" if self._reloading else "stopping")
+        if not self._reloading:
+            self._manager.stopping()
+            self._listeners.close()
+        self._unix.stop_taking()  # who connects from now on is served by the next start, where systemd holds the socket
         if self._mqtt:
             self._mqtt.stop_taking()  # what comes now stays with the broker
         if tasks:  # else it did not come so far: there is nothing to finish, and perhaps no store
@@ -207,9 +213,7 @@ class Daemon:
         if self._mqtt:
             await self._mqtt.stop()
         await self._unix.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
         await self._cloud.stop()
         await self._engine.stop()
         await self._toolbox.stop()
@@ -357,18 +361,23 @@ class Daemon:
 
 async def check_all(settings: Config) -> list[str]:
     """What `edged check` finds beyond the configuration's own rules: statements, files, models."""
-    settings, wrong = await _with_signatures(settings)
+    settings, wrong = await with_signatures(settings)
     problems = [str(error) for error in wrong]
-    toolbox = Toolbox(settings.tools, settings.databases, None)
-    try:
-        problems += [f"{settings.files[0]}: tools.{n}: {why}" for n, why in (await toolbox.check()).items()]
-    finally:
-        await toolbox.stop()
+    problems += [str(error) for error in await tools_that_fail(settings)]
     problems += [f"{settings.files[0]}: tools.{n}.parameters: {why}" for n, why in _inexpressible(settings).items()]
     for name, spec in model_specs(settings).items():
         if not Path(spec.path).is_file():
             problems.append(f"{settings.files[0]}: models.{name}: {_not_installed(name, settings.models[name].source)}")
     return problems
+
+
+async def tools_that_fail(settings: Config) -> list[ConfigError]:
+    """SQL tools whose statement, table or file is wrong, as it is now."""
+    toolbox = Toolbox(settings.tools, settings.databases, None)
+    try:
+        return [settings.error(("tools", name), why) for name, why in (await toolbox.check()).items()]
+    finally:
+        await toolbox.stop()
 
 
 def _inexpressible(settings: Config) -> dict[str, str]:
@@ -383,7 +392,7 @@ def _inexpressible(settings: Config) -> dict[str, str]:
     return problems
 
 
-async def _with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
+async def with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
     """The configuration with its Python tools read, and what is wrong with them."""
     if not any(isinstance(tool, PythonTool) for tool in settings.tools.values()):
         return settings, []
@@ -394,6 +403,11 @@ async def _with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]
 
 def _not_installed(name: str, source: str) -> str:
     return f"model {name!r} is not installed: edged models pull {source.removeprefix('catalog:')}"
+
+
+def addresses(settings: Config) -> tuple[Address, ...]:
+    """Where clients connect to a daemon of this configuration."""
+    return (settings.socket_path,)
 
 
 def model_specs(settings: Config) -> dict[str, ModelSpec]:
@@ -419,35 +433,13 @@ def _model_path(settings: Config, name: str, source: str) -> Path:
     return file.path
 
 
-def process_age_s() -> float:
-    """Seconds since the kernel started this process: what a user waits for, imports included."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+async def _end(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _use_one_arena() -> None:
-    """Let all threads allocate from one heap. glibc gives each its own, and what a model leaves between the lines of
-    several heaps does not go back to the kernel when it is unloaded: 40 MiB with the default model."""
-    with contextlib.suppress(AttributeError):  # another C library has no such thing
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
-
-
-def _lock(folder: Path) -> IO[str]:
-    """Make this process the only daemon on a state folder, until it ends however it ends. Two on one store would each
-    take the other's running requests for its own crash."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "edged.lock").open("w")
-    except OSError as error:
-        raise ConfigError(str(folder), "node.state_dir", f"cannot be written: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(str(folder), "node.state_dir", "another edged is running on it") from None
-    return lock
-
-
-def _group(settings: Config) -> str | None:
+def socket_group(settings: Config) -> str | None:
     """The socket's group: as configured, else `edged` where there is one and we may give it away."""
     if settings.group_given:
         return settings.ipc.group

@@ -1,16 +1,22 @@
-"""The service manager: readiness, status, watchdog, stop, through the sdnotify package. Without systemd nothing
-happens.
+"""The service manager: readiness, status, watchdog, reload, stop, through the sdnotify package; and the sockets it
+passes. Without systemd nothing happens.
 
-Protocol: sd_notify(3), sd_watchdog_enabled(3).
+Protocol: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable
 
 import sdnotify
+
+log = logging.getLogger("edged.systemd")
+
+LISTEN_FDS_START = 3  # sd_listen_fds(3): the first descriptor passed
 
 Progress = Callable[[], tuple[bool, float]]
 
@@ -19,6 +25,7 @@ class ServiceManager:
     """Talks to systemd as `run` was started by it."""
 
     def __init__(self) -> None:
+        self.trouble = ""  # stands in front of every status until it is emptied: what a person has to look at
         # without systemd the package would open a socket and drop it unclosed
         self._notifier = sdnotify.SystemdNotifier() if os.environ.get("NOTIFY_SOCKET") else None
 
@@ -28,7 +35,12 @@ class ServiceManager:
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`. ASCII: the package drops other text without a word."""
-        self._tell(f"STATUS={text.encode('ascii', 'replace').decode()}")
+        line = f"{self.trouble}; {text}" if self.trouble else text
+        self._tell(f"STATUS={line.encode('ascii', 'replace').decode()}")
+
+    def reloading(self) -> None:
+        """A reload has begun; `ready` ends it, however it went. The time makes it Type=notify-reload as well."""
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
     def stopping(self) -> None:
         """The stop has begun."""
@@ -46,6 +58,23 @@ class ServiceManager:
 def under_systemd() -> bool:
     """Whether journald reads our stderr."""
     return "JOURNAL_STREAM" in os.environ
+
+
+def listen_fds() -> list[socket.socket]:
+    """The sockets passed to this process. Only the first call gets them: afterwards no child finds them, neither in its
+    environment nor among its descriptors."""
+    pid, count, _ = (os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
+    if pid != str(os.getpid()) or not count.isdigit():
+        return []
+    passed = []
+    for descriptor in range(LISTEN_FDS_START, LISTEN_FDS_START + int(count)):
+        os.set_inheritable(descriptor, False)
+        try:
+            passed.append(socket.socket(fileno=descriptor))
+        except OSError as error:  # a FIFO, say
+            log.warning("descriptor %d passed by systemd is closed, it is no socket: %s", descriptor, error.strerror)
+            os.close(descriptor)
+    return passed
 
 
 def watchdog_s() -> float | None:

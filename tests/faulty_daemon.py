@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edged import app, faults, testing
+from edged import app, faults, supervisor, testing
 from edged.testing import ScriptedEngine
 from edged.tools.toolbox import Toolbox
 from edged.types import Completion, Job
@@ -85,7 +85,7 @@ def main() -> int:
     if "EDGED_TEST_STALL" in os.environ:
         vars(testing)["ScriptedEngine"] = Stalling
         vars(app)["STALL_S"] = STALL_S
-    return app.run(sys.argv[1])
+    return supervisor.run(sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -29,6 +29,6 @@ def _run(arguments: list[str]) -> int:
         options = parser.parse_args(arguments)
     except SystemExit as end:
         return EX_USAGE if end.code else 0
-    from edged.app import run
+    from edged.supervisor import run
 
     return run(options.config)

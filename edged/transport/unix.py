@@ -14,6 +14,7 @@ import os
 import pwd
 import socket
 import struct
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,13 @@ READ_BYTES = 64 * 1024  # one read; a frame of the usual size arrives whole
 MAX_ITEMS = 2**17  # of one list or map: the memory for it is taken when its header is read, before its items came
 MAX_IN_FLIGHT = 64  # calls of one connection being answered; beyond it nothing more is read from that peer
 DELTA_HIGH_WATER = 256 * 1024  # bytes a peer has not read; above it deltas are dropped, the reply never is
+BACKLOG = 128  # connections that wait until they are accepted: at a start, and while the daemon reloads
 CLOSE_S = 2.0  # how long a closing connection may take to send what it still has
 
 REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
+
+# From Python 3.13 on asyncio removes a socket's file when it closes the server, also one that others still listen on.
+KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class Session:
@@ -70,33 +75,35 @@ class UnixTransport:
     Args:
         methods: by name, async (session, msgid, params) -> result.
         group: name of the group that may connect; None: the process's own.
+        inherited: a socket that listens already and outlives this transport; its mode and group are its maker's.
     """
 
     def __init__(self, path: Path, *, mode: int, group: str | None, agents: Iterable[str]) -> None:
         self._path = path
         self._mode = mode
-        self._gid = grp.getgrnam(group).gr_gid if group else os.getgid()
+        self._gid = group_id(group)
         self._agents = tuple(agents)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.methods: dict[str, Method] = {}
+        self.inherited: socket.socket | None = None
 
     async def start(self) -> None:
         """Listen. ConfigError where the socket cannot be made, or another daemon answers on it."""
-        await asyncio.to_thread(self._take_place)
-        try:
-            previous = os.umask(0o177)  # nobody gets in before mode and group are set
-            try:
-                self._server = await asyncio.start_unix_server(self._connected, str(self._path), limit=READ_BYTES)
-            finally:
-                os.umask(previous)
-            os.chown(self._path, -1, self._gid)
-            self._path.chmod(self._mode)
-        except OSError as error:
-            raise ConfigError(str(self._path), "", f"the socket cannot be made: {error.strerror}") from None
+        if self.inherited:
+            self._gid = self._path.stat().st_gid
+            listening = self.inherited.dup()  # its queue stays when the server closes this one
+        else:
+            listening = await asyncio.to_thread(listen, self._path, self._mode, self._gid)
+        self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=READ_BYTES, **KEEP_PATH)
+
+    def stop_taking(self) -> None:
+        """Take no more connections; who connects to an inherited socket waits in its queue. Others go on."""
+        if self._server is not None:
+            self._server.close()
 
     async def stop(self) -> None:
-        """Stop listening, end all connections, remove the socket."""
+        """Stop listening, end all connections, remove the socket unless it is inherited."""
         if self._server is None:
             return
         self._server.close()
@@ -104,21 +111,9 @@ class UnixTransport:
             task.cancel()
         if self._connections:
             await asyncio.wait(self._connections)
-        self._path.unlink(missing_ok=True)
+        if not self.inherited:
+            self._path.unlink(missing_ok=True)
         self._server = None
-
-    def _take_place(self) -> None:
-        """Remove a socket nobody listens on (left by a killed daemon); refuse to take over a living one's."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(self._path))
-            except (ConnectionRefusedError, FileNotFoundError):
-                self._path.unlink(missing_ok=True)
-                return
-            except OSError as error:
-                raise ConfigError(str(self._path), "", f"is in the way: {error.strerror}") from None
-        raise ConfigError(str(self._path), "", "another edged is listening here already")
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -175,6 +170,41 @@ class UnixTransport:
         return access.unix_caller(
             uid, _groups(uid, gid), own_uid=os.getuid(), socket_group=self._gid, agents=self._agents
         )
+
+
+def listen(path: Path, mode: int, gid: int) -> socket.socket:
+    """A listening socket. ConfigError where it cannot be made, or another daemon answers on it. Blocks."""
+    _take_place(path)
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        os.fchmod(made.fileno(), 0o600)  # Linux makes the file with this mode: nobody gets in before the group is set
+        made.bind(str(path))
+        os.chown(path, -1, gid)
+        path.chmod(mode)
+        made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        raise ConfigError(str(path), "", f"the socket cannot be made: {error.strerror or error}") from None
+    return made
+
+
+def group_id(name: str | None) -> int:
+    """Of a group; None: the process's own."""
+    return grp.getgrnam(name).gr_gid if name else os.getgid()
+
+
+def _take_place(path: Path) -> None:
+    """Remove a socket nobody listens on (left by a killed daemon); refuse to take over a living one's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise ConfigError(str(path), "", f"is in the way: {error.strerror or error}") from None
+    raise ConfigError(str(path), "", "another edged is listening here already")
 
 
 def _groups(uid: int, gid: int) -> list[int]:

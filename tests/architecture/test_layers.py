@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[2] / "edged"
 LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"__main__"},
     {"cli"},
+    {"supervisor"},
     {"app"},
+    {"listeners"},
     {"methods"},
     {"service"},
     {"transport", "pipeline"},
