@@ -68,12 +68,11 @@ def listen_fds() -> list[socket.socket]:
         return []
     passed = []
     for descriptor in range(LISTEN_FDS_START, LISTEN_FDS_START + int(count)):
-        os.set_inheritable(descriptor, False)
         try:
+            os.set_inheritable(descriptor, False)
             passed.append(socket.socket(fileno=descriptor))
-        except OSError as error:  # a FIFO, say
-            log.warning("descriptor %d passed by systemd is closed, it is no socket: %s", descriptor, error.strerror)
-            os.close(descriptor)
+        except OSError as error:  # a FIFO, say; it is nobody else's, and closed with the process
+            log.warning("descriptor %d passed by systemd is no socket: %s", descriptor, error.strerror)
     return passed
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -105,6 +105,21 @@ SCRIPT = "".join(
 )
 
 
+# What systemd does between fork and exec: the descriptors named before the program become 3, 4, ...
+ACTIVATION = """
+import os, sys
+numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+copies = [os.dup(number) for number in numbers]
+for number in numbers:
+    os.close(number)
+for place, copy in enumerate(copies, start=3):
+    os.dup2(copy, place)
+    os.set_inheritable(place, True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(copies)), LISTEN_FDNAMES="edged.socket")
+os.execv(sys.argv[1 + len(numbers)], sys.argv[1 + len(numbers):])
+"""
+
+
 class Daemon:
     """edged as a child process; everything of it lies in `folder`.
 
@@ -114,6 +129,7 @@ class Daemon:
         script: of the model.
         on_uncertain: of the lamp.
         environment: added to the daemon's.
+        passed: listening sockets that it is started with, as by systemd.
     """
 
     def __init__(
@@ -125,8 +141,10 @@ class Daemon:
         script: str = SCRIPT,
         on_uncertain: str = "retry",
         environment: dict[str, str] | None = None,
+        passed: Sequence[socket.socket] = (),
     ) -> None:
         self.folder = folder
+        self.passed = passed
         self.config = folder / "edged.toml"
         self.socket = folder / "run" / "edged.sock"
         self.plant = folder / "plant.db"
@@ -183,9 +201,15 @@ class Daemon:
         }
         plain = fault is None and not any(name.startswith("EDGED_TEST_") for name in self.environment)
         program = ["-m", "edged", "run", "--config"] if plain else [str(ROOT / "tests" / "faulty_daemon.py")]
+        numbers = tuple(end.fileno() for end in self.passed)
+        activation = ["-c", ACTIVATION, *map(str, numbers)] if numbers else []
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, *program, str(self.config), stderr=log, env=environment, cwd=ROOT
+                *(sys.executable, *activation, *([sys.executable] if activation else []), *program, str(self.config)),
+                stderr=log,
+                env=environment,
+                cwd=ROOT,
+                pass_fds=numbers,
             )
         if ready:
             await self.noticed("READY=1")
@@ -199,6 +223,24 @@ class Daemon:
                 self._news.clear()
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._news.wait(), 0.5)  # looks at the exit status in between
+
+    def drop_in(self, text: str, name: str = "50.toml") -> Path:
+        """More configuration; counts from the next start or reload on."""
+        path = self.config.parent / "conf.d" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def hang_up(self) -> None:
+        """SIGHUP: it is to reload."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
+    async def reload(self) -> None:
+        """SIGHUP, and wait until it is through with it, however it went."""
+        ready = self.notices.count("READY=1")
+        self.hang_up()
+        await self.noticed("READY=1", ready + 1)
 
     async def stop(self) -> int:
         """SIGTERM; its exit status."""
@@ -348,6 +390,12 @@ class Wired:
                 assert await self.read(), "the connection ended without the answer"
         error, result = self._answers.pop(msgid)
         return error, result
+
+    async def running(self) -> None:
+        """Wait until the daemon works on a request."""
+        async with asyncio.timeout(START_S):
+            while not (await self.call(2**31, "requests.list", {"state": "running"}))[1]:
+                await asyncio.sleep(0.01)
 
     async def end(self) -> None:
         """Wait until the daemon closes the connection."""

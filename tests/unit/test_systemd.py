@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +17,8 @@ import pytest
 
 from edged import systemd
 from edged.systemd import ServiceManager
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -58,6 +64,99 @@ def test_manager_without_systemd_says_nothing_and_does_not_fail(monkeypatch: pyt
     with a_manager() as manager:
         manager.ready()
         manager.status("x")
+
+
+def test_status_begins_with_the_trouble_until_there_is_none(notified: socket.socket) -> None:
+    """Whoever looks an hour later still sees it."""
+    with a_manager() as manager:
+        manager.trouble = "not reloaded"
+        manager.status("idle")
+        manager.trouble = ""
+        manager.status("idle")
+    assert [notified.recv(1000) for _ in range(2)] == [b"STATUS=not reloaded; idle", b"STATUS=idle"]
+
+
+def test_manager_tells_a_reload_with_the_time_it_began_in_one_datagram(notified: socket.socket) -> None:
+    """What Type=notify-reload wants: the two belong together."""
+    before = time.monotonic_ns() // 1000
+    with a_manager() as manager:
+        manager.reloading()
+    state, mark = notified.recv(1000).decode().split("\n")
+    assert state == "RELOADING=1"
+    assert mark.startswith("MONOTONIC_USEC=")
+    assert before <= int(mark.partition("=")[2]) <= time.monotonic_ns() // 1000
+
+
+# Takes descriptors as systemd passes them, and says what it and a child of its own find then.
+TAKER = """
+import json, os, socket, subprocess, sys
+for place, number in enumerate([int(n) for n in sys.argv[2:]], start=3):
+    os.dup2(number, place)
+pid = {"own": str(os.getpid()), "other": "1", "none": ""}[sys.argv[1]]
+os.environ |= {"LISTEN_PID": pid, "LISTEN_FDS": str(len(sys.argv) - 2), "LISTEN_FDNAMES": "a:b"}
+from edged import systemd
+found = systemd.listen_fds()
+again = systemd.listen_fds()
+child = "import os; print([v for v in os.environ if v.startswith('LISTEN_')], sorted(os.listdir('/proc/self/fd')))"
+said = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, close_fds=False).stdout
+names = [end.getsockname() for end in found]
+print(json.dumps([names, len(again), said, [os.get_inheritable(end.fileno()) for end in found]]))
+"""
+
+
+def taken(pid: str, *passed: int) -> tuple[list[object], int, str, list[bool]]:
+    """What a process finds to which these descriptors are passed, from number 10 on so that none is in the way."""
+    copies = [fcntl.fcntl(number, fcntl.F_DUPFD, 10) for number in passed]
+    command = [sys.executable, "-c", TAKER, pid, *map(str, copies)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, pass_fds=copies, cwd=ROOT, check=True)
+    finally:
+        for copy in copies:
+            os.close(copy)
+    names, again, said, inheritable = json.loads(done.stdout)
+    return names, again, said, inheritable
+
+
+@pytest.fixture
+def listening(tmp_path: Path) -> Iterator[list[socket.socket]]:
+    """One Unix and one TCP socket that listen."""
+    with socket.socket(socket.AF_UNIX) as unix, socket.create_server(("127.0.0.1", 0)) as tcp:
+        unix.bind(str(tmp_path / "edged.sock"))
+        unix.listen()
+        yield [unix, tcp]
+
+
+def test_listen_fds_are_the_passed_sockets_once_and_no_childs(listening: list[socket.socket]) -> None:
+    """In order, known by their names; a child process finds neither the variables nor the descriptors."""
+    names, again, said, inheritable = taken("own", *(end.fileno() for end in listening))
+    assert names == [listening[0].getsockname(), list(listening[1].getsockname())]
+    assert again == 0
+    assert inheritable == [False, False]
+    assert said.startswith("[] ")
+    assert "'3'" in said, "the child's own descriptor for the folder"
+    assert "'4'" not in said
+
+
+@pytest.mark.parametrize("pid", ["other", "none"])
+def test_listen_fds_of_another_process_are_not_ours(listening: list[socket.socket], pid: str) -> None:
+    """As where a shell between systemd and us kept them; the variables go all the same."""
+    names, _, said, _ = taken(pid, listening[0].fileno())
+    assert names == []
+    assert said.startswith("[] ")
+
+
+def test_listen_fds_without_systemd_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variables, no sockets."""
+    for name in ("LISTEN_PID", "LISTEN_FDS"):
+        monkeypatch.delenv(name, raising=False)
+    assert systemd.listen_fds() == []
+
+
+def test_listen_fds_leave_out_what_is_no_socket(listening: list[socket.socket]) -> None:
+    """A file, say: the sockets beside it are served."""
+    with open(os.devnull) as file:  # noqa: PTH123  # a descriptor is wanted
+        names, *_ = taken("own", file.fileno(), listening[0].fileno())
+    assert names == [listening[0].getsockname()]
 
 
 @pytest.mark.parametrize(
