@@ -7,6 +7,7 @@ A configuration uses it with `source = "scripted:/path/to/script.toml"`; everyth
     calls = [{ name = "set_valve", arguments = { valve = "north", position = "open" } }]
     text = "It is open."                        # the final answer
     token_s = 0.0                               # seconds between two words of it
+    confidence = 1.0                            # of each call
 
 The first entry that matches counts; without one the answer is the user's text.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 import tomllib
 from collections.abc import Callable
@@ -38,6 +40,7 @@ class Scripted(Struct, frozen=True, forbid_unknown_fields=True):
     calls: tuple[dict[str, JSON], ...] = ()
     text: str = "done"
     token_s: float = 0.0
+    confidence: float = 1.0
 
 
 class Script(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,7 +102,7 @@ class ScriptedEngine:
             if job.confidence_marker is not None:  # the agent wants a decision
                 call = entry.calls[results] if results < len(entry.calls) else {"name": "reply", "arguments": {}}
                 text = msgspec.json.encode(call).decode()
-                return _completion(job, text, load_ms, watch.ms(), logprob=0.0)
+                return _completion(job, text, load_ms, watch.ms(), logprob=math.log(entry.confidence))
             await _stream(entry, on_text)
             return _completion(job, entry.text, load_ms, watch.ms(), logprob=None)
 

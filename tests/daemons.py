@@ -73,10 +73,10 @@ parameters.state = { enum = ["ON", "OFF"] }
 """
 
 
-def entry(match: str, *calls: dict[str, Any], text: str = "done", token_s: float = 0.0) -> str:
+def entry(match: str, *calls: dict[str, Any], text: str = "done", token_s: float = 0.0, confidence: float = 1.0) -> str:
     """An entry of the script (see edged.testing). JSON text is TOML text."""
     made = ", ".join(_inline(call) for call in calls)
-    said = f"text = {json.dumps(text)}\ntoken_s = {token_s}"
+    said = f"text = {json.dumps(text)}\ntoken_s = {token_s}\nconfidence = {confidence}"
     return f"[[replies]]\nmatch = {json.dumps(match)}\ncalls = [{made}]\n{said}\n"
 
 
@@ -274,6 +274,12 @@ class Daemon:
         with contextlib.closing(apsw.Connection(str(self.plant))) as plant:
             plant.set_busy_timeout(5000)  # the daemon's tool may be committing
             return [row[1:] for row in plant.execute(f"SELECT * FROM {table} ORDER BY id")]
+
+    def execute(self, statement: str) -> None:
+        """Change the plant's database, as another program of the board."""
+        with contextlib.closing(apsw.Connection(str(self.plant))) as plant:
+            plant.set_busy_timeout(5000)
+            plant.execute(statement).fetchall()
 
     def _listen(self) -> None:
         self.notices = []

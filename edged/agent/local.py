@@ -37,9 +37,9 @@ class LocalMind:
         """See Mind."""
         if run.may_act and self._said(run) is None:
             call, logprob = await self.decide(run)
-            if call.name == ESCALATE.name:
+            if call.name == ESCALATE.name and self._may_escalate:
                 raise Escalation(Finding.ESCALATED, ToolFailed("the model asked for a larger one"))
-            if call.name != REPLY.name and not _was_made(run, call):
+            if call.name not in (REPLY.name, ESCALATE.name) and not _was_made(run, call):
                 self._check_confidence(call, logprob)
                 return Decided((call,), logprob)
         if run.failed:
