@@ -30,6 +30,7 @@ from edged.errors import Busy, Cancelled, EdgedError, Expired, Internal, Quarant
 from edged.faults import point
 from edged.interfaces import Deliverer
 from edged.log import request_id
+from edged.router import Finding
 from edged.store import deliveries, journal, lifecycle, requests
 from edged.store.database import Database
 from edged.store.journal import Intent, Journal, Result, Step
@@ -363,10 +364,10 @@ class Pipeline:
             steps=steps,
             stream=self._stream(row.request, row.rid),
         )
-        attempt.trail = Trail(row.findings)
+        attempt.trail = Trail(row.findings, functools.partial(self._keep_findings, row.rid))
         outcome = await self._dispatcher.answer(run, attempt.trail)
         if outcome is None:
-            await self._park(row, attempt.trail)
+            await self._park(row)
             return None
         attempt.messages = outcome.messages
         decision = attempt.trail.decision
@@ -382,14 +383,18 @@ class Pipeline:
             degraded=decision is not None and decision.degraded,
         )
 
-    async def _park(self, row: Row, trail: Trail) -> None:
-        """Wait for an upstream, durably, with what attempts on the board have shown."""
+    async def _keep_findings(self, rid: str, findings: tuple[Finding, ...]) -> None:
+        # lazy: losing it with the power only means that the board tries once more
+        await self._until_stored(lambda: self._database.write(lambda c: requests.note(c, rid, findings), durable=False))
 
-        def park(c: apsw.Connection) -> None:
-            requests.note(c, row.rid, trail.findings)
-            requests.park(c, row.rid, self._config.queue.max_waiting)
-
-        await self._until_stored(lambda: self._database.write(park, durable=False))
+    async def _park(self, row: Row) -> None:
+        """Wait for an upstream, durably."""
+        await self._until_stored(
+            # lazy: losing it with the power only means that it runs at the next start
+            lambda: self._database.write(
+                lambda c: requests.park(c, row.rid, self._config.queue.max_waiting), durable=False
+            )
+        )
         point("link.parked")
         log.info("waits for a link", extra={"rid": row.rid})
         self._changed()

@@ -35,11 +35,21 @@ log = logging.getLogger("edged.dispatch")
 
 
 class Trail:
-    """The way of one request so far: what attempts on the board showed, and the last decision."""
+    """The way of one request so far: what attempts on the board showed, and the last decision.
 
-    def __init__(self, findings: tuple[Finding, ...] = ()) -> None:
+    Args:
+        keep: writes the findings down: after a crash the board does not try again what it gave up.
+    """
+
+    def __init__(self, findings: tuple[Finding, ...], keep: Callable[[tuple[Finding, ...]], Awaitable[None]]) -> None:
         self.findings = findings
         self.decision: Decision | None = None
+        self._keep = keep
+
+    async def found(self, finding: Finding) -> None:
+        """One more."""
+        self.findings = (*self.findings, finding)
+        await self._keep(self.findings)
 
 
 class Dispatcher:
@@ -87,7 +97,7 @@ class Dispatcher:
                 dear |= {str(decision.upstream)}
             except Escalation as escalation:
                 failure = escalation.error
-                trail.findings = (*trail.findings, escalation.finding)
+                await trail.found(escalation.finding)
             except EdgedError as error:
                 failure = error
                 finding = _shows(error)
@@ -96,7 +106,7 @@ class Dispatcher:
                 elif decision.go is Go.CLOUD or decision.degraded or finding is None:
                     raise
                 else:
-                    trail.findings = (*trail.findings, finding)
+                    await trail.found(finding)
 
     def route(self, agent: str, trail: Trail | None, confidence: float | None) -> RouteTaken:
         """Where a request was answered, or tried last, and why."""
