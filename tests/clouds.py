@@ -55,7 +55,7 @@ class ScriptedCloud:
     """The server. After `stop` connections are refused; `start` opens it again on the same port.
 
     Args:
-        key: the only one it takes; None: it looks at none.
+        key: the only one it takes; None: it looks at none. May be changed.
     """
 
     def __init__(self, *, key: str | None = None) -> None:
@@ -64,7 +64,7 @@ class ScriptedCloud:
         self.models: Behaviour = listed(MODEL)
         self.port = 0
         self.gone = 0  # answers that the client did not wait for
-        self._key = key
+        self.key = key
         self._script: deque[Behaviour] = deque()
         self._news = asyncio.Event()
         self._runner: web.AppRunner | None = None
@@ -145,7 +145,7 @@ class ScriptedCloud:
 
     async def _answer(self, request: web.Request, body: JSON, behaviour: Behaviour) -> web.StreamResponse:
         asked = Asked(request, body, self)
-        if self._key is not None and request.headers.get("Authorization") != f"Bearer {self._key}":
+        if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
             behaviour = status(401, "Incorrect API key provided")
         try:
             return await behaviour(asked)
@@ -282,7 +282,7 @@ def stalled_body(content: str = "one two") -> Behaviour:
     """Begins to answer and stops."""
 
     async def behave(asked: Asked) -> web.StreamResponse:
-        await _begin(asked, content)
+        await begin(asked, content)
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
@@ -293,7 +293,7 @@ def trickle(pause_s: float) -> Behaviour:
     """Sends a byte now and then, and never an answer."""
 
     async def behave(asked: Asked) -> web.StreamResponse:
-        response = await _begin(asked, "")
+        response = await begin(asked, "")
         while True:
             await asyncio.sleep(pause_s)
             await response.write(b": still here\n" if asked.streamed else b" ")
@@ -305,7 +305,7 @@ def cut(content: str = "one two") -> Behaviour:
     """Begins to answer, and the connection breaks."""
 
     async def behave(asked: Asked) -> web.StreamResponse:
-        response = await _begin(asked, content)
+        response = await begin(asked, content)
         assert asked.request.transport is not None
         asked.request.transport.abort()
         return response
@@ -354,8 +354,8 @@ def _words(content: str) -> list[str]:
     return [word + (" " if n < len(words) - 1 else "") for n, word in enumerate(words)]
 
 
-async def _begin(asked: Asked, content: str) -> web.StreamResponse:
-    """The head, and the beginning of an answer."""
+async def begin(asked: Asked, content: str) -> web.StreamResponse:
+    """The head, and the beginning of an answer; more can be written to it."""
     kind = "text/event-stream" if asked.streamed else "application/json"
     response = web.StreamResponse(headers={"Content-Type": kind})
     await response.prepare(asked.request)
