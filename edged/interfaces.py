@@ -7,17 +7,25 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from edged.types import Completion, Delivery, Job, ModelSpec
+from edged.types import Completion, Delivery, Job, ModelSpec, TokenLogprob
+
+OnPiece = Callable[[str, tuple[TokenLogprob, ...]], None]
 
 
 class Engine(Protocol):
     """Runs models. Implemented by `engine.Engine` and, for tests and tool authors, `testing.ScriptedEngine`."""
 
-    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
-        """Generate; `on_text` gets whole characters as they come, on the event loop. Cancelling the task ends the
-        sequence within one model step.
+    async def generate(
+        self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
+    ) -> Completion:
+        """Generate. Cancelling the task ends the sequence within one model step.
+
+        Args:
+            on_text: gets whole characters as they come, on the event loop.
+            on_piece: the same with the log-probabilities of the tokens that end in them; instead of `on_text`.
 
         Raises:
+            BadRequest: the grammar cannot be used; the message has the reason.
             ContextExceeded: the prompt does not fit. Nothing was computed.
             ModelUnavailable, NoMemory: the model cannot be loaded.
         """

@@ -9,7 +9,9 @@ A configuration uses it with `source = "scripted:/path/to/script.toml"`; everyth
     token_s = 0.0                               # seconds between two words of it
     confidence = 1.0                            # of each call
 
-The first entry that matches counts; without one the answer is the user's text.
+The first entry that matches counts; without one the answer is the user's text. It ends where a stop string of the
+request comes, and is as long as it is written, whatever `max_tokens` says. Where a client offers tools of its own, the
+calls that are among them are made, one a turn. Every token, which is a word here, is certain.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from msgspec import Struct
 
 from edged.clock import Stopwatch
 from edged.errors import ConfigError
-from edged.interfaces import Residency
-from edged.types import JSON, Completion, Finish, Job, ModelSpec
+from edged.interfaces import OnPiece, Residency
+from edged.types import JSON, Completion, Finish, Job, ModelSpec, TokenLogprob
 
 SCHEME = "scripted:"
 
@@ -90,7 +92,9 @@ class ScriptedEngine:
         """No models."""
         return []
 
-    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
+    async def generate(
+        self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
+    ) -> Completion:
         """See interfaces.Engine."""
         self.jobs = [*self.jobs[-self.KEPT + 1 :], job]
         watch = Stopwatch()
@@ -99,12 +103,21 @@ class ScriptedEngine:
             script = self._scripts.get(job.model, Script())
             question, results = _dialogue(job)
             entry = next((r for r in script.replies if re.search(r.match, question)), Scripted("", text=question))
+            call = entry.calls[results] if results < len(entry.calls) else None
             if job.confidence_marker is not None:  # the agent wants a decision
-                call = entry.calls[results] if results < len(entry.calls) else {"name": "reply", "arguments": {}}
-                text = msgspec.json.encode(call).decode()
+                text = msgspec.json.encode(call or {"name": "reply", "arguments": {}}).decode()
                 return _completion(job, text, load_ms, watch.ms(), logprob=math.log(entry.confidence))
-            await _stream(entry, on_text)
-            return _completion(job, entry.text, load_ms, watch.ms(), logprob=None)
+            text = msgspec.json.encode(call).decode() if call and _offers(job, call) else _until_stop(entry.text, job)
+            words = re.findall(r"\S+\s*|\s+", text)
+            told = tuple(_certain(word, job.logprobs) for word in words) if job.logprobs is not None else ()
+            for i, word in enumerate(words):
+                if entry.token_s:
+                    await asyncio.sleep(entry.token_s)
+                if on_text:
+                    on_text(word)
+                if on_piece:
+                    on_piece(word, told[i : i + 1])
+            return _completion(job, text, load_ms, watch.ms(), logprob=None, logprobs=told)
 
 
 def _dialogue(job: Job) -> tuple[str, int]:
@@ -119,15 +132,32 @@ def _dialogue(job: Job) -> tuple[str, int]:
     return (said[-1] if said else ""), results
 
 
-async def _stream(entry: Scripted, on_text: Callable[[str], None] | None) -> None:
-    for word in re.findall(r"\S+\s*|\s+", entry.text):
-        if entry.token_s:
-            await asyncio.sleep(entry.token_s)
-        if on_text:
-            on_text(word)
+def _offers(job: Job, call: dict[str, JSON]) -> bool:
+    """Whether the grammar has calls of this tool: their heads differ in spaces and escapes only."""
+    head = rf'"name".{{0,40}}?"{re.escape(call["name"])}"'
+    return job.grammar is not None and re.search(head, job.grammar.replace("\\", "")) is not None
 
 
-def _completion(job: Job, text: str, load_ms: float, taken_ms: float, logprob: float | None) -> Completion:
+def _until_stop(text: str, job: Job) -> str:
+    for stop in job.stop:
+        text = text.partition(stop)[0]
+    return text
+
+
+def _certain(word: str, top: int | None) -> TokenLogprob:
+    spelled = (word, word.encode())
+    return TokenLogprob(*spelled, 0.0, ((*spelled, 0.0),) if top else ())
+
+
+def _completion(
+    job: Job,
+    text: str,
+    load_ms: float,
+    taken_ms: float,
+    *,
+    logprob: float | None,
+    logprobs: tuple[TokenLogprob, ...] = (),
+) -> Completion:
     words = len(text.split())
     return Completion(
         text=text,
@@ -138,6 +168,7 @@ def _completion(job: Job, text: str, load_ms: float, taken_ms: float, logprob: f
         forced_tokens=0,
         decode_steps=words,
         logprob=logprob,
+        logprobs=logprobs,
         load_ms=load_ms,
         queue_ms=0.0,
         prefill_ms=0.0,

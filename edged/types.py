@@ -250,6 +250,9 @@ class Job(Struct, frozen=True, kw_only=True):
     grammar: an llguidance grammar (Lark or the JSON form) the whole output must match, or None.
     confidence_marker: while the output starts with this text (or is still a prefix of it), log-probabilities of
         sampled tokens are summed; None: never.
+    logprobs: how many likeliest tokens to tell beside each token of the text; None: tell no log-probabilities. Asked
+        for, every token is sampled, also where the grammar leaves no choice: a token that is forced has no row of
+        logits, so nothing could be told of it.
     """
 
     rid: str
@@ -261,7 +264,18 @@ class Job(Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     grammar: str | None = None
     confidence_marker: str | None = None
+    logprobs: int | None = None
     priority: Priority = Priority.INTERACTIVE
+
+
+class TokenLogprob(Struct, frozen=True):
+    """A token of a text: what it spells, its bytes (of part of a character, too), its log-probability before any mask,
+    and the likeliest tokens in its place as (text, bytes, logprob), likeliest first."""
+
+    text: str
+    data: bytes
+    logprob: float
+    top: tuple[tuple[str, bytes, float], ...] = ()
 
 
 class Finish(StrEnum):
@@ -276,6 +290,8 @@ class Completion(Struct, frozen=True, kw_only=True):
 
     logprob: sum of the log-probabilities, before the grammar's mask, of the sampled tokens that `confidence_marker`
         asked for; None where none was sampled.
+    logprobs: of the text's tokens where the job asked for them, in order. A token that a stop string cut in two is not
+        among them, nor one that spells nothing.
     decode_steps: model steps in which this sequence took part after its first token.
     Times in milliseconds: queue_ms waits for a place among the sequences, prefill_ms until the prompt was computed,
     first_token_ms from the call to the first token, decode_ms from then to the end.
@@ -289,6 +305,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     forced_tokens: int
     decode_steps: int
     logprob: float | None
+    logprobs: tuple[TokenLogprob, ...] = ()
     load_ms: float
     queue_ms: float
     prefill_ms: float

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edged import app, faults, supervisor, testing
+from edged.interfaces import OnPiece
 from edged.testing import ScriptedEngine
 from edged.tools.toolbox import Toolbox
 from edged.types import Completion, Job
@@ -41,11 +42,13 @@ def die_once() -> None:
 class Poisoned(ScriptedEngine):
     """Dies of a word."""
 
-    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
+    async def generate(
+        self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
+    ) -> Completion:
         """See interfaces.Engine."""
         if any(os.environ["EDGED_TEST_POISON"] in segment.text for segment in job.turn):
             die()
-        return await super().generate(job, on_text)
+        return await super().generate(job, on_text, on_piece=on_piece)
 
 
 class Stalling(ScriptedEngine):
@@ -53,11 +56,13 @@ class Stalling(ScriptedEngine):
 
     since: float | None = None
 
-    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
+    async def generate(
+        self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
+    ) -> Completion:
         """See interfaces.Engine."""
         if any(os.environ["EDGED_TEST_STALL"] in segment.text for segment in job.turn):
             self.since = time.monotonic()
-        return await super().generate(job, on_text)
+        return await super().generate(job, on_text, on_piece=on_piece)
 
     def progress(self) -> tuple[bool, float]:
         """As the engine thread tells it."""

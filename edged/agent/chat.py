@@ -1,18 +1,41 @@
-"""A plain model as the request says: its messages, its tools, its shape of the answer. Nothing is stored, no tool of
+"""A plain model as the request says: its messages, its tools, its shape of the answer. Nothing is stored, and no tool of
 ours is called: what the model wants called goes back to whoever asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 from enum import StrEnum
 
 from msgspec import Struct
 
+from edged.agent import grammar
+from edged.agent.dialect import Dialect, parse_calls
+from edged.agent.output import Output, Told
 from edged.agent.prompt import TemplateOf
 from edged.config import Model
-from edged.errors import Internal
-from edged.interfaces import Engine
-from edged.types import JSON, Finish, Message, Sampling, ToolCall, ToolSpec
+from edged.errors import BadRequest, Busy, ModelUnavailable
+from edged.interfaces import Engine, OnPiece
+from edged.types import (
+    JSON,
+    Completion,
+    Finish,
+    Job,
+    Message,
+    Sampling,
+    Segment,
+    TokenLogprob,
+    ToolCall,
+    ToolSpec,
+)
+from edged.wire import new_rid
+
+__all__ = ["Chats", "Inexpressible", "ModelAnswer", "ModelAsk", "OnPiece", "ToolChoice"]
+
+AT_ONCE = 8  # as many as the pipeline works on: more sequences than this gain nothing on boards of 2 to 8 cores
+RETRY_S = 5.0  # when to ask again where too many wait: about two answers of a small board
+MAX_TOP = 20  # likeliest tokens told for each token, as OpenAI bounds it
 
 
 class ToolChoice(StrEnum):
@@ -23,18 +46,14 @@ class ToolChoice(StrEnum):
     REQUIRED = "required"
 
 
-class TokenLogprob(Struct, frozen=True):
-    """A sampled or forced token: its text, its bytes, its log-probability before any mask, and the likeliest tokens in
-    its place as (text, bytes, logprob)."""
-
-    text: str
-    data: bytes
-    logprob: float
-    top: tuple[tuple[str, bytes, float], ...] = ()
-
-
 class ModelAsk(Struct, frozen=True, kw_only=True):
-    """A completion of a plain model. logprobs: None, or how many likeliest tokens to tell for each token (0 to 20)."""
+    """A completion of a plain model.
+
+    parallel: several calls in one turn are wanted.
+    max_tokens: None: as many as the model's context leaves.
+    stop: strings that end text and are not part of it; in calls they mean nothing.
+    logprobs: None, or how many likeliest tokens to tell for each token of the text (0 to 20).
+    """
 
     model: str
     messages: tuple[Message, ...]
@@ -49,7 +68,8 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
 
 
 class ModelAnswer(Struct, frozen=True, kw_only=True):
-    """What the model wrote: text or calls."""
+    """What the model wrote: text, calls, or text and then calls. A call that max_tokens cut off is left out; `finish`
+    tells of it."""
 
     text: str
     calls: tuple[ToolCall, ...] = ()
@@ -60,15 +80,190 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-OnPiece = Callable[[str, tuple[TokenLogprob, ...]], None]
+class Inexpressible(BadRequest):
+    """A JSON Schema that no grammar can be made for. tool: name of the tool whose arguments it describes; None: it is
+    the answer's."""
+
+    def __init__(self, tool: str | None, reason: str) -> None:
+        what = f"tool {tool!r}: its parameters" if tool else "response_schema: it"
+        super().__init__(f"{what} cannot be made into a grammar: {reason}")
+        self.tool = tool
+        self.reason = reason
 
 
 class Chats:
-    """Completions of plain models, a bounded number at once."""
+    """Completions of plain models, a bounded number at once.
+
+    Args:
+        template_of: (template, special tokens) of a model, by name; called in a thread. Raises ModelUnavailable.
+        max_waiting: so many wait for a place; one more is refused.
+    """
 
     def __init__(self, engine: Engine, models: dict[str, Model], template_of: TemplateOf, *, max_waiting: int) -> None:
-        self._engine, self._models, self._template_of, self._max_waiting = engine, models, template_of, max_waiting
+        self._engine, self._models, self._template_of = engine, models, template_of
+        self._dialects: dict[str, Dialect] = {}
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._waiting, self._max_waiting = 0, max_waiting
 
     async def complete(self, ask: ModelAsk, on_piece: OnPiece | None = None) -> ModelAnswer:
-        """One completion; `on_piece` gets text, and the log-probabilities of its tokens where asked, as they come."""
-        raise Internal("completions of plain models are not built")
+        """One completion; `on_piece` gets text, and the log-probabilities of its tokens where asked for, as they come.
+        Calls come whole, in the answer. Cancelling the task ends the generation within one step of the model.
+
+        Raises:
+            BadRequest: what is asked does not go together, or a schema cannot be kept (Inexpressible).
+            Busy: too many wait already.
+            ContextExceeded: the messages do not fit.
+            ModelUnavailable, NoMemory: the model cannot be loaded, or its template refuses these messages.
+        """
+        _check(ask)
+        if ask.model not in self._models:
+            raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
+        async with self._place():
+            work = _Work(ask, await self._dialect(ask.model), self._models[ask.model].context, on_piece)
+            try:
+                return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
+            except BadRequest:
+                if work.job.grammar is not None:
+                    await asyncio.to_thread(_find_inexpressible, ask, work.dialect)
+                raise
+
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the places, in the order of asking."""
+        if self._places.locked() and self._waiting >= self._max_waiting:
+            raise Busy(f"{self._waiting} completions wait already", retry_after_s=RETRY_S)
+        self._waiting += 1
+        try:
+            await self._places.acquire()
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._places.release()
+
+    async def _dialect(self, model: str) -> Dialect:
+        if model not in self._dialects:
+            self._dialects[model] = Dialect(*await asyncio.to_thread(self._template_of, model))
+        return self._dialects[model]
+
+
+class _Work:
+    """One completion: what the engine is given, and what becomes of what it writes."""
+
+    def __init__(self, ask: ModelAsk, dialect: Dialect, context: int, on_piece: OnPiece | None) -> None:
+        self.dialect = dialect
+        self._ask = ask
+        self._on_piece = on_piece
+        self._tools = () if ask.choice is ToolChoice.NONE else ask.tools
+        self._must_call = bool(self._tools) and ask.choice is ToolChoice.REQUIRED
+        self._output: Output | None = None
+        self._told = Told()
+        if self._tools and not self._must_call:
+            names = [tool.name for tool in self._tools]
+            self._output = Output(names, dialect.calls, ask.stop, mixed=ask.response_schema is None)
+        prefix, turn = self._prompt()
+        self.job = Job(
+            rid=new_rid(),
+            model=ask.model,
+            prefix=prefix,
+            turn=turn,
+            max_tokens=ask.max_tokens or context,  # the engine bounds it by what the prompt leaves
+            sampling=ask.sampling,
+            stop=() if self._tools else ask.stop,  # it would also cut calls: text beside them ends by its grammar
+            grammar=_rules(ask, self._tools, dialect),
+            logprobs=ask.logprobs,
+        )
+
+    def _prompt(self) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+        """(prefix, turn). What comes before the dialogue's first words is the same every time with the same system text
+        and tools."""
+        segments = self.dialect.render(self._ask.messages, self._tools, generate=True)
+        systems = 0
+        for message in self._ask.messages:
+            if message.role != "system":
+                break
+            systems += bool(message.content)
+        if self._tools and not self.dialect.native_tools:
+            systems = max(systems, 1)  # the tools are told in one
+        literals = [i for i, segment in enumerate(segments) if segment.literal]
+        cut = literals[systems] if systems < len(literals) else 0
+        return segments[:cut], segments[cut:]
+
+    def piece(self, text: str, tokens: tuple[TokenLogprob, ...]) -> None:
+        """More of what the model writes."""
+        if self._output:
+            self._told.add(tokens)
+            self._tell(self._output.feed(text))
+        elif self._on_piece and not self._must_call:
+            self._on_piece(text, tokens)
+
+    def answer(self, done: Completion) -> ModelAnswer:
+        """The whole of it."""
+        if self._output:
+            self._tell(self._output.finish())
+            return _answer(done, self._output.text, self._output.calls(), tuple(self._told.told))
+        if not self._must_call:
+            return _answer(done, done.text, (), done.logprobs)
+        calls = parse_calls(done.text)
+        if not calls and done.finish is not Finish.LENGTH:  # a scripted model follows no grammar
+            raise ModelUnavailable(f"model {self._ask.model!r} made no call, and one was required")
+        return _answer(done, "", calls, ())
+
+    def _tell(self, words: str) -> None:
+        tokens = self._told.take(words)
+        if words and self._on_piece:
+            self._on_piece(words, tokens)
+
+
+def _answer(
+    done: Completion, text: str, calls: tuple[ToolCall, ...], logprobs: tuple[TokenLogprob, ...]
+) -> ModelAnswer:
+    return ModelAnswer(
+        text=text,
+        calls=calls,
+        finish=done.finish,
+        prompt_tokens=done.prompt_tokens,
+        cached_tokens=done.cached_tokens,
+        completion_tokens=done.completion_tokens,
+        logprobs=logprobs,
+    )
+
+
+def _check(ask: ModelAsk) -> None:
+    if not ask.messages:
+        raise BadRequest("messages: at least one is needed")
+    if ask.messages[-1].role == "assistant":
+        raise BadRequest(
+            "messages: the last one must be the user's or a tool's: an answer that is begun is not continued"
+        )
+    if ask.choice is ToolChoice.REQUIRED and not ask.tools:
+        raise BadRequest("tools: a call is required and there is no tool")
+    if ask.logprobs is not None and not 0 <= ask.logprobs <= MAX_TOP:
+        raise BadRequest(f"logprobs: {ask.logprobs} is outside 0 to {MAX_TOP}")
+    if ask.stop and ask.tools and ask.choice is ToolChoice.AUTO and ask.response_schema is not None:
+        raise BadRequest("stop: not beside both tools and a response schema: leave one of them out")
+
+
+def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], dialect: Dialect) -> str | None:
+    """The grammar for what may be written; None where anything may."""
+    most = grammar.MAX_CALLS if ask.parallel else 1
+    if not tools:
+        return grammar.answer(ask.response_schema) if ask.response_schema is not None else None
+    if ask.choice is ToolChoice.REQUIRED:
+        return grammar.some_calls(tools, dialect.calls, most=most)
+    if ask.response_schema is not None:
+        return grammar.answer_or_calls(tools, dialect.calls, ask.response_schema, most=most)
+    return grammar.text_or_calls(tools, dialect.calls, most=most, stops=ask.stop)
+
+
+def _find_inexpressible(ask: ModelAsk, dialect: Dialect) -> None:
+    """Raises Inexpressible for the schema that no grammar can be made for, where it is one."""
+    from llguidance import LLMatcher  # only now: the engine loads it with the first model
+
+    parts: list[tuple[str | None, str]] = [(t.name, grammar.one_call((t,), dialect.calls)) for t in ask.tools]
+    if ask.response_schema is not None:
+        parts.append((None, grammar.answer(ask.response_schema)))
+    for name, rules in parts:
+        if reason := LLMatcher.validate_grammar(rules, None):
+            raise Inexpressible(name, reason.splitlines()[0])

@@ -38,6 +38,11 @@ class CallFormat(Struct, frozen=True):
     before: str = ""
     after: str = ""
 
+    @property
+    def mark(self) -> str:
+        """What only a call begins with; empty where nothing tells it from other JSON."""
+        return self.before.strip()
+
 
 HERMES = CallFormat("<tool_call>\n", "\n</tool_call>")
 GENERIC = CallFormat()
@@ -110,6 +115,20 @@ def split(full: tuple[Segment, ...], fixed: tuple[Segment, ...]) -> tuple[tuple[
     rest = other.text[len(last.text) :]
     head = (Segment(rest, other.literal),) if rest else ()
     return fixed, (*head, *full[len(fixed) :])
+
+
+def parse_calls(text: str) -> tuple[ToolCall, ...]:
+    """All calls in a generation that followed a grammar of calls; the last one is left out where it was cut off."""
+    made = []
+    at = text.find("{")
+    while at >= 0:
+        try:
+            call, end = json.JSONDecoder().raw_decode(text, at)
+        except ValueError:
+            break
+        made.append(ToolCall(call["name"], call["arguments"]))
+        at = text.find("{", end)
+    return tuple(made)
 
 
 def parse_call(text: str, calls: CallFormat) -> ToolCall:

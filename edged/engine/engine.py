@@ -11,7 +11,7 @@ from typing import Any
 from edged.engine.ticket import ModelStats, Ticket
 from edged.engine.worker import Worker, resolve
 from edged.errors import Cancelled, EdgedError, Internal
-from edged.interfaces import Residency
+from edged.interfaces import OnPiece, Residency
 from edged.types import Completion, Job, ModelSpec
 
 
@@ -60,7 +60,9 @@ class LlamaEngine:
         await asyncio.sleep(0)
         self._fail_all(Cancelled("the engine stops"))
 
-    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
+    async def generate(
+        self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
+    ) -> Completion:
         """See `interfaces.Engine`. A cancelled call returns only after the sequence's cells are free, so that its
         model is not unloaded under it."""
         called_at = time.monotonic()
@@ -68,12 +70,12 @@ class LlamaEngine:
             raise Internal("the engine has no residency")
         async with self.residency.hold(job.model) as load_ms:
             worker = self._running()
-            ticket = Ticket(job, on_text, self._future(), called_at, load_ms)
+            ticket = Ticket(job, on_piece or _without_logprobs(on_text), self._future(), called_at, load_ms)
             worker.submit(ticket)
             try:
                 await asyncio.wait([ticket.future])
             except asyncio.CancelledError:
-                ticket.on_text = None  # whoever asked has left
+                ticket.on_piece = None  # whoever asked has left
                 worker.cancel(ticket)
                 await _settled(ticket.future)
                 raise
@@ -143,6 +145,10 @@ class LlamaEngine:
     def _fail_all(self, error: EdgedError) -> None:
         for future in list(self._futures):
             resolve(future, error)
+
+
+def _without_logprobs(on_text: Callable[[str], None] | None) -> OnPiece | None:
+    return (lambda text, _: on_text(text)) if on_text is not None else None
 
 
 async def _settled(future: asyncio.Future[Any]) -> BaseException | None:

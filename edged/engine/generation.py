@@ -9,12 +9,13 @@ import numpy as np
 from edged.engine.confidence import Confidence
 from edged.engine.constraint import Constraint
 from edged.engine.llama import Llama
+from edged.engine.logprobs import Trail
 from edged.engine.sampler import Logits, logprob, sampler
 from edged.engine.sequence import Sequence
 from edged.engine.text import TextStream
 from edged.engine.ticket import Ticket
 from edged.errors import ModelUnavailable
-from edged.types import Completion, Finish
+from edged.types import Completion, Finish, TokenLogprob
 
 
 class Generation:
@@ -37,6 +38,7 @@ class Generation:
         self._confidence = Confidence(job.confidence_marker)
         # Control tokens are part of the text where someone reads it by its form, and noise in prose.
         self._show_control = job.grammar is not None or job.confidence_marker is not None
+        self._trail = Trail(job.logprobs, self._piece) if job.logprobs is not None else None
         self._fresh: list[str] = []
         self._queued_at = time.monotonic()
         self._admitted_at: float | None = None
@@ -78,14 +80,14 @@ class Generation:
         self._force()
         self._judge()
 
-    def take_text(self) -> str:
-        """The text that is new since the last call."""
+    def take_text(self) -> tuple[str, tuple[TokenLogprob, ...]]:
+        """The text that is new since the last call, and the log-probabilities of its tokens where asked for."""
         text = "".join(self._fresh)
         self._fresh.clear()
-        return text
+        return text, self._trail.take(self._stream.given) if self._trail else ()
 
     def completion(self) -> Completion:
-        """The result; only once `finish` is set."""
+        """The result; only once `finish` is set and the text is taken."""
         if self.finish is None:
             raise ValueError("not finished")
         now = time.monotonic()
@@ -100,6 +102,7 @@ class Generation:
             forced_tokens=self.n_forced,
             decode_steps=self.decode_steps,
             logprob=self._confidence.logprob,
+            logprobs=tuple(self._trail.told) if self._trail else (),
             load_ms=self.ticket.load_ms,
             queue_ms=_ms(admitted - self._queued_at),
             prefill_ms=_ms(first - admitted),
@@ -118,11 +121,14 @@ class Generation:
             raise ModelUnavailable("the model's output is not a number; its file may be damaged")
         if self._confidence.wanted:
             self._confidence.add(logprob(logits, token))
+        if self._trail:
+            self._trail.measure(logits, token)
         return token
 
     def _force(self) -> None:
-        """Append what the grammar leaves no choice about. Nothing is sampled, and all is computed in one step."""
-        forced = self._constraint.forced() if self._constraint else []
+        """Append what the grammar leaves no choice about. Nothing is sampled, and all is computed in one step. Where
+        log-probabilities are asked for, nothing is forced (see Job)."""
+        forced = self._constraint.forced() if self._constraint and not self._trail else []
         room = self.sequence.max_tokens - self.n_completion
         self._clipped = len(forced) > room
         for token in forced[:room]:
@@ -133,9 +139,14 @@ class Generation:
 
     def _append(self, token: int) -> None:
         self.sequence.tokens.append(token)
-        piece = self._native.piece(token, special=self._show_control)
+        piece = self._piece(token)
         self._confidence.feed(piece)
         self._fresh.append(self._stream.feed(piece))
+        if self._trail:
+            self._trail.place(piece, self._stream.reach)
+
+    def _piece(self, token: int) -> bytes:
+        return self._native.piece(token, special=self._show_control)
 
     def _judge(self) -> None:
         """End where a stop string came, the grammar is complete or the tokens are used up - whatever is first: an

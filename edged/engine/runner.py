@@ -234,7 +234,7 @@ class Runner:
 
     def _report(self, generation: Generation) -> None:
         """Say what is new, and let go of it where it has ended."""
-        news = News(generation.ticket, generation.take_text())
+        news = News(generation.ticket, *generation.take_text())
         if generation.finish is not None:
             news.outcome = generation.completion()
             self._counters.generated_tokens += generation.n_completion

@@ -20,12 +20,20 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
         self._given: list[str] = []
+        self._decoded = 0
+        self.given = 0  # characters given out so far
         self.stopped = False
 
     @property
     def text(self) -> str:
         """What was given out so far."""
         return "".join(self._given)
+
+    @property
+    def reach(self) -> int:
+        """Where the last piece ends in the text, in characters; a character in progress counts."""
+        in_progress, _ = self._decoder.getstate()
+        return self._decoded + bool(in_progress)
 
     def feed(self, piece: bytes) -> str:
         """The text that is certain after this piece, beyond what was given out before. Empty once stopped."""
@@ -38,11 +46,12 @@ class TextStream:
         rest = self._take(self._decoder.decode(b"", final=True))
         if not self.stopped:
             rest += self._held
-            self._given.append(self._held)
+            self._give(self._held)
             self._held = ""
         return rest
 
     def _take(self, fresh: str) -> str:
+        self._decoded += len(fresh)
         text = self._held + fresh
         cut = self._stop_at(text)
         if cut is None:
@@ -52,8 +61,12 @@ class TextStream:
             self.stopped = True
             self._held = ""
         certain = text[:cut]
-        self._given.append(certain)
+        self._give(certain)
         return certain
+
+    def _give(self, text: str) -> None:
+        self._given.append(text)
+        self.given += len(text)
 
     def _stop_at(self, text: str) -> int | None:
         """Where the stop string that is complete first begins."""

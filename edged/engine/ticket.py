@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from msgspec import Struct
 
-from edged.types import Completion, Job, ModelState
+from edged.interfaces import OnPiece
+from edged.types import Completion, Job, ModelState, TokenLogprob
 
 
 @dataclass(slots=True, eq=False)
 class Ticket:
     """A job on its way through the engine thread.
 
-    on_text, future: belong to the event loop; the thread only names them in what it sends there.
+    on_piece, future: belong to the event loop; the thread only names them in what it sends there.
     called_at: time.monotonic() when the caller asked; load_ms: of that, spent to bring the model in.
     """
 
     job: Job
-    on_text: Callable[[str], None] | None
+    on_piece: OnPiece | None
     future: asyncio.Future[Completion]
     called_at: float
     load_ms: float
@@ -28,10 +28,12 @@ class Ticket:
 
 @dataclass(slots=True)
 class News:
-    """What one step brought for a ticket: more text, and at the end the outcome."""
+    """What one step brought for a ticket: more text (and log-probabilities of its tokens where asked for), and at the
+    end the outcome."""
 
     ticket: Ticket
     text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
     outcome: Completion | Exception | None = None
 
 

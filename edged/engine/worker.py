@@ -218,16 +218,16 @@ class Worker:
 
 
 def tell(news: News) -> None:
-    """Give a request its text and its outcome. A caller's broken `on_text` is the caller's problem."""
+    """Give a request its text and its outcome. A caller's broken callback is the caller's problem."""
     ticket, outcome = news.ticket, news.outcome
     if ticket.future.done():
         return
-    if news.text and ticket.on_text:
+    if news.text and ticket.on_piece:
         try:
-            ticket.on_text(news.text)
+            ticket.on_piece(news.text, news.logprobs)
         except Exception:
             log.exception("on_text failed; %s goes on without it", ticket.job.rid)
-            ticket.on_text = None
+            ticket.on_piece = None
     if outcome is not None:
         resolve(ticket.future, outcome)
 

@@ -19,6 +19,7 @@ from edged.agent.prompt import PromptBook
 from edged.cloud import Cloud
 from edged.config import Config
 from edged.errors import BadRequest, Busy, NoMemory, UnknownAgent
+from edged.interfaces import OnPiece
 from edged.pipeline import MAX_RUNNING, Pipeline
 from edged.store import journal, requests
 from edged.store.database import Database, Work
@@ -47,7 +48,9 @@ class Gate(ScriptedEngine):
         self.asked: list[str] = []
         self.error: Exception | None = None
 
-    async def generate(self, job: Job, on_text: Callable[[str], None] | None = None) -> Completion:
+    async def generate(
+        self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
+    ) -> Completion:
         """See interfaces.Engine."""
         text = [segment.text for segment in job.turn if segment.literal][-1]
         if job.confidence_marker is not None:
@@ -56,7 +59,7 @@ class Gate(ScriptedEngine):
             await self.open.wait()
         if self.error is not None:
             raise self.error
-        return await super().generate(job, on_text)
+        return await super().generate(job, on_text, on_piece=on_piece)
 
 
 class Stubborn(Database):

@@ -1,0 +1,38 @@
+"""How the parts of an OpenAI request are checked, so that an error names the parameter. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import TypeVar
+
+import msgspec
+
+from edged.errors import BadRequest
+
+T = TypeVar("T")
+
+
+class Wrong(BadRequest):
+    """A parameter is wrong. param: its name, with the path to it."""
+
+    def __init__(self, param: str, problem: str) -> None:
+        super().__init__(f"{param}: {problem}")
+        self.param = param
+
+
+def convert(value: object, kind: type[T], where: str) -> T:
+    """A part of the request, found at `where`, as a Struct. Raises Wrong."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _wrong(str(error), where) from None
+
+
+def _wrong(error: str, where: str) -> Wrong:
+    """msgspec's message, with the parameter in front."""
+    text, _, path = error.partition(" - at ")
+    at = where + path.strip("`").removeprefix("$")
+    if named := re.fullmatch(r"Object (contains unknown|missing required) field `(.*)`", text):
+        problem = "is not a parameter that is known here" if named[1] == "contains unknown" else "is required"
+        return Wrong(f"{at}.{named[2]}".strip("."), problem)
+    return Wrong(at.strip(".") or "request", text[:1].lower() + text[1:])
