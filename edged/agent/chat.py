@@ -1,14 +1,15 @@
-"""A plain model as the request says: its messages, its tools, its shape of the answer. Nothing is stored, and no tool of
-ours is called: what the model wants called goes back to whoever asked."""
+"""A plain model as the request says: its messages, its tools, its shape of the answer. Nothing is stored, and none of
+our own tools is called: what the model wants called goes back to whoever asked."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from enum import StrEnum
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edged.agent import grammar
 from edged.agent.dialect import Dialect, parse_calls
@@ -35,6 +36,7 @@ __all__ = ["Chats", "Inexpressible", "ModelAnswer", "ModelAsk", "OnPiece", "Tool
 
 AT_ONCE = 8  # as many as the pipeline works on: more sequences than this gain nothing on boards of 2 to 8 cores
 RETRY_S = 5.0  # when to ask again where too many wait: about two answers of a small board
+QUOTED_GRAMMAR = re.compile(r"\n\s+\d+ \| ")  # how llguidance quotes the grammar's lines
 MAX_TOP = 20  # likeliest tokens told for each token, as OpenAI bounds it
 
 
@@ -119,13 +121,21 @@ class Chats:
         if ask.model not in self._models:
             raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
         async with self._place():
-            work = _Work(ask, await self._dialect(ask.model), self._models[ask.model].context, on_piece)
-            try:
-                return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
-            except BadRequest:
-                if work.job.grammar is not None:
-                    await asyncio.to_thread(_find_inexpressible, ask, work.dialect)
-                raise
+            dialect, context = await self._dialect(ask.model), self._models[ask.model].context
+            answer = await self._answer(_Work(ask, dialect, context, on_piece))
+            if answer.text or not _was_answered(ask, answer.calls):
+                return answer
+            # The same call again, its result before it, means that the model has nothing to add: small ones go on like
+            # that for ever. Without the tools in sight they word an answer.
+            return await self._answer(_Work(structs.replace(ask, choice=ToolChoice.NONE), dialect, context, on_piece))
+
+    async def _answer(self, work: _Work) -> ModelAnswer:
+        try:
+            return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
+        except BadRequest:
+            if work.job.grammar is not None:
+                await asyncio.to_thread(_find_inexpressible, work.ask, work.dialect)
+            raise
 
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
@@ -149,11 +159,11 @@ class Chats:
 
 
 class _Work:
-    """One completion: what the engine is given, and what becomes of what it writes."""
+    """One generation: what the engine is given, and what becomes of what it writes."""
 
     def __init__(self, ask: ModelAsk, dialect: Dialect, context: int, on_piece: OnPiece | None) -> None:
+        self.ask = ask
         self.dialect = dialect
-        self._ask = ask
         self._on_piece = on_piece
         self._tools = () if ask.choice is ToolChoice.NONE else ask.tools
         self._must_call = bool(self._tools) and ask.choice is ToolChoice.REQUIRED
@@ -178,9 +188,9 @@ class _Work:
     def _prompt(self) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
         """(prefix, turn). What comes before the dialogue's first words is the same every time with the same system text
         and tools."""
-        segments = self.dialect.render(self._ask.messages, self._tools, generate=True)
+        segments = self.dialect.render(self.ask.messages, self._tools, generate=True)
         systems = 0
-        for message in self._ask.messages:
+        for message in self.ask.messages:
             if message.role != "system":
                 break
             systems += bool(message.content)
@@ -202,13 +212,13 @@ class _Work:
         """The whole of it."""
         if self._output:
             self._tell(self._output.finish())
-            return _answer(done, self._output.text, self._output.calls(), tuple(self._told.told))
+            return _model_answer(done, self._output.text, self._output.calls(), tuple(self._told.told))
         if not self._must_call:
-            return _answer(done, done.text, (), done.logprobs)
+            return _model_answer(done, done.text, (), done.logprobs)
         calls = parse_calls(done.text)
         if not calls and done.finish is not Finish.LENGTH:  # a scripted model follows no grammar
-            raise ModelUnavailable(f"model {self._ask.model!r} made no call, and one was required")
-        return _answer(done, "", calls, ())
+            raise ModelUnavailable(f"model {self.ask.model!r} made no call, and one was required")
+        return _model_answer(done, "", calls, ())
 
     def _tell(self, words: str) -> None:
         tokens = self._told.take(words)
@@ -216,7 +226,7 @@ class _Work:
             self._on_piece(words, tokens)
 
 
-def _answer(
+def _model_answer(
     done: Completion, text: str, calls: tuple[ToolCall, ...], logprobs: tuple[TokenLogprob, ...]
 ) -> ModelAnswer:
     return ModelAnswer(
@@ -228,6 +238,18 @@ def _answer(
         completion_tokens=done.completion_tokens,
         logprobs=logprobs,
     )
+
+
+def _was_answered(ask: ModelAsk, calls: tuple[ToolCall, ...]) -> bool:
+    """Whether the model was free to answer and makes only calls whose results stand behind the last question."""
+    if not calls or ask.choice is not ToolChoice.AUTO:
+        return False
+    made: list[ToolCall] = []
+    for message in reversed(ask.messages):
+        if message.role == "user":
+            break
+        made += message.tool_calls
+    return all(call in made for call in calls)
 
 
 def _check(ask: ModelAsk) -> None:
@@ -249,7 +271,10 @@ def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], dialect: Dialect) -> str 
     """The grammar for what may be written; None where anything may."""
     most = grammar.MAX_CALLS if ask.parallel else 1
     if not tools:
-        return grammar.answer(ask.response_schema) if ask.response_schema is not None else None
+        if ask.response_schema is not None:
+            return grammar.answer(ask.response_schema)
+        # Behind a result small models copy the JSON they see; what is wanted of one that cannot call is an answer.
+        return grammar.words() if ask.messages[-1].role == "tool" else None
     if ask.choice is ToolChoice.REQUIRED:
         return grammar.some_calls(tools, dialect.calls, most=most)
     if ask.response_schema is not None:
@@ -261,9 +286,16 @@ def _find_inexpressible(ask: ModelAsk, dialect: Dialect) -> None:
     """Raises Inexpressible for the schema that no grammar can be made for, where it is one."""
     from llguidance import LLMatcher  # only now: the engine loads it with the first model
 
-    parts: list[tuple[str | None, str]] = [(t.name, grammar.one_call((t,), dialect.calls)) for t in ask.tools]
+    tools = () if ask.choice is ToolChoice.NONE else ask.tools
+    parts: list[tuple[str | None, str]] = [(t.name, grammar.one_call((t,), dialect.calls)) for t in tools]
     if ask.response_schema is not None:
         parts.append((None, grammar.answer(ask.response_schema)))
     for name, rules in parts:
         if reason := LLMatcher.validate_grammar(rules, None):
-            raise Inexpressible(name, reason.splitlines()[0])
+            raise Inexpressible(name, _readable(reason))
+
+
+def _readable(reason: str) -> str:
+    """llguidance's reason without its place in a grammar that nobody sees."""
+    said = QUOTED_GRAMMAR.split(reason)[0].rpartition("JSON schema: ")[2]
+    return " ".join(said.split())

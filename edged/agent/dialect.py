@@ -184,10 +184,16 @@ def _plain(message: Message, hide: Any) -> dict[str, Any]:
 
 def _with_tools(messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[Message]:
     """The tools in the system text, for a template that ignores them."""
-    lines = "\n".join(f"- {t.name}: {t.description} Arguments: {write_json(t.parameters['properties'])}" for t in tools)
+    lines = "\n".join(f"- {t.name}: {t.description} Arguments: {write_json(_shown(t.parameters))}" for t in tools)
     first = messages[0].content if messages and messages[0].role == "system" else ""
     rest = messages[1:] if messages and messages[0].role == "system" else messages
     return [Message("system", f"{first}\n\n{GENERIC_TOOLS}{lines}".strip()), *rest]
+
+
+def _shown(parameters: dict[str, JSON]) -> JSON:
+    """The arguments' schemas by name; the whole schema where they are not all of it (definitions, alternatives)."""
+    whole = set(parameters) - {"type", "properties", "required", "additionalProperties"}
+    return parameters if whole else parameters["properties"]
 
 
 def _without_calls(message: Message) -> Message:

@@ -44,6 +44,11 @@ def answer(schema: dict[str, JSON]) -> str:
     return f"start: %json {json.dumps(_strict(schema))}"
 
 
+def words() -> str:
+    """An answer in words: it does not begin as JSON, code or a call does."""
+    return r"start: /[^\s{\[`<](?s:.*)/"
+
+
 def text_or_calls(tools: Sequence[ToolSpec], calls: CallFormat, *, most: int, stops: Sequence[str] = ()) -> str:
     """Any text up to one of the stop strings, or up to `most` calls. A call is what begins
 

@@ -22,7 +22,7 @@ from aiohttp import web
 
 from edged.agent.chat import Inexpressible, ModelAsk
 from edged.config import Config
-from edged.errors import BadRequest, EdgedError, Forbidden, Internal, TooLarge, UnknownAgent
+from edged.errors import BadRequest, ContextExceeded, EdgedError, Forbidden, Internal, TooLarge, UnknownAgent
 from edged.transport.http import openai_reply as shapes
 from edged.transport.http import openai_request
 from edged.transport.http.api import STATUS_OF, Api
@@ -38,6 +38,12 @@ log = logging.getLogger("edged.http")
 READ_BYTES = 64 * 1024  # of a body at once; most requests are shorter
 PARAM = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+)*): ")  # how errors of edged's own checks begin
 SSE_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+# OpenAI's words for what its clients handle apart
+OPENAI_CODES: dict[type[EdgedError], str] = {
+    UnknownAgent: "model_not_found",
+    ContextExceeded: "context_length_exceeded",
+}
 
 CallerOf = Callable[[web.Request], Caller]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -66,7 +72,7 @@ def told(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except EdgedError as error:
-            return _refusal(fault(error), param=_param(error))
+            return _refusal(fault(error), param=_param(error), code=OPENAI_CODES.get(type(error)))
         except (web.HTTPException, ConnectionError):
             raise
         except Exception:
@@ -344,10 +350,10 @@ def _param(error: EdgedError) -> str | None:
     return named[1] if named else None
 
 
-def _refusal(failure: Fault, *, param: str | None = None, edged: JSON = None) -> web.Response:
+def _refusal(failure: Fault, *, param: str | None = None, code: str | None = None, edged: JSON = None) -> web.Response:
     headers = {"Retry-After": after} if (after := shapes.retry_after(failure)) else None
     ours = {"edged": edged} if edged else {}
-    return _json({**shapes.error(failure, param=param), **ours}, STATUS_OF[failure.code], headers)
+    return _json({**shapes.error(failure, param=param, code=code), **ours}, STATUS_OF[failure.code], headers)
 
 
 def _json(document: JSON, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

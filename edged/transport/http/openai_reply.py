@@ -130,11 +130,10 @@ def model(name: str, created: int, kind: str) -> JSON:
     return {"id": name, "object": "model", "created": created, "owned_by": "edged", "edged": {"kind": kind}}
 
 
-def error(fault: Fault, *, param: str | None = None) -> dict[str, JSON]:
-    """A failure."""
-    status = STATUS_OF[fault.code]
-    code = "model_not_found" if fault.code == "unknown_agent" else fault.code
-    return {"error": {"message": fault.message, "type": _type(status, fault.code), "param": param, "code": code}}
+def error(fault: Fault, *, param: str | None = None, code: str | None = None) -> dict[str, JSON]:
+    """A failure. code: OpenAI's own word for it, where clients look for one."""
+    kind = _type(STATUS_OF[fault.code], fault.code)
+    return {"error": {"message": fault.message, "type": kind, "param": param, "code": code or fault.code}}
 
 
 def retry_after(fault: Fault) -> str | None:
