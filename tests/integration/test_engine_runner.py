@@ -27,7 +27,7 @@ from edged.engine.sampler import Logits, logprob
 from edged.engine.sequence import Sequence, common_length
 from edged.engine.ticket import Ticket
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelUnavailable, NoMemory
-from edged.types import Completion, Finish, Job, ModelSpec, Priority, Sampling, Segment
+from edged.types import Completion, Finish, Job, ModelSpec, Priority, Sampling, Segment, TokenLogprob
 
 pytestmark = pytest.mark.model
 
@@ -99,6 +99,7 @@ class Bench:
         self.runner = Runner(ModelSpec(name="small", path=str(model_path()), context=context), 2, checked=True)
         self.native: Llama = self.runner._native
         self.texts: dict[Ticket, list[str]] = {}
+        self.told: dict[Ticket, list[tuple[str, tuple[TokenLogprob, ...]]]] = {}
         self.outcomes: dict[Ticket, Completion | Exception] = {}
         self.seen: list[tuple[Sequence, tuple[int, ...], Logits]] = []
 
@@ -108,7 +109,7 @@ class Bench:
 
     def submit(self, what: Job) -> Ticket:
         ticket = Ticket(what, None, self.loop.create_future(), 0.0, 0.0)
-        self.texts[ticket] = []
+        self.texts[ticket], self.told[ticket] = [], []
         self.runner.submit(ticket)
         self.take()
         return ticket
@@ -123,6 +124,7 @@ class Bench:
     def take(self) -> None:
         for news in self.runner.take_news():
             self.texts[news.ticket].append(news.text)
+            self.told[news.ticket].append((news.text, news.logprobs))
             if news.outcome is not None:
                 assert news.ticket not in self.outcomes
                 self.outcomes[news.ticket] = news.outcome
@@ -308,6 +310,56 @@ def test_tokens_are_those_of_the_whole_text(bench: Bench) -> None:
     what = job("How are you?")
     whole = "".join(s.text for s in what.prefix + what.turn)
     assert encode(what.prefix + what.turn, bench.native) == bench.native.tokenize(whole, special=True)
+
+
+# Log-probabilities
+
+
+def test_logprobs_are_those_of_the_rows_the_tokens_were_chosen_from(bench: Bench) -> None:
+    """Nothing else of the generation changes, and greedy choices are the likeliest tokens."""
+    plain = bench.run(job(QUESTIONS[2]))[0]
+    bench.watch()
+    done = bench.run(job(QUESTIONS[2], logprobs=5))[0]
+    assert plain.logprobs == ()
+    assert (done.text, done.completion_tokens) == (plain.text, plain.completion_tokens)
+    assert b"".join(t.data for t in done.logprobs).decode() == done.text
+    assert len(done.logprobs) == done.completion_tokens
+    sequence = bench.seen[0][0]
+    for told, token, (_, _, row) in zip(done.logprobs, sequence.tokens[sequence.n_prompt :], bench.seen, strict=True):
+        assert told.logprob == pytest.approx(logprob(row, token), abs=1e-4)
+        assert told.top[0] == (told.text, told.data, told.logprob)
+        assert [p for _, _, p in told.top] == sorted((p for _, _, p in told.top), reverse=True)
+        assert sum(np.exp(p) for _, _, p in told.top) <= 1
+
+
+def test_logprobs_of_a_grammar_are_told_for_every_token(bench: Bench) -> None:
+    """Nothing is forced: a forced token has no row. The text is the same."""
+    rules = schema_grammar(CALL_SCHEMA)
+    forced, told = bench.run(job(QUESTIONS[0], grammar=rules)), bench.run(job(QUESTIONS[0], grammar=rules, logprobs=0))
+    assert forced[0].forced_tokens > 0
+    assert told[0].forced_tokens == 0
+    assert json.loads(told[0].text).keys() == json.loads(forced[0].text).keys()
+    assert b"".join(t.data for t in told[0].logprobs).decode() == told[0].text
+    assert all(t.top == () and t.logprob <= 0 for t in told[0].logprobs)
+
+
+def test_logprobs_come_with_their_text(bench: Bench) -> None:
+    """Characters of several tokens, and a stop string that cuts one in two."""
+    whole = bench.run(job("Write a line of emoji: 😀 🎉 ü €"))[0]
+    stop = whole.text[len(whole.text) // 2 :][:3]
+    for stops in ((), (stop,)):
+        ticket = bench.submit(job("Write a line of emoji: 😀 🎉 ü €", logprobs=1, stop=stops))
+        while bench.runner.has_work:
+            bench.step()
+        done = bench.completion(ticket)
+        assert done.text.encode().startswith(b"".join(t.data for t in done.logprobs))
+        assert sum((news[1] for news in bench.told[ticket]), ()) == done.logprobs
+        text = told = b""
+        for words, tokens in bench.told[ticket]:
+            text += words.encode()
+            told += b"".join(t.data for t in tokens)
+            assert text.startswith(told)  # never ahead of it
+        assert stops or text == told
 
 
 # Sampling
