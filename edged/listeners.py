@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from edged.config import Config
 from edged.errors import ConfigError
-from edged.transport.unix import group_id, listen
+from edged.transport.sockets import BACKLOG, group_id, listen
 
 log = logging.getLogger("edged.listeners")
 
@@ -106,7 +106,7 @@ class Listeners:
             return listen(Path(name), mode, gid)
         family = socket.AF_INET6 if ":" in name[0] else socket.AF_INET
         try:
-            return socket.create_server(name, family=family)
+            return socket.create_server(name, family=family, backlog=BACKLOG)
         except OSError as error:
             raise ConfigError(_text(name), "", f"cannot be listened on: {os.strerror(error.errno or 0)}") from None
 

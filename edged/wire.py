@@ -23,6 +23,11 @@ MAX_SEED = 2**32 - 1  # llama.cpp's seeds are 32 bits wide; its largest means "r
 MAX_DEPTH = 32  # CONTRACT section 5; deeper nesting has no use here and costs stack in whoever walks it
 
 CONTENT_TYPES = {Format.JSON: "application/json", Format.MSGPACK: "application/msgpack", Format.TEXT: "text/plain"}
+FORMATS = {  # by content type
+    **{name: fmt for fmt, name in CONTENT_TYPES.items()},
+    "application/x-msgpack": Format.MSGPACK,  # names from before its registration
+    "application/vnd.msgpack": Format.MSGPACK,
+}
 
 
 class _Function(Struct, forbid_unknown_fields=True):
@@ -217,12 +222,8 @@ def _int_64(digits: str) -> int | float:
 
 def _format(payload: bytes, content_type: str | None) -> Format:
     if content_type is not None:
-        bare = content_type.split(";")[0].strip().lower()
-        for fmt, name in CONTENT_TYPES.items():
-            if bare == name:
-                return fmt
-        if bare in ("application/x-msgpack", "application/vnd.msgpack"):  # names from before its registration
-            return Format.MSGPACK
+        if (fmt := FORMATS.get(content_type.split(";")[0].strip().lower())) is not None:
+            return fmt
         raise BadRequest(f"content type {content_type!r}: allowed are {', '.join(CONTENT_TYPES.values())}")
     if payload.lstrip()[:1] == b"{":
         return Format.JSON

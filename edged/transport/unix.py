@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import grp
 import logging
 import os
-import pwd
 import socket
-import struct
 import sys
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -22,7 +19,8 @@ from typing import Any
 import msgpack
 
 from edged import access
-from edged.errors import BadRequest, ConfigError, EdgedError, Forbidden, Internal, TooLarge
+from edged.errors import BadRequest, EdgedError, Forbidden, Internal, TooLarge
+from edged.transport import sockets
 from edged.types import JSON, Caller
 from edged.wire import MAX_DEPTH, depth, fault
 
@@ -33,7 +31,6 @@ READ_BYTES = 64 * 1024  # one read; a frame of the usual size arrives whole
 MAX_ITEMS = 2**17  # of one list or map: the memory for it is taken when its header is read, before its items came
 MAX_IN_FLIGHT = 64  # calls of one connection being answered; beyond it nothing more is read from that peer
 DELTA_HIGH_WATER = 256 * 1024  # bytes a peer has not read; above it deltas are dropped, the reply never is
-BACKLOG = 128  # connections that wait until they are accepted: at a start, and while the daemon reloads
 CLOSE_S = 2.0  # how long a closing connection may take to send what it still has
 
 REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
@@ -81,7 +78,7 @@ class UnixTransport:
     def __init__(self, path: Path, *, mode: int, group: str | None, agents: Iterable[str]) -> None:
         self._path = path
         self._mode = mode
-        self._gid = group_id(group)
+        self._gid = sockets.group_id(group)
         self._agents = tuple(agents)
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -94,7 +91,7 @@ class UnixTransport:
             self._gid = self._path.stat().st_gid
             listening = self.inherited.dup()  # its queue stays when the server closes this one
         else:
-            listening = await asyncio.to_thread(listen, self._path, self._mode, self._gid)
+            listening = await asyncio.to_thread(sockets.listen, self._path, self._mode, self._gid)
         self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=READ_BYTES, **KEEP_PATH)
 
     def stop_taking(self) -> None:
@@ -165,53 +162,8 @@ class UnixTransport:
 
     def _caller(self, writer: asyncio.StreamWriter) -> Caller:
         """Who connected, by the credentials the kernel took at connect()."""
-        peer: socket.socket = writer.get_extra_info("socket")
-        _, uid, gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return access.unix_caller(
-            uid, _groups(uid, gid), own_uid=os.getuid(), socket_group=self._gid, agents=self._agents
-        )
-
-
-def listen(path: Path, mode: int, gid: int) -> socket.socket:
-    """A listening socket. ConfigError where it cannot be made, or another daemon answers on it. Blocks."""
-    _take_place(path)
-    made = socket.socket(socket.AF_UNIX)
-    try:
-        os.fchmod(made.fileno(), 0o600)  # Linux makes the file with this mode: nobody gets in before the group is set
-        made.bind(str(path))
-        os.chown(path, -1, gid)
-        path.chmod(mode)
-        made.listen(BACKLOG)
-    except OSError as error:
-        made.close()
-        raise ConfigError(str(path), "", f"the socket cannot be made: {error.strerror or error}") from None
-    return made
-
-
-def group_id(name: str | None) -> int:
-    """Of a group; None: the process's own."""
-    return grp.getgrnam(name).gr_gid if name else os.getgid()
-
-
-def _take_place(path: Path) -> None:
-    """Remove a socket nobody listens on (left by a killed daemon); refuse to take over a living one's."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(str(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            path.unlink(missing_ok=True)
-            return
-        except OSError as error:
-            raise ConfigError(str(path), "", f"is in the way: {error.strerror or error}") from None
-    raise ConfigError(str(path), "", "another edged is listening here already")
-
-
-def _groups(uid: int, gid: int) -> list[int]:
-    try:
-        return os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
-    except KeyError:  # a uid without a name, as in containers
-        return [gid]
+        uid, groups = sockets.peer(writer.get_extra_info("socket"))
+        return access.unix_caller(uid, groups, own_uid=os.getuid(), socket_group=self._gid, agents=self._agents)
 
 
 class _Frames:

@@ -9,7 +9,7 @@ from typing import Protocol
 from edged.agent.chat import ModelAnswer, ModelAsk, OnPiece
 from edged.errors import EdgedError
 from edged.store.requests import Accepted, Row
-from edged.types import JSON, Ask, Caller, Request
+from edged.types import JSON, Ask, Caller, Fault, Request
 
 # CONTRACT section 6
 STATUS_OF = {
@@ -33,8 +33,8 @@ RETRY_AFTER_S = 5.0  # told with a 503 or 429 where edged cannot say better: abo
 OnDelta = Callable[[int, str], None]
 
 
-def retry_after(error: EdgedError) -> str | None:
-    """The Retry-After header of a refusal, in whole seconds; None where the status has none."""
+def retry_after(error: EdgedError | Fault) -> str | None:
+    """The Retry-After header of a refusal or a failed reply, in whole seconds; None where the status has none."""
     if STATUS_OF[error.code] not in (429, 503):
         return None
     return str(max(1, round(error.retry_after_s or RETRY_AFTER_S)))

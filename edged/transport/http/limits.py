@@ -1,0 +1,63 @@
+"""How much of the daemon one client may take, and for how long."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from msgspec import Struct
+
+from edged.errors import Busy
+
+BUSY_S = 1.0  # retry_after_s of a client with too much at once: it knows itself when something of it ends
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Times in seconds.
+
+    head_s: from the first byte of a request, or the connection, to the end of the request's head.
+    body_s: from there to the end of its body.
+    idle_s: a connection may wait for its next request.
+    heartbeat_s: the longest silence in a stream of events.
+    connections: at once from one client (where it is not known yet: from one address); what is more is answered
+        `busy`, and beyond twice as many not answered at all.
+    all_connections: from all clients.
+    in_flight: requests of one client that do work at once.
+    """
+
+    head_s: float = 10.0  # a head fits one packet: who needs longer means harm, or is lost
+    body_s: float = 30.0  # the largest body over a line of 70 kbit/s
+    idle_s: float = 75.0  # longer than the 60 s of usual proxies, so that they close first and no request is lost
+    heartbeat_s: float = 15.0  # proxies end a silent answer after 30 to 60 s
+    connections: int = 64
+    all_connections: int = 256  # a service may have 1024 files open, and models, databases and tools need theirs
+    in_flight: int = 32  # four times what is worked on at once; who has more queues it with `respond-async`
+
+
+class Tally:
+    """How many there are, by whose they are."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def add(self, whose: str) -> int:
+        """One more; how many that one has now."""
+        self._counts[whose] += 1
+        return self._counts[whose]
+
+    def remove(self, whose: str) -> None:
+        """One less."""
+        self._counts[whose] -= 1
+        if not self._counts[whose]:
+            del self._counts[whose]  # addresses come and go without end
+
+    @contextmanager
+    def one_more(self, whose: str, most: int) -> Iterator[None]:
+        """Count one while the block runs. Raises Busy where there are as many as may be."""
+        try:
+            if self.add(whose) > most:
+                raise Busy(f"{whose} has {most} requests in flight, which is the most", retry_after_s=BUSY_S)
+            yield
+        finally:
+            self.remove(whose)

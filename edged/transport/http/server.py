@@ -1,0 +1,190 @@
+"""The HTTP listeners: Unix sockets, whose peers the kernel names, and TCP ports, whose clients show a key.
+
+This module is part of every daemon's start; what needs aiohttp is imported when a server starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edged import access
+from edged.errors import ConfigError
+from edged.transport import sockets
+from edged.transport.http import keys
+from edged.transport.http.api import Api
+from edged.transport.http.limits import Limits
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from edged.transport.http.connection import Connection, Connections, Peer
+
+log = logging.getLogger("edged.http")
+
+Listener = Path | tuple[str, int]  # a Unix socket, or host and port
+CLOSE_S = 0.5  # each of three steps of a stop: answers may end, connections may end, what they hold may be sent
+
+
+class HttpTransport:
+    """The listeners and what they serve.
+
+    Args:
+        mode, group: of the Unix sockets; group None: the process's own.
+        api_keys_file: as in the configuration; needed where one listens on TCP.
+        ready: None while requests are taken, else why not.
+        metrics: the document and its content type.
+        routes: what is served beside the agents, health and metrics; called once, when aiohttp is there.
+
+    `inherited`, set before the start: sockets that somebody else made and listens on, several for a host with several
+    addresses; used in the place of our own, and left there at a stop.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        *,
+        mode: int,
+        group: str | None,
+        api_keys_file: str | None,
+        agents: Iterable[str],
+        api: Api,
+        ready: Callable[[], str | None],
+        metrics: Callable[[], tuple[bytes, str]],
+        routes: Callable[[], Iterable[web.AbstractRouteDef]] = tuple,
+        limits: Limits | None = None,
+    ) -> None:
+        self._listeners = tuple(listeners)
+        self._mode = mode
+        self._gid = sockets.group_id(group)
+        self._api_keys_file = api_keys_file
+        self._agents = tuple(agents)
+        self._api = api
+        self._ready = ready
+        self._metrics = metrics
+        self._routes = routes
+        self.inherited: Mapping[Listener, Sequence[socket.socket]] = {}
+        self._limits = limits or Limits()
+        self._connections: Connections | None = None
+        self._runner: web.AppRunner | None = None
+        self._servers: list[asyncio.Server] = []
+        self._made: list[Path] = []
+
+    @property
+    def addresses(self) -> list[str | tuple[str, int]]:
+        """Where it listens: paths, and (host, port) as they came to be."""
+        names = [each.getsockname() for server in self._servers for each in server.sockets]
+        return [name if isinstance(name, str) else name[:2] for name in names]
+
+    async def start(self) -> None:
+        """Listen on all.
+
+        Raises:
+            ConfigError: a socket cannot be made, another process answers on it, or the keys are not as they should be.
+        """
+        known = keys.load(self._api_keys_file) if self._api_keys_file else None
+        self._check(known)
+        from edged.transport.http.agents import Agents
+        from edged.transport.http.application import application, health
+        from edged.transport.http.connection import Connections
+
+        routes = [
+            *Agents(self._api, heartbeat_s=self._limits.heartbeat_s).routes(),
+            *health(self._ready, self._metrics),
+            *self._routes(),
+        ]
+        app = application(routes, keys=known, agents=self._agents, limits=self._limits)
+        self._connections = Connections(self._limits)
+        self._runner = await self._run(app)
+        try:
+            for listener in self._listeners:
+                await self._listen(listener)
+        except BaseException:
+            await self.stop()
+            raise
+
+    def stop_taking(self) -> None:
+        """Take no more connections; who connects to an inherited socket waits in its queue. Others go on."""
+        for server in self._servers:
+            server.close()
+
+    async def stop(self) -> None:
+        """Stop listening, end all connections, remove the sockets that were made here."""
+        self.stop_taking()
+        if self._connections is not None:
+            self._connections.closing = True
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._connections is not None:
+            await self._connections.end(CLOSE_S)
+        for path in self._made:
+            path.unlink(missing_ok=True)
+        self._servers, self._made, self._runner, self._connections = [], [], None, None
+
+    def _check(self, known: keys.Keys | None) -> None:
+        for listener in self._listeners:
+            if isinstance(listener, tuple) and known is None:
+                raise ConfigError(_name(listener), "", "is open to the network: name http.api_keys_file")
+
+    async def _run(self, app: web.Application) -> web.AppRunner:
+        from aiohttp import web
+
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=CLOSE_S)
+        await runner.setup()
+        return runner
+
+    async def _listen(self, listener: Listener) -> None:
+        # as many may wait as the kernel allows: fewer would also shrink the queue of a socket that was handed over
+        create = functools.partial(asyncio.get_running_loop().create_server, backlog=sockets.BACKLOG)
+        given = [inherited.dup() for inherited in self.inherited.get(listener, ())]  # its queue stays at a stop
+        try:
+            if isinstance(listener, tuple):
+                factory = self._factory(_tcp_peer)
+                made = [] if given else [await create(factory, *listener)]
+            else:
+                # of a socket that was handed over its unit says who may connect
+                gid = listener.stat().st_gid if given else self._gid
+                factory = self._factory(functools.partial(self._unix_peer, gid))
+                if not given:
+                    given = [await asyncio.to_thread(sockets.listen, listener, self._mode, gid)]
+                    self._made.append(listener)
+                made = []
+            self._servers += [*made, *[await create(factory, sock=each) for each in given]]
+        except OSError as error:
+            raise ConfigError(_name(listener), "", f"cannot be listened on: {error.strerror or error}") from None
+
+    def _factory(self, identify: Callable[[socket.socket], Peer]) -> Callable[[], Connection]:
+        from edged.transport.http.connection import Connection
+
+        assert self._connections is not None
+        assert self._runner is not None
+        assert self._runner.server is not None  # since its setup
+        return functools.partial(
+            Connection, self._runner.server, self._connections, identify, loop=asyncio.get_running_loop()
+        )
+
+    def _unix_peer(self, gid: int, connected: socket.socket) -> Peer:
+        from edged.transport.http.connection import Peer
+
+        uid, groups = sockets.peer(connected)
+        caller = access.unix_caller(uid, groups, own_uid=os.getuid(), socket_group=gid, agents=self._agents)
+        return Peer(caller.client, msgspec.structs.replace(caller, transport="http"))
+
+
+def _tcp_peer(connected: socket.socket) -> Peer:
+    from edged.transport.http.connection import Peer
+
+    return Peer(connected.getpeername()[0])
+
+
+def _name(listener: Listener) -> str:
+    """As it is written in the configuration."""
+    return f"{listener[0]}:{listener[1]}" if isinstance(listener, tuple) else f"unix:{listener}"

@@ -1,0 +1,71 @@
+"""What transports need of Unix sockets: one in its place with its mode and group, and who is at the other end."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import stat
+import struct
+from pathlib import Path
+
+from edged.errors import ConfigError
+
+BACKLOG = socket.SOMAXCONN  # connections that wait until they are accepted: at a start, and while the daemon reloads
+
+
+def group_id(name: str | None) -> int:
+    """Of the group that may connect; None: the process's own."""
+    return grp.getgrnam(name).gr_gid if name else os.getgid()
+
+
+def listen(path: Path, mode: int, gid: int) -> socket.socket:
+    """A listening socket. Blocks.
+
+    Raises:
+        ConfigError: it cannot be made, another process answers on it, or what is there is no socket.
+    """
+    _take_place(path)
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        os.fchmod(made.fileno(), 0o600)  # Linux makes the file with this mode: nobody gets in before the group is set
+        made.bind(str(path))
+        os.chown(path, -1, gid)
+        path.chmod(mode)
+        made.listen(BACKLOG)
+    except OSError as error:
+        made.close()
+        raise ConfigError(str(path), "", f"the socket cannot be made: {error.strerror or error}") from None
+    return made
+
+
+def peer(connected: socket.socket) -> tuple[int, list[int]]:
+    """(uid, groups) of who connected, by the credentials the kernel took at connect()."""
+    _, uid, gid = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    try:
+        return uid, os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+    except KeyError:  # a uid without a name, as in containers
+        return uid, [gid]
+
+
+def _take_place(path: Path) -> None:
+    """Remove a socket nobody listens on (left by a killed daemon); refuse to take over a living one's."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(str(path), "", f"the socket cannot be made: {error.strerror or error}") from None
+    if not stat.S_ISSOCK(there):  # connecting to it is refused as by a dead socket, and it may be somebody's database
+        raise ConfigError(str(path), "", "is in the way: it is no socket")
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise ConfigError(str(path), "", f"is in the way: {error.strerror or error}") from None
+    raise ConfigError(str(path), "", "another process is listening here already")
