@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-HEAVY = {"llama_cpp", "onnxruntime", "numpy", "llguidance", "tokenizers", "typer", "rich", "aiohttp", "jinja2"}
+HEAVY = {
+    *("llama_cpp", "onnxruntime", "numpy", "llguidance", "tokenizers", "typer", "rich", "aiohttp", "jinja2"),
+    "prometheus_client",
+}
 
 
 @pytest.mark.parametrize("module", ["edged", "edged.client", "edged.app", "edged.cli", "edged.engine", "edged.pull"])
