@@ -28,19 +28,22 @@ from edged.governor import probe
 from edged.governor.governor import Governor
 from edged.interfaces import Engine, Loader, Residency
 from edged.listeners import Address, Listeners
+from edged.metering import Meter, MeteredEngine
 from edged.methods import Methods
+from edged.metrics import Metrics, Snapshot, watch_loop
 from edged.pipeline import Pipeline
 from edged.service import Service
-from edged.store import requests
+from edged.store import lifecycle, requests
 from edged.store.database import Database
 from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
+from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix import UnixTransport
-from edged.types import JSON, Ask, ModelSpec, ToolSpec
+from edged.types import JSON, Ask, ModelSpec, ModelState, ToolSpec
 
 logger = logging.getLogger("edged")
 
@@ -85,6 +88,13 @@ class Daemon:
         self._failed: asyncio.Future[None] | None = None
         self._changed = asyncio.Event()
         self._counts: dict[str, JSON] = {}
+        self._metrics = Metrics(
+            agents=settings.agents,
+            models=(*settings.models, *(upstream.model for upstream in settings.upstreams.values())),
+            tools=settings.tools,
+            sources=self._snapshot,
+        )
+        self._meter = Meter(self._metrics)
         specs = model_specs(settings)
         self._specs = specs
         self._engine = self._make_engine()
@@ -99,27 +109,48 @@ class Daemon:
         )
         self._engine.residency = self._governor
         self._mqtt = self._make_mqtt()
-        self._toolbox = Toolbox(settings.tools, settings.databases, self._mqtt, settings.tools_dir)
+        self._toolbox = Toolbox(
+            settings.tools, settings.databases, self._mqtt, settings.tools_dir, called=self._metrics.tool_called
+        )
         self._database = Database(settings.state_dir / FILE_NAME, MIGRATIONS)
-        self._cloud = Cloud(settings.upstreams, Spending(self._database), tell=self._tell, changed=self._link_changed)
+        self._cloud = Cloud(
+            settings.upstreams,
+            Spending(self._database),
+            tell=self._tell,
+            changed=self._link_changed,
+            answered=self._meter.answered,
+        )
+        engine = MeteredEngine(self._engine, self._metrics)
         speak = PromptBook(settings.agents, settings.tools, self._template, settings.may_escalate)
         self._pipeline = Pipeline(
             settings,
             self._database,
-            Dispatcher(settings, self._engine, self._cloud, speak),
+            Dispatcher(settings, engine, self._cloud, speak),
             self._toolbox,
             self._cloud,
             tell=self._tell,
             changed=self._changed.set,
+            settled=self._meter.settled,
         )
         if self._mqtt:
             self._pipeline.deliverers = {"mqtt": self._mqtt}
         self._unix = UnixTransport(
             settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), agents=settings.agents
         )
-        chats = Chats(self._engine, settings.models, self._template, max_waiting=settings.queue.max_waiting)
+        chats = Chats(engine, settings.models, self._template, max_waiting=settings.queue.max_waiting)
         self._service = Service(settings, self._pipeline, self._governor, self._toolbox, chats, status=self._status)
         self._unix.methods = Methods(self._service).table()
+        self._http = HttpTransport(
+            settings.http_listeners,
+            mode=int(settings.ipc.mode, 8),
+            group=socket_group(settings),
+            api_keys_file=settings.http.api_keys_file,
+            agents=settings.agents,
+            api=self._service,
+            ready=self._unready,
+            metrics=self._metrics.render,
+            routes=self._openai_routes,
+        )
 
     @property
     def settings(self) -> Config:
@@ -165,6 +196,9 @@ class Daemon:
         self._warn_of_missing_models()
         [self._unix.inherited] = self._listeners.sockets(self._config.socket_path)
         await self._unix.start()
+        self._http.inherited = {each: self._listeners.sockets(each) for each in self._config.http_listeners}
+        await self._http.start()
+        self._spawn(tasks, watch_loop(self._metrics), "edged.lag")
         self._spawn(tasks, self._governor.run(), "edged.governor")
         self._spawn(tasks, self._cloud.run(), "edged.cloud")
         self._spawn(tasks, self._pipeline.run(), "edged.pipeline")
@@ -205,6 +239,7 @@ class Daemon:
         if not self._reloading:
             self._manager.stopping()
             self._listeners.close()
+        self._http.stop_taking()
         self._unix.stop_taking()  # who connects from now on is served by the next start, where systemd holds the socket
         if self._mqtt:
             self._mqtt.stop_taking()  # what comes now stays with the broker
@@ -213,6 +248,7 @@ class Daemon:
         if self._mqtt:
             await self._mqtt.stop()
         await self._unix.stop()
+        await self._http.stop()
         await _end(tasks)
         await self._cloud.stop()
         await self._engine.stop()
@@ -302,10 +338,40 @@ class Daemon:
 
     def _tell(self, name: str, data: dict[str, JSON]) -> None:
         """An event, to everybody who may want it."""
+        self._meter.happened(name, data)
         self._service.tell(name, data)
         if self._mqtt:
             self._mqtt.event(name, data)
         self._changed.set()
+
+    def _unready(self) -> str | None:
+        """Why no requests are taken; None: they are."""
+        if self._stop.is_set():
+            return "stopping"
+        return None if self.ready.is_set() else "starting"
+
+    def _openai_routes(self) -> list[Any]:
+        from edged.transport.http.connection import caller  # only now: they carry aiohttp
+        from edged.transport.http.openai import routes
+
+        return routes(self._service, self._config, caller)
+
+    def _snapshot(self) -> Snapshot:
+        """For the gauges; requests as they were counted within the last second or so."""
+        memory, counted = self._governor.status(), self._counts.get("requests", {})
+        states = (ModelState.READY, ModelState.UNLOADING)
+        return Snapshot(
+            queue_waiting=sum(counted.get(state, 0) for state in lifecycle.WAITING),
+            outbox_waiting=self._counts.get("outbox_waiting", 0),
+            memory_budget_bytes=memory["budget_bytes"],
+            memory_used_bytes=memory["private_bytes"],
+            threads_in_use=sum(stats.threads for stats in self._engine.stats()),
+            models={
+                name: (model["predicted_bytes"] if model["state"] in states else 0, model["predicted_bytes"])
+                for name, model in memory["models"].items()
+            },
+            links={upstream.name: upstream.up for upstream in self._cloud.facts(self._config.upstreams)},
+        )
 
     def _link_changed(self) -> None:
         self._pipeline.link_changed()
@@ -332,6 +398,7 @@ class Daemon:
             **self._state(),
             "engine": {name: _plain(stats) for name, stats in loaded.items()},
             "mqtt": self._mqtt.status() if self._mqtt else None,
+            "http": {"listeners": [_address(each) for each in self._http.addresses]},
         }
 
     async def _publish_state(self) -> None:
@@ -357,6 +424,10 @@ class Daemon:
             else:
                 self._manager.alive()
             await asyncio.sleep(period_s)
+
+
+def _address(address: str | tuple[str, int]) -> str:
+    return address if isinstance(address, str) else f"{address[0]}:{address[1]}"
 
 
 async def check_all(settings: Config) -> list[str]:
@@ -407,7 +478,7 @@ def _not_installed(name: str, source: str) -> str:
 
 def addresses(settings: Config) -> tuple[Address, ...]:
     """Where clients connect to a daemon of this configuration."""
-    return (settings.socket_path,)
+    return (settings.socket_path, *settings.http_listeners)
 
 
 def model_specs(settings: Config) -> dict[str, ModelSpec]:

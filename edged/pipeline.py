@@ -80,6 +80,7 @@ class Pipeline:
         *,
         tell: Tell = lambda name, data: None,
         changed: Callable[[], None] = lambda: None,
+        settled: Callable[[str, Reply], None] = lambda agent, reply: None,
     ) -> None:
         self._config = config
         self._database = database
@@ -88,6 +89,7 @@ class Pipeline:
         self._cloud = cloud
         self._tell = tell
         self._changed = changed
+        self._settled = settled
         self.deliverers: Mapping[str, Deliverer] = {}
         self._boot = clock.boot_id()
         self._waiting, self._outgoing, self._deadlines = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -499,6 +501,7 @@ class Pipeline:
         self._watchers.pop(row.rid, None)
         point("settle.committed")
         if settled:
+            self._settled(row.agent, reply)
             log.info(
                 "%s", reply.status, extra={"rid": row.rid, "agent": row.agent, "total_ms": round(reply.timing.total_ms)}
             )

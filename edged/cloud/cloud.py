@@ -32,6 +32,7 @@ class _Books:
 
     def __init__(self, name: str, settings: Settings, ledger: Ledger) -> None:
         self.name = name
+        self.model = settings.model
         self.link = link.fresh(clock.boot())
         self.server = Upstream(settings)
         self.budget = Budget(name, settings.daily_token_budget, ledger)
@@ -45,6 +46,7 @@ class Cloud:
         ledger: keeps what was spent, through restarts.
         tell: gets (event name, data): link_up, link_down.
         changed: called whenever an upstream that could not be used can be now, or has room again.
+        answered: gets (model, answer) of every completion.
     """
 
     def __init__(
@@ -54,10 +56,11 @@ class Cloud:
         *,
         tell: Callable[[str, dict[str, JSON]], None] = lambda name, data: None,
         changed: Callable[[], None] = lambda: None,
+        answered: Callable[[str, ChatAnswer], None] = lambda model, answer: None,
         pace: Pace | None = None,
     ) -> None:
         self._all = {name: _Books(name, settings, ledger) for name, settings in upstreams.items()}
-        self._tell, self._changed = tell, changed
+        self._tell, self._changed, self._answered = tell, changed, answered
         self._pace = pace or Pace()
         self._woken = asyncio.Event()
 
@@ -193,6 +196,7 @@ class Cloud:
         async with books.budget.reserved(day, most) as reservation:
             answer = await books.server.ask(chat, on_text)
             reservation.used = answer.prompt_tokens + answer.completion_tokens
+            self._answered(books.model, answer)
             return answer
 
     # -- what was seen ---------------------------------------------------------------------------------------------

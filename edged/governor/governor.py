@@ -159,6 +159,8 @@ class Governor:
                     await self._unload(self._models[name], "evicted")
                 await self._load(books)
         except EdgedError as error:
+            name, told = books.spec.name, {"code": error.code, "reason": error.message}
+            self._tell("model_load_failed", {"model": name, **told})
             self._answer(books, error)
         else:
             self._answer(books, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ class Toolbox:
         tools: Python tools among them as `signatures.resolve` filled them in.
         publisher: None where no broker is configured (config refuses MQTT tools then).
         folder: of the Python tools' modules.
+        called: gets (tool, whether it worked) of every call.
     """
 
     def __init__(
@@ -33,7 +34,10 @@ class Toolbox:
         databases: Mapping[str, Database],
         publisher: Publisher | None,
         folder: Path = Path(),
+        *,
+        called: Callable[[str, bool], None] = lambda tool, ok: None,
     ) -> None:
+        self._called = called
         self._tools = tools
         self._databases = {name: SqlDatabase(name, config) for name, config in databases.items()}
         self._workers = _workers({n: tool for n, tool in tools.items() if isinstance(tool, PythonTool)}, folder)
@@ -54,16 +58,13 @@ class Toolbox:
         Raises:
             ToolFailed: the reason, as the model and the reply get it.
         """
-        tool = self._tools[call.name]
-        arguments = values.complete(tool.parameters, call.arguments)
-        if isinstance(tool, PublishTool):
-            return await self._publish(tool, arguments)
-        if isinstance(tool, PythonTool):
-            return await self._workers[call.name].call(arguments, rid, step)
-        database = self._databases[tool.database]
-        if tool.effect == "write":
-            return await database.write(tool, arguments, rid, step)
-        return await database.read(tool, arguments)
+        try:
+            result = await self._do(call, rid, step)
+        except ToolFailed:
+            self._called(call.name, False)
+            raise
+        self._called(call.name, True)
+        return result
 
     async def call_by_hand(self, name: str, arguments: dict[str, JSON], rid: str) -> JSON:
         """Call a tool outside of any request; nothing has made its arguments fit.
@@ -107,6 +108,18 @@ class Toolbox:
                 except ToolFailed as error:
                     problems[name] = error.message
         return problems
+
+    async def _do(self, call: ToolCall, rid: str, step: int) -> JSON:
+        tool = self._tools[call.name]
+        arguments = values.complete(tool.parameters, call.arguments)
+        if isinstance(tool, PublishTool):
+            return await self._publish(tool, arguments)
+        if isinstance(tool, PythonTool):
+            return await self._workers[call.name].call(arguments, rid, step)
+        database = self._databases[tool.database]
+        if tool.effect == "write":
+            return await database.write(tool, arguments, rid, step)
+        return await database.read(tool, arguments)
 
     async def stop(self) -> None:
         """End the processes of Python tools, close the databases."""

@@ -13,7 +13,7 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"cli"},
     {"supervisor"},
     {"app"},
-    {"listeners"},
+    {"listeners", "metering"},
     {"methods"},
     {"service"},
     {"transport", "pipeline"},
