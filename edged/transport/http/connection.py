@@ -86,7 +86,9 @@ class Connection(web.RequestHandler):
     def __init__(
         self, server: web.Server, connections: Connections, identify: Callable[[socket.socket], Peer], **options: Any
     ) -> None:
-        super().__init__(server, keepalive_timeout=connections.limits.idle_s, lingering_time=LINGER_S, **options)
+        # no access log of aiohttp's: the application writes its own line, at debug
+        options |= {"access_log": None, "lingering_time": LINGER_S}
+        super().__init__(server, keepalive_timeout=connections.limits.idle_s, **options)
         self.gone = asyncio.Event()
         self.caller: Caller | None = None
         self.crowded = False

@@ -35,7 +35,6 @@ from edged.wire import MAX_REQUEST_BYTES, fault
 
 log = logging.getLogger("edged.http")
 
-READ_BYTES = 64 * 1024  # of a body at once; most requests are shorter
 PARAM = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+)*): ")  # how errors of edged's own checks begin
 SSE_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
@@ -331,13 +330,11 @@ def _named(chat: ChatRequest) -> Iterator[None]:
 
 
 async def _body(request: web.Request) -> bytes:
-    """The whole body, unpacked. TooLarge beyond MAX_REQUEST_BYTES."""
-    body = bytearray()
-    async for part in request.content.iter_chunked(READ_BYTES):
-        body += part
-        if len(body) > MAX_REQUEST_BYTES:
-            raise TooLarge(f"the request is longer than {MAX_REQUEST_BYTES} bytes")
-    return bytes(body)
+    """The whole body, whoever has read it before. TooLarge beyond MAX_REQUEST_BYTES."""
+    body = await request.read()
+    if len(body) > MAX_REQUEST_BYTES:
+        raise TooLarge(f"the request is longer than {MAX_REQUEST_BYTES} bytes")
+    return body
 
 
 def _param(error: EdgedError) -> str | None:

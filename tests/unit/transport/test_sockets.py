@@ -35,7 +35,7 @@ def test_socket_has_its_mode_and_folder_and_knows_who_connects(tmp_path: Path) -
 def test_dead_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:
     """What a killed daemon leaves is taken over, what a running one has is left to it."""
     path = tmp_path / "http.sock"
-    with make(path) as living:
+    with make(path):
         with pytest.raises(ConfigError, match="listening here already"):
             make(path)
         assert path.exists()
