@@ -154,8 +154,12 @@ class Service:
     # -- models ----------------------------------------------------------------------------------------------------
 
     async def status(self) -> dict[str, JSON]:
-        """The state of the daemon."""
-        return await self._status()
+        """The state of the daemon, and who can be asked."""
+        agents = {
+            name: {"model": agent.model, "route": agent.route, "privacy": agent.privacy}
+            for name, agent in self._config.agents.items()
+        }
+        return {**await self._status(), "agents": agents}
 
     def models(self) -> JSON:
         """The configured models and what they take."""

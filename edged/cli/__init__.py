@@ -5,19 +5,15 @@ from __future__ import annotations
 import sys
 
 EX_USAGE = 64  # sysexits.h, CONTRACT section 7
-CLICK_USAGE = 2  # what the command-line library exits with
 
 
 def main() -> None:
     """The console script."""
     if sys.argv[1:2] == ["run"]:
         sys.exit(_run(sys.argv[2:]))
-    from edged.cli.commands import app
+    from edged.cli.entry import command
 
-    try:
-        app(prog_name="edged")
-    except SystemExit as end:
-        sys.exit(EX_USAGE if end.code == CLICK_USAGE else end.code)
+    sys.exit(command())
 
 
 def _run(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`edged models ls|pull|verify|rm`: the catalog's models and what of them is on this board.
+"""`edged models ls|pull|verify|fit|rm`: the catalog's models and what of them is on this board.
 
 stdout is the answer (with --json exactly one JSON document), stderr is progress and complaints.
 """
@@ -24,23 +24,26 @@ from rich.table import Table
 
 from edged import catalog, config, pull
 from edged.catalog import Entry, ModelFile, UnknownModel
-from edged.errors import ConfigError, EdgedError
+from edged.cli import complete
+from edged.cli.common import AsJson
+from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, Stop, told
+from edged.errors import EdgedError
 from edged.pull import Progress
 
 T = TypeVar("T")
 
-EXIT_UNKNOWN, EXIT_FAILED, EXIT_RETRY, EXIT_CONFIG = 65, 70, 75, 78  # section 7 of the contract
-EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 SLOWEST_RATE = 10_000  # bytes per second; below it nothing flows, and the time left would be days
 SECONDS_BETWEEN_LINES = 3.0  # without a terminal: shows life, and does not fill a log
 
 app = typer.Typer(name="models", help="Model weights: what there is, what is here.", no_args_is_help=True)
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Name in the catalog, https://... or hf:")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME]...", help="Name in the catalog, https://... or hf:", autocompletion=complete.models),
+]
 ModelsDir = Annotated[
     Path | None, typer.Option("--models-dir", envvar="EDGED_MODELS_DIR", help="Folder that holds the models.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 def models_dir(given: Path | None) -> Path:
@@ -109,7 +112,7 @@ class Listing(Struct, frozen=True):
 @app.command("ls")
 def list_models(where: ModelsDir = None, as_json: AsJson = False) -> None:
     """List the catalog, smallest model first, and what of it is here."""
-    with _exit_codes():
+    with _ended(as_json):
         folder = models_dir(where)
         listing = Listing(str(folder), [_listed(e, folder) for e in catalog.catalog().values()], _others(folder))
         if as_json:
@@ -131,7 +134,7 @@ def pull_models(
         fetched = await pull.pull(model, progress=report, force=force)
         return Outcome(model.name, "pulled" if fetched else "present", str(model.path))
 
-    _for_each(names or [catalog.default().name], models_dir(where), one, as_json)
+    _for_each(lambda _: names or [catalog.default().name], where, one, as_json)
 
 
 @app.command("verify")
@@ -142,13 +145,17 @@ def verify_models(names: Names = None, where: ModelsDir = None, as_json: AsJson 
         problems = await pull.verify(model, progress=report)
         return Outcome(model.name, "wrong" if problems else "right", str(model.path), problems=problems)
 
-    folder = models_dir(where)
-    _for_each(names or [model.name for model in pull.installed(folder)], folder, one, as_json)
+    _for_each(lambda folder: names or [model.name for model in pull.installed(folder)], where, one, as_json)
 
 
 @app.command("rm")
 def remove_models(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Name in the catalog, https://... or hf:")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...", help="Name in the catalog, https://... or hf:", autocompletion=complete.models
+        ),
+    ],
     where: ModelsDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -158,21 +165,33 @@ def remove_models(
         freed = await pull.remove(model, progress=report)
         return Outcome(model.name, "removed" if freed else "absent", str(model.path), freed_bytes=freed)
 
-    _for_each(names, models_dir(where), one, as_json)
+    _for_each(lambda _: names, where, one, as_json)
+
+
+@app.command("fit")
+def fit_models(as_json: AsJson = False) -> None:
+    """Not available yet: say which models fit this board."""
+    with told(as_json):
+        raise Stop("usage", "models fit: not available yet; `edged models ls` shows how large the models are")
 
 
 def _for_each(
-    names: list[str],
-    folder: Path,
+    names: Callable[[Path], list[str]],
+    where: Path | None,
     one: Callable[[ModelFile, pull.Report], Coroutine[object, object, Outcome]],
     as_json: bool,
 ) -> None:
-    """Does all of them even when one fails, prints what became of each, exits with the first failure's code."""
+    """Does all of them even when one fails, prints what became of each, exits with the first failure's code.
+
+    Args:
+        names: of the models, by the folder they are in.
+    """
     outcomes: list[Outcome] = []
     codes: list[int] = []
-    with _exit_codes():
+    with _ended(as_json):
+        folder = models_dir(where)
         with _progress() as report:
-            for name in names:
+            for name in names(folder):
                 outcome, code = _attempt(name, folder, one, report)
                 outcomes.append(outcome)
                 codes.append(code)
@@ -192,27 +211,25 @@ def _attempt(
         outcome = asyncio.run(one(catalog.resolve(source, folder), report))
     except EdgedError as error:
         return Outcome(name, "failed", error=error.message), exit_code(error)
-    return outcome, EXIT_FAILED if outcome.problems else 0
+    return outcome, EX_FAILED if outcome.problems else 0
 
 
 def exit_code(error: EdgedError) -> int:
     """65: no such model; 75: asking again may help; 70: it will not."""
     if isinstance(error, UnknownModel):
-        return EXIT_UNKNOWN
-    return EXIT_RETRY if error.retryable else EXIT_FAILED
+        return EX_DATA
+    return EX_RETRY if error.retryable else EX_FAILED
 
 
 @contextmanager
-def _exit_codes() -> Iterator[None]:
-    """What ends a command as a whole, in words and as an exit code."""
+def _ended(as_json: bool) -> Iterator[None]:
+    """What ends a command as a whole, a broken catalog or configuration too, in words and as an exit code."""
     try:
-        yield
+        with told(as_json):
+            yield
     except KeyboardInterrupt:
         print("stopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    except ConfigError as error:  # a broken catalog
-        print(error, file=sys.stderr)
-        raise typer.Exit(EXIT_CONFIG) from None
+        raise typer.Exit(EX_INTERRUPTED) from None
 
 
 @contextmanager

@@ -3,55 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
 
 from edged import __version__
 from edged.pipeline import MAX_RUNNING
-from tests.daemons import ROOT, Daemon, Wired
+from tests.commands import edged
+from tests.daemons import Daemon, Wired
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon they share
 
 NOBODY = 65534
-LIMIT_S = 30.0  # for one command: it loads typer and rich
-
-
-class Ended(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    def json(self) -> Any:
-        """The one document it printed."""
-        return json.loads(self.out)
-
-
-async def edged(*arguments: str, config: Path | None = None, program: str | None = None) -> Ended:
-    """Run a command; no configuration of this machine is seen."""
-    environment = {**os.environ, "EDGED_CONFIG": str(config or "/nowhere/edged.toml"), "TERM": "dumb", "NO_COLOR": "1"}
-    environment.pop("EDGED_SOCKET", None)
-    start = ["-c", program] if program else ["-m", "edged"]
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, *start, *arguments),
-        env=environment,
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(child.communicate(), LIMIT_S)
-    assert child.returncode is not None
-    assert b"Traceback" not in err, err.decode()
-    return Ended(child.returncode, out.decode(), err.decode())
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -78,7 +45,7 @@ async def test_ask_prints_the_answer_and_nothing_else(daemon: Daemon) -> None:
     )
     reply = document.json()
     assert (document.code, document.err) == (0, "")
-    assert (reply["id"], reply["output"], reply["route"]["reason"]) == ("j", "one two three", "local_asked")
+    assert (reply["id"], reply["output"], reply["route"]["reason"]) == ("j", "one two three", "private")
 
 
 async def test_ask_under_one_id_does_it_once(daemon: Daemon) -> None:
@@ -109,7 +76,7 @@ async def test_failure_has_a_sentence_and_its_exit_code(
     assert ended.code == code
     assert said in ended.err
     assert ended.err.startswith("edged: ")
-    assert ended.out == "" or arguments[:2] == ("requests", "show")
+    assert ended.out == ""
 
 
 async def test_refusal_is_one_json_document_where_json_is_asked_for(daemon: Daemon) -> None:
@@ -117,6 +84,7 @@ async def test_refusal_is_one_json_document_where_json_is_asked_for(daemon: Daem
     ended = await edged("ask", "--json", "x", "--agent", "nobody", config=daemon.config)
     assert ended.code == 65
     assert ended.json()["error"]["code"] == "unknown_agent"
+    assert ended.json()["status"] == "refused"
     late = await edged("ask", "--json", "never ends", "--deadline", "0.1", config=daemon.config)
     assert late.code == 70
     assert (late.json()["status"], late.json()["error"]["code"]) == ("expired", "expired")
@@ -155,6 +123,21 @@ async def test_wrong_usage_is_64(arguments: tuple[str, ...]) -> None:
     assert "sage" in ended.err + ended.out
 
 
+async def test_wrong_usage_is_one_document_where_json_is_asked_for() -> None:
+    """A script that wrote an option wrong does not have to read stderr."""
+    ended = await edged("ask", "x", "--json", "--colour")
+    assert ended.code == 64
+    assert ended.json()["error"]["code"] == "usage"
+    assert "--colour" in ended.json()["error"]["message"]
+
+
+async def test_models_fit_is_refused_with_a_sentence() -> None:
+    """What is not there yet says so, and is no typing error."""
+    ended = await edged("models", "fit", "--json")
+    assert ended.code == 64
+    assert "not available yet" in ended.json()["error"]["message"]
+
+
 async def test_no_daemon_is_69(tmp_path: Path) -> None:
     """By --socket, by the configuration, and where a killed daemon left its socket."""
     ended = await edged("ask", "x", "--socket", str(tmp_path / "none.sock"))
@@ -162,10 +145,14 @@ async def test_no_daemon_is_69(tmp_path: Path) -> None:
     assert str(tmp_path / "none.sock") in ended.err
     async with Daemon(tmp_path) as daemon:
         await daemon.kill()
-        for command in (("status",), ("status", "--json"), ("requests", "ls"), ("ask", "x")):
+        for command in (("status",), ("top",), ("requests", "ls"), ("tools", "ls"), ("route", "x"), ("ask", "x")):
             ended = await edged(*command, config=daemon.config)
             assert (ended.code, ended.out) == (69, "")
             assert str(daemon.socket) in ended.err
+            assert "edged run" in ended.err
+        document = await edged("status", "--json", config=daemon.config)
+        assert document.code == 69
+        assert document.json()["error"]["code"] == "unreachable"
 
 
 AS_NOBODY = f"""
@@ -216,11 +203,12 @@ async def test_requests_are_listed_shown_and_cancelled(daemon: Daemon) -> None:
         listed = await edged("requests", "ls", "--state", "running", config=daemon.config)
         assert rows[0]["rid"] in listed.out
         assert "never ends" in listed.out
-        assert (await edged("requests", "show", "long", config=daemon.config)).json()["status"] == "running"
+        shown = await edged("requests", "show", "long", "--json", config=daemon.config)
+        assert shown.json()["status"] == "running"
         ended = await edged("requests", "cancel", rows[0]["rid"], config=daemon.config)
         assert ended == (0, f"{rows[0]['rid']}: cancelled\n", "")
         assert (await client.answer(1))[1]["status"] == "cancelled"
-        shown = await edged("requests", "show", "long", config=daemon.config)
+        shown = await edged("requests", "show", "long", "--json", config=daemon.config)
         assert shown.json()["error"]["code"] == "cancelled"
 
 
@@ -230,11 +218,16 @@ async def test_check_says_what_is_there_and_what_cannot_work(tmp_path: Path) -> 
     fine = await edged("check", "--config", str(daemon.config))
     assert (fine.code, fine.err) == (0, "")
     assert f"{daemon.config}: 1 agents, 3 tools, 1 models: all right" in fine.out
+    document = (await edged("check", "--json", "--config", str(daemon.config))).json()
+    assert (document["tools"], document["problems"], document["error"]) == (3, [], None)
     daemon.config.write_text(daemon.config.read_text().replace("tank_levels", "tanks"))
     wrong = await edged("check", "--config", str(daemon.config))
     assert (wrong.code, wrong.out) == (78, "")
     assert "tools.tank_level" in wrong.err
     assert "no such table" in wrong.err
+    told = await edged("check", "--json", "--config", str(daemon.config))
+    assert (told.code, told.json()["error"]["code"]) == (78, "config")
+    assert ["no such table" in problem for problem in told.json()["problems"]] == [True]
 
 
 @pytest.mark.parametrize(
@@ -243,7 +236,7 @@ async def test_check_says_what_is_there_and_what_cannot_work(tmp_path: Path) -> 
         ("[queue]\nmax_waiting = 0\n", "queue.max_waiting"),
         ("[queue]\nmax_wating = 5\n", "queue.max_wating"),
         ('[agents.barn]\nmodel = "large"\n', "agents.barn.model"),
-        ("[http]\n", "not available yet"),
+        ("[roles.viewer]\n", "not available yet"),
         ("[queue\n", "edged.toml:"),
         ('[models.other]\nsource = "catalog:nothing"\n', "models.other.source"),
     ],
@@ -267,3 +260,5 @@ async def test_missing_configuration_is_78(tmp_path: Path) -> None:
     assert ended.code == 78
     assert "none.toml" in ended.err
     assert "--config" in ended.err
+    checked = await edged("check", "--json", "--config", str(tmp_path / "none.toml"))
+    assert (checked.code, checked.json()["error"]["code"]) == (78, "config")

@@ -1,0 +1,62 @@
+"""What a check found."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from enum import StrEnum
+from pathlib import Path
+
+from msgspec import Struct
+
+
+class Level(StrEnum):
+    """ok: as it should be; warn: works, but something will be missed or lost one day; fail: it does not work."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+class Finding(Struct, frozen=True):
+    """One line of the doctor's. check: a stable word; do: what to do about it."""
+
+    check: str
+    level: Level
+    message: str
+    do: str | None = None
+
+
+def ok(check: str, message: str) -> Finding:
+    """All is well."""
+    return Finding(check, Level.OK, message)
+
+
+def warn(check: str, message: str, do: str) -> Finding:
+    """Something will be missed or lost one day."""
+    return Finding(check, Level.WARN, message, do)
+
+
+def fail(check: str, message: str, do: str) -> Finding:
+    """It does not work."""
+    return Finding(check, Level.FAIL, message, do)
+
+
+def user_name(uid: int) -> str:
+    """A user's name, or the number of one without a name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def own_name() -> str:
+    """Of who runs this."""
+    return user_name(os.geteuid())
+
+
+def nearest(path: Path) -> Path:
+    """The path, or the folder nearest to it that exists."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path

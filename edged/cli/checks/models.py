@@ -1,0 +1,87 @@
+"""The models: are they here, whole, and do they fit the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from edged import catalog, pull, testing
+from edged.app import model_specs
+from edged.cli.checks.finding import Finding, fail, ok, own_name, warn
+from edged.cli.common import size
+from edged.config import Config
+from edged.engine.predict import predicted_bytes
+from edged.errors import ConfigError, ModelUnavailable
+from edged.governor import probe
+
+
+def look(settings: Config, status: dict[str, Any] | None) -> Iterator[Finding]:
+    """Every model's file, then the memory."""
+    try:
+        specs = model_specs(settings)
+    except ConfigError as error:
+        yield fail("models", str(error), "correct it; `edged models ls` shows what there is")
+        return
+    try:
+        for name in specs:
+            yield present(settings, name)
+        yield memory(settings, status)
+    except PermissionError as error:
+        yield warn("models", f"{error.filename} may not be looked into by {own_name()}", "run: sudo edged doctor")
+
+
+def present(settings: Config, name: str) -> Finding:
+    """Whether a model's files are here with the right size."""
+    source = settings.models[name].source
+    if source.startswith(testing.SCHEME):
+        path = Path(source.removeprefix(testing.SCHEME))
+        if path.is_file():
+            return ok("models", f"{name}: the script {path}")
+        return fail("models", f"{name}: there is no script {path}", f"write one, or change models.{name}.source")
+    file = catalog.resolve(source, settings.models_dir)
+    if file.present():
+        return ok("models", f"{name}: {file.path}, {size(sum(path.stat().st_size for path in file.paths()))}")
+    if not file.files:
+        return fail("models", f"{name}: there is no file {file.path}", f"put it there, or change models.{name}.source")
+    fetch = f"run: edged models pull {source.removeprefix('catalog:')} --models-dir {settings.models_dir}"
+    for spec in file.files:
+        path = file.path.with_name(spec.name)
+        if path.is_file() and spec.bytes is not None and path.stat().st_size != spec.bytes:
+            return fail("models", f"{name}: {path} has {path.stat().st_size} bytes instead of {spec.bytes}", fetch)
+    begun = f"; {size(pull.partial(file))} of an interrupted pull are kept" if pull.partial(file) else ""
+    return fail("models", f"{name} is not installed{begun}", fetch)
+
+
+def memory(settings: Config, status: dict[str, Any] | None) -> Finding:
+    """Whether at least the smallest model fits the budget and what is free now. A running daemon's budget counts: its
+    cgroup may be another one than ours."""
+    budget = status["memory"]["budget_bytes"] if status else settings.budget_bytes(probe.board_bytes())
+    needed = {name: taken for name in settings.models if (taken := _needed(settings, name)) is not None}
+    if not needed:
+        return ok("memory", f"the budget is {size(budget)}; what the models need is not known before they are here")
+    name, least = min(needed.items(), key=lambda item: item[1])
+    told = f"the smallest model, {name}, needs about {size(least)}; the budget is {size(budget)}"
+    smaller = f"configure a smaller model (the smallest is {catalog.smallest().name}), or a smaller context"
+    if least > budget:
+        return fail("memory", told, f"raise [memory] budget, or {smaller}")
+    available = probe.available_bytes()
+    loaded = status is not None and any(model["state"] == "ready" for model in status["models"].values())
+    if available is not None and not loaded and least > available - settings.reserve_bytes:
+        told += f", but only {size(available)} are available, of which {settings.memory.reserve} are reserved"
+        return warn("memory", told, f"end other programs, or {smaller}")
+    if never := sorted(other for other, taken in needed.items() if taken > budget):
+        larger = ", ".join(f"{other} ({size(needed[other])})" for other in never)
+        return warn("memory", f"{told}, which is too small for {larger}", "raise [memory] budget, or take them out")
+    return ok("memory", f"{told}, and {size(available)} are available")
+
+
+def _needed(settings: Config, name: str) -> int | None:
+    """Bytes a model takes, from its file; None where there is none, or it does not tell."""
+    source = settings.models[name].source
+    if source.startswith(testing.SCHEME):
+        return None
+    try:
+        return predicted_bytes(model_specs(settings)[name])
+    except (ModelUnavailable, OSError):
+        return None

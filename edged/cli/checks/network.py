@@ -1,0 +1,124 @@
+"""What edged talks to: the broker and the upstreams."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edged import config
+from edged.cli.checks.finding import Finding, fail, ok, warn
+from edged.config import Config, Upstream
+from edged.errors import ConfigError
+from edged.transport.mqtt.settings import endpoint
+
+if TYPE_CHECKING:
+    import aiohttp
+
+PATIENCE_S = 5.0  # for one connection: longer than a slow link takes, short enough to sit and wait
+MOST_BYTES = 2**20  # of a list of models; the longest of a public hub has a few hundred KiB
+REFUSED = {401, 403}
+CREDENTIAL = "credential:"
+
+
+async def broker(settings: Config, status: dict[str, Any] | None) -> Finding:
+    """Whether something listens there; what a running daemon says of its own connection counts more."""
+    if settings.mqtt is None:
+        return ok("broker", "none is configured ([mqtt])")
+    where = endpoint(settings.mqtt.url)
+    link = status["mqtt"] if status else None
+    if link and link["connected"]:
+        return ok("broker", f"{where}: the daemon is connected, MQTT {link['version']}")
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            _, writer = await asyncio.open_connection(where.host, where.port)
+        writer.close()
+    except OSError as error:  # a timeout is one too
+        reason = str(error) or f"no answer within {PATIENCE_S:.0f} s"
+        return fail("broker", f"{where} cannot be reached: {reason}", "start the broker, or correct [mqtt] url")
+    if link and link["error"]:
+        do = "correct [mqtt]: user, password and certificates; the broker's log says more"
+        return fail("broker", f"{where} can be reached, but the daemon is not connected: {link['error']}", do)
+    return ok("broker", f"{where} can be reached")
+
+
+async def upstreams(settings: Config, status: dict[str, Any] | None) -> list[Finding]:
+    """Every upstream, all at once."""
+    if not settings.upstreams:
+        return [ok("upstreams", "none is configured ([upstreams]): nothing leaves the board")]
+    links = (status or {}).get("link", {})
+    return list(
+        await asyncio.gather(*(upstream(name, found, links.get(name)) for name, found in settings.upstreams.items()))
+    )
+
+
+async def upstream(name: str, settings: Upstream, link: dict[str, Any] | None) -> Finding:
+    """Whether one answers with the key it is given."""
+    key = ""
+    if settings.api_key_file:
+        try:
+            key = config.secret(settings.api_key_file)
+        except ConfigError as error:
+            if settings.api_key_file.startswith(CREDENTIAL):
+                return _of_the_service(name, settings.api_key_file, link)
+            do = "correct the path, or let edged's user read it"
+            return fail("upstreams", f"{name}: {error}", do)
+    try:
+        status, names = await _models(settings, key)
+    except (OSError, ValueError) as error:
+        reason = str(error) or f"no answer within {PATIENCE_S:.0f} s"
+        do = "check the link; requests that need it do what [agents] when_offline says"
+        return warn("upstreams", f"{name}: {settings.base_url} cannot be reached: {reason}", do)
+    told = f"{name}: {settings.base_url} answers"
+    if status in REFUSED:
+        return fail("upstreams", f"{told}, but refuses the key ({status})", f"correct upstreams.{name}.api_key_file")
+    if status >= 500:
+        return warn("upstreams", f"{told} with {status}", "try again later, or ask who runs it")
+    if names and settings.model not in names:
+        offered = ", ".join(names[:5])
+        do = f"correct upstreams.{name}.model; it offers {offered}{' and more' if len(names) > 5 else ''}"
+        return warn("upstreams", f"{told}, but does not list model {settings.model!r}", do)
+    return ok("upstreams", f"{told}{'' if names else f' ({status}: it lists no models)'}")
+
+
+def _of_the_service(name: str, reference: str, link: dict[str, Any] | None) -> Finding:
+    """An upstream whose key only the service gets: what the daemon found counts."""
+    if link is None:
+        message = f"{name}: {reference} is given to the service only, and no daemon answers that could say more"
+        return warn("upstreams", message, "start the service, then run this again")
+    reason = f", {link['reason']}" if link.get("reason") else ""
+    told = f"{name}: the daemon says: {link['state']}{reason}"
+    if link["state"] == "up":
+        return ok("upstreams", told)
+    return warn("upstreams", told, "check the link and the key; the log says more")
+
+
+async def _models(settings: Upstream, key: str) -> tuple[int, list[str]]:
+    """(HTTP status, names of its models). OSError, ValueError: no answer, or none of HTTP."""
+    import aiohttp
+
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    url = f"{settings.base_url.rstrip('/')}/models"
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S)) as session,
+            session.get(url, headers=headers, allow_redirects=False) as answer,
+        ):
+            return answer.status, await _names(answer)
+    except aiohttp.ClientError as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+
+
+async def _names(answer: aiohttp.ClientResponse) -> list[str]:
+    """The models of an OpenAI list; none where it is no such list."""
+    body = b""
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > MOST_BYTES:
+            return []
+    try:
+        listed = msgspec.json.decode(body)
+        return [str(model["id"]) for model in listed["data"]]
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
+        return []

@@ -1,0 +1,108 @@
+"""`edged route`: where a request would be answered, and why, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from edged.cli import complete
+from edged.cli.common import AgentName, AsJson, RouteName, Socket, call_text, daemon, line, shown
+from edged.cli.outcome import print_json
+from edged.router import Go, Reason
+
+# What a person gets for each word of the router; edged/router.py says what makes it choose one.
+WHY = {
+    Reason.LOCAL_OK: "nothing speaks against answering on the board",
+    Reason.LOCAL_ASKED: "the board was asked for",
+    Reason.PRIVATE: "nothing of it may leave the board",
+    Reason.CLOUD_ASKED: "the cloud was asked for",
+    Reason.CONTEXT: "it does not fit into what the board's model reads at once",
+    Reason.ESCALATED: "the board's model chose to hand it over",
+    Reason.UNSURE: "the model was not sure enough of its call",
+    Reason.LOCAL_FAILED: "the board's model did not manage it",
+    Reason.NO_LOCAL_MODEL: "the board's model cannot be loaded now",
+    Reason.OFFLINE: "it needs the cloud, and no upstream can be reached",
+    Reason.OVER_BUDGET: "it needs the cloud, and today's tokens are spent",
+}
+
+
+def route(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="What would be asked.")],
+    agent: AgentName = None,
+    where: RouteName = None,
+    privacy: Annotated[str | None, typer.Option(help="device or any.", autocompletion=complete.privacies)] = None,
+    decide: Annotated[
+        bool, typer.Option("--decide", help="Also ask the model which call it would make; nothing is called.")
+    ] = False,
+    as_json: AsJson = False,
+    socket: Socket = None,
+) -> None:
+    """Say where a request would be answered and why, without asking it."""
+    given = {"agent": agent, "route": where, "privacy": privacy}
+    params = {name: value for name, value in given.items() if value is not None}
+    with daemon(socket, as_json) as client:
+        told = client.call("route.explain", {"input": text, "decide": decide, **params})
+    if as_json:
+        print_json(told)
+    else:
+        print(shown("\n".join(sentences(told))))
+
+
+def sentences(told: dict[str, Any]) -> Iterator[str]:
+    """The decision, what it was made from, and the upstreams it looked at."""
+    yield f"{told['go']}: {_what(told)}: {_why(told)}."
+    if error := told["error"]:
+        yield f"It would end with {error['code']}: {line(error['message'])}"
+    if told["degraded"]:
+        yield "This is a weaker way than the one asked for: the reply will say so (degraded)."
+    if call := told["call"]:
+        made = call_text(call["name"], call["arguments"])
+        sure = "" if call["confidence"] is None else f", with confidence {call['confidence']:.2f}"
+        yield f"The model would call {line(made)}{sure}."
+    yield (
+        f"agent {told['agent']}, model {told['model']}: route {told['route']}, privacy {told['privacy']}, "
+        f"when offline {told['when_offline']}, {_threshold(told)}"
+    )
+    for upstream in told["upstreams"]:
+        yield f"upstream {upstream['name']}: {_upstream(upstream)}"
+
+
+def _what(told: dict[str, Any]) -> str:
+    return {
+        Go.LOCAL: f"model {told['model']} would answer on the board",
+        Go.CLOUD: f"upstream {told['upstream']} would answer",
+        Go.WAIT: "it would wait until an upstream takes it",
+        Go.FAIL: "it would get no answer",
+    }.get(told["go"], "")
+
+
+def _why(told: dict[str, Any]) -> str:
+    why: str = WHY.get(told["reason"], told["reason"])
+    if told["reason"] == Reason.UNSURE and (call := told["call"]) and call["confidence"] is not None:
+        why += f" ({call['confidence']:.2f}, and the agent wants {told['min_confidence']:.2f})"
+    return why
+
+
+def _threshold(told: dict[str, Any]) -> str:
+    wanted = told["min_confidence"]
+    return f"calls below confidence {wanted:.2f} go to the cloud" if wanted else "calls of any confidence are made"
+
+
+def _upstream(upstream: dict[str, Any]) -> str:
+    if not upstream["up"]:
+        return line(f"cannot be used: {upstream['state']}{_reason(upstream)}")
+    limits = (
+        ("it has as many requests as it bears", not upstream["room"]),
+        (
+            "today's tokens are spent",
+            not upstream["budget_left"],
+        ),
+    )
+    said = [text for text, holds in limits if holds] or ["can be used"]
+    return line(f"{' and '.join(said)} ({upstream['state']}{_reason(upstream)})")
+
+
+def _reason(upstream: dict[str, Any]) -> str:
+    return f", {upstream['reason']}" if upstream["reason"] else ""

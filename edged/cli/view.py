@@ -1,0 +1,138 @@
+"""The daemon's documents as lines for people. Pure: a document in, lines out; what a newer or older daemon does not
+tell is left out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from edged.cli.common import call_text, line, size, span
+
+Document = dict[str, Any]
+
+LONGEST = 300  # characters of a result: a few lines of a terminal; --json has all of it
+EPOCH_S = 1e9  # a `since` above it is a wall clock's; a smaller one counts from something else
+
+
+def status_lines(state: Document) -> list[str]:
+    """The daemon at a glance."""
+    return [
+        f"edged {state['version']} on {state['node']}, pid {state['pid']}, up {span(state['uptime_s'])}",
+        f"memory  {memory_text(state['memory'])}",
+        f"requests  {queue_text(state['queue'])}",
+        *(f"model  {name}: {model_text(m, state['engine'].get(name))}" for name, m in state["models"].items()),
+        *(f"broker  {broker_text(link)}" for link in (state["mqtt"],) if link),
+        *(f"upstream  {name}: {upstream_text(link)}" for name, link in state["link"].items()),
+        *(f"http  {', '.join(listeners)}" for listeners in (_listeners(state),) if listeners),
+    ]
+
+
+def memory_text(memory: Document) -> str:
+    """What is taken, allowed and left."""
+    return (
+        f"{size(memory['private_bytes'])} private, budget {size(memory['budget_bytes'])}, "
+        f"{size(memory['available_bytes'])} available on the board"
+    )
+
+
+def queue_text(queue: Document) -> str:
+    """What runs, what there is by state, what is on its way out."""
+    counted = ", ".join(f"{n} {name}" for name, n in queue.get("requests", {}).items()) or "none yet"
+    sending = f"; {n} replies on their way" if (n := queue.get("outbox_waiting")) else ""
+    return f"{queue.get('running', 0)} running; {counted}{sending}"
+
+
+def model_text(model: Document, engine: Document | None) -> str:
+    """State, size, users; what its engine does."""
+    parts = [str(model["state"])]
+    if model.get("predicted_bytes"):
+        parts.append(size(model["predicted_bytes"]))
+    if model.get("in_use"):
+        parts.append(f"in use by {model['in_use']}")
+    if engine:
+        parts.append(f"{engine['threads']} threads")
+        parts.append(f"{engine['generated_tokens']} tokens in {engine['decode_steps']} steps")
+    return ", ".join(parts)
+
+
+def broker_text(link: Document) -> str:
+    """The broker and how we are connected to it."""
+    how = f"MQTT {link['version']}" if link["connected"] else f"not connected ({link['error'] or 'connecting'})"
+    return line(f"{link['broker']}: {how}")
+
+
+def upstream_text(link: Document) -> str:
+    """An upstream's state, its load and what it cost today."""
+    parts = [str(link["state"])]
+    if isinstance(since := link.get("since"), int | float) and since > EPOCH_S:
+        parts[0] += f" since {time.strftime('%H:%M:%S', time.localtime(since))}"
+    if link.get("reason"):
+        parts[0] += f" ({link['reason']})"
+    if "in_flight" in link:
+        window = f" of at most {link['window']}" if link.get("window") is not None else ""
+        parts.append(f"{link['in_flight']} requests there{window}")
+    if "tokens_today" in link:
+        budget = f" of {link['budget']}" if link.get("budget") is not None else ""
+        parts.append(f"{link['tokens_today']}{budget} tokens today")
+    return line(", ".join(parts))
+
+
+def event_line(event: Document) -> str:
+    """An event: its name and what it tells."""
+    told = " ".join(f"{key}={_short(value)}" for key, value in event.items() if key != "event")
+    return f"{line(str(event.get('event')))}  {line(told)}"
+
+
+def request_lines(document: Document) -> Iterator[str]:
+    """A request: its reply, or how far it is."""
+    named = f"  (id {line(document['id'])})" if document["id"] else ""
+    yield f"{document['rid']}{named}"
+    if "position" in document:
+        yield f"status  {_progress(document)}"
+        return
+    yield f"status  {document['status']}{', by a weaker way than the one asked for' if document['degraded'] else ''}"
+    if error := document["error"]:
+        yield f"error   {error['code']}: {line(error['message'])}"
+    if document["output"] is not None:
+        yield f"answer  {document['output']}"
+    for call in document["tool_calls"]:
+        result = "" if call["ok"] else "failed: "
+        yield f"called  {line(call_text(call['name'], call['arguments']))} -> {result}{_short(call['result'])}"
+    if route := document["route"]:
+        sure = "" if route["confidence"] is None else f", confidence {route['confidence']:.2f}"
+        yield f"route   {route['where']}, model {route['model']}: {route['reason']}{sure}"
+    yield f"took    {_took(document['timing'], document['usage'])}"
+
+
+def _progress(document: Document) -> str:
+    parts = [str(document["status"]).replace("_", " for a ")]
+    if document["position"]:
+        parts.append(f"{document['position']} before it")
+    if document.get("eta_s") is not None:
+        parts.append(f"about {span(document['eta_s'])} left")
+    return ", ".join(parts)
+
+
+def _took(timing: Document, usage: Document) -> str:
+    parts = ("queue", "load", "prefill", "decode", "tools")
+    spent = ", ".join(f"{name} {timing[f'{name}_ms']:.0f}" for name in parts if timing[f"{name}_ms"] >= 0.5)
+    tokens = (
+        f"; {usage['prompt_tokens']} prompt tokens, {usage['cached_tokens']} of them cached, "
+        f"{usage['completion_tokens']} generated in {usage['decode_steps']} steps"
+        if usage["prompt_tokens"]
+        else ""
+    )
+    return f"{timing['total_ms']:.0f} ms{f': {spent}' if spent else ''}{tokens}"
+
+
+def _listeners(state: Document) -> list[str]:
+    return [str(listener) for listener in (state.get("http") or {}).get("listeners", ())]
+
+
+def _short(value: object) -> str:
+    """A value as JSON, not longer than LONGEST."""
+    text = line(msgspec.json.encode(value).decode())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

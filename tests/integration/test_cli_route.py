@@ -1,0 +1,138 @@
+"""`edged route`: why a request would go where, in sentences a person understands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edged.cli.route import WHY
+from edged.router import Reason
+from tests.commands import edged
+from tests.standin import Refuse, StandIn
+
+UP = {"name": "big", "up": True, "room": True, "budget_left": True, "state": "up", "reason": None}
+DOWN = {**UP, "name": "lan", "up": False, "state": "down", "reason": "connection refused"}
+FROM = (
+    "agent house, model small: route auto, privacy any, when offline wait, calls below confidence 0.80 go to the cloud"
+)
+ANY_CALL = "calls of any confidence are made"
+UNSURE = "the model was not sure enough of its call (0.42, and the agent wants 0.80)"
+CALL = {"name": "set_valve", "arguments": {"valve": "north"}, "confidence": 0.42}
+
+
+def told(go: str, reason: str, **changed: Any) -> dict[str, Any]:
+    """What the daemon says of a decision."""
+    base = {
+        "agent": "house",
+        "model": "small",
+        "route": "auto",
+        "privacy": "any",
+        "when_offline": "wait",
+        "min_confidence": 0.8,
+        "go": go,
+        "reason": reason,
+        "upstream": None,
+        "degraded": False,
+        "error": None,
+        "upstreams": [UP],
+        "call": None,
+    }
+    return {**base, **changed}
+
+
+@pytest.mark.parametrize(
+    ("document", "lines"),
+    [
+        (
+            told("local", "private", privacy="device", upstreams=[], min_confidence=0.0),
+            [
+                "local: model small would answer on the board: nothing of it may leave the board.",
+                FROM.replace("any", "device").replace("calls below confidence 0.80 go to the cloud", ANY_CALL),
+            ],
+        ),
+        (
+            told("cloud", "unsure", upstream="big", call=CALL, upstreams=[DOWN, UP]),
+            [
+                f"cloud: upstream big would answer: {UNSURE}.",
+                'The model would call set_valve(valve="north"), with confidence 0.42.',
+                FROM,
+                "upstream lan: cannot be used: down, connection refused",
+                "upstream big: can be used (up)",
+            ],
+        ),
+        (
+            told("wait", "cloud_asked", upstreams=[{**UP, "room": False}]),
+            [
+                "wait: it would wait until an upstream takes it: the cloud was asked for.",
+                FROM,
+                "upstream big: it has as many requests as it bears (up)",
+            ],
+        ),
+        (
+            told(
+                "fail",
+                "over_budget",
+                error={"code": "over_budget", "message": "today's tokens are spent"},
+                upstreams=[{**UP, "budget_left": False}],
+            ),
+            [
+                "fail: it would get no answer: it needs the cloud, and today's tokens are spent.",
+                "It would end with over_budget: today's tokens are spent",
+                FROM,
+                "upstream big: today's tokens are spent (up)",
+            ],
+        ),
+    ],
+    ids=["private", "unsure", "wait", "budget"],
+)
+async def test_decision_is_told_in_sentences(tmp_path: Path, document: dict[str, Any], lines: list[str]) -> None:
+    """What would happen, why, and what it was decided from."""
+    async with StandIn(tmp_path, {"route.explain": document}) as daemon:
+        ended = await edged("route", "open it", "--socket", str(daemon.path))
+        assert (ended.code, ended.err) == (0, "")
+        assert ended.out.splitlines() == lines
+
+
+async def test_weaker_way_is_said_to_be_one(tmp_path: Path) -> None:
+    """As the reply will say it."""
+    async with StandIn(tmp_path, {"route.explain": told("local", "offline", degraded=True)}) as daemon:
+        ended = await edged("route", "open it", "--socket", str(daemon.path))
+        assert "degraded" in ended.out
+
+
+async def test_wishes_go_to_the_daemon_as_they_are_written(tmp_path: Path) -> None:
+    """Those not given are not sent; the document is the daemon's."""
+    document = told("local", "local_ok")
+    async with StandIn(tmp_path, {"route.explain": document}) as daemon:
+        socket = ("--socket", str(daemon.path))
+        ended = await edged(
+            *("route", "open it", "--agent", "house", "--route", "auto", "--privacy", "any", "--decide", "--json"),
+            *socket,
+        )
+        assert ended.json() == document
+        wanted = {"agent": "house", "route": "auto", "privacy": "any"}
+        assert daemon.calls == [("route.explain", {"input": "open it", "decide": True, **wanted})]
+        await edged("route", "open it", *socket)
+        assert daemon.calls[-1] == ("route.explain", {"input": "open it", "decide": False})
+
+
+async def test_contradiction_is_65_with_the_routers_sentence(tmp_path: Path) -> None:
+    """As `edged ask` would say it."""
+    refusal = Refuse("bad_request", "route: 'cloud' contradicts privacy 'device'")
+    async with StandIn(tmp_path, {"route.explain": refusal}) as daemon:
+        ended = await edged("route", "open it", "--route", "cloud", "--json", "--socket", str(daemon.path))
+        assert (ended.code, ended.json()["error"]) == (65, refusal.error)
+
+
+async def test_reason_of_a_newer_daemon_is_shown_as_its_word(tmp_path: Path) -> None:
+    """Better than none."""
+    async with StandIn(tmp_path, {"route.explain": told("local", "moon_phase")}) as daemon:
+        ended = await edged("route", "open it", "--socket", str(daemon.path))
+        assert "moon_phase" in ended.out.splitlines()[0]
+
+
+def test_every_reason_of_the_router_has_its_sentence() -> None:
+    """A new one needs a line in edged/cli/route.py."""
+    assert set(WHY) == set(Reason)
