@@ -301,6 +301,17 @@ def trickle(pause_s: float) -> Behaviour:
     return behave
 
 
+def dropped() -> Behaviour:
+    """Reads the request and closes the connection without a word."""
+
+    async def behave(asked: Asked) -> web.StreamResponse:
+        assert asked.request.transport is not None
+        asked.request.transport.close()
+        return web.Response()
+
+    return behave
+
+
 def cut(content: str = "one two") -> Behaviour:
     """Begins to answer, and the connection breaks."""
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.cloud.link import Sign
-from edged.cloud.trouble import Trouble, is_html, of_object
+from edged.cloud.trouble import NothingStreamed, Trouble, is_html, of_object
 from edged.types import RawCall
 
 MAX_TOKENS = 10**9  # what a server counts beyond it, or below 0, it has not counted
@@ -144,8 +144,9 @@ class Assembly:
     def parsed(self) -> Parsed:
         """The answer. Trouble: the stream ended before the answer did."""
         if self._finish is None:
-            what = "in the middle of the answer" if self.begun else "without an answer"
-            raise Trouble(Sign.WEAK, f"the stream ended {what}: no finish_reason came")
+            if not self.begun:
+                raise NothingStreamed
+            raise Trouble(Sign.WEAK, "the stream ended in the middle of the answer: no finish_reason came")
         return _parsed("".join(self._text), self._calls, self._finish, self._usage)
 
 

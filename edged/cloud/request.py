@@ -30,10 +30,20 @@ class SchemaAs(IntEnum):
 
 
 class Spelling(Struct, frozen=True):
-    """How one server wants it. limit: the name of the bound of the answer (OpenAI's newer models have their own)."""
+    """How one server wants it.
+
+    limit: the name of the bound of the answer (OpenAI's newer models have their own).
+    streams_calls: what may become a call is streamed too (llama-cpp-python then sends an empty stream).
+    """
 
     schema_as: SchemaAs = SchemaAs.STRICT
     limit: str = "max_tokens"
+    streams_calls: bool = True
+
+
+def is_streamed(chat: Chat, spelling: Spelling) -> bool:
+    """Whether the answer is asked for in pieces, where somebody wants them."""
+    return spelling.streams_calls or not (chat.tools and chat.may_call)
 
 
 def body(chat: Chat, model: str, spelling: Spelling, *, stream: bool) -> bytes:
@@ -78,6 +88,8 @@ def idempotency_key(chat: Chat, spelling: Spelling) -> str:
         parts.append(spelling.schema_as.name.lower())
     if spelling.limit != Spelling().limit:
         parts.append(spelling.limit)
+    if not is_streamed(chat, spelling):
+        parts.append("whole")
     return ":".join(parts)
 
 

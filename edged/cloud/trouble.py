@@ -11,6 +11,7 @@ from edged.cloud.link import Seen, Sign
 from edged.errors import ModelUnavailable
 
 MAX_SAID = 300  # characters of a server's own words that are told; enough for a sentence, too few for a page
+MAX_CODE = 40  # and of its code, which is one word
 
 # The server has no use for what we are or ask at this address: key (401, 403), payment (402), address or model (404,
 # 405, 410), proxy (407).
@@ -33,6 +34,13 @@ class Trouble(Exception):
     def seen(self, *, probe: bool = False) -> Seen:
         """As the link takes it."""
         return Seen(sign=self.sign, reason=self.reason, pause_s=self.pause_s, probe=probe)
+
+
+class NothingStreamed(Trouble):
+    """A stream that was right in form and had nothing in it."""
+
+    def __init__(self) -> None:
+        super().__init__(Sign.WEAK, "the stream ended without an answer")
 
 
 class Complaint(Exception):
@@ -71,8 +79,9 @@ class Complaint(Exception):
         return Trouble(Sign.WEAK, told)  # (4)
 
     def _told(self) -> str:
-        what = f"HTTP {self.status}" if self.status is not None else f"an error ({self.code or 'without a code'})"
-        words = " ".join(self.words.split())
+        code = printable(self.code)[:MAX_CODE] or "without a code"
+        what = f"HTTP {self.status}" if self.status is not None else f"an error ({code})"
+        words = printable(self.words)
         words = words if len(words) <= MAX_SAID else f"{words[:MAX_SAID]}..."
         return f"{what}: {words}" if words else what
 
@@ -98,8 +107,14 @@ def of_object(error: Any, *, status: int | None, secret: str | None, pause_s: fl
             status = int(code)
             code = str(error.get("type") or "")
     text = words if isinstance(words, str) else msgspec.json.encode(words).decode()
-    # Taken out before the text is shortened, which might leave half of the key.
-    return Complaint(status, text.replace(secret, "[key]") if secret else text, code, pause_s)
+    if secret:  # taken out before anything is shortened, which might leave half of the key
+        text, code = text.replace(secret, "[key]"), code.replace(secret, "[key]")
+    return Complaint(status, text, code, pause_s)
+
+
+def printable(text: str) -> str:
+    """What another server said, on one line and without what would act on a terminal or could not be encoded."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def is_html(body: bytes) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from edged import __version__, clock, config
 from edged.clock import Stopwatch
 from edged.cloud import answer, request
@@ -14,7 +16,7 @@ from edged.cloud.answer import Assembly, Parsed
 from edged.cloud.link import Sign
 from edged.cloud.request import Spelling
 from edged.cloud.sse import Events
-from edged.cloud.trouble import Complaint, Trouble, complaint, is_html, retry_after_s
+from edged.cloud.trouble import Complaint, NothingStreamed, Trouble, complaint, is_html, printable, retry_after_s
 from edged.config import Upstream as Settings
 from edged.errors import ConfigError
 from edged.types import Chat, ChatAnswer
@@ -65,6 +67,10 @@ class Upstream:
                 if other is None:
                     raise told.meaning() from None
                 spelling = other
+            except NothingStreamed:
+                spelling = replace(spelling, streams_calls=False)
+                if request.is_streamed(chat, spelling):  # calls are not what it is about
+                    raise
             else:
                 self._spelling = spelling
                 return done
@@ -90,12 +96,13 @@ class Upstream:
 
     async def _ask(self, chat: Chat, spelling: Spelling, on_text: OnText | None, watch: Stopwatch) -> ChatAnswer:
         key = self._key()
-        body = request.body(chat, self._settings.model, spelling, stream=on_text is not None)
+        stream = on_text is not None and request.is_streamed(chat, spelling)
+        body = request.body(chat, self._settings.model, spelling, stream=stream)
         once = {"Idempotency-Key": request.idempotency_key(chat, spelling)}
         async with self._exchange("POST", "/chat/completions", key, body, once) as response:
             if response.status != OK:
                 raise await self._complaint(response, key)
-            if on_text is None or response.content_type == "application/json":  # not every server streams
+            if on_text is None or not stream or response.content_type == "application/json":  # not all servers stream
                 parsed = answer.whole(await _read(response, MAX_ANSWER_BYTES), secret=key)
                 first_ms = watch.ms()
                 if on_text and parsed.text:
@@ -135,20 +142,31 @@ class Upstream:
         self, method: str, path: str, key: str | None, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """A response whose head has come. What goes wrong until the block ends is raised as Trouble."""
+        import aiohttp
+
         client = self._connections()
 
-        async def authorize(sent: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        async def send(sent: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
             # Here, because a header of that name beside an entry in ~/.netrc is an error for aiohttp.
             if key is not None:
                 sent.headers["Authorization"] = f"Bearer {key}"
-            return await handler(sent)
+            try:
+                return await handler(sent)
+            except aiohttp.ClientConnectorError:
+                raise
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                # A kept connection that the server was just closing: once more, on a new one. Should it have read the
+                # request all the same, it is the same one by its key. For a GET aiohttp does so by itself.
+                if body is None:
+                    raise
+                return await handler(sent)
 
         head = {"Accept": "application/json, text/event-stream", **(headers or {})}
         if body is not None:
             head["Content-Type"] = "application/json"
         try:
             async with client.request(
-                method, self._url + path, data=body, headers=head, allow_redirects=False, middlewares=(authorize,)
+                method, self._url + path, data=body, headers=head, allow_redirects=False, middlewares=(send,)
             ) as response:
                 yield response
         except Exception as error:
@@ -191,8 +209,7 @@ class Upstream:
         """What a status other than 200 says."""
         status, headers = response.status, response.headers
         if 300 <= status < 400:
-            host = urlsplit(headers.get("Location", "")).hostname or "another page"
-            return Trouble(Sign.WEAK, f"HTTP {status}: sent on to {host}, which no API does; is there a login page?")
+            return Trouble(Sign.WEAK, f"HTTP {status}: sent on to {_host(headers.get('Location', ''))}; a login page?")
         if status < 400:
             return Trouble(Sign.WEAK, f"HTTP {status}, which is no answer")
         body = await _beginning(response, MAX_ERROR_BYTES)
@@ -221,6 +238,13 @@ class Upstream:
                 return Trouble(Sign.WEAK, f"{type(error).__name__}: not HTTP as it should be")
             case _:
                 return None
+
+
+def _host(url: str) -> str:
+    """Of another server, which may send anything."""
+    with contextlib.suppress(ValueError):
+        return printable(urlsplit(url).hostname or "another page")
+    return "nowhere"
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:

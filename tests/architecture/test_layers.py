@@ -65,8 +65,8 @@ def test_transports_do_not_know_each_other(path: Path) -> None:
 
 
 PURE = """
-    router access wire cloud/link store/lifecycle governor/policy agent/dialect agent/grammar engine/scheduler
-    engine/threads tools/values
+    router access wire cloud/answer cloud/link cloud/request cloud/sse cloud/trouble store/lifecycle governor/policy
+    agent/dialect agent/grammar engine/scheduler engine/threads tools/values
 """
 
 

@@ -13,7 +13,10 @@ HEAVY = {
 }
 
 
-@pytest.mark.parametrize("module", ["edged", "edged.client", "edged.app", "edged.cli", "edged.engine", "edged.pull"])
+MODULES = ["edged", "edged.client", "edged.app", "edged.cli", "edged.cloud", "edged.engine", "edged.pull"]
+
+
+@pytest.mark.parametrize("module", MODULES)
 def test_importing_loads_nothing_heavy(module: str) -> None:
     """An idle daemon and a client carry none of the big libraries."""
     code = f"import {module}, sys; print(*(m for m in sys.modules if '.' not in m))"

@@ -319,6 +319,7 @@ WEAK: dict[str, tuple[Behaviour, str]] = {
     "stalled-header": (clouds.stalled_header(), "not a byte for 0.5 s"),
     "stalled-body": (clouds.stalled_body(), "not a byte for 0.5 s"),
     "trickle": (clouds.trickle(0.1), "no whole answer within 0.5 s"),
+    "redirect-nowhere": (raw(b"", code=302, headers={"Location": "http://["}), "HTTP 302: sent on to nowhere"),
     "cut": (clouds.cut(), "the connection was cut"),
     "html-page": (clouds.html_page(), "an HTML page"),
     "redirect": (clouds.redirect(), "HTTP 302: sent on to login.hotel.example"),
@@ -637,6 +638,32 @@ async def test_chat_goes_on_where_a_kept_connection_was_closed(server: ScriptedC
         assert (await one.ask()).text == "ok"
 
 
+async def test_chat_dropped_connection_is_tried_once_more_under_the_same_key(server: ScriptedCloud, make: Make) -> None:
+    """A server may close a kept connection just when a request goes out on it."""
+    async with make() as one:
+        server.will(clouds.dropped())
+        assert (await one.ask()).text == "ok"
+        assert [chat.headers["Idempotency-Key"] for chat in server.chats] == ["r1:0", "r1:0"]
+        assert one.status["reason"] is None
+        server.will(clouds.dropped(), clouds.dropped())
+        with pytest.raises(NoLink, match="the connection was cut"):
+            await one.ask()
+        assert len(server.chats) == 4
+
+
+async def test_chat_server_that_cannot_stream_calls_is_asked_for_the_whole(server: ScriptedCloud, make: Make) -> None:
+    """llama-cpp-python sends an empty stream then. It is kept in mind, and what cannot become a call is streamed."""
+    server.otherwise = by(lambda body: stream(finish=None) if body.get("stream") and "tools" in body else "one two")
+    async with make() as one:
+        for _ in range(2):
+            answer, pieces = await one.stream(tools=(VALVE,))
+            assert (answer.text, pieces) == ("one two", ["one two"])
+        assert (await one.stream())[1] == ["one ", "two"]
+    assert [bool(chat.body.get("stream")) for chat in server.chats] == [True, False, False, True]
+    keys = [chat.headers["Idempotency-Key"] for chat in server.chats]
+    assert keys == ["r1:0", "r1:0:whole", "r1:0:whole", "r1:0"]
+
+
 async def test_chat_unknown_upstream_is_no_link(make: Make) -> None:
     """The configuration may have changed while a request waited."""
     async with make() as one:
@@ -930,12 +957,14 @@ async def test_key_is_in_the_header_and_nowhere_else(
     echo = f"key {KEY} is wrong: " + "x" * 270 + KEY + KEY
     told: list[str] = []
     said = json.dumps({"error": {"message": echo, "code": 500}}).encode()
+    coded = json.dumps({"error": {"message": echo, "code": KEY, "type": KEY}}).encode()
     faults: list[Behaviour] = [
         status(500, echo), status(400, echo), status(429, echo, retry_after="0"), status(401, echo), status(503, echo),
         raw(echo.encode()), raw(echo.encode(), code=500), raw(b"", code=302, headers={"Location": f"http://x/{KEY}"}),
         raw(said), stream(b"data: " + said + b"\n\n"), stream("one", b"data: " + said + b"\n\n"),
         stream(f"data: {KEY}\n\n".encode()), raw(f"<html>{KEY}".encode(), content_type="text/html"), clouds.cut(KEY),
         status(500, code=KEY, type=KEY), raw(b'{"' + KEY.encode() + b'": 1}'),
+        raw(coded), stream(b"data: " + coded + b"\n\n"),
     ]  # fmt: skip
     async with make(run=True, api_key_file=str(tmp_path / "key")) as one:
         for n, fault in enumerate(faults * 2):

@@ -62,6 +62,7 @@ def test_complaint_means_by_what_comes_with_it(
     [
         ({"error": {"message": "too  many\nwords"}}, "HTTP 400: too many words"),
         ({"error": "plain"}, "HTTP 400: plain"),
+        ({"error": "\x1b[2J\x00away\u202e"}, "HTTP 400: [2J away"),
         ({"message": "flat"}, "HTTP 400: flat"),
         ({"detail": [{"loc": ["body"]}]}, 'HTTP 400: [{"loc":["body"]}]'),
         ({"error": {}}, "HTTP 400"),
@@ -80,6 +81,12 @@ def test_complaint_quotes_the_server_without_the_key_and_not_at_length(body: Any
     got = trouble.complaint(400, raw, secret="secret-1").meaning()
     assert isinstance(got, ModelUnavailable)
     assert got.message == words
+
+
+def test_complaint_without_a_status_tells_the_code_without_the_key_and_not_at_length() -> None:
+    """Also where the code is no code."""
+    got = trouble.of_object({"message": "no", "code": "secret-1" + "c" * 99}, status=None, secret="secret-1").meaning()
+    assert str(got) == "an error ([key]" + "c" * 35 + "): no"
 
 
 @pytest.mark.parametrize(
