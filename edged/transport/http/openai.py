@@ -57,22 +57,22 @@ def routes(api: Api, config: Config, caller_of: CallerOf) -> list[web.RouteDef]:
     """
     openai = OpenAI(api, config, caller_of)
     return [
-        web.post("/v1/chat/completions", told(openai.chat)),
-        web.post("/v1/embeddings", told(openai.embeddings)),
-        web.get("/v1/models", told(openai.models)),
-        web.get("/v1/models/{model}", told(openai.model)),
+        web.post("/v1/chat/completions", _safe(openai.chat)),
+        web.post("/v1/embeddings", _safe(openai.embeddings)),
+        web.get("/v1/models", _safe(openai.models)),
+        web.get("/v1/models/{model}", _safe(openai.model)),
     ]
 
 
-def told(handler: Handler) -> Handler:
+def _safe(handler: Handler) -> Handler:
     """A handler whose errors are told in OpenAI's shape."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
         except EdgedError as error:
-            return _refusal(fault(error), param=_param(error), code=OPENAI_CODES.get(type(error)))
-        except (web.HTTPException, ConnectionError):
+            return _refusal(fault(error), param=_param(error), code=_code(error))
+        except web.HTTPException:
             raise
         except Exception:
             log.exception("%s %s failed through a bug", request.method, request.path)
@@ -91,7 +91,8 @@ class OpenAI:
         self._created = int(time.time())  # of agents and models: since when they are as they are
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
-        """POST /v1/chat/completions."""
+        """POST /v1/chat/completions. The header Idempotency-Key is the id of an agent's request; a plain model's answer
+        has no effect that could happen twice."""
         caller = self._caller_of(request)
         chat = openai_request.parse(await _body(request))
         name = chat.body.model
@@ -189,8 +190,8 @@ class OpenAI:
         fresh = _Fresh[tuple[str, tuple[TokenLogprob, ...]]]()
 
         async def answer(stream: _Stream) -> None:
-            told = self._api.complete(caller, wanted, lambda text, tokens: fresh.add((text, tokens)))
-            async with _running(request, told) as work:
+            completion = self._api.complete(caller, wanted, lambda text, tokens: fresh.add((text, tokens)))
+            async with _running(request, completion) as work:
                 while pieces := await fresh.next(work):
                     tokens = [token for _, some in pieces for token in some]
                     logprobs = shapes.told(tokens) if wanted.logprobs is not None else None
@@ -255,12 +256,12 @@ class _Stream:
         await self.response.write(b"data: [DONE]\n\n")
         await self.response.write_eof()
 
-    async def fail(self, failure: Fault, *, edged: JSON = None) -> None:
+    async def fail(self, failure: Fault, *, code: str | None = None, edged: JSON = None) -> None:
         """There will be no more of it."""
         if not self.response.prepared:
             self.response = _refusal(failure, edged=edged)
             return
-        await self._write({**shapes.error(failure), **({"edged": edged} if edged else {})})
+        await self._write({**shapes.error(failure, code=code), **({"edged": edged} if edged else {})})
         await self.response.write_eof()
 
     async def _begin(self, content: str | None) -> None:
@@ -289,7 +290,7 @@ async def _streamed(
             log.exception("a stream failed through a bug")
             error = Internal("an error inside edged; its log has the details")
         with contextlib.suppress(ConnectionError):
-            await stream.fail(fault(error))
+            await stream.fail(fault(error), code=_code(error))
     return stream.response
 
 
@@ -331,7 +332,10 @@ def _named(chat: ChatRequest) -> Iterator[None]:
 
 async def _body(request: web.Request) -> bytes:
     """The whole body, whoever has read it before. TooLarge beyond MAX_REQUEST_BYTES."""
-    body = await request.read()
+    try:
+        body = await request.read()
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise BadRequest(f"the request's body cannot be read: {error}") from None
     if len(body) > MAX_REQUEST_BYTES:
         raise TooLarge(f"the request is longer than {MAX_REQUEST_BYTES} bytes")
     return body
@@ -345,6 +349,10 @@ def _param(error: EdgedError) -> str | None:
         return "model"
     named = PARAM.match(error.message) if isinstance(error, BadRequest) else None
     return named[1] if named else None
+
+
+def _code(error: EdgedError) -> str | None:
+    return OPENAI_CODES.get(type(error))
 
 
 def _refusal(failure: Fault, *, param: str | None = None, code: str | None = None, edged: JSON = None) -> web.Response:

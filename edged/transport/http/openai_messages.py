@@ -15,6 +15,7 @@ from edged.wire import MAX_DEPTH, depth
 class CallFunction(Struct, forbid_unknown_fields=True):
     name: str
     arguments: str = ""
+    parsed_arguments: Any = None  # what the SDK's helpers add
 
 
 class Call(Struct, forbid_unknown_fields=True):
@@ -26,7 +27,7 @@ class Call(Struct, forbid_unknown_fields=True):
 
 
 class ChatMessage(Struct, forbid_unknown_fields=True):
-    """Of any role. Fields that only a server writes may come back as they were sent."""
+    """Of any role. What only a server or the SDK writes may come back as it was."""
 
     role: str
     content: str | list[dict[str, JSON]] | None = None
@@ -37,6 +38,7 @@ class ChatMessage(Struct, forbid_unknown_fields=True):
     audio: Any = None
     function_call: Any = None
     annotations: list[Any] | None = None
+    parsed: Any = None
 
 
 def dialogue(raw: list[Any]) -> tuple[Message, ...]:

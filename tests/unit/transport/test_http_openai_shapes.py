@@ -226,7 +226,9 @@ def test_tool_choice_of_allowed_tools_shows_only_those(mode: str, choice: ToolCh
 
 
 def call(id: str, name: str = "set", arguments: str = '{"v": 1}') -> dict[str, Any]:
-    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    """As the SDK sends back what it has read."""
+    function = {"name": name, "arguments": arguments, "parsed_arguments": None}
+    return {"id": id, "type": "function", "function": function, "index": 0}
 
 
 def calling(*calls: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -244,7 +246,7 @@ def test_messages_of_all_roles_become_a_dialogue() -> None:
         {"role": "system", "content": [{"type": "text", "text": "S"}, {"type": "text", "text": "T"}]},
         {"role": "user", "content": "U"},
         {"role": "assistant", "content": "A", "refusal": None, "audio": None, "annotations": [], "function_call": None},
-        {"role": "assistant", "content": None, "refusal": "R"},
+        {"role": "assistant", "content": None, "refusal": "R", "parsed": None},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         {"role": "user", "content": ""},
     ) == (

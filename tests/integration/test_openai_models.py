@@ -1,0 +1,332 @@
+"""OpenAI's SDK against real models: the smallest, whose template knows no tools, and the default one, whose does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import openai
+import pytest
+import pytest_asyncio
+
+from edged import gguf
+from edged.agent.chat import Chats
+from edged.config import Model
+from edged.engine import LlamaEngine
+from edged.engine.predict import predicted_bytes
+from edged.governor.governor import Governor
+from edged.types import ModelSpec
+from tests.openai_server import Served, serving
+
+pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
+
+MODELS = Path(
+    os.environ.get("EDGED_TEST_MODELS_DIR")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "models"
+)
+FILES = {"smol": "smollm2-135m-instruct-q4_1.gguf", "qwen": "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"}
+BOTH = pytest.mark.parametrize("model", FILES)
+CONTEXT = 1024
+GIB = 2**30
+
+SYSTEM: Any = {
+    "role": "system",
+    "content": "You are the assistant of a small board in a house. Answer in one sentence.",
+}
+SKY: Any = [SYSTEM, {"role": "user", "content": "What is the colour of the sky?"}]
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Current weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+VALVE: Any = {
+    "type": "function",
+    "function": {
+        "name": "set_valve",
+        "description": "Open or close one irrigation valve.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "valve": {"$ref": "#/$defs/Valve"},
+                "position": {"type": "string", "enum": ["open", "closed"]},
+            },
+            "required": ["valve", "position"],
+            "$defs": {"Valve": {"type": "string", "enum": ["north", "south"]}},
+        },
+    },
+}
+TOOLS = [WEATHER, VALVE]
+
+
+class Board:
+    """A server, and the engine behind it."""
+
+    def __init__(self, served: Served, engine: LlamaEngine) -> None:
+        self.served, self.client, self.engine = served, served.client, engine
+
+    async def chat(self, model: str, messages: Any = SKY, **more: Any) -> Any:
+        """A completion; greedy and short."""
+        fields = {"temperature": 0, "max_tokens": 24, **more}
+        return await self.client.chat.completions.create(model=model, messages=messages, **fields)
+
+
+def template_of(model: str) -> tuple[str | None, dict[str, str]]:
+    path = MODELS / FILES[model]
+    pairs = gguf.metadata(path)
+    return pairs["tokenizer.chat_template"], gguf.special_tokens(path, pairs)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def board(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Board]:
+    """Both models, loaded when they are asked, for all tests of this file."""
+    specs = {}
+    for name, file in FILES.items():
+        assert (MODELS / file).is_file(), f"{MODELS / file} is missing: scripts/test pulls it"
+        specs[name] = ModelSpec(name=name, path=str(MODELS / file), context=CONTEXT)
+    engine = LlamaEngine(checked=True)
+    engine.residency = governor = Governor(
+        specs, engine, predict=predicted_bytes, budget_bytes=4 * GIB, reserve_bytes=0, idle_unload_s=600
+    )
+    models = {name: Model(context=CONTEXT) for name in FILES}
+    await engine.start()
+    task = asyncio.create_task(governor.run())
+    async with serving(
+        tmp_path_factory.mktemp("http"), Chats(engine, models, template_of, max_waiting=4), models
+    ) as served:
+        yield Board(served, engine)
+    task.cancel()
+    await asyncio.wait([task])
+    await engine.stop()
+
+
+def running(board: Board) -> int:
+    return sum(stats.running + stats.waiting for stats in board.engine.stats())
+
+
+# -- text --------------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_answer_is_the_same_whole_and_streamed(board: Board, model: str) -> None:
+    """And over both sockets and kinds of client."""
+    whole = await board.chat(model)
+    chunks = [chunk async for chunk in await board.chat(model, stream=True)]
+    sync = await board.served.in_thread(
+        lambda c: c.chat.completions.create(model=model, messages=SKY, temperature=0, max_tokens=24), tcp=True
+    )
+    text = whole.choices[0].message.content
+    assert text
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == text
+    assert sync.choices[0].message.content == text
+    assert len(chunks) > 5
+    assert "<|" not in text
+
+
+async def test_usage_counts_the_shared_beginning_as_cached(board: Board) -> None:
+    """The system text is computed once."""
+    await board.chat("smol", max_tokens=1)
+    usage = (await board.chat("smol", [SYSTEM, {"role": "user", "content": "Is water wet?"}], max_tokens=3)).usage
+    assert usage.prompt_tokens > usage.prompt_tokens_details.cached_tokens > 16
+    assert usage.completion_tokens == 3
+    assert usage.total_tokens == usage.prompt_tokens + 3
+
+
+async def test_max_tokens_ends_with_length_and_stop_with_stop(board: Board) -> None:
+    """The stop string is not part of the text."""
+    whole = (await board.chat("smol")).choices[0].message.content
+    cut = (await board.chat("smol", max_tokens=4)).choices[0]
+    assert cut.finish_reason == "length"
+    assert whole.startswith(cut.message.content)
+    word = whole.split()[2]
+    for more in ({}, {"tools": TOOLS, "tool_choice": "none"}):
+        stopped = (await board.chat("smol", stop=[word], **more)).choices[0]
+        assert (stopped.message.content, stopped.finish_reason) == (whole[: whole.index(word)], "stop")
+
+
+async def test_answer_without_max_tokens_ends_where_the_context_does(board: Board) -> None:
+    """As many tokens as the prompt leaves, and no error."""
+    words = "word " * 970
+    done = await board.chat("smol", [{"role": "user", "content": f"Repeat: {words}"}], max_tokens=None)
+    usage = done.usage
+    assert usage.total_tokens <= CONTEXT
+    assert done.choices[0].finish_reason == "stop" or usage.total_tokens == CONTEXT
+
+
+async def test_prompt_beyond_the_context_is_an_error_clients_know(board: Board) -> None:
+    """By OpenAI's code for it."""
+    with pytest.raises(openai.APIStatusError, match="leaves room for") as caught:
+        await board.chat("smol", [{"role": "user", "content": "word " * 2000}])
+    assert (caught.value.status_code, caught.value.code) == (413, "context_length_exceeded")
+
+
+async def test_seed_repeats_an_answer(board: Board) -> None:
+    """At a temperature where another one gives another."""
+    texts = [
+        (await board.chat("smol", temperature=1.5, seed=seed, max_tokens=12)).choices[0].message.content
+        for seed in (3, 3, 4)
+    ]
+    assert texts[0] == texts[1] != texts[2]
+
+
+# -- log-probabilities -------------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_logprobs_tell_each_token_and_the_likeliest(board: Board, model: str) -> None:
+    """Greedy, the sampled token is the likeliest; probabilities add up to no more than one."""
+    choice = (await board.chat(model, logprobs=True, top_logprobs=5)).choices[0]
+    plain = (await board.chat(model)).choices[0]
+    assert plain.logprobs is None
+    assert choice.message.content == plain.message.content
+    tokens = choice.logprobs.content
+    assert b"".join(bytes(t.bytes) for t in tokens).decode() == choice.message.content
+    for token in tokens:
+        assert len(token.top_logprobs) == 5
+        assert (token.token, token.logprob) == (token.top_logprobs[0].token, token.top_logprobs[0].logprob)
+        assert sum(math.exp(top.logprob) for top in token.top_logprobs) <= 1
+
+
+async def test_logprobs_of_a_stream_are_those_of_the_whole(board: Board) -> None:
+    """In order; a stop string takes its tokens with it."""
+    more = {"logprobs": True, "top_logprobs": 0, "stop": ["sky"]}
+    whole = (await board.chat("smol", **more)).choices[0]
+    choices = [chunk.choices[0] async for chunk in await board.chat("smol", stream=True, **more)]
+    tokens = [token for choice in choices if choice.logprobs for token in choice.logprobs.content]
+    assert tokens == whole.logprobs.content
+    assert whole.message.content.startswith("".join(token.token for token in tokens))
+    assert "sky" not in whole.message.content
+
+
+# -- tools -------------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "set_valve"}}])
+async def test_required_tool_is_called_with_arguments_that_fit(board: Board, model: str, choice: Any) -> None:
+    """Whatever the model; definitions in the schema included."""
+    question = [{"role": "user", "content": "Open the north valve, please."}]
+    done = (await board.chat(model, question, tools=TOOLS, tool_choice=choice, max_tokens=60)).choices[0]
+    assert (done.finish_reason, done.message.content) == ("tool_calls", None)
+    (call,) = done.message.tool_calls
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS}
+    jsonschema.validate(json.loads(call.function.arguments), schemas[call.function.name])
+    if model == "qwen" or choice != "required":
+        assert call.function.name == "set_valve"
+    if model == "qwen":
+        assert json.loads(call.function.arguments) == {"valve": "north", "position": "open"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_auto_calls_gets_the_result_and_answers(board: Board, stream: bool) -> None:
+    """The whole round, with the messages as the SDK gives them back."""
+
+    async def ask() -> Any:
+        fields: dict[str, Any] = {"model": "qwen", "messages": messages, "tools": TOOLS, "temperature": 0}
+        if not stream:
+            return (await board.client.chat.completions.create(**fields, max_tokens=60)).choices[0]
+        async with board.client.chat.completions.stream(**fields, max_tokens=60) as events:
+            return (await events.get_final_completion()).choices[0]
+
+    messages: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+    called = await ask()
+    assert called.finish_reason == "tool_calls"
+    (call,) = called.message.tool_calls
+    assert (call.function.name, json.loads(call.function.arguments)) == ("get_weather", {"city": "Paris"})
+    weather = json.dumps({"temperature": 21, "sky": "sunny"})
+    messages += [called.message, {"role": "tool", "tool_call_id": call.id, "content": weather}]
+    answered = await ask()
+    assert answered.finish_reason == "stop"
+    assert not answered.message.tool_calls
+    assert "21" in answered.message.content
+
+
+async def test_auto_answers_talk_in_text(board: Board) -> None:
+    """Streamed as it comes, not held back to the end."""
+    question = [{"role": "user", "content": "Hello, who are you?"}]
+    chunks = [chunk async for chunk in await board.chat("qwen", question, tools=TOOLS, stream=True)]
+    contents = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]
+    assert len(contents) > 5
+    assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+
+
+# -- shapes ------------------------------------------------------------------------------------------------------------
+
+PLANT: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "litres": {"type": "integer", "minimum": 1, "maximum": 9},
+        "when": {"enum": ["morning", "evening"]},
+    },
+    "required": ["name", "litres", "when"],
+    "additionalProperties": False,
+}
+
+
+@BOTH
+@pytest.mark.parametrize("tools", [None, TOOLS], ids=["alone", "beside-tools"])
+async def test_response_format_is_kept(board: Board, model: str, tools: Any) -> None:
+    """By every model; beside tools unless it calls one."""
+    shape = {"type": "json_schema", "json_schema": {"name": "plan", "schema": PLANT, "strict": True}}
+    question = [{"role": "user", "content": "Plan the watering of the roses, as JSON."}]
+    more = {"tools": tools} if tools else {}
+    message = (await board.chat(model, question, response_format=shape, max_tokens=80, **more)).choices[0].message
+    if message.tool_calls:
+        assert tools
+    else:
+        jsonschema.validate(json.loads(message.content), PLANT)
+
+
+async def test_json_mode_is_an_object(board: Board) -> None:
+    """Of any shape."""
+    question = [{"role": "user", "content": 'Answer as JSON with the key "colour": what is the colour of the sky?'}]
+    done = await board.chat("qwen", question, response_format={"type": "json_object"}, max_tokens=40)
+    assert isinstance(json.loads(done.choices[0].message.content), dict)
+
+
+UNIQUE = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": UNIQUE}}},
+         "response_format"),
+        ({"tools": [WEATHER, {"type": "function", "function": {"name": "t", "parameters": UNIQUE}}]},
+         "tools[1].function.parameters"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+async def test_schema_that_cannot_be_kept_is_refused_by_name(
+    board: Board, fields: dict[str, Any], param: str, stream: bool
+) -> None:
+    """With the reason, and never kept in part."""
+    with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
+        await board.chat("smol", stream=stream, **fields)
+    assert caught.value.param == param
+
+
+# -- leaving -----------------------------------------------------------------------------------------------------------
+
+
+async def test_stream_that_is_closed_frees_its_sequence(board: Board) -> None:
+    """Within a step of the model."""
+    question = [{"role": "user", "content": "Tell a very long story about a robot and a cat."}]
+    stream = await board.chat("smol", question, stream=True, max_tokens=900)
+    async for chunk in stream:
+        if chunk.choices[0].delta.content:
+            break
+    assert running(board) == 1
+    await stream.close()
+    async with asyncio.timeout(10):
+        while running(board):
+            await asyncio.sleep(0.01)
