@@ -1,5 +1,5 @@
 """The example's stand-in for a cloud: a server of the OpenAI API on loopback that has one answer. So the quickstart
-shows what happens to a hard request without an account anywhere; a real one takes `base_url`, `model` and a key instead.
+shows what happens to a hard request without an account anywhere; a real one takes `base_url`, `model` and a key.
 
     cloud.py PORT       runs until it is ended; prints what it is asked
 """

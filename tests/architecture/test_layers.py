@@ -19,7 +19,7 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"transport", "pipeline"},
     {"agent"},
     {"engine", "governor", "tools", "cloud", "store", "pull"},
-    {"router", "catalog", "gguf", "wire", "access", "testing"},
+    {"router", "catalog", "gguf", "wire", "access", "sandbox", "testing"},
     {"interfaces"},
     {"config", "log", "metrics", "systemd"},
     {"types", "errors", "clock", "faults", "client"},
