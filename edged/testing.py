@@ -110,14 +110,16 @@ class ScriptedEngine:
             text = msgspec.json.encode(call).decode() if call and _offers(job, call) else _until_stop(entry.text, job)
             words = re.findall(r"\S+\s*|\s+", text)
             told = tuple(_certain(word, job.logprobs) for word in words) if job.logprobs is not None else ()
+            first_ms: float | None = None
             for i, word in enumerate(words):
                 if entry.token_s:
                     await asyncio.sleep(entry.token_s)
+                first_ms = watch.ms() if first_ms is None else first_ms
                 if on_text:
                     on_text(word)
                 if on_piece:
                     on_piece(word, told[i : i + 1])
-            return _completion(job, text, load_ms, watch.ms(), logprob=None, logprobs=told)
+            return _completion(job, text, load_ms, watch.ms(), first_ms=first_ms, logprob=None, logprobs=told)
 
 
 def _dialogue(job: Job) -> tuple[str, int]:
@@ -155,6 +157,7 @@ def _completion(
     load_ms: float,
     taken_ms: float,
     *,
+    first_ms: float | None = None,
     logprob: float | None,
     logprobs: tuple[TokenLogprob, ...] = (),
 ) -> Completion:
@@ -172,6 +175,6 @@ def _completion(
         load_ms=load_ms,
         queue_ms=0.0,
         prefill_ms=0.0,
-        first_token_ms=taken_ms,
-        decode_ms=0.0,
+        first_token_ms=taken_ms if first_ms is None else first_ms,
+        decode_ms=0.0 if first_ms is None else taken_ms - first_ms,
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from benchmarks.report import machine, table, versions
 
-NAMES = {"ipc": "benchmarks.ipc"}
-LATER = ("toolcall", "restart", "concurrency", "contention", "memory", "mqtt", "durability", "routing")
+NAMES = {"ipc": "benchmarks.ipc", "routing": "benchmarks.routing"}
+LATER = ("toolcall", "restart", "concurrency", "contention", "memory", "mqtt", "durability")
 
 
 def main() -> int:

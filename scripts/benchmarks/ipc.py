@@ -8,6 +8,8 @@ prompt, delivery. Transports take turns, request by request, so that a busy mome
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import queue
 import signal
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import paho.mqtt.client as mqtt
@@ -42,13 +45,17 @@ def run() -> list[Row]:
         _write_config(folder, port)
         with _mosquitto(folder, port):
             starts, memory = zip(*(_start_once(folder) for _ in range(STARTS)), strict=True)
-            with _daemon(folder):
-                unix, over_mqtt = _latencies(folder, port)
+            with daemon(folder):
+                unix, over_http, over_mqtt = _latencies(folder, port)
+                first_unix, first_http = _first_deltas(folder)
     return [
         _row("ready", "ms", list(starts), 1500),
         _row("idle private memory", "MiB", list(memory), 45),
         _row("added latency, Unix socket", "ms", unix, None),
+        _row("added latency, HTTP on its Unix socket", "ms", over_http, None),
         _row("added latency, MQTT 5 QoS 1", "ms", over_mqtt, None),
+        _row("from the model's first token to the first delta, Unix socket", "ms", first_unix, 5),
+        _row("from the model's first token to the first delta, HTTP", "ms", first_http, 5),
     ]
 
 
@@ -64,7 +71,10 @@ def _row(name: str, unit: str, values: list[float], limit: float | None) -> Row:
 
 
 def _write_config(folder: Path, port: int) -> None:
-    (folder / "script.toml").write_text('[[replies]]\nmatch = ""\ntext = "done"\n')
+    (folder / "script.toml").write_text(
+        '[[replies]]\nmatch = "stream"\ntext = "one two three"\ntoken_s = 0.01\n'
+        '[[replies]]\nmatch = ""\ntext = "done"\n'
+    )
     (folder / "edged.toml").write_text(
         f'[node]\nid = "bench"\nstate_dir = "{folder}/state"\nruntime_dir = "{folder}/run"\n'
         f'[mqtt]\nurl = "mqtt://127.0.0.1:{port}"\n'
@@ -74,7 +84,7 @@ def _write_config(folder: Path, port: int) -> None:
 
 def _start_once(folder: Path) -> tuple[float, float]:
     """(milliseconds from exec to READY=1, MiB private memory when idle)."""
-    with _daemon(folder) as (pid, ready_ms):
+    with daemon(folder) as (pid, ready_ms):
         time.sleep(IDLE_S)
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
         private = sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
@@ -82,7 +92,7 @@ def _start_once(folder: Path) -> tuple[float, float]:
 
 
 @contextlib.contextmanager
-def _daemon(folder: Path) -> Iterator[tuple[int, float]]:
+def daemon(folder: Path) -> Iterator[tuple[int, float]]:
     """A daemon from exec to its end; gives its pid and the milliseconds until it said READY=1."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         path = folder / "notify"
@@ -103,20 +113,40 @@ def _daemon(folder: Path) -> Iterator[tuple[int, float]]:
             process.wait(LIMIT_S)
 
 
-def _latencies(folder: Path, port: int) -> tuple[list[float], list[float]]:
+def _latencies(folder: Path, port: int) -> tuple[list[float], list[float], list[float]]:
     """Milliseconds from sending a request to having its reply, over each transport in turns."""
-    unix, broker = _Unix(folder / "run" / "edged.sock"), _Mqtt(port)
-    taken: tuple[list[float], list[float]] = ([], [])
+    unix, over_http = _Unix(folder / "run" / "edged.sock"), _Http(folder / "run" / "http.sock")
+    broker = _Mqtt(port)
+    taken: tuple[list[float], list[float], list[float]] = ([], [], [])
     try:
         for round_number in range(WARM_UP + ROUNDS):
-            for peer, values in zip((unix, broker), taken, strict=True):
+            for peer, values in zip((unix, over_http, broker), taken, strict=True):
                 started = time.perf_counter()
                 peer.ask()
                 if round_number >= WARM_UP:
                     values.append((time.perf_counter() - started) * 1000)
     finally:
         unix.close()
+        over_http.close()
         broker.close()
+    return taken
+
+
+def _first_deltas(folder: Path) -> tuple[list[float], list[float]]:
+    """Milliseconds from the model's first token to the client's first delta, over each transport in turns: the client's
+    wait less what the reply says the first token took. The way of the request to its acceptance is part of it."""
+    unix, over_http = _Unix(folder / "run" / "edged.sock"), _Http(folder / "run" / "http.sock")
+    taken: tuple[list[float], list[float]] = ([], [])
+    try:
+        for round_number in range(WARM_UP + ROUNDS):
+            for peer, values in zip((unix, over_http), taken, strict=True):
+                started = time.perf_counter()
+                first, reply = peer.stream()
+                if round_number >= WARM_UP:
+                    values.append((first - started) * 1000 - reply["timing"]["first_token_ms"])
+    finally:
+        unix.close()
+        over_http.close()
     return taken
 
 
@@ -140,9 +170,59 @@ class _Unix:
                     return
             self._unpacker.feed(self._socket.recv(65536))
 
+    def stream(self) -> tuple[float, dict[str, Any]]:
+        """(when the first delta came, the reply) of a streamed request."""
+        ask = {"input": "stream", "agent": "house", "stream": True}
+        self._socket.sendall(msgpack.packb([0, 1, "agent.ask", [ask]]))
+        first = None
+        while True:
+            for frame in self._unpacker:
+                if frame[0] == 2 and first is None:
+                    first = time.perf_counter()
+                if frame[0] == 1:
+                    assert first is not None, frame
+                    return first, frame[3]
+            self._unpacker.feed(self._socket.recv(65536))
+
     def close(self) -> None:
         """End the connection."""
         self._socket.close()
+
+
+class _Http:
+    """A client on the HTTP socket, its connection kept."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = http.client.HTTPConnection("localhost", timeout=LIMIT_S)
+        self._connection.sock = socket.socket(socket.AF_UNIX)
+        self._connection.sock.connect(str(path))
+
+    def ask(self) -> None:
+        """A request and its reply."""
+        response = self._send({"input": "hello"})
+        assert b'"status":"done"' in response.read()
+
+    def stream(self) -> tuple[float, dict[str, Any]]:
+        """(when the first delta came, the reply) of a streamed request."""
+        response = self._send({"input": "stream", "stream": True})
+        first = None
+        data = b""
+        while line := response.readline():
+            if line.startswith(b"event: delta") and first is None:
+                first = time.perf_counter()
+            data = line if line.startswith(b"data:") else data
+        assert first is not None, data
+        reply: dict[str, Any] = json.loads(data.removeprefix(b"data:"))
+        return first, reply
+
+    def _send(self, body: dict[str, Any]) -> http.client.HTTPResponse:
+        headers = {"Content-Type": "application/json"}
+        self._connection.request("POST", "/v1/agents/house/requests", json.dumps(body), headers)
+        return self._connection.getresponse()
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
 
 
 class _Mqtt:
