@@ -125,12 +125,12 @@ class Cloud:
             return answer
         except Trouble as trouble:
             seen = trouble.seen()
-        except ModelUnavailable as refused:  # by a server that is well
-            seen = Seen(sign=Sign.GOOD)
-            raise ModelUnavailable(f"upstream {name!r}: {refused.message}") from None
         finally:
             self._ended(books, era, seen)
-        raise NoLink(f"upstream {name!r}: {seen.reason}", retry_after_s=self._wait_s(books) or SOON_S)
+        told = f"upstream {name!r}: {seen.reason}"
+        if seen.sign is Sign.GOOD:
+            raise ModelUnavailable(told)
+        raise NoLink(told, retry_after_s=self._wait_s(books) or SOON_S)
 
     def status(self) -> dict[str, JSON]:
         """The links as `edged status` shows them, by upstream: times of day in seconds since the epoch, others from

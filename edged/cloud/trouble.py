@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 
 from edged.cloud.link import Seen, Sign
-from edged.errors import ModelUnavailable
 
 MAX_SAID = 300  # characters of a server's own words that are told; enough for a sentence, too few for a page
 MAX_CODE = 40  # and of its code, which is one word
@@ -23,7 +22,12 @@ REQUEST_TYPES = {"invalid_request_error", "BadRequestError"}  # error objects wi
 
 
 class Trouble(Exception):
-    """An exchange without an answer. reason: one sentence for a person, without the key."""
+    """An exchange without an answer; with Sign.GOOD the server is well and refuses this one request.
+
+    Args:
+        reason: one sentence for a person, without the key.
+        pause_s: what the server asked for, with Sign.BUSY, if it said.
+    """
 
     def __init__(self, sign: Sign, reason: str, pause_s: float | None = None) -> None:
         super().__init__(reason)
@@ -60,7 +64,7 @@ class Complaint(Exception):
         self.code = code
         self.pause_s = pause_s
 
-    def meaning(self) -> Trouble | ModelUnavailable:
+    def meaning(self) -> Trouble:
         """What it is to us.
 
         (1) it wants a pause; (2) it does not take our key, or does not have the model; (3) it does not take this
@@ -73,9 +77,9 @@ class Complaint(Exception):
         if status in REFUSALS or (status == 400 and self.code in MODEL_CODES):  # (2)
             return Trouble(Sign.REFUSED, told)
         if status is None and self.code in REQUEST_TYPES:  # (3)
-            return ModelUnavailable(told)
+            return Trouble(Sign.GOOD, told)
         if status is not None and 400 <= status < 500 and status not in CHANCES:  # (3)
-            return ModelUnavailable(told)
+            return Trouble(Sign.GOOD, told)
         return Trouble(Sign.WEAK, told)  # (4)
 
     def _told(self) -> str:

@@ -54,8 +54,8 @@ class Upstream:
         """One completion; streamed where somebody wants the pieces.
 
         Raises:
-            Trouble: no answer came.
-            ModelUnavailable: the server refuses this request, in its own words; or nobody could take it.
+            Trouble: no answer came, or the server refuses this request.
+            ModelUnavailable: no server could take it; nothing was sent.
         """
         watch = Stopwatch()
         spelling = self._spelling
@@ -92,7 +92,7 @@ class Upstream:
                 answer.check_list(await _read(response, MAX_ANSWER_BYTES))
         except Complaint as told:
             meaning = told.meaning()
-            raise meaning if isinstance(meaning, Trouble) else Trouble(Sign.WEAK, meaning.message) from None
+            raise Trouble(Sign.WEAK, meaning.reason) if meaning.sign is Sign.GOOD else meaning from None
 
     async def _ask(self, chat: Chat, spelling: Spelling, on_text: OnText | None, watch: Stopwatch) -> ChatAnswer:
         key = self._key()

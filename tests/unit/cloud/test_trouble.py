@@ -9,22 +9,21 @@ import pytest
 
 from edged.cloud import trouble
 from edged.cloud.link import Sign
-from edged.cloud.trouble import MAX_SAID, Complaint, Trouble, retry_after_s
-from edged.errors import ModelUnavailable
+from edged.cloud.trouble import MAX_SAID, Complaint, retry_after_s
 
 WALL = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 
 
-def meaning(status: int | None, code: str = "", pause_s: float | None = None) -> tuple[Sign | None, float | None]:
-    """(sign, pause), without a sign where only this request is refused."""
+def meaning(status: int | None, code: str = "", pause_s: float | None = None) -> tuple[Sign, float | None]:
+    """(sign, pause); the sign is good where only this request is refused."""
     got = Complaint(status, "words", code, pause_s).meaning()
-    return (got.sign, got.pause_s) if isinstance(got, Trouble) else (None, None)
+    return got.sign, got.pause_s
 
 
 @pytest.mark.parametrize(
     ("status", "sign"),
     [
-        (400, None), (413, None), (415, None), (422, None), (451, None),
+        (400, Sign.GOOD), (413, Sign.GOOD), (415, Sign.GOOD), (422, Sign.GOOD), (451, Sign.GOOD),
         (401, Sign.REFUSED), (402, Sign.REFUSED), (403, Sign.REFUSED), (404, Sign.REFUSED), (405, Sign.REFUSED),
         (407, Sign.REFUSED), (410, Sign.REFUSED),
         (408, Sign.WEAK), (409, Sign.WEAK), (425, Sign.WEAK),
@@ -33,7 +32,7 @@ def meaning(status: int | None, code: str = "", pause_s: float | None = None) ->
         (529, Sign.WEAK), (None, Sign.WEAK),
     ],
 )  # fmt: skip
-def test_complaint_means_by_its_status(status: int | None, sign: Sign | None) -> None:
+def test_complaint_means_by_its_status(status: int | None, sign: Sign) -> None:
     """The request, the key or model, chance, a pause: each status is one of them."""
     assert meaning(status) == (sign, None)
 
@@ -46,12 +45,12 @@ def test_complaint_means_by_its_status(status: int | None, sign: Sign | None) ->
         (529, "", 7.0, (Sign.BUSY, 7.0)),
         (500, "", 7.0, (Sign.WEAK, None)),
         (400, "model_not_found", None, (Sign.REFUSED, None)),
-        (None, "invalid_request_error", None, (None, None)),
+        (None, "invalid_request_error", None, (Sign.GOOD, None)),
         (None, "server_error", None, (Sign.WEAK, None)),
     ],
 )
 def test_complaint_means_by_what_comes_with_it(
-    status: int | None, code: str, pause_s: float | None, means: tuple[Sign | None, float | None]
+    status: int | None, code: str, pause_s: float | None, means: tuple[Sign, float | None]
 ) -> None:
     """Retry-After counts where the server is only busy; codes count where the status says too little."""
     assert meaning(status, code, pause_s) == means
@@ -79,8 +78,7 @@ def test_complaint_quotes_the_server_without_the_key_and_not_at_length(body: Any
     """Whatever the body is; a key is taken out before the text is cut, which could leave half of it."""
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     got = trouble.complaint(400, raw, secret="secret-1").meaning()
-    assert isinstance(got, ModelUnavailable)
-    assert got.message == words
+    assert got.reason == words
 
 
 def test_complaint_without_a_status_tells_the_code_without_the_key_and_not_at_length() -> None:
