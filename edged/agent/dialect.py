@@ -118,15 +118,15 @@ def split(full: tuple[Segment, ...], fixed: tuple[Segment, ...]) -> tuple[tuple[
 
 
 def parse_calls(text: str) -> tuple[ToolCall, ...]:
-    """All calls in a generation that followed a grammar of calls; the last one is left out where it was cut off."""
+    """All calls in a generation that followed a grammar of calls, up to one that was cut off."""
     made = []
     at = text.find("{")
     while at >= 0:
         try:
             call, end = json.JSONDecoder().raw_decode(text, at)
-        except ValueError:
+            made.append(ToolCall(call["name"], call["arguments"]))
+        except (ValueError, KeyError):  # KeyError: a scripted model follows no grammar
             break
-        made.append(ToolCall(call["name"], call["arguments"]))
         at = text.find("{", end)
     return tuple(made)
 

@@ -313,8 +313,9 @@ async def test_complete_where_a_call_is_required_has_no_text() -> None:
 
 async def test_complete_without_the_required_call_is_an_error() -> None:
     """Of a model that follows no grammar; one that was cut off tells so."""
-    with pytest.raises(ModelUnavailable, match="made no call"):
-        await chats(Writer("no")).complete(ask(tools=TOOLS, choice=ToolChoice.REQUIRED))
+    for text in ("no", '{"no": 1}'):
+        with pytest.raises(ModelUnavailable, match="made no call"):
+            await chats(Writer(text)).complete(ask(tools=TOOLS, choice=ToolChoice.REQUIRED))
     cut = Writer(marked(A)[:-20], finish=Finish.LENGTH)
     answer = await chats(cut).complete(ask(tools=TOOLS, choice=ToolChoice.REQUIRED, max_tokens=5))
     assert (answer.calls, answer.finish, cut.jobs[0].max_tokens) == ((), Finish.LENGTH, 5)
