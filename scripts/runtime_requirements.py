@@ -21,7 +21,8 @@ BUILT_HERE = "llama-cpp-python"
 def blocks(lock: str) -> list[tuple[str, str, set[str]]]:
     """(package, its lines, who wants it) of every entry; a package may have several, for different machines."""
     found = []
-    for text in re.split(r"(?m)^(?=[A-Za-z0-9])", lock)[1:]:
+    listed = lock.partition("\n\n#")[0] + "\n"  # what follows says what the lock was made without
+    for text in re.split(r"(?m)^(?=[A-Za-z0-9])", listed)[1:]:
         comments = " ".join(line.strip(" #") for line in text.splitlines() if line.lstrip().startswith("#"))
         name = NAME.match(text)
         assert name is not None  # the split is at one
