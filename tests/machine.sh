@@ -6,7 +6,7 @@ case "$1" in
 boot)
     # A child cgroup in every hierarchy: the inner systemd sees and owns only that.
     for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*; do
-        [ -e "$hierarchy/cgroup.procs" ] || continue
+        [ -e "$hierarchy/cgroup.procs" ] && [ ! -L "$hierarchy" ] || continue
         mkdir "$hierarchy/$2"
         if [ -e "$hierarchy/$2/cpuset.cpus" ] && [ -e "$hierarchy/tasks" ]; then # v1 begins with none, and takes nobody in
             cat "$hierarchy/cpuset.cpus" >"$hierarchy/$2/cpuset.cpus"
@@ -39,13 +39,16 @@ init)
     else
         # Where the controllers are on v1, v2 alone would start everything and enforce no limit, silently.
         mount -t tmpfs -o mode=755 tmpfs sys/fs/cgroup
-        for controller in cpu cpuacct memory pids blkio; do
-            mkdir "sys/fs/cgroup/$controller"
-            mount -t cgroup -o "$controller" cgroup "sys/fs/cgroup/$controller"
+        for hierarchy in /sys/fs/cgroup/*; do
+            [ -e "$hierarchy/cgroup.procs" ] && [ ! -L "$hierarchy" ] || continue
+            name=${hierarchy##*/}
+            mkdir "sys/fs/cgroup/$name"
+            case "$name" in
+            unified) mount -t cgroup2 cgroup2 "sys/fs/cgroup/$name" ;;
+            systemd) mount -t cgroup -o none,name=systemd cgroup "sys/fs/cgroup/$name" ;;
+            *) mount -t cgroup -o "$name" cgroup "sys/fs/cgroup/$name" ;;
+            esac
         done
-        mkdir sys/fs/cgroup/systemd sys/fs/cgroup/unified
-        mount -t cgroup -o none,name=systemd cgroup sys/fs/cgroup/systemd
-        mount -t cgroup2 cgroup2 sys/fs/cgroup/unified
     fi
     pivot_root . .
     umount -l .

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import socket
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -199,6 +200,36 @@ async def test_reload_changes_the_mode_of_the_socket(tmp_path: Path) -> None:
         daemon.drop_in('[ipc]\nmode = "0600"\n')
         await daemon.reload()
         assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o600
+
+
+async def test_reload_opens_and_closes_http_listeners(tmp_path: Path) -> None:
+    """A port that is taken is a wrong configuration; the socket that is in both is never gone."""
+    keys = tmp_path / "keys"
+    keys.write_text("panel:0123456789abcdef0123456789abcdef\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        listen = f'[http]\nlisten = ["unix:http.sock", "127.0.0.1:{port}"]\napi_keys_file = "{keys}"\n'
+        async with Daemon(tmp_path) as daemon:
+            path = daemon.socket.with_name("http.sock")
+            inode = path.stat().st_ino
+            more = daemon.drop_in(listen)
+            await daemon.reload()
+            await until(lambda: f"not reloaded, the configuration of before stays: 127.0.0.1:{port}" in daemon.text())
+            taken.close()
+            await daemon.reload()
+            await _closed(*await asyncio.open_connection("127.0.0.1", port))
+            assert path.stat().st_ino == inode
+            more.write_text("[http]\nlisten = []\n")
+            await daemon.reload()
+            assert not path.exists()
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection("127.0.0.1", port)
+            assert await daemon.stop() == 0
+
+
+async def _closed(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    await writer.wait_closed()
 
 
 @pytest.mark.broker
