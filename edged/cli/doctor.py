@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ WORST = (Level.FAIL, Level.WARN, Level.OK)
 
 def doctor(file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Look for what is wrong with this board and this installation; needs no daemon. 70 when something fails."""
+    logging.getLogger("edged").setLevel(logging.CRITICAL)  # what the daemon's parts would log, the findings say
     found = asyncio.run(_collect(str(file) if file else None, as_json))
     worst = next(level for level in WORST if any(finding.level is level for finding in found))
     if as_json:

@@ -45,13 +45,11 @@ class Mount(NamedTuple):
 
 def look(settings: Config) -> Iterator[Finding]:
     """All about the state folder."""
-    try:
-        yield folder(settings)
-        yield room(settings)
-        yield disk(settings)
-        yield store(settings)
-    except PermissionError as error:
-        yield warn("state folder", f"{error.filename} may not be looked into by {own_name()}", "run: sudo edged doctor")
+    for name, check in (("state folder", folder), ("free space", room), ("disk", disk), ("store", store)):
+        try:
+            yield check(settings)
+        except PermissionError as error:
+            yield warn(name, f"{error.filename} may not be looked into by {own_name()}", "run: sudo edged doctor")
 
 
 def folder(settings: Config) -> Finding:

@@ -55,6 +55,14 @@ def own_name() -> str:
     return user_name(os.geteuid())
 
 
+def is_the_daemons(state_dir: Path) -> bool:
+    """Whether this user sees what the daemon sees: root, and the owner of its folder."""
+    try:
+        return os.geteuid() in (0, nearest(state_dir).stat().st_uid)
+    except PermissionError:
+        return False
+
+
 def nearest(path: Path) -> Path:
     """The path, or the folder nearest to it that exists."""
     while not path.exists() and path != path.parent:

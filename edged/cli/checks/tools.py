@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edged.cli.checks.finding import Finding, fail, ok
+from edged.cli.checks.finding import Finding, fail, is_the_daemons, ok, own_name, warn
 from edged.config import Config, PythonTool, SqlTool
 from edged.tools import signatures
 from edged.tools.toolbox import Toolbox
@@ -12,16 +12,21 @@ async def look(settings: Config) -> list[Finding]:
     """What is wrong with tools; one line where nothing is. Nothing of them is run."""
     python = sum(isinstance(tool, PythonTool) for tool in settings.tools.values())
     sql = sum(isinstance(tool, SqlTool) for tool in settings.tools.values())
+    advice = "correct the module in tools/ beside the configuration; `edged check` shows where it fails"
     _, wrong = await signatures.resolve(settings)
-    found = [fail("tools", str(error), "correct the module in tools/ beside the configuration") for error in wrong]
+    found = [fail("tools", str(error), advice) for error in wrong]
     toolbox = Toolbox({n: t for n, t in settings.tools.items() if isinstance(t, SqlTool)}, settings.databases, None)
     try:
         problems = await toolbox.check()
     finally:
         await toolbox.stop()
-    found += [
-        fail("tools", f"{name}: {why}", "correct the statement or the database") for name, why in problems.items()
-    ]
+    found += [_statement(settings, name, why) for name, why in problems.items()]
     if not found:
         found.append(ok("tools", f"{sql} statements fit their databases, {python} Python functions can be imported"))
     return found
+
+
+def _statement(settings: Config, name: str, why: str) -> Finding:
+    if is_the_daemons(settings.state_dir):
+        return fail("tools", f"{name}: {why}", "correct the statement or the database")
+    return warn("tools", f"{name}: seen by {own_name()}: {why}", "run: sudo edged doctor")

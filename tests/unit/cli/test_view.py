@@ -1,0 +1,94 @@
+"""The daemon's documents as lines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from edged.cli.common import line, size, span
+from edged.cli.view import event_line, status_lines, upstream_text
+
+STATE: dict[str, Any] = {
+    "version": "1",
+    "node": "n1",
+    "pid": 7,
+    "uptime_s": 90061.0,
+    "memory": {"private_bytes": 2**20, "budget_bytes": 2**30, "available_bytes": None},
+    "queue": {"requests": {"done": 3, "waiting_link": 1}, "running": 2, "outbox_waiting": 4},
+    "models": {"small": {"state": "ready", "predicted_bytes": 600 * 2**20, "in_use": 1, "context": 4096}},
+    "engine": {"small": {"threads": 4, "generated_tokens": 21, "decode_steps": 6}},
+    "mqtt": {"connected": False, "broker": "b:1883", "version": "5", "error": "refused"},
+    "link": {},
+}
+
+
+def test_status_tells_everything_on_one_line_each() -> None:
+    """What is not known is said to be unknown."""
+    assert status_lines(STATE) == [
+        "edged 1 on n1, pid 7, up 1 d 1 h",
+        "memory  1 MiB private, budget 1024 MiB, unknown available on the board",
+        "requests  2 running; 3 done, 1 waiting_link; 4 replies on their way",
+        "model  small: ready, 600 MiB, in use by 1, 4 threads, 21 tokens in 6 steps",
+        "broker  b:1883: not connected (refused)",
+    ]
+
+
+def test_status_tells_links_and_listeners_where_there_are_some() -> None:
+    """A daemon that has them."""
+    link = {"state": "down", "since": None, "reason": "timeout", "in_flight": 0, "window": 1}
+    told = status_lines({**STATE, "link": {"big": link}, "http": {"listeners": ["unix:/run/http.sock", "[::1]:8377"]}})
+    assert told[-2:] == [
+        "upstream  big: down (timeout), 0 requests there of at most 1",
+        "http  unix:/run/http.sock, [::1]:8377",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("link", "said"),
+    [
+        ({"state": "up"}, "up"),
+        ({"state": "up", "since": 12.5}, "up"),
+        ({"state": "up", "tokens_today": 900, "budget": 1000}, "up, 900 of 1000 tokens today"),
+        ({"state": "up", "tokens_today": 900, "budget": None}, "up, 900 tokens today"),
+        ({"state": "down", "reason": "no\x1b[2J\nroute"}, "down (no\N{REPLACEMENT CHARACTER}[2J route)"),
+    ],
+)
+def test_upstream_is_told_as_far_as_it_is_known(link: dict[str, Any], said: str) -> None:
+    """A `since` that is no time of day is left out; what a server says cannot move the cursor."""
+    assert upstream_text(link) == said
+
+
+def test_upstream_says_since_when() -> None:
+    """In the time of this place."""
+    assert upstream_text({"state": "up", "since": 1_700_000_000.0}).startswith("up since ")
+
+
+def test_event_is_one_line_however_much_it_tells() -> None:
+    """Its name, then its data."""
+    assert event_line({"event": "model_loaded", "model": "small", "load_ms": 1.5}) == (
+        'model_loaded  model="small" load_ms=1.5'
+    )
+    assert len(event_line({"event": "x", "text": "a\n" * 10_000}).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("bytes", "text"),
+    [(None, "unknown"), (0, "0 KiB"), (4096, "4 KiB"), (2**20, "1 MiB"), (9 * 2**30, "9216 MiB"), (2**35, "32.0 GiB")],
+)
+def test_sizes_have_a_unit_that_fits(bytes: int | None, text: str) -> None:
+    """Of boards: a model's size stays in MiB."""
+    assert size(bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 min 0 s"), (61, "1 min 1 s"), (3660, "1 h 1 min"), (90000, "1 d 1 h")]
+)
+def test_spans_have_their_two_largest_units(seconds: float, text: str) -> None:
+    """As a person says it."""
+    assert span(seconds) == text
+
+
+def test_line_holds_no_control_characters() -> None:
+    """Bells, escapes, and those of the upper half."""
+    assert line("a\x07b\x9bc\td\r\ne") == "a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}c d e"
