@@ -10,16 +10,9 @@ from aiohttp import web
 
 from edged import wire
 from edged.errors import EdgedError
+from edged.transport.http import openai_reply
 from edged.transport.http.api import STATUS_OF, retry_after
 from edged.types import Format
-
-# OpenAI's `type`, by status; other 4xx are invalid_request_error, everything else server_error
-TYPES = {
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    429: "rate_limit_error",
-}
 
 
 class HttpError(EdgedError):
@@ -82,22 +75,17 @@ def refused(error: EdgedError, *, id: str | None = None, fmt: Format = Format.JS
     return web.Response(body=body, status=status_of(error), headers=_headers(error, wire.content_type(fmt)))
 
 
-def openai_error(error: EdgedError, *, param: str | None = None) -> web.Response:
-    """The response to a failed request of the OpenAI API. param: the parameter that is wrong."""
-    body = {"message": error.message, "type": _type(error), "param": param, "code": error.code}
-    headers = _headers(error, "application/json")
-    # OpenAI's clients ask again by themselves, by status; what must not be done twice has to say so
-    headers["x-should-retry"] = "true" if error.retryable else "false"
-    return web.Response(body=msgspec.json.encode({"error": body}), status=status_of(error), headers=headers)
-
-
-def _type(error: EdgedError) -> str:
+def openai_error(error: EdgedError, *, param: str | None = None, code: str | None = None) -> web.Response:
+    """The response to a failed request of the OpenAI API. param: the parameter that is wrong; code: OpenAI's word."""
     status = status_of(error)
-    if status in TYPES:
-        return TYPES[status]
-    if error.code == "busy":
-        return "rate_limit_error"
-    return "invalid_request_error" if 400 <= status < 500 else "server_error"
+    body = openai_reply.error(wire.fault(error), status=status, param=param, code=code)
+    headers = {**_headers(error, "application/json"), **should_retry(error.retryable)}
+    return web.Response(body=msgspec.json.encode(body), status=status, headers=headers)
+
+
+def should_retry(retryable: bool) -> dict[str, str]:
+    """OpenAI's clients ask again by themselves, by status; what must not be done twice has to say so."""
+    return {"x-should-retry": "true" if retryable else "false"}
 
 
 def _headers(error: EdgedError, content_type: str) -> dict[str, str]:

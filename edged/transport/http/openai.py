@@ -25,7 +25,8 @@ from edged.config import Config
 from edged.errors import BadRequest, ContextExceeded, EdgedError, Forbidden, Internal, TooLarge, UnknownAgent
 from edged.transport.http import openai_reply as shapes
 from edged.transport.http import openai_request
-from edged.transport.http.api import STATUS_OF, Api
+from edged.transport.http.api import STATUS_OF, Api, retry_after
+from edged.transport.http.errors import openai_error, should_retry
 from edged.transport.http.openai_checks import Wrong
 from edged.transport.http.openai_reply import Head
 from edged.transport.http.openai_request import ChatRequest
@@ -71,12 +72,12 @@ def _safe(handler: Handler) -> Handler:
         try:
             return await handler(request)
         except EdgedError as error:
-            return _refusal(fault(error), param=_param(error), code=_code(error))
+            return openai_error(error, param=_param(error), code=_code(error))
         except web.HTTPException:
             raise
         except Exception:
             log.exception("%s %s failed through a bug", request.method, request.path)
-            return _refusal(fault(Internal("an error inside edged; its log has the details")))
+            return openai_error(Internal("an error inside edged; its log has the details"))
 
     return answer
 
@@ -355,10 +356,12 @@ def _code(error: EdgedError) -> str | None:
     return OPENAI_CODES.get(type(error))
 
 
-def _refusal(failure: Fault, *, param: str | None = None, code: str | None = None, edged: JSON = None) -> web.Response:
-    headers = {"Retry-After": after} if (after := shapes.retry_after(failure)) else None
-    ours = {"edged": edged} if edged else {}
-    return _json({**shapes.error(failure, param=param, code=code), **ours}, STATUS_OF[failure.code], headers)
+def _refusal(failure: Fault, *, edged: JSON = None) -> web.Response:
+    """The response to a request that was taken in and failed."""
+    headers = should_retry(failure.retryable)
+    if (after := retry_after(failure)) is not None:
+        headers["Retry-After"] = after
+    return _json({**shapes.error(failure), **({"edged": edged} if edged else {})}, STATUS_OF[failure.code], headers)
 
 
 def _json(document: JSON, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from edged.agent.chat import ModelAnswer
 from edged.agent.dialect import write_json
-from edged.transport.http.api import RETRY_AFTER_S, STATUS_OF
+from edged.transport.http.api import STATUS_OF
 from edged.types import JSON, Fault, Finish, TokenLogprob, ToolCall
 
 # What of an agent's reply has no place in OpenAI's shapes; it stands beside them.
@@ -130,23 +130,27 @@ def model(name: str, created: int, kind: str) -> JSON:
     return {"id": name, "object": "model", "created": created, "owned_by": "edged", "edged": {"kind": kind}}
 
 
-def error(fault: Fault, *, param: str | None = None, code: str | None = None) -> dict[str, JSON]:
-    """A failure. code: OpenAI's own word for it, where clients look for one."""
-    kind = _type(STATUS_OF[fault.code], fault.code)
+# OpenAI's `type`, by status; other 4xx are invalid_request_error, everything else server_error
+TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def error(
+    fault: Fault, *, status: int | None = None, param: str | None = None, code: str | None = None
+) -> dict[str, JSON]:
+    """A failure.
+
+    Args:
+        status: of the response, where it is not what the code stands for.
+        code: OpenAI's own word for it, where clients look for one.
+    """
+    kind = _type(STATUS_OF[fault.code] if status is None else status, fault.code)
     return {"error": {"message": fault.message, "type": kind, "param": param, "code": code or fault.code}}
 
 
-def retry_after(fault: Fault) -> str | None:
-    """The Retry-After header of a failure, in whole seconds; None where it has none."""
-    if STATUS_OF[fault.code] not in (429, 503):
-        return None
-    return str(max(1, round(fault.retry_after_s or RETRY_AFTER_S)))
-
-
 def _type(status: int, code: str) -> str:
-    if status == 404:
-        return "not_found_error"
-    if status == 429 or code == "busy":
+    if status in TYPES:
+        return TYPES[status]
+    if code == "busy":
         return "rate_limit_error"
     return "invalid_request_error" if status < 500 else "server_error"
 

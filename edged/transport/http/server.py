@@ -39,10 +39,14 @@ class HttpTransport:
 
     Args:
         mode, group: of the Unix sockets; group None: the process's own.
-        api_keys_file: as in the configuration; needed where one listens on TCP.
+        api_keys_file: as in the configuration; needed where one listens on TCP. Read here: a reload with keys that are
+            wrong is refused before anything has stopped.
         ready: None while requests are taken, else why not.
         metrics: the document and its content type.
         routes: what is served beside the agents, health and metrics; called once, when aiohttp is there.
+
+    Raises:
+        ConfigError: the keys are not as they should be, or a TCP listener has none.
 
     `inherited`, set before the start: sockets that somebody else made and listens on, several for a host with several
     addresses; used in the place of our own, and left there at a stop.
@@ -65,7 +69,7 @@ class HttpTransport:
         self._listeners = tuple(listeners)
         self._mode = mode
         self._gid = sockets.group_id(group)
-        self._api_keys_file = api_keys_file
+        self._keys = keys.load(api_keys_file) if api_keys_file else None
         self._agents = tuple(agents)
         self._api = api
         self._ready = ready
@@ -73,6 +77,9 @@ class HttpTransport:
         self._routes = routes
         self.inherited: Mapping[Listener, Sequence[socket.socket]] = {}
         self._limits = limits or Limits()
+        for listener in self._listeners:
+            if isinstance(listener, tuple) and self._keys is None:
+                raise ConfigError(_name(listener), "", "is open to the network: name http.api_keys_file")
         self._connections: Connections | None = None
         self._runner: web.AppRunner | None = None
         self._servers: list[asyncio.Server] = []
@@ -88,10 +95,8 @@ class HttpTransport:
         """Listen on all.
 
         Raises:
-            ConfigError: a socket cannot be made, another process answers on it, or the keys are not as they should be.
+            ConfigError: a socket cannot be made, or another process answers on it.
         """
-        known = keys.load(self._api_keys_file) if self._api_keys_file else None
-        self._check(known)
         from edged.transport.http.agents import Agents
         from edged.transport.http.application import application, health
         from edged.transport.http.connection import Connections
@@ -101,7 +106,7 @@ class HttpTransport:
             *health(self._ready, self._metrics),
             *self._routes(),
         ]
-        app = application(routes, keys=known, agents=self._agents, limits=self._limits)
+        app = application(routes, keys=self._keys, agents=self._agents, limits=self._limits)
         self._connections = Connections(self._limits)
         self._runner = await self._run(app)
         try:
@@ -128,11 +133,6 @@ class HttpTransport:
         for path in self._made:
             path.unlink(missing_ok=True)
         self._servers, self._made, self._runner, self._connections = [], [], None, None
-
-    def _check(self, known: keys.Keys | None) -> None:
-        for listener in self._listeners:
-            if isinstance(listener, tuple) and known is None:
-                raise ConfigError(_name(listener), "", "is open to the network: name http.api_keys_file")
 
     async def _run(self, app: web.Application) -> web.AppRunner:
         from aiohttp import web

@@ -13,6 +13,7 @@ from edged.agent.chat import ModelAnswer, ToolChoice
 from edged.errors import BadRequest, TooLarge
 from edged.transport.http import openai_reply as shapes
 from edged.transport.http import openai_request
+from edged.transport.http.api import retry_after
 from edged.transport.http.openai_checks import Wrong
 from edged.transport.http.openai_stream import Steady
 from edged.types import Fault, Finish, Message, Sampling, TokenLogprob, ToolCall
@@ -424,7 +425,7 @@ def test_chunk_is_what_the_sdk_reads() -> None:
     ("code", "kind", "after"),
     [
         ("bad_request", "invalid_request_error", None),
-        ("forbidden", "invalid_request_error", None),
+        ("forbidden", "permission_error", None),
         ("too_large", "invalid_request_error", None),
         ("unknown_agent", "not_found_error", None),
         ("over_budget", "rate_limit_error", "9"),
@@ -438,8 +439,8 @@ def test_error_has_openais_type_and_our_code(code: str, kind: str, after: str | 
     """And says when to ask again, where that helps."""
     failure = Fault(code, "m", retry_after_s=9.2)
     assert shapes.error(failure, param="p") == {"error": {"message": "m", "type": kind, "param": "p", "code": code}}
-    assert shapes.retry_after(failure) == after
-    assert shapes.retry_after(Fault(code, "m")) in (None, "5")
+    assert retry_after(failure) == after
+    assert retry_after(Fault(code, "m")) in (None, "5")
 
 
 # -- an agent's stream -------------------------------------------------------------------------------------------------
