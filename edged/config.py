@@ -140,7 +140,8 @@ class Upstream(Strict, frozen=True):
     `/chat/completions`.
 
     daily_token_budget: prompt and answer tokens of one UTC day; None: no bound.
-    timeout_s: for a whole answer; connect_timeout_s and first_byte_timeout_s end one earlier that does not begin.
+    timeout_s: for a whole answer. connect_timeout_s and first_byte_timeout_s end one earlier that does not begin, or
+        stops in the middle; an answer that is not streamed begins when it is whole, so a slow server needs its time here.
     """
 
     base_url: str
@@ -149,7 +150,7 @@ class Upstream(Strict, frozen=True):
     daily_token_budget: int | None = None
     timeout_s: float = 60.0
     connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 30.0
+    first_byte_timeout_s: float = 60.0
 
 
 class Agent(Strict, frozen=True):
