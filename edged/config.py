@@ -141,7 +141,7 @@ class Upstream(Strict, frozen=True):
 
     daily_token_budget: prompt and answer tokens of one UTC day; None: no bound.
     timeout_s: for a whole answer. connect_timeout_s and first_byte_timeout_s end one earlier that does not begin, or
-        stops in the middle; an answer that is not streamed begins when it is whole, so a slow server needs its time here.
+        stops in the middle; an answer that is not streamed begins when it is whole: a slow server needs its time here.
     """
 
     base_url: str

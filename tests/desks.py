@@ -128,19 +128,21 @@ class Desk:
         raise NotImplementedError
 
 
-def transport(desk: Desk, *listeners: Listener, **more: Any) -> HttpTransport:
+def transport(
+    desk: Desk, *listeners: Listener, inherited: dict[Listener, list[socket.socket]] | None = None, **more: Any
+) -> HttpTransport:
     """The transport in front of a desk, for agent "house"."""
-    settings: dict[str, Any] = {
-        "mode": 0o660,
-        "group": None,
-        "api_keys_file": None,
-        "agents": ["house"],
-        "api": desk,
-        "ready": lambda: desk.reason,
-        "metrics": lambda: (b"edged_up 1\n", METRICS),
-        **more,
-    }
-    return HttpTransport(listeners, **settings)
+    settings: dict[str, Any] = {"mode": 0o660, "group": None, "api_keys_file": None, **more}
+    made = HttpTransport(
+        listeners,
+        agents=["house"],
+        api=desk,
+        ready=lambda: desk.reason,
+        metrics=lambda: (b"edged_up 1\n", METRICS),
+        **settings,
+    )
+    made.inherited = inherited or {}
+    return made
 
 
 @contextlib.asynccontextmanager
@@ -217,4 +219,4 @@ def listening(path: Path) -> socket.socket:
     return made
 
 
-FAST = Limits(head_s=0.2, body_s=0.2, idle_s=0.4, heartbeat_s=0.05)
+FAST = Limits(head_s=0.2, body_s=0.2, idle_s=0.4, linger_s=0.1, heartbeat_s=0.05)

@@ -45,7 +45,7 @@ async def test_ask_prints_the_answer_and_nothing_else(daemon: Daemon) -> None:
     )
     reply = document.json()
     assert (document.code, document.err) == (0, "")
-    assert (reply["id"], reply["output"], reply["route"]["reason"]) == ("j", "one two three", "private")
+    assert (reply["id"], reply["output"], reply["route"]["reason"]) == ("j", "one two three", "local_asked")
 
 
 async def test_ask_under_one_id_does_it_once(daemon: Daemon) -> None:

@@ -85,8 +85,9 @@ async def test_daemon_that_hangs_is_not_waited_for(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5  # most of it is the start of the interpreter
 
 
-async def test_completion_can_be_installed() -> None:
-    """The script for a shell, as typer makes it."""
+async def test_completion_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script for a shell, as typer makes it; which shell the test itself was started from does not count."""
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
     ended = await edged("--show-completion", "bash")
     assert ended.code == 0
     assert "_EDGED_COMPLETE" in ended.out

@@ -20,8 +20,6 @@ from edged.types import Caller
 
 log = logging.getLogger("edged.http")
 
-LINGER_S = 2.0  # what a client still sends is read so long after an answer that came first, or it would miss the answer
-
 
 class Peer(Struct, frozen=True):
     """The other end: whose connections are counted together, and the caller where the kernel knows it; None: an API key
@@ -68,8 +66,7 @@ class Connections:
             async with asyncio.timeout(patience_s):
                 await self._none.wait()
         for connection in list(self._open):
-            if connection.transport is not None:
-                connection.transport.abort()
+            connection.cut()
         await self._none.wait()
         if self.answering:  # cancelled by now
             await asyncio.wait(self.answering, timeout=patience_s)
@@ -87,7 +84,7 @@ class Connection(web.RequestHandler):
         self, server: web.Server, connections: Connections, identify: Callable[[socket.socket], Peer], **options: Any
     ) -> None:
         # no access log of aiohttp's: the application writes its own line, at debug
-        options |= {"access_log": None, "lingering_time": LINGER_S}
+        options |= {"access_log": None, "lingering_time": connections.limits.linger_s}
         super().__init__(server, keepalive_timeout=connections.limits.idle_s, **options)
         self.gone = asyncio.Event()
         self.caller: Caller | None = None
@@ -97,10 +94,11 @@ class Connection(web.RequestHandler):
         self._identify = identify
         self._busy = False
         self._head: asyncio.TimerHandle | None = None
+        self._wire: asyncio.Transport | None = None  # aiohttp forgets its own before it is closed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
-        limits = self._all.limits
+        limits, self._wire = self._all.limits, cast(asyncio.Transport, transport)
         try:
             self.peer = self._identify(transport.get_extra_info("socket"))
         except OSError:  # it left before it was looked at
@@ -109,7 +107,7 @@ class Connection(web.RequestHandler):
         self.crowded = mine > limits.connections
         super().connection_made(transport)
         if mine > 2 * limits.connections or len(self._all) > limits.all_connections:
-            cast(asyncio.Transport, transport).abort()
+            self.cut()
         else:
             self._expect_head()
 
@@ -130,6 +128,11 @@ class Connection(web.RequestHandler):
         """The client is not there any more. Where the daemon ends the connection, its requests go on another time."""
         if not self._all.closing:
             self.gone.set()
+
+    def cut(self) -> None:
+        """End it at once, whatever it holds."""
+        if self._wire is not None:
+            self._wire.abort()
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
@@ -176,7 +179,7 @@ class Connection(web.RequestHandler):
             log.error(*args, **more)
 
     def _expect_head(self) -> None:
-        self._head = asyncio.get_running_loop().call_later(self._all.limits.head_s, self.force_close)
+        self._head = asyncio.get_running_loop().call_later(self._all.limits.head_s, self.cut)
 
     def _forget_head(self) -> None:
         if self._head is not None:

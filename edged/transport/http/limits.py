@@ -19,6 +19,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     head_s: from the first byte of a request, or the connection, to the end of the request's head.
     body_s: from there to the end of its body.
     idle_s: a connection may wait for its next request.
+    linger_s: what a client still sends is read so long after an answer that came before the end of its body.
     heartbeat_s: the longest silence in a stream of events.
     connections: at once from one client (where it is not known yet: from one address); what is more is answered
         `busy`, and beyond twice as many not answered at all.
@@ -29,6 +30,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     head_s: float = 10.0  # a head fits one packet: who needs longer means harm, or is lost
     body_s: float = 30.0  # the largest body over a line of 70 kbit/s
     idle_s: float = 75.0  # longer than the 60 s of usual proxies, so that they close first and no request is lost
+    linger_s: float = 2.0  # many read the answer only when all is sent; closed earlier, they would never see it
     heartbeat_s: float = 15.0  # proxies end a silent answer after 30 to 60 s
     connections: int = 64
     all_connections: int = 256  # a service may have 1024 files open, and models, databases and tools need theirs
