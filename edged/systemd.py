@@ -18,6 +18,8 @@ log = logging.getLogger("edged.systemd")
 
 LISTEN_FDS_START = 3  # sd_listen_fds(3): the first descriptor passed
 
+PATIENCE_S = 1.0  # systemd reads within milliseconds; longer the loop must not stand still
+
 Progress = Callable[[], tuple[bool, float]]
 
 
@@ -31,7 +33,7 @@ class ServiceManager:
 
     def ready(self) -> None:
         """Requests are taken from now on."""
-        self._tell("READY=1")
+        self._tell("READY=1", patience_s=PATIENCE_S)
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`. ASCII: the package drops other text without a word."""
@@ -40,7 +42,7 @@ class ServiceManager:
 
     def reloading(self) -> None:
         """A reload has begun; `ready` ends it, however it went. The time makes it Type=notify-reload as well."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", patience_s=PATIENCE_S)
 
     def stopping(self) -> None:
         """The stop has begun."""
@@ -50,8 +52,11 @@ class ServiceManager:
         """Feed the watchdog."""
         self._tell("WATCHDOG=1")
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, text: str, *, patience_s: float = 0.0) -> None:
+        """A manager that does not read its mail must not stop the event loop: what finds no place in its queue is lost.
+        The next status or beat comes soon; only what comes once is waited for a little."""
         if self._notifier:
+            self._notifier.socket.settimeout(patience_s)
             self._notifier.notify(text)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -56,6 +57,19 @@ def test_manager_tells_systemd(notified: socket.socket, say: Callable[[ServiceMa
     with a_manager() as manager:
         say(manager)
     assert notified.recv(1000) == heard
+
+
+def test_manager_that_does_not_read_stops_nobody(notified: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its queue holds a few datagrams; what finds no place is lost, and the daemon goes on. (A hang ends by the alarm.)"""
+    monkeypatch.setattr(systemd, "PATIENCE_S", 0.01)
+    signal.alarm(30)
+    with a_manager() as manager:
+        for number in range(2000):
+            manager.status(f"line {number}")
+            manager.alive()
+        manager.ready()
+    signal.alarm(0)
+    assert notified.recv(1000) == b"STATUS=line 0"
 
 
 def test_manager_without_systemd_says_nothing_and_does_not_fail(monkeypatch: pytest.MonkeyPatch) -> None:
