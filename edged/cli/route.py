@@ -16,7 +16,7 @@ from edged.router import Go, Reason
 WHY = {
     Reason.LOCAL_OK: "nothing speaks against answering on the board",
     Reason.LOCAL_ASKED: "the board was asked for",
-    Reason.PRIVATE: "nothing of it may leave the board",
+    Reason.PRIVATE: "it would better go to the cloud, and nothing of it may leave the board",
     Reason.CLOUD_ASKED: "the cloud was asked for",
     Reason.CONTEXT: "it does not fit into what the board's model reads at once",
     Reason.ESCALATED: "the board's model chose to hand it over",
@@ -58,15 +58,20 @@ def sentences(told: dict[str, Any]) -> Iterator[str]:
     if told["degraded"]:
         yield "This is a weaker way than the one asked for: the reply will say so (degraded)."
     if call := told["call"]:
-        made = call_text(call["name"], call["arguments"])
         sure = "" if call["confidence"] is None else f", with confidence {call['confidence']:.2f}"
-        yield f"The model would call {line(made)}{sure}."
+        yield f"The model would {_chosen(call)}{sure}."
     yield (
         f"agent {told['agent']}, model {told['model']}: route {told['route']}, privacy {told['privacy']}, "
         f"when offline {told['when_offline']}, {_threshold(told)}"
     )
     for upstream in told["upstreams"]:
         yield f"upstream {upstream['name']}: {_upstream(upstream)}"
+
+
+def _chosen(call: dict[str, Any]) -> str:
+    """The model's choice: what stands beside the tools is no tool of anybody's (edged/agent/prompt.py)."""
+    others = {"reply": "answer in words", "escalate": "hand it over to the cloud"}
+    return others.get(call["name"]) or f"call {line(call_text(call['name'], call['arguments']))}"
 
 
 def _what(told: dict[str, Any]) -> str:

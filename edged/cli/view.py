@@ -74,8 +74,12 @@ def upstream_text(link: Document) -> str:
     if "in_flight" in link:
         window = f" of at most {link['window']}" if link.get("window") is not None else ""
         parts.append(f"{link['in_flight']} requests there{window}")
+    if link.get("paused_s"):
+        parts.append(f"it wants to be left alone for {link['paused_s']:.0f} s")
+    elif link["state"] == "down" and link.get("next_probe_s") is not None:
+        parts.append(f"tried again in {link['next_probe_s']:.0f} s")
     if "tokens_today" in link:
-        budget = f" of {link['budget']}" if link.get("budget") is not None else ""
+        budget = f" of {link['daily_token_budget']}" if link.get("daily_token_budget") is not None else ""
         parts.append(f"{link['tokens_today']}{budget} tokens today")
     return line(", ".join(parts))
 

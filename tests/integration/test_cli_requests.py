@@ -133,3 +133,15 @@ async def test_daemon_that_ends_meanwhile_is_69_and_says_what_to_do(tmp_path: Pa
         assert (ended.code, ended.out) == (69, "")
         assert "closed the connection" in ended.err
         assert "--id" in ended.err
+
+
+async def test_expired_request_of_a_daemon_is_worked_on_again(daemon: Daemon) -> None:
+    """By its id, without the deadline it had; one that was cancelled stays so."""
+    assert (await edged("ask", "never ends", "--id", "again", "--deadline", "0.1", config=daemon.config)).code == 70
+    requeued = await edged("requests", "requeue", "again", "--json", config=daemon.config)
+    assert requeued.code == 0
+    assert requeued.json()["status"] in ("queued", "running")
+    cancelled = await edged("requests", "cancel", "again", config=daemon.config)
+    assert cancelled.out == f"{requeued.json()['rid']}: cancelled\n"
+    refused = await edged("requests", "requeue", "again", "--json", config=daemon.config)
+    assert (refused.code, refused.json()["error"]["code"]) == (65, "bad_request")

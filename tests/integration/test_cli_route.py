@@ -9,7 +9,10 @@ import pytest
 
 from edged.cli.route import WHY
 from edged.router import Reason
+from tests.clouds import ScriptedCloud
+from tests.cloudy import cloudy, upstream
 from tests.commands import edged
+from tests.daemons import Daemon
 from tests.standin import Refuse, StandIn
 
 UP = {"name": "big", "up": True, "room": True, "budget_left": True, "state": "up", "reason": None}
@@ -17,6 +20,7 @@ DOWN = {**UP, "name": "lan", "up": False, "state": "down", "reason": "connection
 FROM = (
     "agent house, model small: route auto, privacy any, when offline wait, calls below confidence 0.80 go to the cloud"
 )
+PRIVATE = "it would better go to the cloud, and nothing of it may leave the board"
 ANY_CALL = "calls of any confidence are made"
 UNSURE = "the model was not sure enough of its call (0.42, and the agent wants 0.80)"
 CALL = {"name": "set_valve", "arguments": {"valve": "north"}, "confidence": 0.42}
@@ -48,7 +52,7 @@ def told(go: str, reason: str, **changed: Any) -> dict[str, Any]:
         (
             told("local", "private", privacy="device", upstreams=[], min_confidence=0.0),
             [
-                "local: model small would answer on the board: nothing of it may leave the board.",
+                f"local: model small would answer on the board: {PRIVATE}.",
                 FROM.replace("any", "device").replace("calls below confidence 0.80 go to the cloud", ANY_CALL),
             ],
         ),
@@ -136,3 +140,40 @@ async def test_reason_of_a_newer_daemon_is_shown_as_its_word(tmp_path: Path) -> 
 def test_every_reason_of_the_router_has_its_sentence() -> None:
     """A new one needs a line in edged/cli/route.py."""
     assert set(WHY) == set(Reason)
+
+
+async def test_daemon_without_a_cloud_answers_itself_and_does_nothing_yet(tmp_path: Path) -> None:
+    """The call is only told; an agent nobody configured is the caller's mistake."""
+    async with Daemon(tmp_path) as daemon:
+        told = await edged("route", "open the north valve", "--decide", config=daemon.config)
+        assert (told.code, told.err) == (0, "")
+        assert told.out.splitlines()[:2] == [
+            "local: model small would answer on the board: nothing speaks against answering on the board.",
+            'The model would call set_valve(valve="north", position="open"), with confidence 1.00.',
+        ]
+        assert (await edged("route", "x", "--agent", "nobody", config=daemon.config)).code == 65
+        assert (await edged("route", "x", "--route", "cloud", config=daemon.config)).code == 65
+        assert daemon.rows("valve_commands") == []
+        assert daemon.states() == []
+
+
+async def test_daemon_with_a_cloud_tells_why_it_would_go_there_or_wait(tmp_path: Path) -> None:
+    """Asked for, handed over, too little confidence; and the same with the link gone."""
+    async with ScriptedCloud() as cloud, cloudy(tmp_path, upstream("far", cloud), min_confidence=0.8) as daemon:
+        asked = await edged("route", "hello", "--route", "cloud", config=daemon.config)
+        assert asked.out.startswith("cloud: upstream far would answer: the cloud was asked for.\n")
+        handed = await edged("route", "too hard", "--decide", config=daemon.config)
+        assert "the board's model chose to hand it over" in handed.out.splitlines()[0]
+        unsure = await edged("route", "unsure", "--decide", config=daemon.config)
+        assert unsure.out.splitlines()[0] == f"cloud: upstream far would answer: {UNSURE.replace('0.42', '0.30')}."
+        private = await edged("route", "unsure", "--decide", "--privacy", "device", config=daemon.config)
+        assert private.out.startswith("fail: it would get no answer: the model was not sure enough of its call")
+        await cloud.stop()
+        assert (await edged("ask", "hello", "--route", "cloud", "--deadline", "0.5", config=daemon.config)).code
+        waiting = await edged("route", "hello", "--route", "cloud", config=daemon.config)
+        assert waiting.out.startswith("wait: it would wait until an upstream takes it: the cloud was asked for.\n")
+        assert "upstream far: cannot be used: down" in waiting.out
+        status = await edged("status", config=daemon.config)
+        assert "\nupstream  far: down since " in status.out
+        assert f"\nhttp  {tmp_path}/run/http.sock\n" in status.out
+        assert cloud.received == [received for received in cloud.received if received.method == "GET"]

@@ -142,3 +142,34 @@ async def test_tool_that_fails_is_70_with_its_reason(tmp_path: Path) -> None:
     async with StandIn(tmp_path, answers(Refuse("tool_failed", "the pump does not answer"))) as daemon:
         ended = await edged("tools", "call", "stop", "--socket", str(daemon.path))
         assert ended == (70, "", "edged: tool_failed: the pump does not answer\n")
+
+
+async def test_calls_of_a_daemon_change_its_database_once_under_one_id(tmp_path: Path) -> None:
+    """A write, the same one again, a read; arguments that do not fit are refused by the tool's schema."""
+    async with Daemon(tmp_path) as daemon:
+        for _ in range(2):
+            call = ("tools", "call", "note", "text=[bold]mine", "--id", "once")
+            assert await edged(*call, config=daemon.config) == (0, "1 row changed\n", "")
+        assert daemon.rows("diary") == [("[bold]mine",)]
+        read = await edged("tools", "call", "tank_level", "tank=south", config=daemon.config)
+        assert [line.strip() for line in read.out.splitlines()] == ["level", "41.0"]
+        document = await edged("tools", "call", "tank_level", "tank=south", "--json", config=daemon.config)
+        assert document.json() == {
+            "name": "tank_level",
+            "arguments": {"tank": "south"},
+            "result": {"rows": [{"level": 41.0}], "truncated": False},
+        }
+        for arguments in (("valve=nort", "position=open"), ("valve=north",)):
+            wrong = await edged("tools", "call", "set_valve", *arguments, config=daemon.config)
+            assert (wrong.code, wrong.out) == (65, "")
+            assert wrong.err.startswith("edged: bad_request: arguments: ")
+        assert daemon.rows("valve_commands") == []
+
+
+async def test_tool_of_a_daemon_that_fails_is_70(tmp_path: Path) -> None:
+    """The database's own sentence."""
+    async with Daemon(tmp_path) as daemon:
+        daemon.execute("DROP TABLE diary")
+        ended = await edged("tools", "call", "note", "text=x", "--json", config=daemon.config)
+        assert (ended.code, ended.json()["error"]["code"]) == (70, "tool_failed")
+        assert "diary" in ended.json()["error"]["message"]

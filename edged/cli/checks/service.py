@@ -121,7 +121,7 @@ def judge(shown: dict[str, str]) -> Finding:
     if shown.get("UnitFileState") not in ("enabled", "enabled-runtime", "static", "linked"):
         message = f"{UNIT} is {state}, but not enabled: edged does not start with the board"
         return warn("systemd", message, "sudo systemctl enable --now edged")
-    if state != "active":
+    if state not in ("active", "reloading"):
         message = f"{UNIT} is {state} ({shown.get('SubState', '')}), restarted {restarts} times"
         return warn("systemd", message, "sudo systemctl start edged; journalctl -u edged says why it is not running")
     if restarts not in ("", "0"):

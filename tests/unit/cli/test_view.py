@@ -49,8 +49,11 @@ def test_status_tells_links_and_listeners_where_there_are_some() -> None:
     [
         ({"state": "up"}, "up"),
         ({"state": "up", "since": 12.5}, "up"),
-        ({"state": "up", "tokens_today": 900, "budget": 1000}, "up, 900 of 1000 tokens today"),
-        ({"state": "up", "tokens_today": 900, "budget": None}, "up, 900 tokens today"),
+        ({"state": "down", "reason": "timeout", "next_probe_s": 4.6}, "down (timeout), tried again in 5 s"),
+        ({"state": "up", "paused_s": None, "next_probe_s": 60.0}, "up"),
+        ({"state": "up", "paused_s": 30.0, "next_probe_s": None}, "up, it wants to be left alone for 30 s"),
+        ({"state": "up", "tokens_today": 900, "daily_token_budget": 1000}, "up, 900 of 1000 tokens today"),
+        ({"state": "up", "tokens_today": 900, "daily_token_budget": None}, "up, 900 tokens today"),
         ({"state": "down", "reason": "no\x1b[2J\nroute"}, "down (no\N{REPLACEMENT CHARACTER}[2J route)"),
     ],
 )
