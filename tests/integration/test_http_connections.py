@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import stat
@@ -250,6 +251,21 @@ async def test_client_with_too_many_connections_is_told_and_at_last_cut(desk: De
         async with asyncio.timeout(10):
             while not await answered():  # the server hears of closed connections a moment later
                 pass
+
+
+async def test_request_leaves_a_line_in_the_log_at_debug_only(
+    client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A probe every few seconds must not fill the journal; whoever looks for something sees who asked what."""
+    told: list[str] = []
+    for level, lines in ((logging.INFO, 0), (logging.DEBUG, 1)):
+        caplog.clear()
+        caplog.set_level(level)
+        async with client.get("/livez?key=secret") as response:
+            assert response.status == 200
+        told = [record.getMessage() for record in caplog.records if record.name != "asyncio"]
+        assert len(told) == lines
+    assert told[0].startswith(f"unix:{os.getuid()} GET /livez 200 ")
 
 
 # -- what is served, and errors ----------------------------------------------------------------------------------------
