@@ -60,7 +60,7 @@ def test_manager_tells_systemd(notified: socket.socket, say: Callable[[ServiceMa
 
 
 def test_manager_that_does_not_read_stops_nobody(notified: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its queue holds a few datagrams; what finds no place is lost, and the daemon goes on. (A hang ends by the alarm.)"""
+    """Its queue holds a few datagrams; what finds no place is lost, and the daemon goes on. The alarm ends a hang."""
     monkeypatch.setattr(systemd, "PATIENCE_S", 0.01)
     signal.alarm(30)
     with a_manager() as manager:
