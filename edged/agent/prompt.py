@@ -37,7 +37,7 @@ ESCALATE = ToolSpec(
     {"type": "object", "properties": {}, "required": []},
 )
 # A long text, a plan, an analysis, a calculation. With these four the 0.5B hands over 16 of 18 hard requests and decides
-# 34 of the greenhouse's own 37 right (`scripts/bench routing`), one or two fewer than without `escalate`.
+# 34 of the greenhouse's 37 right (`scripts/bench routing`), one or two fewer than without `escalate`.
 ESCALATE_EXAMPLES = (
     "Write a detailed plan for the next three months.",
     "Write a long letter to the customers.",
