@@ -19,12 +19,12 @@ def unix_caller(uid: int, groups: Iterable[int], *, own_uid: int, socket_group: 
         groups: of the peer, primary and supplementary.
     """
     allowed = uid in (0, own_uid) or socket_group in groups
-    return Caller(f"unix:{uid}", "unix", frozenset(agents) if allowed else frozenset())
+    return Caller(f"unix:{uid}", "unix", frozenset(agents) if allowed else frozenset(), allowed)
 
 
 def check_tool(caller: Caller, tool: str) -> None:
     """Raises Forbidden where the caller may not call the tool by hand."""
-    if not caller.agents:
+    if not caller.admitted:
         raise Forbidden(f"{caller.client} may not call tool {tool!r}")
 
 

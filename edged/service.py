@@ -180,7 +180,7 @@ class Service:
             Forbidden: the caller may use nothing here.
             EdgedError: as the engine says; Busy where too many such completions wait.
         """
-        if not caller.agents:
+        if not caller.admitted:
             raise Forbidden(f"{caller.client} may not use model {ask.model!r}")
         return await self._chats.complete(ask, on_piece)
 

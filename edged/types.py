@@ -175,11 +175,13 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 
 class Caller(Struct, frozen=True):
-    """Who asks. `client` owns ids and conversations; `may_use` was decided by `access`."""
+    """Who asks. `client` owns ids and conversations; what it may use was decided by `access`. admitted: it may use the
+    daemon at all, also where no agent is configured."""
 
     client: str
     transport: str
     agents: frozenset[str]
+    admitted: bool = True
 
 
 class Packet(Struct, frozen=True):

@@ -36,7 +36,7 @@ ESCALATE = ToolSpec(
     "Hand over to a larger model: long texts, plans, analyses, programs, anything hard.",
     {"type": "object", "properties": {}, "required": []},
 )
-# A long text, a plan, an analysis, a calculation. With these four the 0.5B hands over 16 of 18 hard requests and decides
+# A text, a plan, an analysis, a calculation. With these four the 0.5B hands over 16 of 18 hard requests and decides
 # 34 of the greenhouse's 37 right (`scripts/bench routing`), one or two fewer than without `escalate`.
 ESCALATE_EXAMPLES = (
     "Write a detailed plan for the next three months.",

@@ -147,7 +147,7 @@ class UnixTransport:
     async def _answer(self, session: Session, msgid: int | None, method: str, params: dict[str, JSON]) -> None:
         error, result = None, None
         try:
-            if not session.caller.agents:
+            if not session.caller.admitted:
                 raise Forbidden(f"{session.caller.client} may not use this socket: join its group")
             if method not in self.methods:
                 raise BadRequest(f"no method {method!r}; there are {', '.join(sorted(self.methods))}")

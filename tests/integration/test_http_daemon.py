@@ -147,6 +147,18 @@ def sdk_on(port: int) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY)
 
 
+async def test_daemon_with_models_and_no_agent_serves_its_models(tmp_path: Path) -> None:
+    """Whoever wants only the OpenAI API of a model writes only a model."""
+    daemon = Daemon(tmp_path)
+    text = daemon.config.read_text()
+    daemon.config.write_text(text[: text.index("[agents.house]")])
+    async with daemon, sdk(daemon) as client:
+        done = await client.chat.completions.create(
+            model="small", messages=[{"role": "user", "content": "tell a story"}]
+        )
+        assert done.choices[0].message.content == "one two three"
+
+
 async def test_curl_on_the_socket_gets_the_reply(daemon: Daemon) -> None:
     """The command of the README."""
     process = await asyncio.create_subprocess_exec(

@@ -26,7 +26,7 @@ def test_unix_caller_may_use_every_agent_or_none(uid: int, groups: list[int], al
     """Root, the daemon's own user and the socket's group; nobody else."""
     caller = access.unix_caller(uid, groups, own_uid=900, socket_group=50, agents=["house", "car"])
     assert caller.agents == (frozenset({"house", "car"}) if allowed else frozenset())
-    assert (caller.client, caller.transport) == (f"unix:{uid}", "unix")
+    assert (caller.client, caller.transport, caller.admitted) == (f"unix:{uid}", "unix", allowed)
 
 
 def test_check_lets_through_what_was_decided_and_refuses_the_rest() -> None:

@@ -130,7 +130,7 @@ class _Guard:
         if self._keys is not None and (name := self._keys.name_of(request.headers)) is not None:
             return Caller(f"key:{name}", "http", self._agents)
         if request.path == LIVE:
-            return Caller(mine.peer.origin, "http", frozenset())
+            return Caller(mine.peer.origin, "http", frozenset(), admitted=False)
         raise Unauthorized("name a key that is in [http] api_keys_file, as `Authorization: Bearer KEY` or `X-Api-Key`")
 
     def _admit(self, mine: Connection, request: web.Request) -> None:
@@ -139,7 +139,7 @@ class _Guard:
         if mine.crowded:
             most = self._limits.connections
             raise Busy(f"{mine.caller.client} has more than {most} connections open", retry_after_s=BUSY_S)
-        if self._agents and not mine.caller.agents and request.path != LIVE:
+        if not mine.caller.admitted and request.path != LIVE:
             raise Forbidden(f"{mine.caller.client} may not use this socket: join its group")
 
     async def _read(self, request: web.Request) -> None:

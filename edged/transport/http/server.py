@@ -157,7 +157,9 @@ class HttpTransport:
                     given = [await asyncio.to_thread(sockets.listen, listener, self._mode, gid)]
                     self._made.append(listener)
                 made = []
-            self._servers += [*made, *[await create(factory, sock=each) for each in given]]
+            self._servers += made
+            for each in given:
+                self._servers.append(await create(factory, sock=each))
         except OSError as error:
             raise ConfigError(_name(listener), "", f"cannot be listened on: {error.strerror or error}") from None
 
