@@ -326,7 +326,8 @@ class Pipeline:
             outcome = answered
         except asyncio.CancelledError:
             if not attempt.cancelled:
-                with contextlib.suppress(*STORE_REFUSES):  # it stays marked as running, and `recover` finds it
+                # a disk that refuses: it stays marked as running, and `recover` finds it; or it was parked just now
+                with contextlib.suppress(*STORE_REFUSES, lifecycle.IllegalTransition):
                     await self._database.write(lambda c: requests.release(c, row.rid))
                 raise
             outcome = Status.CANCELLED, Cancelled("the request was cancelled")

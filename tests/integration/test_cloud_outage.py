@@ -289,3 +289,18 @@ async def test_outage_longer_than_deadlines_expires_what_needs_the_cloud_and_not
             statuses = [json.loads(copies[b"q%d" % number][0])["status"] for number in range(10)]
             assert statuses == ["done", "expired"] * 5
             assert sorted(daemon.rows("diary")) == sorted((f"n{number}",) for number in range(0, 10, 2))
+
+
+async def test_stop_while_requests_are_being_parked_is_clean(tmp_path: Path, cloud: ScriptedCloud) -> None:
+    """Whatever moment of it the stop meets: the daemon ends well, and everything waits on."""
+    await cloud.stop()
+    daemon = cloudy(tmp_path, upstream("far", cloud))
+    async with daemon:
+        async with Wired(daemon.socket) as client:
+            for number in range(40):
+                await submit(client, number, "too hard", id=f"q{number}")
+            await until(lambda: "waiting_link" in daemon.states())
+            assert await daemon.stop() == 0
+        await daemon.start()
+        await parked(daemon, len(daemon.states()))
+        assert "Traceback" not in daemon.text()
