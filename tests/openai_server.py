@@ -22,7 +22,7 @@ from edged.transport.http.openai import routes
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
 
 CALLER = Caller("unix:1000", "http", frozenset({"house"}))
-GUEST = Caller("guest", "http", frozenset())
+GUEST = Caller("guest", "http", frozenset(), admitted=False)
 TIMEOUT_S = 60.0  # two busy cores some patience
 
 Work = Callable[[Ask, OnDelta], Awaitable[Reply]]
