@@ -23,22 +23,19 @@ def books(scheduler: Scheduler, native: Llama) -> None:
     Raises:
         BooksWrong: says which sequence, and what was expected.
     """
-    used = [s.seq_id for s in scheduler.running] + [p.seq_id for p in scheduler.prefixes]
+    cells = scheduler.cells
+    used = [s.seq_id for s in scheduler.running] + [k.seq_id for k in scheduler.kept]
     _require(len(set(used)) == len(used), f"a sequence id is used twice: {sorted(used)}")
-    _require(scheduler.free_cells >= 0, f"{-scheduler.free_cells} cells are promised that do not exist")
+    _require(set(used).isdisjoint(scheduler.free_ids), f"an id that is used counts as free: {sorted(used)}")
+    _require(len(used) + len(scheduler.free_ids) == scheduler.max_ids, "a sequence id is lost")
+    _require(cells.used_by(used) + cells.free == cells.total, "cells are lost")
     for sequence in scheduler.running:
-        _require_span(native, sequence.seq_id, sequence.n_computed)
+        _require_length(scheduler, native, sequence.seq_id, sequence.n_computed)
         _require(sequence.n_computed <= len(sequence.tokens), f"{sequence.seq_id} computed tokens it does not have")
-    for prefix in scheduler.prefixes:
-        _require_span(native, prefix.seq_id, len(prefix.tokens))
-        users = [s for s in scheduler.running if s.prefix is prefix]
-        _require(len(users) == prefix.users, f"prefix {prefix.seq_id} has {len(users)} users, not {prefix.users}")
-        for user in users:
-            shared = user.n_shared
-            same = tuple(user.tokens[:shared]) == prefix.tokens[:shared]
-            _require(same and shared <= len(prefix.tokens), f"{user.seq_id} shares another's text")
-    for seq_id in set(range(scheduler.max_running + scheduler.max_prefixes)) - set(used):
-        _require_span(native, seq_id, 0)
+    for kept in scheduler.kept:
+        _require_length(scheduler, native, kept.seq_id, len(kept.tokens))
+    for seq_id in scheduler.free_ids:
+        _require_length(scheduler, native, seq_id, 0)
 
 
 def recompute(scratch: Llama, tokens: Row[int], ends: Iterable[int]) -> dict[int, Logits]:
@@ -65,7 +62,10 @@ def distance(a: Logits, b: Logits) -> float:
     return float(difference.std())
 
 
-def _require_span(native: Llama, seq_id: int, length: int) -> None:
+def _require_length(scheduler: Scheduler, native: Llama, seq_id: int, length: int) -> None:
+    """A sequence has so many tokens, in our books and in llama.cpp's (by the span of its positions)."""
+    booked = scheduler.cells.length(seq_id)
+    _require(booked == length, f"sequence {seq_id} has {booked} cells, and {length} tokens")
     expected = (0, length - 1) if length else NOTHING
     found = native.span(seq_id)
     _require(found == expected, f"sequence {seq_id} spans {found} in llama.cpp, {expected} in the books")

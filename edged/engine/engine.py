@@ -6,13 +6,18 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from msgspec import structs
 
 from edged.engine.ticket import ModelStats, Ticket
 from edged.engine.worker import Worker, resolve
 from edged.errors import Cancelled, EdgedError, Internal
 from edged.interfaces import OnPiece, Residency
-from edged.types import Completion, Job, ModelSpec
+from edged.types import Completion, Job, ModelSpec, Priority
+
+if TYPE_CHECKING:
+    from edged.engine.snapshots import Snapshots
 
 
 class LlamaEngine:
@@ -23,6 +28,7 @@ class LlamaEngine:
             needs the engine as its Loader).
         threads: threads to compute with where a model names none; None: what the process may use, revised while
             running.
+        snapshots: where states of prefixes outlive their model; belongs to the engine, which closes it. None: nowhere.
         on_fatal: called on the loop if the engine thread dies; the daemon then has to end.
         checked: check the books after every step; for tests, costs 0.1 ms a step.
     """
@@ -32,11 +38,13 @@ class LlamaEngine:
         residency: Residency | None = None,
         threads: int | None = None,
         *,
+        snapshots: Snapshots | None = None,
         on_fatal: Callable[[BaseException], None] | None = None,
         checked: bool = False,
     ) -> None:
         self.residency = residency
         self._threads = threads
+        self._snapshots = snapshots
         self._report_fatal = on_fatal
         self._checked = checked
         self._worker: Worker | None = None
@@ -46,7 +54,13 @@ class LlamaEngine:
         """Start the thread; loads nothing."""
         if self._worker is not None:
             raise RuntimeError("the engine is started")
-        self._worker = Worker(asyncio.get_running_loop(), self._on_fatal, self._threads, checked=self._checked)
+        self._worker = Worker(
+            asyncio.get_running_loop(),
+            self._on_fatal,
+            self._threads,
+            snapshots=self._snapshots,
+            checked=self._checked,
+        )
         self._worker.start()
 
     async def stop(self) -> None:
@@ -56,6 +70,8 @@ class LlamaEngine:
             return
         worker.stop()
         await asyncio.to_thread(worker.join)
+        if self._snapshots is not None:
+            await asyncio.to_thread(self._snapshots.close)
         # What the thread sent last is in the loop's queue already; commands it never took are answered here.
         await asyncio.sleep(0)
         self._fail_all(Cancelled("the engine stops"))
@@ -80,6 +96,10 @@ class LlamaEngine:
                 await _settled(ticket.future)
                 raise
             return ticket.future.result()
+
+    async def warm(self, job: Job) -> None:
+        """See `interfaces.Engine`. The one token that this generates is what it takes to compute the prompt."""
+        await self.generate(structs.replace(job, max_tokens=1, priority=Priority.BATCH))
 
     async def load(self, spec: ModelSpec) -> None:
         """See `interfaces.Loader`; does nothing where the model is loaded. Other models wait meanwhile. A cancelled

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 
 from edged.engine.confidence import Confidence
 from edged.engine.constraint import Constraint
+from edged.engine.drafts import Lookup
 from edged.engine.llama import Llama
 from edged.engine.logprobs import Trail
 from edged.engine.sampler import Logits, logprob, sampler
@@ -31,6 +33,8 @@ class Generation:
         self.finish: Finish | None = None
         self.n_forced = 0
         self.decode_steps = 0
+        self.ending = 0  # how long the ending was that the drafts were found behind
+        self.restored_s = 0.0  # of the wait, spent to bring its prefix in from the disk
         self._native = native
         self._constraint = constraint
         self._clipped = False
@@ -40,6 +44,7 @@ class Generation:
         self._show_control = job.grammar is not None or job.confidence_marker is not None
         self._trail = Trail(job.logprobs, self._piece) if job.logprobs is not None else None
         self._fresh: list[str] = []
+        self._lookup = Lookup(sequence.prefix_tokens)
         self._queued_at = time.monotonic()
         self._admitted_at: float | None = None
         self._first_at: float | None = None
@@ -57,9 +62,25 @@ class Generation:
         """Whether the prompt was computed and the first token chosen."""
         return self._first_at is not None
 
+    @property
+    def was_admitted(self) -> bool:
+        """Whether it has, or had, a place among the sequences."""
+        return self._admitted_at is not None
+
     def admitted(self) -> None:
-        """It has got its place among the sequences."""
+        """It has got its place among the sequences for the first time."""
         self._admitted_at = time.monotonic()
+
+    def draft(self, length_for: Callable[[int], int]) -> None:
+        """Set the sequence's drafts: what may come next, by what was said before.
+
+        length_for: how many to draft behind an ending of some length.
+        """
+        tokens = self.sequence.tokens
+        room = self.sequence.max_tokens - self.n_completion - 1  # the last token needs no draft behind it
+        at, self.ending = self._lookup.find(tokens)
+        most = min(room, length_for(self.ending)) if self.ending and room > 0 else 0
+        self.sequence.drafts = tuple(tokens[at : at + most])
 
     def advance(self, logits: Logits) -> None:
         """Choose the next token, and append it with what the grammar then forces.
@@ -104,8 +125,8 @@ class Generation:
             logprob=self._confidence.logprob,
             logprobs=tuple(self._trail.told) if self._trail else (),
             load_ms=self.ticket.load_ms,
-            queue_ms=_ms(admitted - self._queued_at),
-            prefill_ms=_ms(first - admitted),
+            queue_ms=_ms(admitted - self._queued_at - self.restored_s),
+            prefill_ms=_ms(first - admitted + self.restored_s),
             first_token_ms=_ms(first - self.ticket.called_at),
             decode_ms=_ms(now - first),
         )

@@ -28,6 +28,12 @@ NO_ROOM = 1
 
 Progress = Callable[[float], bool]
 Row = tuple[int, int, int, bool]
+Buffer = Any  # bytes, or an array of ctypes.c_uint8
+
+
+def runtime() -> str:
+    """What computes: versions of llama.cpp and its bindings, and the instructions its kernels use."""
+    return f"llama-cpp-python {lc.__version__}, {lc.llama_print_system_info().decode()}"
 
 
 class DecodeError(Exception):
@@ -106,6 +112,8 @@ class Llama:
         self._context = lc.llama_init_from_model(self._model, params)
         if not self._context:
             raise ModelUnavailable(f"llama.cpp cannot make a context: {NATIVE_LOG.reason('no reason was given')}")
+        # What a state's bytes mean depends on it.
+        self.layout = f"keys {params.type_k}, values {params.type_v}, flash attention {params.flash_attn_type}"
         self._memory = lc.llama_get_memory(self._context)
         self.cells: int = lc.llama_n_ctx(self._context)
         self.batch_tokens: int = lc.llama_n_ubatch(self._context)
@@ -223,6 +231,28 @@ class Llama:
         """First and last position of a sequence; (-1, -1) where it has none."""
         first = lc.llama_memory_seq_pos_min(self._memory, seq_id)
         return first, lc.llama_memory_seq_pos_max(self._memory, seq_id)
+
+    def state_bytes(self, seq_id: int) -> int:
+        """Bytes of a sequence's state."""
+        return int(lc.llama_state_seq_get_size(self._context, seq_id))
+
+    def state(self, seq_id: int) -> Buffer:
+        """A copy of a sequence's state: keys and values of all its tokens, shared ones included."""
+        size = self.state_bytes(seq_id)
+        buffer = (ctypes.c_uint8 * size)()
+        if lc.llama_state_seq_get_data(self._context, buffer, size, seq_id) != size:
+            raise RuntimeError(f"the state of sequence {seq_id} cannot be read")
+        return buffer
+
+    def restore(self, seq_id: int, state: Buffer) -> bool:
+        """Put a copy of a state in under an id that holds nothing; False where llama.cpp does not take it: its cells
+        are too scattered, or it is the state of another model. The id then holds nothing."""
+        size = len(state)
+        data = (ctypes.c_uint8 * size).from_buffer_copy(state) if isinstance(state, bytes) else state
+        if lc.llama_state_seq_set_data(self._context, data, size, seq_id) == size:
+            return True
+        self.forget(seq_id)
+        return False
 
     def can_share(self) -> bool:
         """Whether part of a sequence can be kept and shared, found by trying: models with recurrent layers cannot.

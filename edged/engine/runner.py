@@ -5,17 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
+from pathlib import Path
 
-from edged.engine import check, sizes
+from edged.engine import check, llama, sizes
+from edged.engine.aside import Aside
 from edged.engine.constraint import Grammars
+from edged.engine.drafts import Drafting
 from edged.engine.generation import Generation
 from edged.engine.llama import DecodeError, Llama, Row
 from edged.engine.pace import Pace
+from edged.engine.prefixes import Prefixes
 from edged.engine.prompt import encode
 from edged.engine.sampler import Logits
-from edged.engine.scheduler import Scheduler, Step
+from edged.engine.scheduler import BringBack, Budget, Forget, Move, Scheduler, SetAside, Share, Step
 from edged.engine.sequence import Chunk, Sequence, common_length
+from edged.engine.snapshots import Key, Snapshots, model_fingerprint
 from edged.engine.threads import Tuner
 from edged.engine.ticket import ModelStats, News, Ticket
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelUnavailable, NoMemory
@@ -23,6 +29,9 @@ from edged.types import ModelSpec, ModelState, Priority
 
 # Sees the logits a token is about to be chosen from; for tests. The row is valid during the call only.
 Watch = Callable[[Sequence, Logits], None]
+# Prefixes are stored when nothing was to do for so long, in seconds: copying a state out takes the engine ten
+# milliseconds, which no request should wait for.
+SETTLED_S = 1.0
 
 
 @dataclass(slots=True)
@@ -32,6 +41,7 @@ class _Counters:
     generated_tokens: int = 0
     forced_tokens: int = 0
     decode_steps: int = 0
+    set_aside: int = 0
 
 
 class Runner:
@@ -41,8 +51,9 @@ class Runner:
         spec: the model as configured.
         threads: threads to compute with.
         tuned: fewer threads than that are used where it is faster; False where the count was configured.
+        snapshots: where states of prefixes outlive the model; None: nowhere.
         on_progress: called with 0..1 while the model loads; False aborts.
-        checked: compare the books with llama.cpp's after every step.
+        checked: compare the books with llama.cpp's after every step, not only when idle.
 
     Raises:
         ModelUnavailable: with llama.cpp's reason.
@@ -55,6 +66,7 @@ class Runner:
         on_progress: Callable[[float], bool] | None = None,
         *,
         tuned: bool = False,
+        snapshots: Snapshots | None = None,
         checked: bool = False,
     ) -> None:
         began = time.monotonic()
@@ -62,22 +74,32 @@ class Runner:
         self.watch: Watch | None = None
         self._native = Llama(spec.path, sizes.context_cells(spec.context), threads, on_progress)
         try:
-            prefixes = sizes.MAX_PREFIXES if self._native.can_share() else 0
+            self._sharing = self._native.can_share()
+            self._scheduler = Scheduler(
+                self._native.cells, sizes.MAX_RUNNING, sizes.MAX_SEQUENCES, sharing=self._sharing
+            )
+            self._prefixes = self._open_prefixes(snapshots) if snapshots and self._sharing else None
         except BaseException:
             self._native.close()
             raise
-        self._scheduler = Scheduler(self._native.cells, sizes.MAX_RUNNING, prefixes)
         self._grammars = Grammars(self._native)
         self._pace = Pace(self._native.batch_tokens)
         self._tuner = Tuner(threads, fixed=not tuned)
+        self._drafting = Drafting()
+        self._aside = Aside(self._native, sizes.ASIDE_BYTES)
         self._limit = min(spec.context, self._native.trained_context, self._native.cells)
         self._generations: dict[Sequence, Generation] = {}
         self._news: list[News] = []
         self._order = count()
         self._checked = checked
+        self._unchecked = False  # something was computed since the books were compared
         self._counters = _Counters()
         self._load_ms = round((time.monotonic() - began) * 1000, 3)
         self.stats = self._take_stats()
+
+    def _open_prefixes(self, snapshots: Snapshots) -> Prefixes:
+        key = Key(model_fingerprint(Path(self.spec.path)), llama.runtime(), self._native.layout)
+        return Prefixes(snapshots.open(key), self._native, self._scheduler)
 
     @property
     def has_work(self) -> bool:
@@ -106,6 +128,7 @@ class Runner:
         generation = Generation(ticket, sequence, self._native, constraint)
         self._generations[sequence] = generation
         if generation.finish is None:
+            self._bring_prefix(generation)
             self._scheduler.add(sequence)
         self._report(generation)
         self.stats = self._take_stats()
@@ -126,13 +149,31 @@ class Runner:
 
     def step(self) -> None:
         """Compute some tokens of those who are next, and go on from their logits."""
-        step = self._scheduler.schedule(self._pace.budget)
+        self._draft()
+        budget = Budget(self._pace.budget, self._pace.rhythm, sizes.MAX_SEQUENCES)
+        step = self._scheduler.schedule(budget, time.monotonic())
         self._prepare(step)
         if step.chunks and self._decode(step.chunks):
             self._postprocess(step.chunks)
+        self._unchecked = True
         if self._checked:
-            check.books(self._scheduler, self._native)
+            self._check_books()
         self.stats = self._take_stats()
+
+    def rest(self, idle_s: float) -> float | None:
+        """What is to be done while nothing else is: compare the books, store prefixes.
+
+        idle_s: for how long nothing was to do. Returns after how many seconds to come again; None: not before there
+        was work.
+        """
+        if self._unchecked:
+            self._check_books()
+        if self._prefixes is None or not self._prefixes.unsaved:
+            return None
+        if idle_s < SETTLED_S:
+            return SETTLED_S - idle_s
+        self._prefixes.save(self._pace.rate)
+        return None
 
     def take_news(self) -> list[News]:
         """What has come since the last call."""
@@ -140,7 +181,9 @@ class Runner:
         return news
 
     def close(self) -> None:
-        """Free everything native. Jobs that have not ended get no outcome."""
+        """Store prefixes, free everything native. Jobs that have not ended get no outcome."""
+        if self._prefixes:
+            self._prefixes.save(self._pace.rate, wait=True)
         for generation in self._generations.values():
             generation.close()
         self._generations.clear()
@@ -157,15 +200,57 @@ class Runner:
         if n_prompt >= self._limit:
             raise ContextExceeded(n_prompt, self._limit - 1)
 
+    def _bring_prefix(self, generation: Generation) -> None:
+        began = time.monotonic()
+        if self._prefixes and self._prefixes.bring(generation.sequence.tokens, self._pace.rate):
+            generation.restored_s = time.monotonic() - began
+
+    def _draft(self) -> None:
+        """Guess what comes next, where the guess can be taken back and is expected to pay."""
+        if not self._sharing:
+            return
+        ready = [s for s in self._scheduler.running if s.prompt_done and s.n_pending == 1]
+        length = partial(self._drafting.length, len(ready))
+        for sequence in ready:
+            self._generations[sequence].draft(length)
+
     def _prepare(self, step: Step) -> None:
-        for seq_id in step.evicted:
-            self._native.forget(seq_id)
+        for move in step.moves:
+            self._do(move, step)
         for sequence in step.admitted:
-            if sequence.prefix:
-                self._native.share(sequence.prefix.seq_id, sequence.seq_id, sequence.n_cached)
+            self._on_admitted(sequence)
+
+    def _do(self, move: Move, step: Step) -> None:
+        native = self._native
+        match move:
+            case Forget(seq_id):
+                native.forget(seq_id)
+            case Share(source, target, length):
+                native.share(source, target, length)
+            case SetAside(sequence, seq_id, length):
+                self._counters.set_aside += 1
+                if not length or not self._aside.put(sequence, seq_id, length, self._pace.rate):
+                    sequence.n_saved = 0
+                native.forget(seq_id)
+            case BringBack(sequence, seq_id):
+                if not self._aside.take(sequence, seq_id):
+                    self._begin_anew(sequence, step)
+
+    def _begin_anew(self, sequence: Sequence, step: Step) -> None:
+        """Its state is lost: all its tokens are computed again."""
+        step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not sequence]
+        sequence.n_computed = 0
+        self._scheduler.cut(sequence)
+
+    def _on_admitted(self, sequence: Sequence) -> None:
+        generation = self._generations[sequence]
+        if not generation.was_admitted:
+            generation.admitted()
+            sequence.n_cached = sequence.n_computed
             self._counters.prompt_tokens += sequence.n_prompt
             self._counters.cached_tokens += sequence.n_cached
-            self._generations[sequence].admitted()
+        if sequence.seq_id >= 0:
+            self._publish(sequence)
 
     # Decode
 
@@ -178,12 +263,14 @@ class Runner:
         except DecodeError as error:
             self._fail_step(chunks, error)
             return False
-        self._learn(len(rows), time.monotonic() - began)
+        self._learn(chunks, len(rows), time.monotonic() - began)
         return True
 
     def _fail_step(self, chunks: list[Chunk], error: DecodeError) -> None:
         """Without room nothing was changed: the youngest makes place and the others try again. After any other
         failure the cells of all who took part are in an unknown state."""
+        for chunk in chunks:
+            self._scheduler.cut(chunk.sequence)
         if error.no_room:
             youngest = max((c.sequence for c in chunks), key=lambda s: s.order)
             self._fail(youngest, NoMemory("the model's context has no room at the moment"))
@@ -191,11 +278,13 @@ class Runner:
         for chunk in chunks:
             self._fail(chunk.sequence, ModelUnavailable(f"the model failed to compute: {error}"))
 
-    def _learn(self, tokens: int, seconds: float) -> None:
+    def _learn(self, chunks: list[Chunk], rows: int, seconds: float) -> None:
         self._counters.decode_steps += 1
-        self._pace.observe(tokens, seconds)
+        self._pace.observe(rows, seconds)
+        if all(chunk.count == 1 and chunk.is_last for chunk in chunks):
+            self._drafting.observe_step(rows, seconds)
         before = self._tuner.count
-        if self._tuner.observe(tokens, seconds) != before:
+        if self._tuner.observe(rows, seconds) != before:
             self._native.set_threads(self._tuner.count)
 
     # Postprocess
@@ -208,29 +297,48 @@ class Runner:
             generation = self._generations[sequence]
             sequence.n_computed += chunk.count
             generation.decode_steps += generation.has_begun
-            if sequence.n_computed == sequence.prefix_tokens:
-                self._publish(sequence)
+            self._publish(sequence)
             if chunk.is_last:
-                self._advance(generation, row)
+                self._advance(generation, row, chunk.drafts)
+            row += len(chunk.drafts)
 
     def _publish(self, sequence: Sequence) -> None:
-        step = Step()
-        prefix = self._scheduler.publish(sequence, step)
-        for seq_id in step.evicted:
-            self._native.forget(seq_id)
-        if prefix:
-            self._native.share(sequence.seq_id, prefix.seq_id, len(prefix.tokens))
+        """Keep its fixed prefix, once that is computed."""
+        if sequence.prefix_tokens and sequence.n_computed >= sequence.prefix_tokens:
+            step = Step()
+            self._scheduler.publish(sequence, step)
+            self._prepare(step)
 
-    def _advance(self, generation: Generation, row: int) -> None:
-        logits = self._native.logits(row)
-        if self.watch:
-            self.watch(generation.sequence, logits)
+    def _advance(self, generation: Generation, row: int, drafts: tuple[int, ...]) -> None:
+        """Choose the next token from a row of logits, and as many more as the drafts behind it were right about."""
+        sequence = generation.sequence
+        begin, right = len(sequence.tokens), 0
         try:
-            generation.advance(logits)
+            while True:
+                logits = self._native.logits(row + right)
+                if self.watch:
+                    self.watch(sequence, logits)
+                generation.advance(logits)
+                fresh = tuple(sequence.tokens[begin:])
+                right = common_length(fresh, drafts)
+                if generation.finish is not None or right < len(fresh) or not drafts:
+                    break
         except EdgedError as error:
-            self._fail(generation.sequence, error)
+            self._fail(sequence, error)
             return
+        if drafts:
+            self._settle_drafts(generation, drafts, right)
         self._report(generation)
+
+    def _settle_drafts(self, generation: Generation, drafts: tuple[int, ...], right: int) -> None:
+        """Keep what was right, take back the rest."""
+        sequence = generation.sequence
+        sequence.n_computed += right
+        if generation.finish is None or right == len(drafts):  # the end cuts off what may have been right
+            self._drafting.observe_draft(generation.ending, len(drafts), right)
+        if right < len(drafts):
+            self._native.cut(sequence.seq_id, sequence.n_computed)
+            self._scheduler.cut(sequence)
 
     def _report(self, generation: Generation) -> None:
         """Say what is new, and let go of it where it has ended."""
@@ -239,7 +347,7 @@ class Runner:
             news.outcome = generation.completion()
             self._counters.generated_tokens += generation.n_completion
             self._counters.forced_tokens += generation.n_forced
-            self._release(generation.sequence)
+            self._release(generation.sequence, ended_well=True)
         if news.text or news.outcome:
             self._news.append(news)
 
@@ -247,11 +355,20 @@ class Runner:
         self._news.append(News(self._generations[sequence].ticket, outcome=error))
         self._release(sequence)
 
-    def _release(self, sequence: Sequence) -> None:
-        """Free what a sequence holds, here, in the books and in llama.cpp."""
+    def _release(self, sequence: Sequence, *, ended_well: bool = False) -> None:
+        """Let go of a sequence, here, in the books and in llama.cpp. One that ended well leaves its state to others."""
         self._generations.pop(sequence).close()
-        if self._scheduler.remove(sequence):
-            self._native.forget(sequence.seq_id)
+        self._aside.drop(sequence)
+        step = Step()
+        if ended_well and sequence in self._scheduler.running:
+            self._scheduler.retire(sequence, step)
+        else:
+            self._scheduler.remove(sequence, step)
+        self._prepare(step)
+
+    def _check_books(self) -> None:
+        check.books(self._scheduler, self._native)
+        self._unchecked = False
 
     def _take_stats(self) -> ModelStats:
         counters, scheduler = self._counters, self._scheduler
@@ -259,24 +376,27 @@ class Runner:
             name=self.spec.name,
             state=ModelState.READY,
             load_ms=self._load_ms,
-            cells=scheduler.cells,
-            cells_reserved=scheduler.reserved_cells,
+            cells=scheduler.cells.total,
+            cells_used=scheduler.cells.total - scheduler.cells.free,
             running=len(scheduler.running),
             waiting=sum(1 for _ in scheduler.waiting),
-            prefixes=len(scheduler.prefixes),
+            prefixes=sum(k.fixed for k in scheduler.kept),
+            kept=len(scheduler.kept),
             threads=self._tuner.count,
             prompt_tokens=counters.prompt_tokens,
             cached_tokens=counters.cached_tokens,
             generated_tokens=counters.generated_tokens,
             forced_tokens=counters.forced_tokens,
+            drafted_tokens=self._drafting.drafted,
+            accepted_tokens=self._drafting.accepted,
             decode_steps=counters.decode_steps,
+            set_aside=counters.set_aside,
         )
 
 
 def _rows(chunk: Chunk) -> list[Row]:
-    """A chunk as llama.cpp wants it; only its last token has logits, and only if nothing is left after it."""
+    """A chunk as llama.cpp wants it; its last token has logits if nothing is left after it, and so have the drafts."""
     sequence, end = chunk.sequence, chunk.start + chunk.count
-    rows = [(sequence.tokens[i], i, sequence.seq_id, False) for i in range(chunk.start, end)]
-    token, position, seq_id, _ = rows[-1]
-    rows[-1] = (token, position, seq_id, chunk.is_last)
-    return rows
+    tokens = [*sequence.tokens[chunk.start : end], *chunk.drafts]
+    wanted = end - 1 if chunk.is_last else end
+    return [(t, i, sequence.seq_id, i >= wanted) for i, t in enumerate(tokens, chunk.start)]

@@ -1,31 +1,87 @@
 """Decides what one model computes next. Pure: it keeps the books of cells and sequence ids, and the runner does to
 llama.cpp what a Step says.
 
-Books: every cell of the context belongs to one running sequence (its worst case, reserved when it is admitted) or to
-one shared prefix. So a sequence that was admitted always ends: there is no preemption and no running out of cells.
+A sequence gets cells as it grows. Where there are none left, kept states go first, those that are least likely to be of
+use; then running sequences make room, batch work before interactive work and the younger before the older: their state
+is set aside and they go on later. Any sequence fits an empty context, so the first in rank always gets on.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
-from edged.engine.sequence import Chunk, Prefix, Sequence, common_length
+from edged.engine.cells import Cells
+from edged.engine.sequence import Chunk, Kept, Sequence, common_length
 
-# A shorter prefix is not kept: computing so few tokens rides along in the batch of the turn almost for nothing, and a
-# kept prefix occupies one of few sequence ids.
-MIN_PREFIX_TOKENS = 16
+# A shorter beginning is neither kept nor shared: so few tokens ride along in the batch of the turn almost for nothing.
+MIN_SHARED_TOKENS = 16
+# Cells that have to stay free for each running sequence when another one is admitted: some ten steps of growth, so
+# that what was admitted does not have to make room at once.
+GROWTH_CELLS = 16
+# How often a fixed prefix counts as used when it is new: it belongs to an agent, a conversation may have been the last.
+FIXED_USES = 4.0
+# Beside interactive work, batch work gets one token for so many: a step with one of each takes less than twice as long,
+# and a prompt of fifty tokens a fifth longer.
+BATCH_SHARE = 4
+
+
+@dataclass(slots=True, frozen=True)
+class Forget:
+    """Free what only this sequence id uses."""
+
+    seq_id: int
+
+
+@dataclass(slots=True, frozen=True)
+class Share:
+    """Let `target` use the cells of the first `length` tokens of `source`, too."""
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(slots=True, frozen=True)
+class SetAside:
+    """Copy the state of a sequence's first `length` tokens out of the context, if that is the cheaper way, and free its
+    cells; its `n_saved` becomes 0 where nothing was copied."""
+
+    sequence: Sequence
+    seq_id: int
+    length: int
+
+
+@dataclass(slots=True, frozen=True)
+class BringBack:
+    """Put the state that was set aside into the context again, under this id."""
+
+    sequence: Sequence
+    seq_id: int
+
+
+Move = Forget | Share | SetAside | BringBack
 
 
 @dataclass(slots=True)
 class Step:
-    """What to do, in this order: forget the evicted ids, let the admitted share their prefix, compute the chunks."""
+    """What to do: the moves in their order, then compute the chunks. admitted: those that begin, or go on."""
 
-    evicted: list[int] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)
     chunks: list[Chunk] = field(default_factory=list)
+
+
+@dataclass(slots=True, frozen=True)
+class Budget:
+    """Tokens of one step. most: of all; it reaches for one of every sequence. rhythm: of prompts, while others
+    generate. outputs: rows that may have logits."""
+
+    most: int
+    rhythm: int
+    outputs: int
 
 
 class Scheduler:
@@ -34,22 +90,25 @@ class Scheduler:
     Args:
         cells: cells of the context.
         max_running: most sequences at once.
-        max_prefixes: most prefixes kept; 0 where the model's memory cannot share part of a sequence.
+        max_ids: sequence ids there are; those that do not run hold kept states.
+        sharing: whether the model's memory can share and cut part of a sequence; without, nothing is kept.
     """
 
-    def __init__(self, cells: int, max_running: int, max_prefixes: int) -> None:
-        self.cells = cells
+    def __init__(self, cells: int, max_running: int, max_ids: int, *, sharing: bool) -> None:
+        self.cells = Cells(cells)
         self.max_running = max_running
-        self.max_prefixes = max_prefixes
+        self.max_ids = max_ids
         self.running: list[Sequence] = []
-        self.prefixes: list[Prefix] = []
+        self.kept: list[Kept] = []
+        self._sharing = sharing
         self._waiting: tuple[deque[Sequence], deque[Sequence]] = (deque(), deque())  # interactive, batch
-        self._free_ids = set(range(max_running + max_prefixes))
-        self._clock = 0
+        self._free_ids = set(range(max_ids))
+        self._steps = 0
+        self._now = 0.0
 
     @property
     def waiting(self) -> Iterator[Sequence]:
-        """Those not admitted yet, next one first."""
+        """Those without a place, next one first."""
         return chain(*self._waiting)
 
     @property
@@ -57,163 +116,289 @@ class Scheduler:
         return bool(self.running or self._waiting[0] or self._waiting[1])
 
     @property
-    def reserved_cells(self) -> int:
-        """Cells that are promised to sequences and prefixes."""
-        return sum(s.own_cells for s in self.running) + sum(len(p.tokens) for p in self.prefixes)
-
-    @property
-    def free_cells(self) -> int:
-        return self.cells - self.reserved_cells
+    def free_ids(self) -> frozenset[int]:
+        """Sequence ids that hold nothing."""
+        return frozenset(self._free_ids)
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Its worst case must fit an empty context, or it would wait for ever."""
-        if sequence.n_prompt + sequence.max_tokens > self.cells:
+        """Queue a sequence. Its worst case must fit an empty context, or it could never end."""
+        if sequence.n_prompt + sequence.max_tokens > self.cells.total:
             raise ValueError("a sequence that never fits was added")
-        self._waiting[0 if sequence.interactive else 1].append(sequence)
+        self._queue(sequence).append(sequence)
 
-    def schedule(self, budget: int) -> Step:
-        """Admit who fits and hand out `budget` tokens. The budget must reach for one token each."""
-        self._clock += 1
+    def schedule(self, budget: Budget, now: float) -> Step:
+        """Admit who fits and hand out tokens. now: seconds, on a clock that does not go back."""
+        self._steps += 1
+        self._now = now
         step = Step()
         self._admit(step)
         self._fill(step, budget)
         return step
 
-    def remove(self, sequence: Sequence) -> bool:
-        """Forget a sequence, wherever it is. True: it ran, and its id's cells are to be freed."""
-        for queue in self._waiting:
-            if sequence in queue:
-                queue.remove(sequence)
-                return False
-        if sequence not in self.running:
-            return False
+    # Ends
+
+    def retire(self, sequence: Sequence, step: Step) -> None:
+        """A running sequence has ended: its state is kept for whoever goes on from there."""
         self.running.remove(sequence)
-        self._free_ids.add(sequence.seq_id)
-        self._detach(sequence)
-        return True
+        tokens = tuple(sequence.tokens[: sequence.n_computed])
+        if not self._sharing or len(tokens) < MIN_SHARED_TOKENS:
+            self._forget(sequence.seq_id, step)
+            return
+        kept = Kept(sequence.seq_id, tokens, fixed=False, uses=1.0, used_at=self._now)
+        for older in self._outgrown_by(tokens):
+            kept.used(self._now, older.chance(self._now))
+            self._evict(older, step)
+        self.kept.append(kept)
 
-    def publish(self, sequence: Sequence, step: Step) -> Prefix | None:
-        """Keep the prefix that `sequence` has just computed, so that others share it.
+    def remove(self, sequence: Sequence, step: Step) -> None:
+        """Forget a sequence, wherever it is."""
+        queue = self._queue(sequence)
+        if sequence in queue:
+            queue.remove(sequence)
+        elif sequence in self.running:
+            self.running.remove(sequence)
+            self._forget(sequence.seq_id, step)
 
-        Returns its new home, to which the cells are to be copied; None where it is not worth it or there is no room.
-        `step.evicted` names ids to forget before.
-        """
-        if not self._wants_to_publish(sequence):
+    def cut(self, sequence: Sequence) -> None:
+        """A running sequence has given up what lies behind its computed tokens (drafts that were wrong)."""
+        self.cells.cut(sequence.seq_id, sequence.n_computed)
+
+    # What is kept
+
+    def publish(self, sequence: Sequence, step: Step) -> None:
+        """Keep the prefix that a running sequence has computed, if it is to be kept and is not."""
+        wanted, sequence.prefix_tokens = self._is_unpublished(sequence), 0
+        if not wanted or not self._find_id(step):
+            return
+        kept = Kept(self._free_ids.pop(), sequence.prefix_key, fixed=True, uses=FIXED_USES, used_at=self._now)
+        self._share(sequence.seq_id, kept.seq_id, len(kept.tokens), step)
+        self.kept.append(kept)
+
+    def adopt(self, tokens: tuple[int, ...], step: Step) -> Kept | None:
+        """Make a place for a fixed prefix whose state comes from elsewhere; None where only running sequences could
+        make room."""
+        unkept = self.cells.total - self.cells.used_by(s.seq_id for s in self.running)
+        if not self._sharing or unkept < len(tokens) or not self._find_id(step):
             return None
-        # Part of it may be shared with another prefix already: those cells are counted twice from now on, which errs
-        # on the safe side (whichever of the two is evicted, the other one's cells stay).
-        if not self._make_room(sequence.n_shared, step, keep=sequence.prefix) or not self._make_prefix_id(step):
-            sequence.prefix_tokens = 0
-            return None
-        prefix = Prefix(self._free_ids.pop(), sequence.prefix_key, users=1, used_at=self._clock)
-        self.prefixes.append(prefix)
-        self._detach(sequence)
-        sequence.prefix, sequence.n_shared = prefix, len(prefix.tokens)
-        return prefix
+        self._evict_until(len(tokens), step)
+        kept = Kept(self._free_ids.pop(), tokens, fixed=True, uses=FIXED_USES, used_at=self._now)
+        self.cells.grow(kept.seq_id, len(tokens))
+        self.kept.append(kept)
+        return kept
+
+    def drop(self, kept: Kept, step: Step) -> None:
+        """Keep it no longer."""
+        self._evict(kept, step)
+
+    def best_match(self, tokens: list[int]) -> tuple[int, int]:
+        """(sequence id, length) of the state in the context that has most of these tokens at its beginning; (-1, 0)
+        where none has enough. The last token is never among them: without computing it there are no logits to go on
+        from."""
+        best, most = -1, 0
+        if not self._sharing:
+            return best, most
+        states: Iterable[tuple[int, list[int] | tuple[int, ...], int]] = chain(
+            ((k.seq_id, k.tokens, len(k.tokens)) for k in self.kept),
+            ((s.seq_id, s.tokens, s.n_computed) for s in self.running),
+        )
+        asked = tuple(tokens)
+        for seq_id, known, computed in states:
+            shared = min(common_length(tuple(known[:computed]), asked), len(tokens) - 1)
+            if shared > most and shared >= MIN_SHARED_TOKENS:
+                best, most = seq_id, shared
+        return best, most
 
     # Admission
 
     def _admit(self, step: Step) -> None:
-        """Interactive before batch, first come first served within; the first one that finds no room stops it, so
-        that a large request is not overtaken for ever. One that waits for its prefix is passed by: it is next anyway.
-        """
+        """In order of rank; the first one that finds no room stops it, so that a large request is not overtaken for
+        ever. One whose prefix is being computed by another is passed by: it is next anyway."""
         for sequence in list(self.waiting):
-            if len(self.running) >= self.max_running:
-                return
-            if self._prefix_in_progress(sequence):
+            if self._is_prefix_in_progress(sequence):
                 continue
             if not self._place(sequence, step):
                 return
 
-    def _prefix_in_progress(self, sequence: Sequence) -> bool:
-        """Whether another sequence is computing the same prefix: waiting for it is cheaper than computing it twice."""
+    def _is_prefix_in_progress(self, sequence: Sequence) -> bool:
+        """Whether another one computes the same prefix: waiting for it is cheaper than computing it twice."""
         key = sequence.prefix_key
-        return bool(key) and any(s.prefix_key == key and self._wants_to_publish(s) for s in self.running)
-
-    def _wants_to_publish(self, sequence: Sequence) -> bool:
-        enough = self.max_prefixes > 0 and sequence.prefix_tokens >= MIN_PREFIX_TOKENS
-        return enough and sequence.n_shared < sequence.prefix_tokens
+        if len(key) < MIN_SHARED_TOKENS or sequence.n_saved or not self._sharing:
+            return False
+        return any(s.prefix_tokens and s.prefix_key == key and s.n_computed < len(key) for s in self.running)
 
     def _place(self, sequence: Sequence, step: Step) -> bool:
-        """Admit with the best prefix there is; without one, if keeping the prefix is what leaves no room."""
-        prefix, shared = self._best_prefix(sequence)
-        whole = sequence.n_prompt + sequence.max_tokens
-        if not self._make_room(whole - shared, step, keep=prefix):
-            prefix, shared = None, 0
-            if not self._make_room(whole, step, keep=None):
-                return False
-        self._waiting[0 if sequence.interactive else 1].remove(sequence)
+        """Give it an id and the best beginning there is, if there is room for all its tokens."""
+        source, shared = self.best_match(sequence.tokens) if not sequence.n_saved else (-1, 0)
+        cells = len(sequence.tokens) - shared + (GROWTH_CELLS * (len(self.running) + 1) if self.running else 0)
+        victims = self._victims_for(sequence) if sequence.interactive else []
+        stay = [s.seq_id for s in self.running if s not in victims]
+        if len(stay) >= self.max_running:
+            return False
+        if self.cells.total - self.cells.used_by(stay, beside=(source, shared)) < cells:
+            return False
+        while len(self.running) >= self.max_running:
+            self._set_aside(victims.pop(), step)
+        if not self._find_id(step, keep=source):
+            return False
+        self._begin(sequence, source, shared, step)
+        while self.cells.free < cells:
+            if not self._evict_one(step):
+                self._set_aside(victims.pop(), step)
+        if sequence.n_saved:
+            self._bring_back(sequence, step)
+        return True
+
+    def _begin(self, sequence: Sequence, source: int, shared: int, step: Step) -> None:
+        self._queue(sequence).remove(sequence)
         sequence.seq_id = self._free_ids.pop()
-        sequence.n_computed = sequence.n_cached = shared
-        if prefix:
-            sequence.prefix, sequence.n_shared = prefix, shared
-            prefix.users += 1
-            prefix.used_at = self._clock
+        if shared:
+            self._share(source, sequence.seq_id, shared, step)
+        for kept in self.kept:
+            if kept.seq_id == source or (kept.fixed and kept.tokens == sequence.prefix_key):
+                kept.used(self._now)
+        sequence.n_computed = shared
         self.running.append(sequence)
         step.admitted.append(sequence)
-        return True
 
-    def _best_prefix(self, sequence: Sequence) -> tuple[Prefix | None, int]:
-        """The prefix that saves most, and how much. The prompt's last token is never shared: without computing it
-        there would be no logits to go on from."""
-        best, most = None, MIN_PREFIX_TOKENS - 1
-        for prefix in self.prefixes:
-            shared = min(common_length(prefix.tokens, sequence.tokens), sequence.n_prompt - 1)
-            if shared > most:
-                best, most = prefix, shared
-        return (best, most) if best else (None, 0)
+    def _bring_back(self, sequence: Sequence, step: Step) -> None:
+        self.cells.grow(sequence.seq_id, sequence.n_saved)
+        step.moves.append(BringBack(sequence, sequence.seq_id))
+        sequence.n_computed, sequence.n_saved = sequence.n_saved, 0
 
-    def _make_room(self, cells: int, step: Step, keep: Prefix | None) -> bool:
-        """Evict unused prefixes, the one unused longest first, until so many cells are free. Evicts none in vain."""
-        unused = sorted((p for p in self.prefixes if not p.users and p is not keep), key=lambda p: p.used_at)
-        if self.free_cells + sum(len(p.tokens) for p in unused) < cells:
-            return False
-        for prefix in unused:
-            if self.free_cells >= cells:
-                break
-            self._evict(prefix, step)
-        return True
+    def _victims_for(self, sequence: Sequence) -> list[Sequence]:
+        """Running batch sequences, the one to make room first at the end."""
+        return sorted((s for s in self.running if not s.interactive and s.rank > sequence.rank), key=lambda s: s.rank)
 
-    def _make_prefix_id(self, step: Step) -> bool:
-        if len(self.prefixes) < self.max_prefixes:
+    def _set_aside(self, victim: Sequence, step: Step) -> None:
+        """Let a running sequence make room; it is the next of its kind to be admitted."""
+        step.moves.append(SetAside(victim, victim.seq_id, victim.n_computed))
+        step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not victim]
+        self.running.remove(victim)
+        self.cells.release(victim.seq_id)
+        self._free_ids.add(victim.seq_id)
+        victim.n_saved, victim.n_computed, victim.seq_id = victim.n_computed, 0, -1
+        queue = self._queue(victim)
+        queue.append(victim)
+        ranked = sorted(queue, key=lambda s: s.rank)
+        queue.clear()
+        queue.extend(ranked)
+
+    # Room
+
+    def _find_id(self, step: Step, keep: int = -1) -> bool:
+        """See that an id is free; the kept state goes that would save the least."""
+        if self._free_ids:
             return True
-        unused = [p for p in self.prefixes if not p.users]
-        if not unused:
+        others = [k for k in self.kept if k.seq_id != keep]
+        if not others:
             return False
-        self._evict(min(unused, key=lambda p: p.used_at), step)
+        self._evict(min(others, key=lambda k: self.cells.alone(k.seq_id) * k.chance(self._now)), step)
         return True
 
-    def _evict(self, prefix: Prefix, step: Step) -> None:
-        self.prefixes.remove(prefix)
-        self._free_ids.add(prefix.seq_id)
-        step.evicted.append(prefix.seq_id)
+    def _evict_one(self, step: Step) -> bool:
+        """Let the kept state go that is least likely to be of use, among those whose cells come back."""
+        if not self.kept:
+            return False
+        least = min(self.kept, key=lambda k: (not self.cells.alone(k.seq_id), k.chance(self._now)))
+        self._evict(least, step)
+        return True
 
-    def _detach(self, sequence: Sequence) -> None:
-        if sequence.prefix:
-            sequence.prefix.users -= 1
-        sequence.prefix, sequence.n_shared = None, 0
+    def _evict_until(self, cells: int, step: Step) -> None:
+        while self.cells.free < cells and self._evict_one(step):
+            pass
+
+    def _evict(self, kept: Kept, step: Step) -> None:
+        self.kept.remove(kept)
+        self._forget(kept.seq_id, step)
+
+    def _forget(self, seq_id: int, step: Step) -> None:
+        self.cells.release(seq_id)
+        self._free_ids.add(seq_id)
+        step.moves.append(Forget(seq_id))
+
+    def _share(self, source: int, target: int, length: int, step: Step) -> None:
+        self.cells.share(source, target, length)
+        step.moves.append(Share(source, target, length))
+
+    def _is_unpublished(self, sequence: Sequence) -> bool:
+        if not self._sharing or sequence.prefix_tokens < MIN_SHARED_TOKENS:
+            return False
+        return all(not k.fixed or k.tokens != sequence.prefix_key for k in self.kept)
+
+    def _outgrown_by(self, tokens: tuple[int, ...]) -> list[Kept]:
+        """Kept states that a longer one makes superfluous; fixed prefixes never are, for other requests."""
+        return [k for k in self.kept if not k.fixed and tokens[: len(k.tokens)] == k.tokens]
+
+    def _queue(self, sequence: Sequence) -> deque[Sequence]:
+        return self._waiting[0 if sequence.interactive else 1]
 
     # The token budget
 
-    def _fill(self, step: Step, budget: int) -> None:
-        """Running generations first: they need a token or a short run each and keep their rhythm while a long prompt
-        is computed in chunks of what is left; then prompts, interactive before batch."""
+    def _fill(self, step: Step, budget: Budget) -> None:
+        """Interactive work, then batch work in what that leaves it."""
         busy = [s for s in self.running if s.n_pending > 0]
-        generating = [s for s in busy if s.prompt_done]
-        prompts = sorted((s for s in busy if not s.prompt_done), key=lambda s: (not s.interactive, s.order))
+        given = self._serve([s for s in busy if s.interactive], budget.most, budget, step)
+        room = budget.most - given
+        if given:
+            room = min(room, -(-given // BATCH_SHARE))
+        self._serve([s for s in busy if not s.interactive], room, budget, step)
+        self._add_drafts(step, budget)
+
+    def _serve(self, sequences: list[Sequence], room: int, budget: Budget, step: Step) -> int:
+        """Generations first, a token or a short run each: they keep their rhythm while a long prompt is computed in
+        chunks of what is left. Returns how many tokens were given."""
+        generating = sorted((s for s in sequences if s.prompt_done), key=lambda s: (s.served_at, s.order))
+        prompts = sorted((s for s in sequences if not s.prompt_done), key=lambda s: s.order)
+        given = 0
         for i, sequence in enumerate(generating):
             others = len(generating) - i - 1  # a long forced run must not take the others' one token
-            budget -= self._give(sequence, budget - others, step)
+            given += self._give(sequence, min(room - given, max(1, room - given - others)), step)
+        if generating:
+            room = min(room, given + budget.rhythm)
         for sequence in prompts:
-            budget -= self._give(sequence, budget, step)
+            given += self._give(sequence, room - given, step)
+        return given
 
-    def _give(self, sequence: Sequence, budget: int, step: Step) -> int:
-        """Let a sequence compute up to `budget` tokens; returns how many."""
-        count = min(sequence.n_pending, budget)
-        if self._wants_to_publish(sequence) and sequence.n_computed < sequence.prefix_tokens:
+    def _give(self, sequence: Sequence, most: int, step: Step) -> int:
+        """Let a sequence compute up to `most` tokens; returns how many."""
+        if sequence not in self.running:  # it had to make room within this step
+            return 0
+        count = min(sequence.n_pending, most)
+        if sequence.n_computed < sequence.prefix_tokens:
             # A chunk of its own: a later sequence that shares the prefix then computes its turn in the same shapes as
             # this one, and so gets the same logits.
             count = min(count, sequence.prefix_tokens - sequence.n_computed)
         if count > 0:
-            step.chunks.append(Chunk(sequence, sequence.n_computed, count))
-        return max(count, 0)
+            count = min(count, self._free_for(sequence, count, step))
+        if count <= 0:
+            return 0
+        self.cells.grow(sequence.seq_id, count)
+        sequence.served_at = self._steps
+        step.chunks.append(Chunk(sequence, sequence.n_computed, count))
+        return count
+
+    def _free_for(self, sequence: Sequence, cells: int, step: Step) -> int:
+        """Free cells, after those made room that stand behind the sequence. Without any it waits: those before it
+        end, or set it aside."""
+        self._evict_until(cells, step)
+        while self.cells.free < cells:
+            last = max(self.running, key=lambda s: s.rank)
+            if last is sequence:
+                break
+            self._set_aside(last, step)
+            self._evict_until(cells, step)
+        return self.cells.free
+
+    def _add_drafts(self, step: Step, budget: Budget) -> None:
+        """Drafts ride along where nobody has to make room for them, and only in steps without prompts."""
+        if any(not c.sequence.prompt_done for c in step.chunks):
+            return
+        room = budget.most - sum(c.count for c in step.chunks)
+        outputs = budget.outputs - len(step.chunks)
+        for i, chunk in enumerate(step.chunks):
+            drafts = chunk.sequence.drafts[: max(0, min(room, outputs, self.cells.free))]
+            if not drafts or not chunk.is_last:
+                continue
+            self.cells.grow(chunk.sequence.seq_id, len(drafts))
+            step.chunks[i] = Chunk(chunk.sequence, chunk.start, chunk.count, drafts)
+            room, outputs = room - len(drafts), outputs - len(drafts)

@@ -3,22 +3,38 @@ forced tokens differ in nothing else."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence as Row
 from dataclasses import dataclass, field
 
+# Compared at once: slices compare in C, so a thousand tokens take microseconds.
+STRIDE = 64
+# How long it takes for a use to count half, in seconds: an agent that was asked five minutes ago is half as likely to
+# be asked next as one that was asked just now.
+HALF_LIFE_S = 300.0
+
 
 @dataclass(slots=True, eq=False)
-class Prefix:
-    """Tokens that are computed once, under a sequence id of their own, and shared by whoever begins with them.
+class Kept:
+    """Tokens whose state stays in the context under a sequence id of its own, for those who begin alike.
 
-    users: running sequences that share its cells; it is not evicted while there are any.
-    used_at: the scheduler's step count at its last use.
+    fixed: an agent's fixed prefix, which every request of the agent begins with.
+    uses: how often it was of use, older uses count less; as of `used_at`, seconds of the scheduler's clock.
     """
 
     seq_id: int
     tokens: tuple[int, ...]
-    users: int = 0
-    used_at: int = 0
+    fixed: bool
+    uses: float
+    used_at: float
+
+    def chance(self, now: float) -> float:
+        """How likely it is to be of use next, compared with others."""
+        return self.uses * math.exp2((self.used_at - now) / HALF_LIFE_S)
+
+    def used(self, now: float, times: float = 1.0) -> None:
+        """It was of use."""
+        self.uses, self.used_at = self.chance(now) + times, now
 
 
 @dataclass(slots=True, eq=False)
@@ -26,11 +42,14 @@ class Sequence:
     """One generation, as the scheduler sees it.
 
     tokens: the prompt, and what was generated so far (forced tokens included).
-    prefix_tokens: how many of the prompt's first tokens are worth sharing; 0 for none, always less than the prompt.
+    drafts: tokens that may come next; computed beside the others where there is room, and checked.
+    prefix_tokens: how many of the prompt's first tokens are the same for others, too, and are to be kept for them; 0
+        for none, always less than the prompt.
     max_tokens: most tokens that may follow the prompt.
     n_computed: tokens whose keys and values are in the context, shared ones included.
     n_cached: tokens that were there before this sequence began.
-    n_shared: tokens whose cells belong to `prefix`, and not to this sequence.
+    n_saved: tokens whose state was copied out of the context when the sequence had to make room.
+    served_at: the scheduler's step in which it last got something to compute.
     """
 
     order: int
@@ -42,8 +61,9 @@ class Sequence:
     seq_id: int = -1
     n_computed: int = 0
     n_cached: int = 0
-    n_shared: int = 0
-    prefix: Prefix | None = None
+    n_saved: int = 0
+    served_at: int = 0
+    drafts: tuple[int, ...] = ()
     prefix_key: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -60,18 +80,19 @@ class Sequence:
         return self.n_computed >= self.n_prompt
 
     @property
-    def own_cells(self) -> int:
-        """Cells it needs in the worst case, beside those it shares."""
-        return self.n_prompt + self.max_tokens - self.n_shared
+    def rank(self) -> tuple[bool, int]:
+        """Lower goes first: interactive before batch, then the older one."""
+        return not self.interactive, self.order
 
 
 @dataclass(slots=True, frozen=True)
 class Chunk:
-    """Tokens [start, start + count) of a sequence, to be computed in this step."""
+    """Tokens [start, start + count) of a sequence, to be computed in this step, and drafts behind them."""
 
     sequence: Sequence
     start: int
     count: int
+    drafts: tuple[int, ...] = ()
 
     @property
     def is_last(self) -> bool:
@@ -80,8 +101,11 @@ class Chunk:
 
 
 def common_length(a: Row[int], b: Row[int]) -> int:
-    """How many tokens two lists have in common at their beginning."""
-    for i, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return i
-    return min(len(a), len(b))
+    """How many tokens two lists of one kind have in common at their beginning."""
+    most = min(len(a), len(b))
+    at = 0
+    while at < most and a[at : at + STRIDE] == b[at : at + STRIDE]:
+        at += STRIDE
+    while at < most and a[at] == b[at]:
+        at += 1
+    return min(at, most)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-# Sequence ids of one context. Each keeps two rows of logits (n_vocab floats: 1.2 MB at 152k tokens), so few; beyond 8
-# sequences at once a CPU has nothing left to gain, each only becomes slower.
-MAX_SEQUENCES = 16
-# Of these, ids that only hold shared prefixes: an agent has one, and few agents of one model are busy at a time.
-MAX_PREFIXES = 4
-MAX_RUNNING = MAX_SEQUENCES - MAX_PREFIXES
+# Sequences at once. Beyond 8 a CPU has little left to gain, but whoever has got a place hears something soon.
+MAX_RUNNING = 16
+# Sequence ids of one context; those that do not run keep states for others: prefixes of agents, conversations. Each
+# costs two rows of logits (n_vocab floats: 1.2 MB at 152k tokens), so few.
+MAX_SEQUENCES = 24
+# Host memory for the states of sequences that had to make room, in bytes: a thousand tokens or more of a small model.
+# What finds no room there is computed again.
+ASIDE_BYTES = 32 * 2**20
 # Tokens of one decode. Compute buffers grow with it, and on CPUs prompts hardly get faster (from 32 to 512 tokens a
 # decode by a third at most, with models of 135M and 0.5B); longer chunks would only delay a cancel.
 BATCH_TOKENS = 256

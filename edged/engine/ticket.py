@@ -40,7 +40,10 @@ class News:
 class ModelStats(Struct, frozen=True, kw_only=True):
     """One loaded model for `status`. Tokens and steps count since it was loaded.
 
-    cells_reserved: cells promised to running sequences (their worst case) and to shared prefixes.
+    cells_used: cells that hold something: running sequences, and states that are kept for those who begin alike.
+    prefixes: fixed prefixes of agents that are kept; kept: all states that are.
+    drafted_tokens, accepted_tokens: guessed ahead, and guessed right.
+    set_aside: how often a sequence had to make room for another.
     threads: how many compute at the moment.
     """
 
@@ -48,13 +51,17 @@ class ModelStats(Struct, frozen=True, kw_only=True):
     state: ModelState
     load_ms: float
     cells: int
-    cells_reserved: int
+    cells_used: int
     running: int
     waiting: int
     prefixes: int
+    kept: int
     threads: int
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int
     forced_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
     decode_steps: int
+    set_aside: int

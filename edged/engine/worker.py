@@ -23,6 +23,7 @@ from edged.types import ModelSpec
 
 if TYPE_CHECKING:
     from edged.engine.runner import Runner
+    from edged.engine.snapshots import Snapshots
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Worker:
         loop: where futures and callbacks live.
         on_fatal: called on the loop with the exception that ended the thread.
         threads: threads to compute with where a model names none; None: what the process may use.
-        checked: see Runner.
+        snapshots, checked: see Runner.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Worker:
         on_fatal: Callable[[BaseException], None],
         threads: int | None,
         *,
+        snapshots: Snapshots | None,
         checked: bool,
     ) -> None:
         self.busy = False
@@ -56,6 +58,7 @@ class Worker:
         self._loop = loop
         self._on_fatal = on_fatal
         self._threads = threads
+        self._snapshots = snapshots
         self._checked = checked
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._outbox: list[Command] = []
@@ -109,7 +112,7 @@ class Worker:
         """Do what was posted; sleep while there is nothing at all to do."""
         if not any(r.has_work for r in self._models.values()) and not self._outbox:
             self.busy = False
-            command = self._commands.get()
+            command = self._await_command()
             self.busy, self.progress_at = True, time.monotonic()
             command()
         while not self._stopping.is_set():
@@ -119,6 +122,16 @@ class Worker:
                 return
             self.progress_at = time.monotonic()
             command()
+
+    def _await_command(self) -> Command:
+        """The next command; the models do meanwhile what can wait until then."""
+        idle_since = time.monotonic()
+        while True:
+            waits = [runner.rest(time.monotonic() - idle_since) for runner in self._models.values()]
+            try:
+                return self._commands.get(timeout=min((w for w in waits if w is not None), default=None))
+            except queue.Empty:
+                continue
 
     def _step(self) -> None:
         """One step of every model that has work, in turn: none starves beside another."""
@@ -182,7 +195,14 @@ class Worker:
 
             configured = spec.threads if spec.threads is not None else self._threads
             most = cpus.most_threads(configured)
-            return Runner(spec, most, on_progress, tuned=configured is None, checked=self._checked)
+            return Runner(
+                spec,
+                most,
+                on_progress,
+                tuned=configured is None,
+                snapshots=self._snapshots,
+                checked=self._checked,
+            )
         except (ImportError, RuntimeError, OSError, MemoryError) as error:  # libraries missing, or built for other CPUs
             raise ModelUnavailable(f"llama.cpp cannot be used: {error}") from error
 

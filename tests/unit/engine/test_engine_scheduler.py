@@ -1,4 +1,4 @@
-"""Admission, the token budget and the books of cells, as tables and as random walks."""
+"""Admission, the token budget, what is kept and who makes room, as tables and as random walks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ import random
 
 import pytest
 
-from edged.engine.scheduler import MIN_PREFIX_TOKENS, Scheduler, Step
-from edged.engine.sequence import Sequence, common_length
+from edged.engine.scheduler import (
+    BATCH_SHARE,
+    GROWTH_CELLS,
+    MIN_SHARED_TOKENS,
+    BringBack,
+    Budget,
+    Forget,
+    Scheduler,
+    SetAside,
+    Share,
+    Step,
+)
+from edged.engine.sequence import HALF_LIFE_S, Sequence, common_length
 
-PREFIX = list(range(1000, 1000 + 2 * MIN_PREFIX_TOKENS))
+PREFIX = list(range(1000, 1000 + 2 * MIN_SHARED_TOKENS))
 
 
 def sequence(order: int, *, prompt: int = 10, most: int = 10, interactive: bool = True, prefix: int = 0) -> Sequence:
@@ -25,207 +36,433 @@ def sequence(order: int, *, prompt: int = 10, most: int = 10, interactive: bool 
     )
 
 
+def budget(most: int = 256, rhythm: int = 16, outputs: int = 24) -> Budget:
+    return Budget(most, rhythm, outputs)
+
+
+def scheduler(cells: int = 1000, running: int = 4, ids: int = 6, *, sharing: bool = True) -> Scheduler:
+    return Scheduler(cells, running, ids, sharing=sharing)
+
+
 def compute(scheduler: Scheduler, step: Step) -> None:
-    """What the runner does after a decode, without a model: the next token is always 7."""
+    """What the runner does after a decode, without a model: the next token is always 7, so a draft of 7s is right."""
     for chunk in step.chunks:
         s = chunk.sequence
         s.n_computed += chunk.count
-        if s.n_computed == s.prefix_tokens:
+        if s.prefix_tokens and s.n_computed >= s.prefix_tokens:
             scheduler.publish(s, Step())
         if chunk.is_last:
-            s.tokens.append(7)
+            right = common_length((7,) * len(chunk.drafts), chunk.drafts)
+            s.tokens += [7] * (right + 1)
+            s.n_computed += right
+            scheduler.cut(s)
+
+
+def run(scheduler: Scheduler, *sequences: Sequence, now: float = 0.0) -> None:
+    """Add them and compute until all prompts are done."""
+    for s in sequences:
+        scheduler.add(s)
+    while any(not s.prompt_done for s in sequences):
+        compute(scheduler, scheduler.schedule(budget(), now))
 
 
 def handed_out(step: Step) -> list[tuple[int, int, int]]:
     return [(c.sequence.order, c.start, c.count) for c in step.chunks]
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "length"),
-    [([], [1], 0), ([1, 2], [1, 2], 2), ([1, 2, 3], [1, 2, 4], 2), ([1], [1, 2], 1), ([2], [1], 0)],
-)
-def test_common_length(a: list[int], b: list[int], length: int) -> None:
-    assert common_length(a, b) == length
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 200])
+def test_common_length(length: int) -> None:
+    a, b = list(range(length)), list(range(length))
+    assert common_length(a, b) == common_length([*a, 1, 5], [*b, 2, 5]) == common_length([*a, 1], b) == length
+
+
+# The token budget
 
 
 def test_schedule_admits_in_order_of_arrival_and_fills_the_budget() -> None:
-    scheduler = Scheduler(1000, 4, 0)
+    s = scheduler()
     for i in range(3):
-        scheduler.add(sequence(i, prompt=10))
-    assert handed_out(scheduler.schedule(25)) == [(0, 0, 10), (1, 0, 10), (2, 0, 5)]
+        s.add(sequence(i, prompt=10))
+    assert handed_out(s.schedule(budget(25), 0)) == [(0, 0, 10), (1, 0, 10), (2, 0, 5)]
 
 
 def test_schedule_puts_interactive_before_batch() -> None:
-    scheduler = Scheduler(1000, 1, 0)
-    scheduler.add(sequence(0, interactive=False))
-    scheduler.add(sequence(1))
-    step = scheduler.schedule(100)
-    assert [s.order for s in step.admitted] == [1]
-    assert [s.order for s in scheduler.waiting] == [0]
+    s = scheduler(running=1)
+    s.add(sequence(0, interactive=False))
+    s.add(sequence(1))
+    assert [a.order for a in s.schedule(budget(), 0).admitted] == [1]
+    assert [w.order for w in s.waiting] == [0]
 
 
-def test_schedule_gives_running_generations_their_token_before_a_long_prompt() -> None:
-    scheduler = Scheduler(2000, 4, 0)
-    scheduler.add(sequence(0))
-    compute(scheduler, scheduler.schedule(32))
-    scheduler.add(sequence(1, prompt=500))
-    assert handed_out(scheduler.schedule(32)) == [(0, 10, 1), (1, 0, 31)]
+def test_running_generation_keeps_its_rhythm_beside_a_long_prompt() -> None:
+    s = scheduler(2000)
+    run(s, sequence(0))
+    s.add(sequence(1, prompt=500))
+    assert handed_out(s.schedule(budget(64, rhythm=16), 0)) == [(0, 10, 1), (1, 0, 16)]
 
 
-def test_schedule_does_not_let_a_forced_run_take_the_others_token() -> None:
-    scheduler = Scheduler(2000, 4, 0)
-    for i in range(3):
-        scheduler.add(sequence(i, most=200))
-    compute(scheduler, scheduler.schedule(100))
-    scheduler.running[0].tokens += [8] * 100
-    assert handed_out(scheduler.schedule(32)) == [(0, 10, 30), (1, 10, 1), (2, 10, 1)]
+def test_forced_run_does_not_take_the_others_token() -> None:
+    s = scheduler(2000)
+    run(s, *(sequence(i, most=200) for i in range(3)))
+    for running in s.running:
+        running.tokens = running.tokens[: running.n_computed + 1]
+    s.running[0].tokens += [8] * 100
+    assert sorted(handed_out(s.schedule(budget(32), 0)))[0] == (0, s.running[0].n_computed, 30)
 
 
-def test_schedule_computes_an_interactive_prompt_before_an_older_batch_prompt() -> None:
-    scheduler = Scheduler(2000, 4, 0)
-    scheduler.add(sequence(0, prompt=100, interactive=False))
-    scheduler.schedule(32)
-    scheduler.add(sequence(1, prompt=20))
-    assert handed_out(scheduler.schedule(32)) == [(1, 0, 20), (0, 0, 12)]
+def test_interactive_prompt_goes_before_an_older_batch_prompt() -> None:
+    s = scheduler(2000)
+    s.add(sequence(0, prompt=100, interactive=False))
+    s.schedule(budget(32), 0)
+    s.add(sequence(1, prompt=20))
+    assert handed_out(s.schedule(budget(32), 0)) == [(1, 0, 20), (0, 0, 20 // BATCH_SHARE)]
+
+
+def test_batch_generations_take_turns_beside_an_interactive_one() -> None:
+    """The interactive one gets a token every step, one batch sequence rides along, and none starves."""
+    s = scheduler(2000, running=5, ids=8)
+    batch = [sequence(i, interactive=False, most=100) for i in range(3)]
+    run(s, *batch)
+    urgent = sequence(3, most=100)
+    run(s, urgent)
+    served: list[int] = []
+    for _ in range(6):
+        step = s.schedule(budget(), 0)
+        assert step.chunks[0].sequence is urgent
+        served += [c.sequence.order for c in step.chunks[1:]]
+        compute(s, step)
+    assert sorted(served) == [0, 0, 1, 1, 2, 2]
+
+
+# Admission
 
 
 def test_admission_waits_for_cells_and_is_not_overtaken() -> None:
     """The small request behind the large one fits, and has to wait all the same: else the large one might for ever."""
-    scheduler = Scheduler(100, 4, 0)
+    s = scheduler(100)
     first, large, small = sequence(0, prompt=40, most=20), sequence(1, prompt=50, most=20), sequence(2)
-    for s in (first, large, small):
-        scheduler.add(s)
-    assert scheduler.schedule(64).admitted == [first]
-    assert scheduler.remove(first)
-    assert scheduler.schedule(64).admitted == [large, small]
+    run(s, first)
+    s.add(large)
+    s.add(small)
+    assert not s.schedule(budget(64), 0).admitted
+    s.remove(first, Step())
+    assert s.schedule(budget(64), 0).admitted[0] is large
 
 
-def test_admission_waits_for_a_sequence_id() -> None:
-    scheduler = Scheduler(1000, 2, 0)
+def test_admission_leaves_room_to_grow_for_those_who_run() -> None:
+    """Who is admitted into the last cell would have to make room again at once."""
+    s = scheduler(100)
+    run(s, sequence(0, prompt=40, most=60))
+    fits = 100 - 41 - 2 * GROWTH_CELLS
+    s.add(sequence(1, prompt=fits + 5, most=5))
+    assert not s.schedule(budget(), 0).admitted
+
+
+def test_admission_waits_for_a_place() -> None:
+    s = scheduler(running=2)
     sequences = [sequence(i) for i in range(3)]
-    for s in sequences:
-        scheduler.add(s)
-    assert scheduler.schedule(64).admitted == sequences[:2]
-    scheduler.remove(sequences[0])
-    assert scheduler.schedule(64).admitted == sequences[2:]
+    for each in sequences:
+        s.add(each)
+    assert s.schedule(budget(64), 0).admitted == sequences[:2]
+    s.remove(sequences[0], Step())
+    assert s.schedule(budget(64), 0).admitted == sequences[2:]
 
 
 def test_add_refuses_what_never_fits() -> None:
     with pytest.raises(ValueError, match="never fits"):
-        Scheduler(100, 4, 0).add(sequence(0, prompt=90, most=11))
+        scheduler(100).add(sequence(0, prompt=90, most=11))
 
 
-def test_remove_tells_whether_cells_are_to_be_freed() -> None:
-    scheduler = Scheduler(1000, 1, 0)
+def test_remove_frees_what_runs_and_forgets_what_waits() -> None:
+    s = scheduler(running=1)
     running, waiting = sequence(0), sequence(1)
-    scheduler.add(running)
-    scheduler.add(waiting)
-    scheduler.schedule(64)
-    assert not scheduler.remove(waiting)
-    assert scheduler.remove(running)
-    assert not scheduler.remove(running)
-    assert not scheduler.has_work
-    assert scheduler.free_cells == 1000
+    s.add(running)
+    s.add(waiting)
+    s.schedule(budget(), 0)
+    step = Step()
+    s.remove(waiting, step)
+    assert not step.moves
+    s.remove(running, step)
+    assert [type(m) for m in step.moves] == [Forget]
+    s.remove(running, step)
+    assert not s.has_work
+    assert s.cells.free == 1000
+
+
+# What is kept
 
 
 def test_prefix_is_computed_once_and_shared() -> None:
-    scheduler = Scheduler(1000, 4, 2)
+    s = scheduler()
     first, second = sequence(0, prefix=32), sequence(1, prefix=32)
-    scheduler.add(first)
-    scheduler.add(second)
-    step = scheduler.schedule(256)
+    s.add(first)
+    s.add(second)
+    step = s.schedule(budget(), 0)
     assert handed_out(step) == [(0, 0, 32)]  # a chunk of its own, and the second one waits for it
-    compute(scheduler, step)
-    step = scheduler.schedule(256)
+    compute(s, step)
+    step = s.schedule(budget(), 0)
     assert step.admitted == [second]
-    assert second.n_cached == 32
     assert handed_out(step) == [(0, 32, 10), (1, 32, 10)]
-    assert scheduler.reserved_cells == 32 + 2 * 20
+    assert s.cells.total - s.cells.free == 32 + 10 + 10
 
 
 def test_prefix_in_progress_does_not_hold_up_others() -> None:
-    scheduler = Scheduler(1000, 4, 2)
-    for s in (sequence(0, prefix=32), sequence(1, prefix=32), sequence(2)):
-        scheduler.add(s)
-    assert [s.order for s in scheduler.schedule(256).admitted] == [0, 2]
+    s = scheduler()
+    for each in (sequence(0, prefix=32), sequence(1, prefix=32), sequence(2)):
+        s.add(each)
+    assert [a.order for a in s.schedule(budget(), 0).admitted] == [0, 2]
 
 
 def test_prefix_is_computed_by_the_next_one_when_the_first_is_cancelled() -> None:
-    scheduler = Scheduler(1000, 4, 2)
+    s = scheduler()
     first, second = sequence(0, prefix=32), sequence(1, prefix=32)
-    scheduler.add(first)
-    scheduler.add(second)
-    scheduler.schedule(16)
-    scheduler.remove(first)
-    assert handed_out(scheduler.schedule(64)) == [(1, 0, 32)]
+    s.add(first)
+    s.add(second)
+    s.schedule(budget(8), 0)
+    s.remove(first, Step())
+    assert handed_out(s.schedule(budget(64), 0)) == [(1, 0, 32)]
 
 
-def test_prefix_never_covers_the_last_token_of_a_prompt() -> None:
+def test_last_token_of_a_prompt_is_never_shared() -> None:
     """Without a token to compute there would be no logits."""
-    scheduler = Scheduler(1000, 4, 2)
-    scheduler.add(sequence(0, prefix=32))
-    compute(scheduler, scheduler.schedule(256))
+    s = scheduler()
+    run(s, sequence(0, prefix=32))
     bare = Sequence(order=1, interactive=True, tokens=PREFIX[:], n_prompt=32, prefix_tokens=31, max_tokens=5)
-    scheduler.add(bare)
-    scheduler.schedule(256)
-    assert bare.n_cached == 31
+    s.add(bare)
+    assert handed_out(s.schedule(budget(), 0))[-1] == (1, 31, 1)
 
 
 def test_prefix_too_short_is_not_kept() -> None:
-    scheduler = Scheduler(1000, 4, 2)
-    scheduler.add(sequence(0, prefix=MIN_PREFIX_TOKENS - 1))
-    compute(scheduler, scheduler.schedule(256))
-    assert not scheduler.prefixes
+    s = scheduler()
+    run(s, sequence(0, prefix=MIN_SHARED_TOKENS - 1))
+    assert not s.kept
 
 
-def test_prefix_unused_longest_is_evicted_for_a_new_one() -> None:
-    scheduler = Scheduler(1000, 4, 2)
-    for i, start in enumerate((0, 100, 200)):
-        tokens = list(range(start, start + 40))
-        s = Sequence(order=i, interactive=True, tokens=tokens, n_prompt=40, prefix_tokens=32, max_tokens=5)
-        scheduler.add(s)
-        compute(scheduler, scheduler.schedule(256))
-        scheduler.remove(s)
-    assert [p.tokens[0] for p in scheduler.prefixes] == [100, 200]
-
-
-def test_prefix_is_evicted_when_its_cells_are_needed_and_not_while_in_use() -> None:
-    scheduler = Scheduler(100, 4, 2)
-    user = sequence(0, prefix=32, prompt=8, most=10)
-    scheduler.add(user)
-    compute(scheduler, scheduler.schedule(256))
-    large = sequence(1, prompt=60, most=30)
-    scheduler.add(large)
-    assert not scheduler.schedule(256).admitted
-    scheduler.remove(user)
-    step = scheduler.schedule(256)
-    assert step.admitted == [large]
-    assert len(step.evicted) == 1
-    assert not scheduler.prefixes
-
-
-def test_prefix_is_given_up_where_it_is_what_leaves_no_room() -> None:
-    """A kept prefix that is used in part only takes more cells than it saves."""
-    scheduler = Scheduler(100, 4, 2)
-    user = sequence(0, prefix=32, prompt=8, most=10)
-    scheduler.add(user)
-    compute(scheduler, scheduler.schedule(256))
-    scheduler.remove(user)
-    partly = Sequence(
-        order=1, interactive=True, tokens=PREFIX[:20] + [5] * 60, n_prompt=80, prefix_tokens=20, max_tokens=20
+def test_ended_sequence_is_where_a_conversation_goes_on() -> None:
+    """The next turn begins with all that was said, and shares it."""
+    s = scheduler()
+    first = sequence(0, prompt=40)
+    run(s, first)
+    compute(s, s.schedule(budget(), 0))
+    s.retire(first, Step())
+    said = first.tokens[: first.n_computed]
+    turn = Sequence(
+        order=1, interactive=True, tokens=[*said, 5, 6], n_prompt=len(said) + 2, prefix_tokens=0, max_tokens=5
     )
-    scheduler.add(partly)
-    step = scheduler.schedule(256)
+    s.add(turn)
+    step = s.schedule(budget(), 0)
+    assert [(m.source, m.length) for m in step.moves if isinstance(m, Share)] == [(first.seq_id, len(said))]
+    assert handed_out(step) == [(1, len(said), 2)]
+
+
+def test_running_sequence_is_shared_too() -> None:
+    s = scheduler()
+    first = sequence(0, prompt=40)
+    run(s, first)
+    again = Sequence(order=1, interactive=True, tokens=first.tokens[:40], n_prompt=40, prefix_tokens=0, max_tokens=5)
+    s.add(again)
+    s.schedule(budget(), 0)
+    assert again.n_computed == 39
+
+
+def test_longer_state_takes_the_place_of_what_it_continues() -> None:
+    s = scheduler()
+    first = sequence(0, prompt=40)
+    run(s, first)
+    s.retire(first, Step())
+    longer = Sequence(
+        order=1, interactive=True, tokens=[*first.tokens[:40], 5, 6], n_prompt=42, prefix_tokens=0, max_tokens=5
+    )
+    run(s, longer)
+    s.retire(longer, Step())
+    assert [len(k.tokens) for k in s.kept] == [42]
+
+
+def test_state_least_likely_to_be_of_use_is_evicted_first() -> None:
+    """What was used long ago before what was used just now; a fixed prefix outlasts conversations of its age."""
+    s = scheduler(200)
+    old, prefixed, fresh = sequence(0, prompt=40), sequence(1, prefix=32, prompt=8), sequence(2, prompt=40)
+    for each, now in ((old, 0.0), (prefixed, 0.0), (fresh, HALF_LIFE_S)):
+        run(s, each, now=now)
+        s.retire(each, Step())
+    kept = [k.tokens[0] for k in sorted(s.kept, key=lambda k: k.chance(HALF_LIFE_S))]
+    assert kept == [0, PREFIX[0], 200_000, PREFIX[0]]
+    s.add(sequence(3, prompt=90))
+    s.schedule(budget(), HALF_LIFE_S)
+    assert 0 not in [k.tokens[0] for k in s.kept]
+    assert any(k.fixed for k in s.kept)
+
+
+def test_kept_state_gives_way_to_running_work_and_not_the_other_way_round() -> None:
+    s = scheduler(100)
+    user = sequence(0, prefix=32, prompt=8, most=10)
+    run(s, user)
+    large = sequence(1, prompt=80, most=20)
+    s.add(large)
+    assert not s.schedule(budget(), 0).admitted
+    s.retire(user, Step())
+    step = s.schedule(budget(), 0)
+    assert step.admitted == [large]
+    assert not s.kept
+
+
+def test_state_that_is_shared_in_part_gives_up_the_rest() -> None:
+    """What the request shares stays; what else lies there makes room for it."""
+    s = scheduler(100)
+    user = sequence(0, prefix=32, prompt=30, most=10)
+    run(s, user)
+    s.retire(user, Step())
+    partly = Sequence(
+        order=1, interactive=True, tokens=PREFIX[:20] + [5] * 60, n_prompt=80, prefix_tokens=0, max_tokens=20
+    )
+    s.add(partly)
+    step = s.schedule(budget(), 0)
     assert step.admitted == [partly]
-    assert partly.n_cached == 0
-    assert not scheduler.prefixes
+    assert handed_out(step) == [(1, 20, 60)]
 
 
-@pytest.mark.parametrize("seed", range(30))
+def test_prefix_from_elsewhere_gets_a_place_where_only_kept_states_have_to_go() -> None:
+    s = scheduler(100)
+    old = sequence(0, prompt=60)
+    run(s, old)
+    assert s.adopt(tuple(PREFIX) * 2, Step()) is None  # the running one is not disturbed
+    s.retire(old, Step())
+    step = Step()
+    kept = s.adopt(tuple(PREFIX) * 2, step)
+    assert kept is not None
+    assert [type(m) for m in step.moves] == [Forget]
+    assert s.best_match([*PREFIX, *PREFIX, 1]) == (kept.seq_id, 64)
+
+
+def test_nothing_is_kept_where_the_memory_cannot_share() -> None:
+    s = scheduler(sharing=False)
+    first = sequence(0, prefix=32)
+    run(s, first)
+    s.retire(first, Step())
+    assert not s.kept
+    again = sequence(0, prefix=32)
+    run(s, again)
+    assert s.adopt(tuple(PREFIX), Step()) is None
+    assert s.cells.free == 1000 - len(again.tokens[: again.n_computed])
+
+
+# Making room
+
+
+def test_interactive_request_takes_the_place_of_a_batch_one_which_goes_on_later() -> None:
+    s = scheduler(running=2)
+    batch = [sequence(i, interactive=False, most=50) for i in range(2)]
+    run(s, *batch)
+    urgent = sequence(2)
+    s.add(urgent)
+    step = s.schedule(budget(), 0)
+    aside = [m for m in step.moves if isinstance(m, SetAside)]
+    assert [(m.sequence, m.length) for m in aside] == [(batch[1], 10)]  # the younger one, with all it had computed
+    assert urgent in s.running
+    compute(s, step)
+    s.remove(urgent, Step())
+    step = s.schedule(budget(), 0)
+    assert [m.sequence for m in step.moves if isinstance(m, BringBack)] == [batch[1]]
+    assert (1, 10, 1) in handed_out(step)
+
+
+def test_interactive_request_does_not_make_interactive_ones_stop() -> None:
+    s = scheduler(running=1)
+    run(s, sequence(0))
+    s.add(sequence(1))
+    assert not s.schedule(budget(), 0).admitted
+
+
+def test_state_that_was_not_copied_is_computed_again() -> None:
+    s = scheduler(running=1)
+    batch = sequence(0, interactive=False, most=50)
+    run(s, batch)
+    urgent = sequence(1)
+    run(s, urgent)
+    batch.n_saved = 0  # the runner found that cheaper
+    s.remove(urgent, Step())
+    step = s.schedule(budget(), 0)
+    assert not [m for m in step.moves if isinstance(m, BringBack)]
+    assert handed_out(step) == [(0, 0, 11)]
+
+
+def test_younger_one_makes_room_when_running_ones_grow_out_of_the_cells() -> None:
+    """Both were admitted, both want more than there is: the older one gets on, the younger ends afterwards."""
+    s = scheduler(100)
+    old, young = sequence(0, prompt=20, most=70), sequence(1, prompt=20, most=70)
+    run(s, old, young)
+    ended: list[int] = []
+    aside = 0
+    for _ in range(300):
+        step = s.schedule(budget(), 0)
+        aside += sum(isinstance(m, SetAside) for m in step.moves)
+        compute(s, step)
+        for each in list(s.running):
+            if len(each.tokens) - each.n_prompt >= each.max_tokens:
+                ended.append(each.order)
+                s.retire(each, Step())
+    assert ended == [0, 1]
+    assert aside == 1
+
+
+# Drafts
+
+
+def test_drafts_ride_along_and_wrong_ones_are_taken_back() -> None:
+    s = scheduler()
+    first = sequence(0, most=100)
+    run(s, first)
+    first.drafts = (7, 7, 8, 7)
+    step = s.schedule(budget(), 0)
+    assert step.chunks[0].drafts == (7, 7, 8, 7)
+    compute(s, step)
+    assert first.n_computed == 10 + 1 + 2
+    assert s.cells.length(first.seq_id) == 13
+
+
+@pytest.mark.parametrize(
+    ("given", "left"), [(budget(3), 2), (budget(outputs=4), 3), (budget(), 5)], ids=["tokens", "outputs", "drafts"]
+)
+def test_drafts_take_only_what_is_left(given: Budget, left: int) -> None:
+    s = scheduler()
+    first = sequence(0, most=100)
+    run(s, first)
+    first.drafts = (7,) * 5
+    assert len(s.schedule(given, 0).chunks[0].drafts) == left
+
+
+def test_drafts_never_make_anybody_else_make_room() -> None:
+    s = scheduler(64)
+    kept = sequence(0, prompt=40)
+    run(s, kept)
+    s.retire(kept, Step())
+    first = sequence(1, prompt=20, most=40)
+    run(s, first)
+    first.drafts = (7,) * 7
+    step = s.schedule(budget(), 0)
+    assert len(step.chunks[0].drafts) == 3  # of 64 cells 40 are kept and 21 are in use
+    assert s.kept
+
+
+def test_drafts_wait_while_a_prompt_is_computed() -> None:
+    s = scheduler()
+    first = sequence(0, most=100)
+    run(s, first)
+    first.drafts = (7, 7)
+    s.add(sequence(1, prompt=100))
+    assert not any(c.drafts for c in s.schedule(budget(), 0).chunks)
+
+
+# Random walks
+
+
+@pytest.mark.parametrize("seed", range(40))
 def test_books_balance_on_a_random_walk_and_everybody_ends(seed: int) -> None:
-    """Arrivals, cancels and steps in any order: never an id twice, never more cells than there are, nobody starves."""
+    """Arrivals, cancels, drafts and steps in any order: no id twice, no cell lost, moves that can be done in their
+    order, nobody starves."""
     rng = random.Random(seed)
-    scheduler = Scheduler(rng.choice((150, 300, 1000)), rng.randint(1, 5), rng.randint(0, 3))
+    running = rng.randint(1, 5)
+    s = scheduler(rng.choice((150, 300, 1000)), running, running + rng.randint(1, 4), sharing=rng.random() < 0.8)
     left = [
         sequence(
             i,
@@ -237,21 +474,29 @@ def test_books_balance_on_a_random_walk_and_everybody_ends(seed: int) -> None:
         for i in range(40)
     ]
     alive: list[Sequence] = []
-    for _ in range(3000):
+    for now in range(3000):
         if left and rng.random() < 0.3:
             alive.append(left.pop())
-            scheduler.add(alive[-1])
+            s.add(alive[-1])
         if alive and rng.random() < 0.05:
-            scheduler.remove(alive.pop(rng.randrange(len(alive))))
-        compute(scheduler, scheduler.schedule(rng.choice((32, 64))))
-        for s in [s for s in alive if len(s.tokens) - s.n_prompt >= s.max_tokens]:
-            alive.remove(s)
-            scheduler.remove(s)
-        ids = [s.seq_id for s in scheduler.running] + [p.seq_id for p in scheduler.prefixes]
-        assert len(set(ids)) == len(ids)
-        assert scheduler.free_cells >= 0
-        for p in scheduler.prefixes:
-            assert p.users == sum(s.prefix is p for s in scheduler.running)
+            s.remove(alive.pop(rng.randrange(len(alive))), Step())
+        for each in s.running:
+            each.drafts = tuple(rng.choice((7, 7, 8)) for _ in range(rng.randint(0, 3)))
+        step = s.schedule(budget(rng.choice((32, 64))), float(now))
+        for move in step.moves:
+            if isinstance(move, SetAside) and rng.random() < 0.3:
+                move.sequence.n_saved = 0
+        compute(s, step)
+        for each in [a for a in alive if len(a.tokens) - a.n_prompt >= a.max_tokens]:
+            alive.remove(each)
+            s.retire(each, Step())
+        used = [r.seq_id for r in s.running] + [k.seq_id for k in s.kept]
+        assert len(set(used)) == len(used)
+        assert len(used) + len(s.free_ids) == s.max_ids
+        assert s.cells.used_by(used) + s.cells.free == s.cells.total
+        assert all(s.cells.length(r.seq_id) == r.n_computed for r in s.running)
+        assert all(s.cells.length(k.seq_id) == len(k.tokens) for k in s.kept)
+        assert len(s.running) <= running
     assert not left
     assert not alive
-    assert not scheduler.has_work
+    assert not s.has_work
