@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from edged.engine.snapshots import Snapshots
 from edged.engine.ticket import ModelStats, Ticket
 from edged.engine.worker import Worker, resolve
 from edged.errors import Cancelled, EdgedError, Internal
@@ -25,6 +26,7 @@ class LlamaEngine:
             running.
         on_fatal: called on the loop if the engine thread dies; the daemon then has to end.
         checked: check the books after every step; for tests, costs 0.1 ms a step.
+        snapshots: where states of prefixes outlive their model; closed by whoever made them, after `stop`.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class LlamaEngine:
         *,
         on_fatal: Callable[[BaseException], None] | None = None,
         checked: bool = False,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.residency = residency
+        self._snapshots = snapshots
         self._threads = threads
         self._report_fatal = on_fatal
         self._checked = checked

@@ -114,6 +114,7 @@ class Snapshots:
         self._jobs: deque[_Job] = deque()
         self._queued_bytes = 0
         self._writer: threading.Thread | None = None
+        self._starting = threading.Lock()
         self._started = False
         self._end_at: float | None = None  # time.monotonic(); set: nothing new is taken
         self._worth = Worth()
@@ -123,10 +124,12 @@ class Snapshots:
 
     def start(self) -> None:
         """Look through the folder: remove what a crash left, and what is too much. Blocks; never raises."""
-        with self._lock:
-            if self._started:
-                return
-            self._started = True
+        with self._starting:  # whoever comes second waits: an index in the making has nothing in it
+            if not self._started:
+                self._start()
+                self._started = True
+
+    def _start(self) -> None:
         try:
             if self._max_bytes:
                 _make_private(self._folder)
@@ -492,8 +495,11 @@ class Shelf:
         return self._owner._has(name)
 
     def wants(self, tokens: Sequence[int], n_bytes: int, computed_s: float) -> bool:
-        """Whether `write` would take a state of so many bytes: ask before making a copy of it."""
-        return self._owner._wants(_name(self._key, tokens), len(tokens), n_bytes, computed_s)
+        """Whether `write` would take a state of so many bytes: ask before making a copy of it. Counts as a use of one
+        that is stored already, as `has` does."""
+        name = _name(self._key, tokens)
+        self._owner._use(name)
+        return self._owner._wants(name, len(tokens), n_bytes, computed_s)
 
     def write(self, tokens: Sequence[int], state: Buffer, computed_s: float, wait_s: float = 0.0) -> bool:
         """Store a state, soon: the writer does it. Nobody may change `state` any more.
