@@ -155,9 +155,11 @@ class Snapshots:
         return Shelf(self, key, prefix)
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Take nothing any more; return when what is queued is written, or that takes too long."""
+        """Take nothing any more; return when what is queued is written, or that takes too long. Nothing is left to do
+        the second time."""
         with self._lock:
-            self._end_at = time.monotonic() + timeout_s
+            if self._end_at is None:
+                self._end_at = time.monotonic() + timeout_s
             self._lock.notify_all()
             writer = self._writer
         if writer is not None:
