@@ -19,10 +19,12 @@ from edged.agent.chat import Chats
 from edged.agent.dialect import GENERIC
 from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook
+from edged.agent.warm import Warmer
 from edged.cloud import Cloud
 from edged.config import Config, PythonTool
 from edged.engine import LlamaEngine
 from edged.engine.predict import predicted_bytes
+from edged.engine.snapshots import Snapshots
 from edged.errors import ConfigError, ModelUnavailable
 from edged.governor import probe
 from edged.governor.governor import Governor
@@ -97,6 +99,7 @@ class Daemon:
         self._meter = Meter(self._metrics)
         specs = model_specs(settings)
         self._specs = specs
+        self._snapshots = Snapshots(settings.snapshots_dir, settings.snapshot_bytes)
         self._engine = self._make_engine()
         self._governor = Governor(
             specs,
@@ -132,6 +135,10 @@ class Daemon:
             changed=self._changed.set,
             settled=self._meter.settled,
         )
+        self._warmer = Warmer(
+            settings.models, settings.agents, engine, speak, load=self._governor.load, tell=self._tell
+        )
+        self._warming: list[asyncio.Task[Any]] = []
         if self._mqtt:
             self._pipeline.deliverers = {"mqtt": self._mqtt}
         self._unix = UnixTransport(
@@ -215,6 +222,14 @@ class Daemon:
             ", ".join(self._config.agents) or "none",
             self._config.socket_path,
         )
+        self._spawn(self._warming, self._warm(), "edged.warm")
+        tasks += self._warming
+
+    async def _warm(self) -> None:
+        """What makes later requests quicker and must not hold up the start."""
+        await asyncio.to_thread(self._snapshots.start)
+        await self._warmer.run()
+        await self._stop.wait()  # a task that is watched does not end by itself
 
     def _spawn(self, tasks: list[asyncio.Task[Any]], work: Coroutine[Any, Any, None], name: str) -> None:
         tasks.append(asyncio.create_task(work, name=name))
@@ -243,6 +258,7 @@ class Daemon:
         self._unix.stop_taking()  # who connects from now on is served by the next start, where systemd holds the socket
         if self._mqtt:
             self._mqtt.stop_taking()  # what comes now stays with the broker
+        await _end(self._warming)  # it would compete with the requests that are to be finished
         if tasks:  # else it did not come so far: there is nothing to finish, and perhaps no store
             await self._pipeline.stop()
         if self._mqtt:
@@ -252,6 +268,7 @@ class Daemon:
         await _end(tasks)
         await self._cloud.stop()
         await self._engine.stop()
+        await asyncio.to_thread(self._snapshots.close)
         await self._toolbox.stop()
         await self._database.stop()
 
@@ -260,7 +277,7 @@ class Daemon:
     def _make_engine(self) -> Runtime:
         scripted = [m.source.startswith(testing.SCHEME) for m in self._config.models.values()]
         if not any(scripted):
-            return LlamaEngine(threads=self._config.threads(), on_fatal=self._engine_died)
+            return LlamaEngine(threads=self._config.threads(), on_fatal=self._engine_died, snapshots=self._snapshots)
         if not all(scripted):
             raise ConfigError(self._config.files[0], "models", "scripted models and others cannot be mixed")
         return testing.ScriptedEngine()
@@ -386,7 +403,12 @@ class Daemon:
             "models": self._governor.status()["models"],
             "queue": self._counts,
             "link": self._cloud.status(),
+            "snapshots": self._snapshot_counts(),
         }
+
+    def _snapshot_counts(self) -> dict[str, JSON]:
+        stats = self._snapshots.stats
+        return {name: getattr(stats, name) for name in ("files", "bytes", "written_bytes", "restored", "refused")}
 
     async def _status(self) -> dict[str, JSON]:
         """`edged status`."""

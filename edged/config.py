@@ -92,6 +92,16 @@ class Store(Strict, frozen=True):
     retention_days: float = 7.0
 
 
+class Snapshots(Strict, frozen=True):
+    """[snapshots]: bound of the states of prefixes on the disk; 0 keeps none.
+
+    256 MiB: a prefix of 1,000 tokens takes 12 MB with a 0.5B model and 28 MB with a 1.5B one, and an agent has two or
+    three. So it is enough for a handful of agents, and as much of an 8 GB card as the store may take.
+    """
+
+    max_bytes: str | int = "256MiB"
+
+
 class Ipc(Strict, frozen=True):
     """[ipc]: mode and group of the Unix socket."""
 
@@ -128,11 +138,17 @@ class Database(Strict, frozen=True):
 
 
 class Model(Strict, frozen=True):
-    """[models.NAME]: context in tokens that one request may use."""
+    """[models.NAME]: context in tokens that one request may use.
+
+    pin: it is never unloaded.
+    preload: load it at the start and bring its agents' prefixes in, so that the first request is as quick as the
+        second. Afterwards it goes when it is idle, like any other.
+    """
 
     source: str = DEFAULT_MODEL
     context: int = 4096
     pin: bool = False
+    preload: bool = False
 
 
 class Upstream(Strict, frozen=True):
@@ -245,6 +261,7 @@ class Config(Struct, frozen=True, kw_only=True):
     compute: Compute = Compute()
     queue: Queue = Queue()
     store: Store = Store()
+    snapshots: Snapshots = Snapshots()
     ipc: Ipc = Ipc()
     http: Http = Http()
     mqtt: Mqtt | None = None
@@ -304,6 +321,16 @@ class Config(Struct, frozen=True, kw_only=True):
     def store_bytes(self) -> int:
         """Bound of edged's own database."""
         return parse_bytes(self.store.max_bytes)
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """Bound of the states of prefixes on the disk; 0: none are kept."""
+        return parse_bytes(str(self.snapshots.max_bytes))
+
+    @property
+    def snapshots_dir(self) -> Path:
+        """Folder of those states."""
+        return self.state_dir / "snapshots"
 
     @property
     def reserve_bytes(self) -> int:
@@ -423,6 +450,7 @@ class _Build:
             compute=self._one("compute", Compute),
             queue=self._one("queue", Queue),
             store=self._one("store", Store),
+            snapshots=self._one("snapshots", Snapshots),
             ipc=self._one("ipc", Ipc),
             http=self._one("http", Http),
             mqtt=self._one("mqtt", Mqtt) if "mqtt" in self.raw else None,
@@ -525,6 +553,7 @@ class _Build:
     def _check_scalars(self, config: Config) -> None:
         self._bytes(("memory", "reserve"), config.memory.reserve)
         self._bytes(("store", "max_bytes"), config.store.max_bytes)
+        self._bytes(("snapshots", "max_bytes"), str(config.snapshots.max_bytes))
         if percent := re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", config.memory.budget.strip()):
             self._range(("memory", "budget"), float(percent[1]), 1, 100)
         else:

@@ -31,6 +31,10 @@ class MeteredEngine:
         )
         return done
 
+    async def warm(self, job: Job) -> None:
+        """See interfaces.Engine. Nothing is counted: no request came of it."""
+        await self._engine.warm(job)
+
 
 class Meter:
     """What other parts call when something worth counting has happened."""

@@ -28,7 +28,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.clock import Stopwatch
-from edged.errors import ConfigError
+from edged.errors import ConfigError, ModelUnavailable
 from edged.interfaces import OnPiece, Residency
 from edged.types import JSON, Completion, Finish, Job, ModelSpec, TokenLogprob
 
@@ -66,6 +66,7 @@ class ScriptedEngine:
     def __init__(self, residency: Residency | None = None) -> None:
         self.residency = residency
         self.jobs: list[Job] = []  # what was asked, newest last; only the last KEPT
+        self.warmed: list[Job] = []  # the same of `warm`
         self._scripts: dict[str, Script] = {}
 
     KEPT = 100
@@ -78,7 +79,10 @@ class ScriptedEngine:
 
     async def load(self, spec: ModelSpec) -> None:
         """Read the script."""
-        self._scripts[spec.name] = read_script(Path(spec.path))
+        try:
+            self._scripts[spec.name] = read_script(Path(spec.path))
+        except ConfigError as error:
+            raise ModelUnavailable(str(error)) from None
 
     async def unload(self, name: str) -> None:
         """Forget the script."""
@@ -91,6 +95,12 @@ class ScriptedEngine:
     def stats(self) -> list[JSON]:
         """No models."""
         return []
+
+    async def warm(self, job: Job) -> None:
+        """See interfaces.Engine: brings the script in; there is nothing to compute."""
+        held = self.residency.hold(job.model) if self.residency else contextlib.nullcontext(0.0)
+        async with held:
+            self.warmed = [*self.warmed[-self.KEPT + 1 :], job]
 
     async def generate(
         self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None

@@ -3,11 +3,12 @@
 EDGED_TEST_FAULT names a point of `edged.faults`, or "publish.done" (behind a tool's publish); the process kills itself
 there once, which EDGED_TEST_MARKER (a file) remembers over a restart. EDGED_TEST_POISON is a word; whoever asks it
 kills the process, at every attempt. EDGED_TEST_STALL is one that stops the engine as a hung thread would; that is
-noticed after STALL_S seconds.
+noticed after STALL_S seconds. EDGED_TEST_SLOW_LOAD is how many seconds a model takes to load.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from edged import app, faults, supervisor, testing
 from edged.interfaces import OnPiece
 from edged.testing import ScriptedEngine
 from edged.tools.toolbox import Toolbox
-from edged.types import Completion, Job
+from edged.types import Completion, Job, ModelSpec
 
 AFTER_PUBLISH = "publish.done"
 STALL_S = 0.3
@@ -78,6 +79,15 @@ class LateDeath(Toolbox):
         return result
 
 
+class Slow(ScriptedEngine):
+    """Takes its time to load a model."""
+
+    async def load(self, spec: ModelSpec) -> None:
+        """See interfaces.Loader."""
+        await asyncio.sleep(float(os.environ["EDGED_TEST_SLOW_LOAD"]))
+        await super().load(spec)
+
+
 def main() -> int:
     """Arm, then run as `edged run` does."""
     fault = os.environ.get("EDGED_TEST_FAULT")
@@ -87,6 +97,8 @@ def main() -> int:
         faults.arm(fault, die_once)
     if "EDGED_TEST_POISON" in os.environ:
         vars(testing)["ScriptedEngine"] = Poisoned
+    if "EDGED_TEST_SLOW_LOAD" in os.environ:
+        vars(testing)["ScriptedEngine"] = Slow
     if "EDGED_TEST_STALL" in os.environ:
         vars(testing)["ScriptedEngine"] = Stalling
         vars(app)["STALL_S"] = STALL_S

@@ -53,6 +53,8 @@ WITHOUT_ROWS = {
     frozenset({"topic", "published"}): "done",
 }
 
+STAND_IN = (Message("user", "Hello"),)  # for a question, where only what stands before it counts
+
 Turn = tuple[Message, ...]
 TemplateOf = Callable[[str], tuple[str | None, dict[str, str]]]
 
@@ -104,6 +106,13 @@ class Prompts:
             system = (Message("system", f"{system[0].content} {FROM_DATA}" if system else FROM_DATA),)
         full = self.dialect.render((*system, *told, *before, question), generate=True)
         return Prompt(*dialect.split(full, self._answering_prefix))
+
+    def fixed(self) -> tuple[tuple[Prompt, str | None], ...]:
+        """The prompts whose prefixes this agent's requests share, each with the grammar it is used with; what follows
+        the prefix stands for any question. For an engine to get ready."""
+        deciding = ((self.deciding([], STAND_IN, []), self.grammar),) if self._tools else ()
+        answering = ((self.answering([], STAND_IN, []), None),) if self._system else ()
+        return (*deciding, *answering)
 
     def _data(self, records: Sequence[ToolRecord]) -> str:
         return "\n".join(f"Data ({self._about(r.name)} {write_json(r.arguments)}): {_shown(r)}" for r in records)

@@ -24,6 +24,7 @@ def status_lines(state: Document) -> list[str]:
         f"memory  {memory_text(state['memory'])}",
         f"requests  {queue_text(state['queue'])}",
         *(f"model  {name}: {model_text(m, state['engine'].get(name))}" for name, m in state["models"].items()),
+        *(f"prefixes  {snapshots_text(kept)}" for kept in (state.get("snapshots"),) if kept and kept["files"]),
         *(f"broker  {broker_text(link)}" for link in (state["mqtt"],) if link),
         *(f"upstream  {name}: {upstream_text(link)}" for name, link in state["link"].items()),
         *(f"http  {', '.join(listeners)}" for listeners in (_listeners(state),) if listeners),
@@ -56,6 +57,15 @@ def model_text(model: Document, engine: Document | None) -> str:
         parts.append(f"{engine['threads']} threads")
         parts.append(f"{engine['generated_tokens']} tokens in {engine['decode_steps']} steps")
     return ", ".join(parts)
+
+
+def snapshots_text(kept: Document) -> str:
+    """States of prefixes on the disk."""
+    refused = f", {kept['refused']} refused" if kept["refused"] else ""
+    return (
+        f"{kept['files']} on the disk, {size(kept['bytes'])}; since the start {size(kept['written_bytes'])} written, "
+        f"{kept['restored']} restored{refused}"
+    )
 
 
 def broker_text(link: Document) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs
 
+from edged.engine.snapshots import Snapshots
 from edged.engine.ticket import ModelStats, Ticket
 from edged.engine.worker import Worker, resolve
 from edged.errors import Cancelled, EdgedError, Internal
@@ -31,6 +32,7 @@ class LlamaEngine:
         snapshots: where states of prefixes outlive their model; belongs to the engine, which closes it. None: nowhere.
         on_fatal: called on the loop if the engine thread dies; the daemon then has to end.
         checked: check the books after every step; for tests, costs 0.1 ms a step.
+        snapshots: where states of prefixes outlive their model; closed by whoever made them, after `stop`.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class LlamaEngine:
         snapshots: Snapshots | None = None,
         on_fatal: Callable[[BaseException], None] | None = None,
         checked: bool = False,
+        snapshots: Snapshots | None = None,
     ) -> None:
         self.residency = residency
+        self._snapshots = snapshots
         self._threads = threads
         self._snapshots = snapshots
         self._report_fatal = on_fatal

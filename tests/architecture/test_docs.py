@@ -18,6 +18,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "compute": config.Compute,
     "queue": config.Queue,
     "store": config.Store,
+    "snapshots": config.Snapshots,
     "ipc": config.Ipc,
     "http": config.Http,
     "mqtt": config.Mqtt,

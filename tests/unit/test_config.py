@@ -94,6 +94,9 @@ def test_load_of_a_whole_file_gives_checked_structures(main: Path) -> None:
     assert settings.tools["lamp"].on_uncertain == "retry"
     assert (settings.queue.max_waiting, settings.queue.max_attempts) == (256, 3)
     assert settings.store_bytes == 256 * MIB
+    assert settings.snapshot_bytes == 256 * MIB
+    assert settings.snapshots_dir == Path("/tmp/state/snapshots")
+    assert not settings.models["small"].preload
     assert settings.reserve_bytes == 96 * MIB
     assert settings.models_dir == Path("/tmp/state/models")
     assert settings.socket_path == Path("/tmp/run/edged.sock")
@@ -138,6 +141,12 @@ def test_drop_ins_merge_tables_replace_arrays_in_name_order(main: Path) -> None:
     assert settings.agents["house"].tools == ("lamp",)
     assert settings.agents["house"].model == "small"
     assert [Path(f).name for f in settings.files] == ["edged.toml", "10-a.toml", "20-b.toml"]
+
+
+@pytest.mark.parametrize(("text", "kept"), [("0", 0), ('"0"', 0), ("1000", 1000), ('"1MiB"', MIB)])
+def test_snapshots_are_bounded_or_off(main: Path, text: str, kept: int) -> None:
+    """A number is bytes."""
+    assert loaded(main, f"[snapshots]\nmax_bytes = {text}").snapshot_bytes == kept
 
 
 def test_error_in_a_drop_in_names_the_drop_in_and_one_in_the_file_names_the_file(main: Path) -> None:
@@ -225,6 +234,11 @@ CHECKS: list[tuple[str, str, str]] = [
     ('[compute]\nthreads = "all"', "compute.threads", '"auto", or 1 to'),
     ("[compute]\nthreads = true", "compute.threads", "expected"),
     ('[store]\nmax_bytes = "big"', "store.max_bytes", "is no size"),
+    ('[snapshots]\nmax_bytes = "many"', "snapshots.max_bytes", "is no size"),
+    ("[snapshots]\nmax_bytes = -1", "snapshots.max_bytes", "is no size"),
+    ("[snapshots]\nmax_bytes = true", "snapshots.max_bytes", "expected"),
+    ("[snapshots]\nmax_files = 1", "snapshots.max_files", "unknown key; allowed are max_bytes"),
+    ('[models.small]\npreload = "yes"', "models.small.preload", "expected `bool`"),
     ("[store]\nretention_days = 0", "store.retention_days", "outside"),
     ('[ipc]\nmode = "9999"', "ipc.mode", "no file mode"),
     ('[ipc]\ngroup = "no_such_group_here"', "ipc.group", "no group"),

@@ -180,6 +180,9 @@ class Writer:
         self.error: Exception | None = None
         self.running = 0
 
+    async def warm(self, job: Job) -> None:
+        """See interfaces.Engine."""
+
     async def generate(self, job: Job, on_text: object = None, *, on_piece: OnPiece | None = None) -> Completion:
         """See interfaces.Engine."""
         self.jobs.append(job)

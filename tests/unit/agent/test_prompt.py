@@ -105,6 +105,26 @@ def test_answering_prompt_without_records_shares_the_system_text() -> None:
     assert prompts(system="", tools=()).answering([], ASKED, []).prefix == ()
 
 
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (prompts(), ["deciding", "answering"]),
+        (prompts(system=""), ["deciding"]),
+        (prompts(tools=()), ["answering"]),
+        (prompts(system="", tools=()), []),
+    ],
+    ids=["both", "no system text", "no tools", "nothing"],
+)
+def test_fixed_prompts_begin_as_those_of_a_request_do(made: Prompts, expected: list[str]) -> None:
+    """With the same prefix and grammar, to the byte: what was computed for them is used."""
+    real = {
+        "deciding": (made.deciding([], ASKED, []).prefix, made.grammar),
+        "answering": (made.answering([], ASKED, []).prefix, None),
+    }
+    assert [(prompt.prefix, rules) for prompt, rules in made.fixed()] == [real[name] for name in expected]
+    assert all(prompt.prefix and prompt.turn for prompt, _ in made.fixed())
+
+
 async def test_prompt_book_reads_a_models_template_once_and_not_before_it_is_needed() -> None:
     """Agents of one model share its dialect; a model that cannot be read is tried again."""
     asked: list[str] = []

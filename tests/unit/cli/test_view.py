@@ -45,6 +45,26 @@ def test_status_tells_links_and_listeners_where_there_are_some() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"files": 0, "bytes": 0, "written_bytes": 0, "restored": 0, "refused": 0}, None),
+        (
+            {"files": 3, "bytes": 36 * 2**20, "written_bytes": 12 * 2**20, "restored": 2, "refused": 0},
+            "prefixes  3 on the disk, 36 MiB; since the start 12 MiB written, 2 restored",
+        ),
+        (
+            {"files": 1, "bytes": 2**20, "written_bytes": 0, "restored": 0, "refused": 1},
+            "prefixes  1 on the disk, 1 MiB; since the start 0 KiB written, 0 restored, 1 refused",
+        ),
+    ],
+)
+def test_status_tells_what_is_kept_on_the_disk_where_there_is_something(kept: dict[str, int], said: str | None) -> None:
+    """An older daemon tells nothing of it."""
+    told = status_lines({**STATE, "snapshots": kept})
+    assert [line for line in told if line.startswith("prefixes")] == ([said] if said else [])
+
+
+@pytest.mark.parametrize(
     ("link", "said"),
     [
         ({"state": "up"}, "up"),
