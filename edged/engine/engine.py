@@ -6,19 +6,14 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
-from msgspec import structs
+from typing import Any
 
 from edged.engine.snapshots import Snapshots
 from edged.engine.ticket import ModelStats, Ticket
 from edged.engine.worker import Worker, resolve
 from edged.errors import Cancelled, EdgedError, Internal
 from edged.interfaces import OnPiece, Residency
-from edged.types import Completion, Job, ModelSpec, Priority
-
-if TYPE_CHECKING:
-    from edged.engine.snapshots import Snapshots
+from edged.types import Completion, Job, ModelSpec
 
 
 class LlamaEngine:
@@ -29,7 +24,6 @@ class LlamaEngine:
             needs the engine as its Loader).
         threads: threads to compute with where a model names none; None: what the process may use, revised while
             running.
-        snapshots: where states of prefixes outlive their model; belongs to the engine, which closes it. None: nowhere.
         on_fatal: called on the loop if the engine thread dies; the daemon then has to end.
         checked: check the books after every step; for tests, costs 0.1 ms a step.
         snapshots: where states of prefixes outlive their model; closed by whoever made them, after `stop`.
@@ -40,13 +34,11 @@ class LlamaEngine:
         residency: Residency | None = None,
         threads: int | None = None,
         *,
-        snapshots: Snapshots | None = None,
         on_fatal: Callable[[BaseException], None] | None = None,
         checked: bool = False,
         snapshots: Snapshots | None = None,
     ) -> None:
         self.residency = residency
-        self._snapshots = snapshots
         self._threads = threads
         self._snapshots = snapshots
         self._report_fatal = on_fatal
@@ -74,8 +66,6 @@ class LlamaEngine:
             return
         worker.stop()
         await asyncio.to_thread(worker.join)
-        if self._snapshots is not None:
-            await asyncio.to_thread(self._snapshots.close)
         # What the thread sent last is in the loop's queue already; commands it never took are answered here.
         await asyncio.sleep(0)
         self._fail_all(Cancelled("the engine stops"))
@@ -85,12 +75,19 @@ class LlamaEngine:
     ) -> Completion:
         """See `interfaces.Engine`. A cancelled call returns only after the sequence's cells are free, so that its
         model is not unloaded under it."""
+        return await self._run(job, on_piece or _without_logprobs(on_text), warm=False)
+
+    async def warm(self, job: Job) -> None:
+        """See `interfaces.Engine`."""
+        await self._run(job, None, warm=True)
+
+    async def _run(self, job: Job, on_piece: OnPiece | None, *, warm: bool) -> Completion:
         called_at = time.monotonic()
         if self.residency is None:
             raise Internal("the engine has no residency")
         async with self.residency.hold(job.model) as load_ms:
             worker = self._running()
-            ticket = Ticket(job, on_piece or _without_logprobs(on_text), self._future(), called_at, load_ms)
+            ticket = Ticket(job, on_piece, self._future(), called_at, load_ms, warm)
             worker.submit(ticket)
             try:
                 await asyncio.wait([ticket.future])
@@ -100,10 +97,6 @@ class LlamaEngine:
                 await _settled(ticket.future)
                 raise
             return ticket.future.result()
-
-    async def warm(self, job: Job) -> None:
-        """See `interfaces.Engine`. The one token that this generates is what it takes to compute the prompt."""
-        await self.generate(structs.replace(job, max_tokens=1, priority=Priority.BATCH))
 
     async def load(self, spec: ModelSpec) -> None:
         """See `interfaces.Loader`; does nothing where the model is loaded. Other models wait meanwhile. A cancelled

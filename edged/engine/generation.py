@@ -91,6 +91,9 @@ class Generation:
         """
         if self._first_at is None:
             self._first_at = time.monotonic()
+        if self.ticket.warm:
+            self._end(Finish.LENGTH)
+            return
         token = self._choose(logits)
         if self._native.is_eog(token):
             self._end(Finish.STOP)

@@ -46,11 +46,13 @@ class Prefixes:
 
     def save(self, tokens_s: float | None, *, wait: bool = False) -> None:
         """Hand those that are not on the disk to its writer. wait: it is the last chance."""
+        if not tokens_s:  # nothing of any length was computed, so nothing is new
+            return
         for kept in self._scheduler.kept:
             if not kept.fixed or (kept in self._seen and not wait):
                 continue
             self._seen.add(kept)
-            computed_s = len(kept.tokens) / tokens_s if tokens_s else 0.0
+            computed_s = len(kept.tokens) / tokens_s
             if self._shelf.wants(kept.tokens, self._native.state_bytes(kept.seq_id), computed_s):
                 state = self._native.state(kept.seq_id)
                 self._shelf.write(kept.tokens, state, computed_s, LAST_WAIT_S if wait else 0.0)

@@ -125,7 +125,7 @@ class Runner:
             prefix_tokens=min(shared, len(prompt) - 1),
             max_tokens=min(job.max_tokens, self._limit - len(prompt)),
         )
-        generation = Generation(ticket, sequence, self._native, constraint)
+        generation = Generation(ticket, sequence, self._native, None if ticket.warm else constraint)
         self._generations[sequence] = generation
         if generation.finish is None:
             self._bring_prefix(generation)

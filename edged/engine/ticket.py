@@ -17,6 +17,7 @@ class Ticket:
 
     on_piece, future: belong to the event loop; the thread only names them in what it sends there.
     called_at: time.monotonic() when the caller asked; load_ms: of that, spent to bring the model in.
+    warm: only get ready for such jobs: compile the grammar, compute the prompt, generate nothing.
     """
 
     job: Job
@@ -24,6 +25,7 @@ class Ticket:
     future: asyncio.Future[Completion]
     called_at: float
     load_ms: float
+    warm: bool = False
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from edged.engine.prompt import encode
 from edged.engine.runner import Runner
 from edged.engine.sampler import Logits, logprob
 from edged.engine.sequence import Sequence, common_length
+from edged.engine.snapshots import Snapshots
 from edged.engine.ticket import Ticket
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelUnavailable, NoMemory
 from edged.types import Completion, Finish, Job, ModelSpec, Priority, Sampling, Segment, TokenLogprob
@@ -37,6 +38,7 @@ DRIFT = 0.5
 # Alone and in the same chunks, nothing rounds differently.
 EXACT = 1e-4
 CONTEXT = 512
+THREADS = 1  # so small a model gains little from more, and loses a lot beside other work
 SYSTEM = (
     "<|im_start|>system\nYou are the assistant of a small board in a house. You answer in short sentences, and you "
     "know lights, heaters and blinds.<|im_end|>\n"
@@ -94,9 +96,10 @@ CALL_SCHEMA: dict[str, Any] = {
 class Bench:
     """A runner and what came of the jobs put into it."""
 
-    def __init__(self, context: int = CONTEXT) -> None:
+    def __init__(self, context: int = CONTEXT, snapshots: Snapshots | None = None) -> None:
         self.loop = asyncio.new_event_loop()
-        self.runner = Runner(ModelSpec(name="small", path=str(model_path()), context=context), 2, checked=True)
+        spec = ModelSpec(name="small", path=str(model_path()), context=context)
+        self.runner = Runner(spec, THREADS, snapshots=snapshots, checked=True)
         self.native: Llama = self.runner._native
         self.texts: dict[Ticket, list[str]] = {}
         self.told: dict[Ticket, list[tuple[str, tuple[TokenLogprob, ...]]]] = {}
@@ -107,8 +110,8 @@ class Bench:
         """Remember the logits every token was chosen from."""
         self.runner.watch = lambda s, row: self.seen.append((s, tuple(s.tokens), row.copy()))
 
-    def submit(self, what: Job) -> Ticket:
-        ticket = Ticket(what, None, self.loop.create_future(), 0.0, 0.0)
+    def submit(self, what: Job, *, warm: bool = False) -> Ticket:
+        ticket = Ticket(what, None, self.loop.create_future(), 0.0, 0.0, warm)
         self.texts[ticket], self.told[ticket] = [], []
         self.runner.submit(ticket)
         self.take()
@@ -152,10 +155,18 @@ def bench() -> Iterator[Bench]:
     bench.close()
 
 
+@pytest.fixture
+def tight() -> Iterator[Bench]:
+    """A context in which few fit."""
+    bench = Bench(context=128)
+    yield bench
+    bench.close()
+
+
 @pytest.fixture(scope="module")
 def scratch() -> Iterator[Llama]:
     """A context for the oracle."""
-    native = Llama(str(model_path()), 1024, 2)
+    native = Llama(str(model_path()), 1024, THREADS)
     yield native
     native.close()
 
@@ -169,6 +180,13 @@ def drift(bench: Bench, scratch: Llama) -> float:
         again = check.recompute(scratch, sequence.tokens, [prefix, *rows] if sequence.prefix_tokens else rows)
         largest = max(largest, *(check.distance(rows[end], again[end]) for end in rows))
     return largest
+
+
+def last_drift(bench: Bench, scratch: Llama) -> float:
+    """The same for the last row of each sequence only: whatever went wrong before shows there."""
+    last = {id(s): (tokens, logits) for s, tokens, logits in bench.seen}.values()
+    rows = [(check.recompute(scratch, tokens, [len(tokens)])[len(tokens)], logits) for tokens, logits in last]
+    return max(check.distance(again, logits) for again, logits in rows)
 
 
 # The oracle
@@ -248,19 +266,40 @@ def test_logprob_is_that_of_the_unmasked_distribution(bench: Bench) -> None:
 def test_prefix_is_computed_once(bench: Bench) -> None:
     first, second = bench.run(job(QUESTIONS[0]))[0], bench.run(job(QUESTIONS[0]))[0]
     assert first.cached_tokens == 0
-    assert second.cached_tokens == len(bench.native.tokenize(SYSTEM, special=True))
+    assert second.cached_tokens == second.prompt_tokens - 1  # the whole prompt, but for the token it goes on from
+    assert bench.run(job(QUESTIONS[1]))[0].cached_tokens >= len(bench.native.tokenize(SYSTEM, special=True))
     assert first.prompt_tokens == second.prompt_tokens
     assert first.text == second.text
 
 
-def test_prefix_is_evicted_for_a_request_that_needs_the_cells(bench: Bench) -> None:
+def test_prefix_is_evicted_for_requests_that_need_the_cells(bench: Bench) -> None:
     bench.run(job(QUESTIONS[0]))
     assert bench.runner.stats.prefixes == 1
-    room = bench.runner.stats.cells
-    while bench.runner.stats.prefixes:
-        bench.submit(job("Count.", prefix=(), max_tokens=CONTEXT))
+    bench.run(*(job(f"{word} " * 440, prefix=(), max_tokens=4) for word in ("words", "lines", "times")))
+    assert bench.runner.stats.prefixes == 0
+
+
+def test_conversation_goes_on_from_its_own_state(bench: Bench) -> None:
+    """The second turn computes what is new in it, and what the first one generated is not computed again."""
+    first = bench.run(job(QUESTIONS[0], max_tokens=8))[0]
+    said = (
+        *job(QUESTIONS[0]).turn,
+        Segment(first.text),
+        Segment("<|im_end|>\n<|im_start|>user\nAnd then?<|im_end|>\n"),
+    )
+    second = bench.run(job("", turn=said))[0]
+    assert second.cached_tokens >= first.prompt_tokens + first.completion_tokens - 1
+
+
+def test_warm_job_leaves_its_prefix_and_generates_nothing(bench: Bench) -> None:
+    grammar = schema_grammar(CALL_SCHEMA)
+    ticket = bench.submit(job("Hi", grammar=grammar), warm=True)
+    while bench.runner.has_work:
         bench.step()
-        assert bench.runner.stats.running * CONTEXT <= room + CONTEXT
+    done = bench.completion(ticket)
+    assert (done.text, done.completion_tokens) == ("", 0)
+    assert bench.runner.stats.prefixes == 1
+    assert bench.run(job(QUESTIONS[0], grammar=grammar, max_tokens=60))[0].cached_tokens > 0
 
 
 def test_prefix_of_a_cancelled_request_leaves_the_books_in_order(bench: Bench) -> None:
@@ -459,7 +498,7 @@ def test_interactive_request_overtakes_waiting_batch_requests(bench: Bench) -> N
 
 def test_cancel_frees_the_cells_and_the_others_go_on(bench: Bench) -> None:
     bench.run(job(QUESTIONS[0]))
-    idle = bench.runner.stats.cells_reserved
+    idle = bench.runner.stats.cells_used
     first, second = bench.submit(job(QUESTIONS[2])), bench.submit(job(QUESTIONS[4]))
     for _ in range(4):
         bench.step()
@@ -469,12 +508,12 @@ def test_cancel_frees_the_cells_and_the_others_go_on(bench: Bench) -> None:
         bench.step()
     assert first not in bench.outcomes
     assert bench.completion(second).text
-    assert bench.runner.stats.cells_reserved == idle
+    assert bench.runner.stats.cells_used <= idle + bench.completion(second).prompt_tokens + 24  # the other one's state
 
 
 def test_books_hold_under_random_arrivals_and_cancels(bench: Bench) -> None:
     """All kinds of requests at once, some cancelled anywhere on their way: the checker runs after every step, and in
-    the end only shared prefixes are left."""
+    the end only kept states are left."""
     rng = random.Random(5)
     kinds: list[dict[str, Any]] = [
         {},
@@ -496,8 +535,199 @@ def test_books_hold_under_random_arrivals_and_cancels(bench: Bench) -> None:
         bench.step()
     stats = bench.runner.stats
     assert stats.running == stats.waiting == 0
-    assert stats.cells_reserved == sum(len(p.tokens) for p in bench.runner._scheduler.prefixes)
+    scheduler = bench.runner._scheduler
+    assert stats.cells_used == scheduler.cells.used_by(k.seq_id for k in scheduler.kept)
     assert not [o for o in bench.outcomes.values() if isinstance(o, Exception)]
+
+
+# Making room
+
+
+def crowd(bench: Bench, most: int = 60) -> list[Ticket]:
+    """Batch generations that want more cells together than there are."""
+    grammar = "start: /[a-z ]{2500}/"
+    return [bench.submit(job(q, priority=Priority.BATCH, max_tokens=most, grammar=grammar)) for q in QUESTIONS[:6]]
+
+
+def test_generations_that_outgrow_the_cells_all_end_and_say_what_they_say_alone(tight: Bench, scratch: Llama) -> None:
+    """Some make room and come back, from a copy of their state: the oracle finds nothing wrong with what follows."""
+    tight.watch()
+    tickets = crowd(tight)
+    while tight.runner.has_work:
+        tight.step()
+    assert tight.runner.stats.set_aside > 0
+    assert all(tight.completion(t).completion_tokens == 60 for t in tickets)
+    assert tight.runner._aside.n_bytes == 0
+    assert last_drift(tight, scratch) <= DRIFT
+
+
+@pytest.mark.parametrize("broken", ["put", "take"])
+def test_state_that_is_lost_is_computed_again(
+    tight: Bench, scratch: Llama, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """No host memory for a copy, or llama.cpp does not take it back."""
+    aside = tight.runner._aside
+    if broken == "put":
+        monkeypatch.setattr(aside, "put", lambda *_: False)
+    else:
+        monkeypatch.setattr(tight.native, "restore", lambda *_: False)
+    tight.watch()
+    tickets = crowd(tight)
+    while tight.runner.has_work:
+        tight.step()
+    assert tight.runner.stats.set_aside > 0
+    assert all(tight.completion(t).completion_tokens == 60 for t in tickets)
+    assert last_drift(tight, scratch) <= DRIFT
+
+
+def test_interactive_request_does_not_wait_for_batch_work(bench: Bench) -> None:
+    """All places are taken by batch generations: one makes room, and ends later all the same."""
+    batch = [
+        bench.submit(job("Batch.", priority=Priority.BATCH, max_tokens=30, grammar="start: /[a-z ]{90}/"))
+        for _ in range(sizes.MAX_RUNNING)
+    ]
+    for _ in range(6):
+        bench.step()
+    urgent = bench.submit(job("Now!", max_tokens=4))
+    while urgent not in bench.outcomes:
+        bench.step()
+    assert not any(t in bench.outcomes for t in batch)
+    while bench.runner.has_work:
+        bench.step()
+    assert all(bench.completion(t).text for t in batch)
+
+
+def test_cancel_of_one_that_was_set_aside_leaves_nothing(tight: Bench) -> None:
+    tickets = crowd(tight)
+    while not tight.runner._aside.n_bytes:
+        assert tight.runner.has_work
+        tight.step()
+    for ticket in tickets:
+        tight.runner.cancel(ticket)
+    assert tight.runner._aside.n_bytes == 0
+    assert not tight.runner.has_work
+    assert tight.run(job(QUESTIONS[0]))[0].text
+
+
+# Drafts
+
+
+REPEAT = "Repeat this list: apple pear plum cherry apple pear plum cherry apple pear plum cherry apple pear plum cherry"
+
+
+def drafting_always(bench: Bench, monkeypatch: pytest.MonkeyPatch, length: int = 4) -> None:
+    monkeypatch.setattr(bench.runner._drafting, "length", lambda rows, ending: length)
+
+
+def test_drafts_that_are_right_save_steps_and_the_oracle_agrees(
+    bench: Bench, scratch: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammar = 'start: ("apple" | "pear" | "plum" | "cherry") (" " ("apple" | "pear" | "plum" | "cherry")){20}'
+    plain = bench.run(job(REPEAT, grammar=grammar, max_tokens=60))[0]
+    drafting_always(bench, monkeypatch)
+    bench.watch()
+    ticket = bench.submit(job(REPEAT, grammar=grammar, max_tokens=60))
+    sequence = bench.sequence(ticket)
+    while bench.runner.has_work:
+        bench.step()
+    done = bench.completion(ticket)
+    assert bench.runner.stats.accepted_tokens > 5
+    assert done.decode_steps < plain.decode_steps
+    assert done.finish is plain.finish is Finish.STOP
+    assert {id(s) for s, _, _ in bench.seen} == {id(sequence)}
+    assert last_drift(bench, scratch) <= DRIFT
+
+
+def test_drafts_that_are_wrong_change_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guessed tokens that never come: the same text, or one that begins to differ where both were as likely."""
+    plain = _outputs(bench, [job(QUESTIONS[2])])[0]
+    drafting_always(bench, monkeypatch)
+    monkeypatch.setattr("edged.engine.drafts.Lookup.find", lambda self, tokens: (3, 2))
+    drafted = _outputs(bench, [job(QUESTIONS[2])])[0]
+    stats = bench.runner.stats
+    assert stats.drafted_tokens > 4 * stats.accepted_tokens
+    assert common_length(plain, drafted) >= len(plain) - 20
+
+
+@pytest.mark.parametrize(
+    "change", [{"sampling": Sampling(temperature=1.0, seed=3)}, {"logprobs": 2}, {"stop": ("plum, cherry, apple",)}]
+)
+def test_drafts_go_with_sampling_logprobs_and_stops(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    drafting_always(bench, monkeypatch)
+    done = bench.run(job(REPEAT, max_tokens=40, **change))[0]
+    assert bench.runner.stats.drafted_tokens > 0
+    assert done.completion_tokens > 0
+    if "logprobs" in change:
+        assert "".join(t.text for t in done.logprobs) == done.text
+    if "stop" in change:
+        assert "plum, cherry, apple" not in done.text
+
+
+# Models whose memory cannot be cut
+
+
+def test_model_that_cannot_share_answers_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As recurrent ones: whatever would cut or share part of a sequence fails the test. They make room and come back,
+    are not drafted for, and nothing is kept of them."""
+    monkeypatch.setattr(Llama, "can_share", lambda self: False)
+    bench = Bench(context=128)
+    for forbidden in ("cut", "share"):
+        monkeypatch.setattr(bench.native, forbidden, lambda *_: pytest.fail("this memory cannot do that"))
+    drafting_always(bench, monkeypatch)
+    try:
+        tickets = crowd(bench)
+        while bench.runner.has_work:
+            bench.step()
+        assert all(bench.completion(t).completion_tokens == 60 for t in tickets)
+        assert all(bench.completion(t).cached_tokens == 0 for t in tickets)
+        stats = bench.runner.stats
+        assert (stats.kept, stats.cells_used, stats.drafted_tokens) == (0, 0, 0)
+        assert stats.set_aside > 0
+    finally:
+        bench.close()
+
+
+# States on the disk
+
+
+def test_prefix_survives_the_model_and_is_not_written_twice(tmp_path: Path, scratch: Llama) -> None:
+    """Unloaded and loaded again: the prefix is read, the answer is the same, and the oracle agrees to the bit."""
+    folder = Snapshots(tmp_path / "snapshots", 2**28)
+    one = Bench(snapshots=folder)
+    first = one.run(job(QUESTIONS[0]))[0]
+    assert one.runner.rest(0.0) is not None
+    assert one.runner.rest(10.0) is None
+    one.close()
+    again = Bench(snapshots=folder)
+    again.watch()
+    second = again.run(job(QUESTIONS[0]))[0]
+    assert (first.cached_tokens, second.cached_tokens) == (0, len(again.native.tokenize(SYSTEM, special=True)))
+    assert second.text == first.text
+    assert drift(again, scratch) <= EXACT
+    again.close()
+    folder.close()
+    assert (folder.stats.written_files, folder.stats.restored) == (1, 1)
+
+
+def test_damaged_state_is_computed_again(tmp_path: Path) -> None:
+    folder = Snapshots(tmp_path / "snapshots", 2**28)
+    one = Bench(snapshots=folder)
+    first = one.run(job(QUESTIONS[0]))[0]
+    one.close()
+    folder.close()
+    (file,) = (tmp_path / "snapshots").glob("*.state")
+    data = bytearray(file.read_bytes())
+    data[-1000] ^= 1
+    file.write_bytes(data)
+    folder = Snapshots(tmp_path / "snapshots", 2**28)
+    again = Bench(snapshots=folder)
+    second = again.run(job(QUESTIONS[0]))[0]
+    assert (second.cached_tokens, second.text) == (0, first.text)
+    assert folder.stats.refused == 1
+    again.close()
+    folder.close()
 
 
 # Faults

@@ -22,9 +22,7 @@ FLAT = {1: 0.020, 2: 0.021, 4: 0.022, 8: 0.024}
         ([1, 2, 9, 1, 2], 2, (0, 0)),  # what lies before the start suggests nothing
     ],
 )
-def test_lookup_finds_what_followed_the_longest_ending(
-    tokens: list[int], start: int, found: tuple[int, int]
-) -> None:
+def test_lookup_finds_what_followed_the_longest_ending(tokens: list[int], start: int, found: tuple[int, int]) -> None:
     lookup = Lookup(start)
     for length in range(len(tokens)):
         lookup.find(tokens[:length])
