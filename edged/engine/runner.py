@@ -9,6 +9,7 @@ from itertools import count
 
 from edged.engine import check, sizes
 from edged.engine.constraint import Grammars
+from edged.engine.cpus import BoardWatch
 from edged.engine.generation import Generation
 from edged.engine.llama import DecodeError, Llama, Row
 from edged.engine.pace import Pace
@@ -70,6 +71,7 @@ class Runner:
         self._grammars = Grammars(self._native)
         self._pace = Pace(self._native.batch_tokens)
         self._tuner = Tuner(threads, fixed=not tuned)
+        self._board = BoardWatch(began)
         self._limit = min(spec.context, self._native.trained_context, self._native.cells)
         self._generations: dict[Sequence, Generation] = {}
         self._news: list[News] = []
@@ -172,6 +174,7 @@ class Runner:
     def _decode(self, chunks: list[Chunk]) -> bool:
         """Compute the chunks; False where that failed, and those it concerns were told."""
         rows = [row for chunk in chunks for row in _rows(chunk)]
+        self._choose_threads(len(rows))
         began = time.monotonic()
         try:
             self._native.decode(rows)
@@ -194,9 +197,13 @@ class Runner:
     def _learn(self, tokens: int, seconds: float) -> None:
         self._counters.decode_steps += 1
         self._pace.observe(tokens, seconds)
-        before = self._tuner.count
-        if self._tuner.observe(tokens, seconds) != before:
-            self._native.set_threads(self._tuner.count)
+        self._tuner.observe(tokens, seconds)
+
+    def _choose_threads(self, tokens: int) -> None:
+        board = self._board.look(time.monotonic())
+        if board:
+            self._tuner.adapt(board)
+        self._native.set_threads(self._tuner.threads(tokens))
 
     # Postprocess
 
