@@ -1,14 +1,108 @@
-"""Which CPUs this process may use. Reads small files of the kernel."""
+"""Which CPUs this process may use, and who else uses them. Reads small files of the kernel."""
 
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Collection
 from pathlib import Path
 
 from edged.engine import threads
+from edged.engine.heat import Thermometer
+from edged.engine.threads import Board, Load
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+STAT = Path("/proc/stat")
+
+# Seconds between two looks. Load: its clock ticks every 0.01 s, so in less time it says little; a look takes 0.1 ms.
+LOAD_S = 0.5
+HEAT_S = 5.0
+ALLOWED_S = 10.0
+# A load over a longer time says nothing about now.
+LATE_S = 5.0
+# Fields of a CPU in STAT that are idle and iowait. The two after the first eight are parts of others (proc(5)).
+IDLE = slice(3, 5)
+FIELDS = 8
+
+
+class BoardWatch:
+    """Looks at the board now and then. For one thread.
+
+    Args:
+        now: seconds on any clock that only goes forward, as for all looks.
+        configured: threads that were configured; else as many as affinity and quota allow.
+        thermometer: tells whether the board is hot.
+    """
+
+    def __init__(self, now: float, configured: int | None = None, thermometer: Thermometer | None = None) -> None:
+        self._configured = configured
+        self._thermometer = thermometer or Thermometer()
+        self._most = most_threads(configured)
+        self._hot = self._thermometer.is_hot()
+        self._load = _LoadMeter(now)
+        self._allowed_at = self._heat_at = self._load_at = now
+
+    def look(self, now: float) -> Board | None:
+        """What has been seen; None where nothing was due. Often called."""
+        if now - self._load_at < LOAD_S:
+            return None
+        self._load_at = now
+        if now - self._allowed_at >= ALLOWED_S:
+            self._allowed_at = now
+            self._most = most_threads(self._configured)
+        if self._thermometer.exists and now - self._heat_at >= HEAT_S:
+            self._heat_at = now
+            self._hot = self._thermometer.is_hot()
+        return Board(self._most, self._load.read(now), self._hot)
+
+
+class _LoadMeter:
+    """Who used the CPUs since the last reading."""
+
+    def __init__(self, now: float) -> None:
+        self._at = now
+        self._cpus = frozenset(os.sched_getaffinity(0))
+        self._times = _read_times(self._cpus)
+        self._own = time.process_time()
+
+    def read(self, now: float) -> Load | None:
+        """None where it cannot be told, or the last reading was too long ago."""
+        before, own_before, cpus_before, seconds = self._times, self._own, self._cpus, now - self._at
+        self._cpus = frozenset(os.sched_getaffinity(0))
+        self._times, self._own, self._at = _read_times(self._cpus), time.process_time(), now
+        if before is None or self._times is None or self._cpus != cpus_before or not 0 < seconds <= LATE_S:
+            return None
+        used, idle = (max(0.0, b - a) / seconds for a, b in zip(before, self._times, strict=True))
+        return Load(len(self._cpus), others=max(0.0, used - (self._own - own_before) / seconds), idle=idle)
+
+
+def _read_times(cpus: Collection[int]) -> tuple[float, float] | None:
+    try:
+        return cpu_times(STAT.read_text(), cpus, os.sysconf("SC_CLK_TCK"))
+    except OSError:
+        return None
+
+
+def cpu_times(stat: str, cpus: Collection[int], ticks: int) -> tuple[float, float] | None:
+    """Seconds that these CPUs were used and were idle since the boot, from the text of /proc/stat.
+
+    None where it does not tell. What a hypervisor took from this machine (steal) was used by others.
+    """
+    wanted = {f"cpu{cpu}" for cpu in cpus}
+    used = idle = found = 0
+    for line in stat.splitlines():
+        name, *fields = line.split()
+        if name not in wanted:
+            continue
+        try:
+            times = [int(field) for field in fields[:FIELDS]]
+        except ValueError:
+            return None
+        found += 1
+        idle += sum(times[IDLE])
+        used += sum(times) - sum(times[IDLE])
+    return (used / ticks, idle / ticks) if found == len(wanted) else None
 
 
 def most_threads(configured: int | None) -> int:

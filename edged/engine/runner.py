@@ -12,6 +12,7 @@ from pathlib import Path
 from edged.engine import check, llama, sizes
 from edged.engine.aside import Aside
 from edged.engine.constraint import Grammars
+from edged.engine.cpus import BoardWatch
 from edged.engine.drafts import Drafting
 from edged.engine.generation import Generation
 from edged.engine.llama import DecodeError, Llama, Row
@@ -87,6 +88,7 @@ class Runner:
         self._tuner = Tuner(threads, fixed=not tuned)
         self._drafting = Drafting()
         self._aside = Aside(self._native, sizes.ASIDE_BYTES)
+        self._board = BoardWatch(began)
         self._limit = min(spec.context, self._native.trained_context, self._native.cells)
         self._generations: dict[Sequence, Generation] = {}
         self._news: list[News] = []
@@ -257,6 +259,7 @@ class Runner:
     def _decode(self, chunks: list[Chunk]) -> bool:
         """Compute the chunks; False where that failed, and those it concerns were told."""
         rows = [row for chunk in chunks for row in _rows(chunk)]
+        self._choose_threads(len(rows))
         began = time.monotonic()
         try:
             self._native.decode(rows)
@@ -283,9 +286,13 @@ class Runner:
         self._pace.observe(rows, seconds)
         if all(chunk.count == 1 and chunk.is_last for chunk in chunks):
             self._drafting.observe_step(rows, seconds)
-        before = self._tuner.count
-        if self._tuner.observe(rows, seconds) != before:
-            self._native.set_threads(self._tuner.count)
+        self._tuner.observe(rows, seconds)
+
+    def _choose_threads(self, tokens: int) -> None:
+        board = self._board.look(time.monotonic())
+        if board:
+            self._tuner.adapt(board)
+        self._native.set_threads(self._tuner.threads(tokens))
 
     # Postprocess
 

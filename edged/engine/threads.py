@@ -1,35 +1,45 @@
 """How many threads compute. Pure.
 
 No fixed setting is right: as many threads as cores is best on a quiet board, and several times slower than one thread
-beside one busy process, because all threads wait for the slowest at every layer. So the count starts with what the
-process may use and is revised from measured step times while running.
+beside one busy process, because all threads wait for the slowest at every layer. And the phases differ: a prompt is
+bound by arithmetic, where every core helps; a token of an answer by memory, where some boards are fastest with fewer.
+So each phase starts with what the process may use and goes on from measured step times (`duel`).
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Iterable
-from statistics import median
+from dataclasses import dataclass
+
+from edged.engine.duel import COLLAPSE, FASTER, HOPELESS, SLOWER, Duel, Recent, Shapes, Step, Tally
 
 # More threads only share the same memory bandwidth, which one token's step is bound by.
 MOST_THREADS = 8
-# Steps between two looks at another count. A step takes some 20 ms on a board, so one every few seconds of work.
-REVISE_STEPS = 128
-# Steps of one trial; the median of so few is not moved by one hiccup, and a bad count costs no more than these.
-TRIAL_STEPS = 7
-# A trial has to be faster by this factor: equal counts must not take turns because of noise.
-GAIN = 0.92
-# The board has become busy when steps take this much longer than usual: try other counts at once.
-SLOWER = 1.5
-# ... and with two such steps in a row there is no need for more evidence. Threads that wait for one another on a busy
-# board are up to 28 times slower, which makes even a trial long.
-MUCH_SLOWER = 3.0
+# Steps of up to so many tokens are bound by reading the weights (a token of each of a few sequences, short forced
+# runs), longer ones by arithmetic.
+DECODE_TOKENS = 8
 # Weight of the newest step in what is usual: slow enough that a change is seen as one.
-NEWEST = 0.1
-# What reading the weights once costs, in tokens of computing: a step of n tokens takes about as long as n plus this.
-# Measured 1.1 with two models on x86 (1, 4 and 8 tokens); boards with slow memory have more. Only used to compare a
-# step with one of another size, where being off by a third is good enough to see a collapse.
-FIXED_COST_TOKENS = 2
+NEWEST = 0.05
+
+# Part of the time that fruitless duels in one direction may cost: what one lost is earned before the next.
+BUDGET = 0.004
+# Bounds of the time between two duels in one direction, in seconds of computing; doubled while they bring nothing.
+LEAST_INTERVAL_S, MOST_INTERVAL_S = 1.0, 64.0
+# ... of the first time where others use the CPUs that more threads would need, and of what a duel has to earn.
+CROWDED_INTERVAL_S, MOST_DEBT_S = 30.0, 256.0
+# ... and of the time before one that something asks for.
+HOLD_S = 1.0
+# Most that one step adds to the noise: four times what is usual is hopeless, and no noise.
+MOST_NOISE = (HOPELESS - 1) ** 2
+# A move with such a gain is the board's doing rather than the phase's: the other phase follows it.
+BOARD_GAIN = 0.6
+# A duel that lasts longer, because its phase seldom has work, compares times that have nothing to do with one another.
+STALE_S = 30.0
+# Others use CPUs in parts: what they leave is another count when it is this far from the one before.
+FREE_HYSTERESIS = 0.65
+# ... and all CPUs are in use when less than this was idle, in CPUs.
+FULL = 0.15
 
 
 def quota_cpus(cpu_max: Iterable[str]) -> float | None:
@@ -57,13 +67,47 @@ def most_threads(affinity: int, quota: float | None, configured: int | None) -> 
     return max(1, min(allowed, MOST_THREADS))
 
 
-class Tuner:
-    """Chooses the number of threads from the times of steps.
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Who used the CPUs since the last look, of those this process may use; in CPUs.
 
-    Steps are compared with what is usual for their number of tokens (or, where none had as many, for the nearest), so
-    that any mix of work tells something. Now and
-    then a neighbour of the count in use is tried for TRIAL_STEPS steps, and all neighbours when steps have become
-    slow; the fastest stays.
+    cpus: how many there are.
+    others: what other programs used.
+    idle: what nobody used.
+    """
+
+    cpus: int
+    others: float
+    idle: float
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """What a look at the board told.
+
+    most: threads that affinity and quota allow.
+    load: None where nothing is known, or nothing new.
+    hot: throttled, or about to be.
+    """
+
+    most: int
+    load: Load | None = None
+    hot: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Threads in each phase."""
+
+    decode: int
+    prompt: int
+
+
+class Tuner:
+    """Chooses the number of threads of each step from the times of those before.
+
+    Now and then, seldom while it brings nothing, another count is compared with the one in use; at once where steps
+    have become slower or faster, or other programs use more or less of the CPUs than before.
 
     Args:
         most: the highest count; the first one, too.
@@ -71,92 +115,241 @@ class Tuner:
     """
 
     def __init__(self, most: int, *, fixed: bool = False) -> None:
-        self.count = most
-        self._most = most
-        self._fixed = fixed or most == 1
-        self._settled = most
-        self._usual: dict[int, float] = {}  # seconds of a step with the settled count, by its tokens
-        self._recent: deque[float] = deque(maxlen=TRIAL_STEPS)  # times of the last steps in terms of what was usual
-        self._steps = 0
-        self._revisions = 0
-        self._to_try: list[int] = []
-        self._trial: list[float] = []
-        self._best = (1.0, most)  # time in terms of what is usual, and the count that took it
+        self._fixed = fixed
+        self._decode = _Phase(most)
+        self._prompt = _Phase(most)
+        self._clock = 0.0  # seconds of computing
+        self._used = most  # threads of the last step
+        self._fit: int | None = None
 
-    def observe(self, tokens: int, seconds: float) -> int:
-        """Learn from a step; returns the count for the next one."""
-        if self._fixed:
-            return self.count
-        self._steps += 1
-        if self._to_try:
-            self._on_trial_step(tokens, seconds)
-        else:
-            self._on_usual_step(tokens, seconds)
-        return self.count
+    @property
+    def count(self) -> int:
+        """Threads a token of an answer is computed with; comparisons aside."""
+        return self._decode.settled
 
-    def _on_usual_step(self, tokens: int, seconds: float) -> None:
-        self._recent.append(self._ratio(tokens, seconds))
-        usual = self._usual.get(tokens, seconds)
-        self._usual[tokens] = usual + NEWEST * (seconds - usual)
-        slow, compared = self._is_slow(), self._revisions > 0
-        if len(self._recent) < 2 or not (slow or self._is_due(compared)):
+    @property
+    def counts(self) -> Counts:
+        """What each phase has settled on."""
+        return Counts(decode=self._decode.settled, prompt=self._prompt.settled)
+
+    def threads(self, tokens: int) -> int:
+        """Threads for the next step, which computes so many tokens."""
+        return self._phase(tokens).count
+
+    def observe(self, tokens: int, seconds: float) -> None:
+        """Learn from the step that `threads` was asked for last."""
+        if self._fixed or tokens < 1 or seconds <= 0:
             return
-        candidates = self._candidates()
-        # The first look is a broad one, too: the board may have been busy from the start.
-        self._to_try = candidates if slow or not compared else [candidates[self._revisions % len(candidates)]]
-        self._revisions += 1
-        self._best = (self._now(), self._settled)
-        self._begin_trial()
+        self._clock += seconds
+        phase = self._phase(tokens)
+        self._used = phase.count
+        move = phase.observe(tokens, seconds, self._clock)
+        if move and move.board:
+            (self._prompt if phase is self._decode else self._decode).follow(move)
 
-    def _is_due(self, compared: bool) -> bool:
-        return self._steps >= (REVISE_STEPS if compared else TRIAL_STEPS)
+    def adapt(self, board: Board) -> None:
+        """Take notice of the board. For between two steps; nothing has to have changed."""
+        if self._fixed:
+            return
+        most = max(1, board.most - 1 if board.hot else board.most)
+        before = self._fit
+        if board.load is not None:
+            self._fit = _fit(board.load, self._used, most, before)
+        for phase in (self._decode, self._prompt):
+            phase.limit(most)
+            if self._fit is not None and self._fit != before:
+                phase.leave(self._fit)
 
-    def _is_slow(self) -> bool:
-        ratios = list(self._recent)
-        lasting = len(ratios) == TRIAL_STEPS and median(ratios) > SLOWER
-        return lasting or (len(ratios) > 1 and min(ratios[-2:]) > MUCH_SLOWER)
+    def _phase(self, tokens: int) -> _Phase:
+        return self._decode if tokens <= DECODE_TOKENS else self._prompt
 
-    def _now(self) -> float:
-        """How long steps take at the moment with the settled count, in terms of what is usual."""
-        return median(list(self._recent)[-3:])
 
-    def _ratio(self, tokens: int, seconds: float) -> float:
-        """How long a step took in terms of what is usual; 1 while nothing is."""
-        if not self._usual:
-            return 1.0
-        near = min(self._usual, key=lambda n: abs(n - tokens))
-        usual = self._usual[near] * (tokens + FIXED_COST_TOKENS) / (near + FIXED_COST_TOKENS)
-        return seconds / usual if usual > 0 else 1.0
+def _fit(load: Load, threads: int, most: int, before: int | None) -> int:
+    """Threads that find a CPU of their own; the count before stays where it is nearly right.
 
-    def _begin_trial(self) -> None:
-        self.count = self._to_try[0]
-        self._trial = []
-        self._steps = 0
+    threads: what was computed with at the time of the load.
+    """
+    wanted = load.others
+    if load.idle < FULL and 0 < load.others < load.cpus:  # everybody got a part: others * threads / own
+        wanted *= max(1.0, threads / (load.cpus - load.others))
+    free = min(load.cpus - wanted, most)
+    if before is not None and before <= most and abs(free - before) < FREE_HYSTERESIS:
+        return before
+    return max(1, math.floor(free + 0.5))
 
-    def _on_trial_step(self, tokens: int, seconds: float) -> None:
-        self._trial.append(self._ratio(tokens, seconds))
-        hopeless = len(self._trial) > 1 and min(self._trial) > MUCH_SLOWER * self._best[0]
-        if len(self._trial) >= TRIAL_STEPS or hopeless:
-            self._end_trial()
 
-    def _end_trial(self) -> None:
-        if len(self._trial) >= TRIAL_STEPS and median(self._trial) < GAIN * self._best[0]:
-            self._best = (median(self._trial), self.count)
-        self._to_try.pop(0)
-        if self._to_try:
-            self._begin_trial()
+@dataclass(frozen=True, slots=True)
+class _Move:
+    """A phase went to another count. board: because the board changed."""
+
+    count: int
+    up: bool
+    board: bool
+
+
+@dataclass(slots=True)
+class _Side:
+    """When fewer threads, or more, are compared with the count in use.
+
+    due: the clock at which the next duel may begin.
+    ended: the clock at which the last one did.
+    duels: since the count in use is in use; each tries another count.
+    urged: something asks for the next one.
+    """
+
+    due: float = 0.0
+    interval: float = LEAST_INTERVAL_S
+    ended: float = -HOLD_S
+    duels: int = 0
+    urged: bool = False
+
+
+class _Phase:
+    """One phase's count.
+
+    Args:
+        most: the highest count, and the first one.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.settled = most
+        self._most = most
+        self._fit: int | None = None
+        self._shapes = Shapes()
+        self._duel: Duel | None = None
+        self._duel_began = 0.0  # on everybody's clock
+        # The board may be busy from the start: at first all of the fewer are compared.
+        self._fewer, self._more = _Side(urged=True), _Side()
+        self._clock = 0.0  # seconds of computing in this phase
+        self._usual: float | None = None  # seconds of a unit of work with the count in use
+        self._noise = 0.0  # variance of the steps, in terms of the squared mean
+        self._recent = Recent()
+        self._collapsed = Tally()  # steps that have just shown that the board is another one
+
+    @property
+    def count(self) -> int:
+        """Threads of the next step."""
+        return self._duel.count if self._duel else self.settled
+
+    def observe(self, tokens: int, seconds: float, clock: float) -> _Move | None:
+        """Learn from a step with `count` threads."""
+        self._clock += seconds
+        step = Step(tokens, seconds, self._shapes.units(tokens))
+        if self._duel is None:
+            self._collapsed = Tally()
+            self._on_usual_step(step)
+            self._begin_if_due(clock)
+            return None
+        if clock - self._duel_began > STALE_S:
+            self._duel = None
+            return None
+        won = self._duel.add(step)
+        return None if won is None else self._end_duel(self._duel, won=won)
+
+    def follow(self, move: _Move) -> None:
+        """The other phase found that the board has changed."""
+        count = min(move.count, self._most)
+        if count != self.settled and (count > self.settled) == move.up:
+            self._settle(count, None)
+
+    def limit(self, most: int) -> None:
+        """The highest count is another one."""
+        before, self._most = self._most, most
+        if self.settled > most:
+            self._settle(most, None)
+        elif self._duel and self._duel.challenger > most:
+            self._duel = None
+        if most > before:
+            self._urge(self._more)
+
+    def leave(self, fit: int) -> None:
+        """Others leave CPUs for so many threads, which is news."""
+        self._fit = fit
+        if self._usual is None and self._duel is None:  # nothing is known better
+            self.settled = min(self.settled, fit)
+        elif fit != self.settled:
+            self._duel = None
+            self._urge(self._fewer if fit < self.settled else self._more)
+
+    # The usual step
+
+    def _on_usual_step(self, step: Step) -> None:
+        if self._usual is None:
+            self._usual = step.cost
+        for aged in self._recent.add(step):
+            ratio = aged.cost / self._usual
+            self._shapes.learn(aged.tokens, ratio)
+            self._usual += NEWEST * (aged.cost - self._usual)
+            self._noise += NEWEST * (min(MOST_NOISE, (ratio - 1) ** 2) - self._noise)
+        change = self._recent.change(self._usual, self._noise)
+        if change is None:
+            return
+        self._urge(self._fewer if change > 1 else self._more)
+        self._collapsed = self._recent.last_slow(COLLAPSE * self._usual)
+        self._usual *= change
+
+    # Duels
+
+    def _urge(self, side: _Side) -> None:
+        side.due = min(side.due, max(self._clock, side.ended + HOLD_S))
+        side.duels = 0
+        side.urged = True
+
+    def _begin_if_due(self, clock: float) -> None:
+        for side in sorted((self._fewer, self._more), key=lambda s: s.due):
+            candidates = self._candidates(side)
+            if self._clock >= side.due and len(self._recent) > 1 and candidates:
+                self._begin(candidates[side.duels % len(candidates)], side, clock)
+                return
+
+    def _candidates(self, side: _Side) -> list[int]:
+        """Counts to compare with the one in use, the likeliest first."""
+        now = self.settled
+        if side is self._more:
+            near = [now + 1, 2 * now, self._most]
+        elif side.urged:
+            near = [1, now // 2, now - 1]  # one thread waits for nobody
         else:
-            self._settle()
+            near = [now - 1, now // 2, 1]
+        if self._fit is not None:
+            near.insert(0, self._fit)
+        low, high = (1, now - 1) if side is self._fewer else (now + 1, self._most)
+        return [n for n in dict.fromkeys(near) if low <= n <= high]
 
-    def _settle(self) -> None:
-        factor, self._settled = self._best
-        self.count = self._settled
-        self._usual = {tokens: seconds * factor for tokens, seconds in self._usual.items()}
+    def _begin(self, challenger: int, side: _Side, clock: float) -> None:
+        assert self._usual is not None
+        self._duel = Duel(challenger, self.settled, self._usual, self._noise, side.urged)
+        self._duel_began = clock
+        if side is self._fewer:
+            self._duel.ours = self._collapsed
+
+    def _end_duel(self, duel: Duel, *, won: bool) -> _Move | None:
+        self._duel = None
+        side = self._more if duel.up else self._fewer
+        side.ended = self._clock
+        side.duels += 1
+        if won:
+            self._settle(duel.challenger, duel.theirs.mean)
+            return _Move(duel.challenger, duel.up, board=duel.urged or duel.gain < BOARD_GAIN)
+        side.urged = duel.urged and side.duels < len(self._candidates(side))
+        if not side.urged:
+            side.due = self._clock + max(side.interval, min(MOST_DEBT_S, duel.lost / BUDGET))
+            side.interval = min(MOST_INTERVAL_S, 2 * side.interval)
+        if self._usual and duel.ours.steps > 1 and not FASTER < duel.ours.mean / self._usual < SLOWER:
+            self._usual = duel.ours.mean
         self._recent.clear()
-        self._steps = 0
+        return None
 
-    def _candidates(self) -> list[int]:
-        """Fewer first (a busy board is where the large losses are), then more."""
-        now = self._settled
-        near = dict.fromkeys((now // 2, 1, now - 1, now + 1, now * 2, self._most))
-        return [n for n in near if 1 <= n <= self._most and n != now]
+    def _settle(self, count: int, usual: float | None) -> None:
+        """Use another count; go on in the same direction at once, and look back soon."""
+        up = count > self.settled
+        self.settled = count
+        self._duel = None
+        self._usual = usual
+        self._recent.clear()
+        for side in (self._fewer, self._more):
+            crowded = side is self._more and self._fit is not None and self._fit <= count
+            side.interval = CROWDED_INTERVAL_S if crowded else LEAST_INTERVAL_S
+            side.duels = 0
+            side.urged = False
+            side.due = self._clock + (0 if (side is self._more) == up else side.interval)
