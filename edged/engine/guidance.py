@@ -155,6 +155,8 @@ class Tokenizer:
         Raises:
             GuidanceError: with the reason.
         """
+        if "\0" in grammar:
+            raise GuidanceError("it contains a NUL")
         init = _ConstraintInit()
         LIBRARY.llg_constraint_init_set_defaults(ctypes.byref(init), self._handle)
         init.log_stderr_level = init.log_buffer_level = 0

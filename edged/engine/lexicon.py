@@ -19,6 +19,8 @@ log = logging.getLogger("edged.engine")
 
 # Control tokens that the file takes for text and llama.cpp does not: so many are masked out one by one.
 MAX_MASKED = 64
+# Kinds of tokens: part of a text, what ends one, and what is neither.
+TEXT, END, OTHER = range(3)
 
 
 class Lexicon:
@@ -45,6 +47,7 @@ class Lexicon:
         self._end = 0
         self._ends = np.zeros(0, np.uint32)
         self._text: Mask | None = None
+        self._kinds = b""
         self._thread = threading.Thread(target=self._run, name="edged.lexicon", daemon=True)
         self._thread.start()
 
@@ -64,6 +67,15 @@ class Lexicon:
         if self._tokenizer is None:
             raise ModelUnavailable(f"the model's vocabulary cannot follow a grammar: {self._failure or 'it is closed'}")
         return self._tokenizer
+
+    def empty_mask(self) -> Mask:
+        """Room for the bits of all tokens."""
+        return np.zeros(len(self._ends), np.uint32)
+
+    def asked_as(self, token: int) -> int | None:
+        """The token by which llguidance is asked for this one; None where only its mask tells."""
+        kind = self._kinds[token]
+        return token if kind == TEXT else self._end if kind == END else None
 
     def correct(self, mask: Mask) -> None:
         """Make llguidance's mask llama.cpp's: control tokens that the file takes for text are out, and where the output
@@ -109,8 +121,12 @@ class Lexicon:
             words, masked = vocabulary.from_llama(native), np.zeros(0, np.intp)
             tokenizer = Tokenizer(words, None if self._sentinel is None else self._tokens)
         self._end = words.end
-        self._ends = _bits(vocabulary.ends(words, native), len(words))
+        ends = vocabulary.ends(words, native)
+        self._ends = _bits(ends, len(words))
         self._text = ~_bits(masked, len(words)) if len(masked) else None
+        kinds = np.where(words.control | (words.lengths == 0), OTHER, TEXT).astype(np.uint8)
+        kinds[ends] = END
+        self._kinds = kinds.tobytes()
         return tokenizer
 
     def _tokens(self, text: str) -> list[int] | None:
