@@ -7,17 +7,38 @@ from __future__ import annotations
 
 import mmap
 import struct
+from collections.abc import Callable
 from pathlib import Path
+
+from msgspec import Struct
 
 from edged.errors import ModelUnavailable
 from edged.types import JSON
 
 MAGIC = b"GGUF"
-STRING, ARRAY = 8, 9
+INT32, STRING, ARRAY = 5, 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 MAX_KEPT = 64  # longer arrays (vocabularies) are stepped over: nothing here needs them, and they are megabytes
 
 _LENGTH = struct.Struct("<Q")
+
+
+class Vocabulary(Struct, frozen=True):
+    """A vocabulary as it stands in the file.
+
+    Attributes:
+        model: how the tokens are spelled: "gpt2", "llama", ...
+        data: the tokens' texts one after the other, each with its length (8 bytes) in front.
+        ends: where each text ends in `data`, in bytes.
+        types: llama_token_type of each token, as int32; empty where the file has none.
+        end: the token that ends a text.
+    """
+
+    model: str
+    data: bytes
+    ends: list[int]
+    types: bytes
+    end: int
 
 
 class _Reader:
@@ -64,6 +85,30 @@ class _Reader:
             raise struct.error(f"an array of unknown type {kind}")
         return None
 
+    def texts(self) -> tuple[bytes, list[int]]:
+        """An array of strings: its bytes, and where each string ends in them."""
+        if self.scalar("I") != STRING:
+            raise struct.error("its vocabulary is not made of strings")
+        count = self.scalar("Q")
+        data, length, end, ends = self.data, _LENGTH.unpack_from, len(self.data), []
+        start = at = self.at
+        for _ in range(count):
+            at += 8 + length(data, at)[0]
+            if at > end:
+                raise struct.error("it ends in the middle of its header")
+            ends.append(at - start)
+        self.at = at
+        return data[start:at], ends
+
+    def integers(self) -> bytes:
+        """An array of int32, as it stands there."""
+        if self.scalar("I") != INT32:
+            raise struct.error("its token types are not int32")
+        count = self.scalar("Q")
+        start = self.at
+        self.skip(4 * count)
+        return self.data[start : self.at]
+
     def skip_strings(self, count: int) -> None:
         at, data, length, end = self.at, self.data, _LENGTH.unpack_from, len(self.data)
         for _ in range(count):
@@ -91,8 +136,7 @@ def metadata(path: Path) -> dict[str, JSON]:
     Raises:
         ModelUnavailable: it is no GGUF file, or a damaged one.
     """
-    pairs, _ = _scan(path, set())
-    return pairs
+    return _scan(path, {})
 
 
 def special_tokens(path: Path, pairs: dict[str, JSON]) -> dict[str, str]:
@@ -101,13 +145,37 @@ def special_tokens(path: Path, pairs: dict[str, JSON]) -> dict[str, str]:
         name: pairs.get(f"tokenizer.ggml.{short}_token_id")
         for name, short in (("bos_token", "bos"), ("eos_token", "eos"))
     }
-    _, tokens = _scan(path, {i for i in ids.values() if isinstance(i, int)})
+    wanted = {i for i in ids.values() if isinstance(i, int)}
+    tokens: dict[int, str] = {}
+    _scan(path, {"tokenizer.ggml.tokens": lambda reader: tokens.update(reader.tokens(wanted))} if wanted else {})
     return {name: tokens[i] for name, i in ids.items() if i in tokens}
 
 
-def _scan(path: Path, wanted: set[int]) -> tuple[dict[str, JSON], dict[int, str]]:
+def vocabulary(path: Path) -> Vocabulary:
+    """The file's vocabulary; takes as long as `metadata`.
+
+    Raises:
+        ModelUnavailable: it is no GGUF file, a damaged one, or has no vocabulary.
+    """
+    texts: list[tuple[bytes, list[int]]] = []
+    types: list[bytes] = []
+    pairs = _scan(
+        path,
+        {
+            "tokenizer.ggml.tokens": lambda reader: texts.append(reader.texts()),
+            "tokenizer.ggml.token_type": lambda reader: types.append(reader.integers()),
+        },
+    )
+    model, end = pairs.get("tokenizer.ggml.model"), pairs.get("tokenizer.ggml.eos_token_id")
+    if not texts or not isinstance(model, str) or not isinstance(end, int):
+        raise ModelUnavailable(f"{path.name} has no vocabulary")
+    data, ends = texts[0]
+    return Vocabulary(model, data, ends, types[0] if types else b"", end)
+
+
+def _scan(path: Path, arrays: dict[str, Callable[[_Reader], None]]) -> dict[str, JSON]:
+    """All pairs but those arrays that have a reader of their own."""
     pairs: dict[str, JSON] = {}
-    tokens: dict[int, str] = {}
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:4] != MAGIC:
@@ -119,12 +187,12 @@ def _scan(path: Path, wanted: set[int]) -> tuple[dict[str, JSON], dict[int, str]
                 raise ModelUnavailable(f"{path.name} is GGUF version {version}; 2 and newer can be read")
             for _ in range(count):
                 key, kind = reader.string(), reader.scalar("I")
-                if wanted and key == "tokenizer.ggml.tokens" and kind == ARRAY:
-                    tokens = reader.tokens(wanted)
+                if kind == ARRAY and key in arrays:
+                    arrays[key](reader)
                 else:
                     pairs[key] = reader.value(kind)
     except (struct.error, KeyError, IndexError, ValueError) as error:
         raise ModelUnavailable(f"{path.name} is damaged: {error}") from None
     except OSError as error:
         raise ModelUnavailable(f"{path.name} cannot be read: {error.strerror}") from None
-    return pairs, tokens
+    return pairs

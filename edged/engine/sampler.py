@@ -24,10 +24,23 @@ MIN_KEEP = 1
 RANDOM_SEED = 0xFFFFFFFF
 
 
+class Allowed(Protocol):
+    """The tokens that may come next."""
+
+    @property
+    def ids(self) -> Ids:
+        """All of them, at least one; costs more than asking for one."""
+        ...
+
+    def holds(self, token: int) -> bool:
+        """Whether the token is surely among them."""
+        ...
+
+
 class Sampler(Protocol):
     """A way of choosing; one per sequence."""
 
-    def pick(self, logits: Logits, allowed: Ids | None) -> int:
+    def pick(self, logits: Logits, allowed: Allowed | None) -> int:
         """A token, among `allowed` where given. logits: shape [n_vocab]."""
         ...
 
@@ -39,10 +52,12 @@ class Sampler(Protocol):
 class Greedy:
     """The most probable token."""
 
-    def pick(self, logits: Logits, allowed: Ids | None) -> int:
-        if allowed is None:
-            return int(logits.argmax())
-        return int(allowed[logits[allowed].argmax()])
+    def pick(self, logits: Logits, allowed: Allowed | None) -> int:
+        best = int(logits.argmax())
+        if allowed is None or allowed.holds(best):  # mostly: then the others need not be known
+            return best
+        ids = allowed.ids
+        return int(ids[logits[ids].argmax()])
 
     def close(self) -> None:
         pass
@@ -61,11 +76,11 @@ class Chain:
         lc.llama_sampler_chain_add(self._chain, lc.llama_sampler_init_temp(sampling.temperature))
         lc.llama_sampler_chain_add(self._chain, lc.llama_sampler_init_dist(seed))
 
-    def pick(self, logits: Logits, allowed: Ids | None) -> int:
-        ids = np.arange(len(logits), dtype=np.int32) if allowed is None else allowed
+    def pick(self, logits: Logits, allowed: Allowed | None) -> int:
+        ids = np.arange(len(logits), dtype=np.int32) if allowed is None else allowed.ids
         candidates = np.zeros(len(ids), CANDIDATE)
         candidates["id"] = ids
-        candidates["logit"] = logits if allowed is None else logits[allowed]
+        candidates["logit"] = logits if allowed is None else logits[ids]
         data = ctypes.cast(candidates.ctypes.data, lc.llama_token_data_p)
         array = lc.llama_token_data_array(data=data, size=len(ids), selected=-1, sorted=False)
         lc.llama_sampler_apply(self._chain, ctypes.byref(array))
