@@ -24,6 +24,7 @@ from edged.config import Config, PythonTool
 from edged.engine import LlamaEngine
 from edged.engine.predict import predicted_bytes
 from edged.errors import ConfigError, ModelUnavailable
+from edged.estimate import Speed
 from edged.governor import probe
 from edged.governor.governor import Governor
 from edged.interfaces import Engine, Loader, Residency
@@ -131,6 +132,7 @@ class Daemon:
             tell=self._tell,
             changed=self._changed.set,
             settled=self._meter.settled,
+            speeds=self._speeds,
         )
         if self._mqtt:
             self._pipeline.deliverers = {"mqtt": self._mqtt}
@@ -343,6 +345,14 @@ class Daemon:
         if self._mqtt:
             self._mqtt.event(name, data)
         self._changed.set()
+
+    def _speeds(self) -> dict[str, Speed]:
+        """The loaded models whose speed was measured."""
+        return {
+            stats.name: Speed(stats.prefill_tokens_s, stats.decode_tokens_s)
+            for stats in self._engine.stats()
+            if stats.prefill_tokens_s and stats.decode_tokens_s
+        }
 
     def _unready(self) -> str | None:
         """Why no requests are taken; None: they are."""

@@ -409,8 +409,8 @@ async def test_interactive_goes_before_batch_and_the_earliest_deadline_first(hou
         "wait soon": {"deadline_s": 60},
     }
     rows = [await house.take(text, **fields) for text, fields in waiting.items()]
-    ahead = [await house.pipeline.ahead(await house.pipeline.get(row.rid)) for row in rows]
-    assert ahead == [3, 2, 1, 0]
+    outlooks = [await house.pipeline.outlook(await house.pipeline.get(row.rid)) for row in rows]
+    assert outlooks == [(3, None), (2, None), (1, None), (0, None)]  # nothing was answered yet
     for number, accepted in enumerate(running[: len(waiting)], start=1):
         await house.pipeline.cancel(accepted.rid)
         await until(lambda number=number: len(house.engine.asked) == MAX_RUNNING + number)  # type: ignore[misc]

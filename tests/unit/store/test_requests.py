@@ -15,7 +15,7 @@ from edged.router import Finding
 from edged.store import deliveries, journal, requests
 from edged.store.journal import Intent, Result
 from edged.store.lifecycle import WAITING, IllegalTransition, State
-from edged.types import Ask, Message, Packet, PastTurn, Priority, Status, ToolCall
+from edged.types import Ask, Message, Packet, PastTurn, Priority, Spent, Status, ToolCall
 from tests.asks import PLENTY, answer, ask, claim, finished, put, settle, store
 
 DAY = 86400.0
@@ -224,7 +224,7 @@ def test_claim_takes_interactive_before_batch_and_earliest_deadline_first(c: aps
         ("batch", ask(priority=Priority.BATCH)),
     ]
     rids = {put(c, wanted).rid: name for name, wanted in names}
-    waiting = {rid: requests.ahead(c, requests.get(c, rid)) for rid in rids}
+    waiting = {rid: len(requests.ahead(c, requests.get(c, rid))) for rid in rids}
     order = [claim(c).rid for _ in names]
     assert [rids[rid] for rid in order] == ["soon", "by-expiry", "late", "none-1", "none-2", "batch-soon", "batch"]
     assert [waiting[rid] for rid in order] == list(range(7))  # `ahead` tells the same order
@@ -253,7 +253,7 @@ def test_claim_keeps_a_conversation_in_its_order(c: apsw.Connection) -> None:
     loose = put(c, ask("6")).rid
     assert [claim(c).rid for _ in range(5)] == [other, stranger, agent, loose, first]
     assert requests.claim(c) is None
-    requests.release(c, first)
+    requests.release(c, first, Spent())
     assert claim(c).rid == first
     settle(c, first)
     assert claim(c).rid == second
@@ -317,7 +317,7 @@ def test_release_does_not_count_the_attempt_and_requeue_does(c: apsw.Connection)
     """A stop is no crash."""
     rid = put(c).rid
     claim(c)
-    requests.release(c, rid)
+    requests.release(c, rid, Spent())
     assert (requests.get(c, rid).state, requests.get(c, rid).attempts) == (State.RECEIVED, 0)
     claim(c)
     requests.requeue(c, rid)
@@ -331,7 +331,7 @@ def parked(c: apsw.Connection, wanted: Ask | None = None) -> str:
     rid = put(c, wanted).rid
     while claim(c).rid != rid:
         pass
-    requests.park(c, rid, 1000)
+    requests.park(c, rid, 1000, Spent())
     return rid
 
 
@@ -340,7 +340,7 @@ def test_park_is_no_attempt_and_keeps_what_was_found(c: apsw.Connection) -> None
     rid = put(c).rid
     claim(c)
     requests.note(c, rid, (Finding.ESCALATED, Finding.FAILED))
-    requests.park(c, rid, 1000)
+    requests.park(c, rid, 1000, Spent())
     row = requests.get(c, rid)
     assert (row.state, row.attempts) == (State.WAITING_LINK, 0)
     assert row.findings == (Finding.ESCALATED, Finding.FAILED)
@@ -355,7 +355,7 @@ def test_park_beyond_the_bound_is_refused_and_changes_nothing(c: apsw.Connection
     rid = put(c).rid
     claim(c)
     with pytest.raises(NoLink, match="1 requests wait"):
-        requests.park(c, rid, 1)
+        requests.park(c, rid, 1, Spent())
     assert requests.get(c, rid).state is State.RUNNING
 
 
@@ -399,7 +399,7 @@ def test_ahead_counts_those_that_wait_for_the_same(c: apsw.Connection) -> None:
     """A position among what waits for a link, and among what waits for the board."""
     first, second = parked(c), parked(c)
     queued = put(c).rid
-    assert [requests.ahead(c, requests.get(c, rid)) for rid in (first, second, queued)] == [0, 1, 0]
+    assert [requests.ahead(c, requests.get(c, rid)) for rid in (first, second, queued)] == [[], ["house"], []]
 
 
 def test_try_again_gives_a_failed_request_a_new_life(c: apsw.Connection) -> None:
@@ -440,7 +440,7 @@ def test_random_events_give_every_request_one_outcome(c: apsw.Connection) -> Non
             requests.claim(c)
         elif action == 1:
             try:
-                requests.release(c, rid)
+                requests.release(c, rid, Spent())
             except IllegalTransition:
                 assert requests.get(c, rid).state is not State.RUNNING
         elif action == 2:
