@@ -393,10 +393,19 @@ class Daemon:
             "version": __version__,
             "uptime_s": round(time.monotonic() - self._started_at, 1),
             "memory": {k: v for k, v in self._governor.status().items() if k != "models"},
-            "models": self._governor.status()["models"],
+            "models": self._models(),
             "queue": self._counts,
             "link": self._cloud.status(),
         }
+
+    def _models(self) -> dict[str, JSON]:
+        """What the governor knows of the models; of those that were seen at work their speed as well."""
+        models: dict[str, JSON] = self._governor.status()["models"]
+        rates = ("prefill_tokens_s", "decode_tokens_s")
+        for stats in self._engine.stats():
+            measured = {name: value for name, value in _plain(stats).items() if name in rates and value is not None}
+            models[stats.name] = {**models[stats.name], **measured}
+        return models
 
     async def _status(self) -> dict[str, JSON]:
         """`edged status`."""
@@ -532,4 +541,6 @@ def socket_group(settings: Config) -> str | None:
 
 
 def _plain(stats: Any) -> dict[str, JSON]:
-    return {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "name"}
+    """The figures of a model, fractions to a tenth."""
+    values = {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "name"}
+    return {name: round(value, 1) if isinstance(value, float) else value for name, value in values.items()}

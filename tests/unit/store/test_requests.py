@@ -15,7 +15,7 @@ from edged.router import Finding
 from edged.store import deliveries, journal, requests
 from edged.store.journal import Intent, Result
 from edged.store.lifecycle import WAITING, IllegalTransition, State
-from edged.types import Ask, Message, Packet, PastTurn, Priority, Spent, Status, ToolCall
+from edged.types import Ask, Message, Packet, PastTurn, Priority, Spent, Status, Timing, ToolCall, Usage
 from tests.asks import PLENTY, answer, ask, claim, finished, put, settle, store
 
 DAY = 86400.0
@@ -317,11 +317,15 @@ def test_release_does_not_count_the_attempt_and_requeue_does(c: apsw.Connection)
     """A stop is no crash."""
     rid = put(c).rid
     claim(c)
-    requests.release(c, rid, Spent())
+    requests.release(c, rid, SPENT)
     assert (requests.get(c, rid).state, requests.get(c, rid).attempts) == (State.RECEIVED, 0)
+    assert requests.get(c, rid).spent == SPENT
     claim(c)
     requests.requeue(c, rid)
     assert (requests.get(c, rid).state, requests.get(c, rid).attempts) == (State.RECEIVED, 1)
+    later = put(c, ask(deadline_s=1)).rid
+    assert requests.ahead(c, requests.get(c, rid)) == []  # what killed the daemon, or not, is tried first
+    assert requests.ahead(c, requests.get(c, later)) == ["house"]
     with pytest.raises(IllegalTransition):
         requests.requeue(c, rid)
 
@@ -335,15 +339,20 @@ def parked(c: apsw.Connection, wanted: Ask | None = None) -> str:
     return rid
 
 
+SPENT = Spent(Usage(prompt_tokens=7), Timing(prefill_ms=12.5, total_ms=12.5))
+
+
 def test_park_is_no_attempt_and_keeps_what_was_found(c: apsw.Connection) -> None:
     """A request that waited a day for its link has not been tried once too often."""
     rid = put(c).rid
     claim(c)
     requests.note(c, rid, (Finding.ESCALATED, Finding.FAILED))
-    requests.park(c, rid, 1000, Spent())
+    assert requests.get(c, rid).spent is None
+    requests.park(c, rid, 1000, SPENT)
     row = requests.get(c, rid)
     assert (row.state, row.attempts) == (State.WAITING_LINK, 0)
     assert row.findings == (Finding.ESCALATED, Finding.FAILED)
+    assert row.spent == SPENT
     assert requests.claim(c) is None
     assert requests.resume(c, ("house",), 5) == [rid]
     assert claim(c).findings == (Finding.ESCALATED, Finding.FAILED)
@@ -406,10 +415,13 @@ def test_try_again_gives_a_failed_request_a_new_life(c: apsw.Connection) -> None
     """No deadline, no attempts, no reply; whoever got the old reply gets the new one, under the same identity."""
     rid = put(c, ask(key="k", reply_topic="t", deadline_s=0)).rid
     claim(c)
+    requests.release(c, rid, SPENT)
+    claim(c)
     settle(c, rid, Status.FAILED, quarantine=True)
     requests.try_again(c, rid)
     row = requests.get(c, rid)
     assert (row.state, row.attempts, row.deadline_boot, row.reply, row.status) == (State.RECEIVED, 0, None, None, None)
+    assert row.spent is None
     assert deliveries.ready(c, ("mqtt",), (), 9) == []
     assert put(c, ask(key="k", reply_topic="t", deadline_s=0)).rid == rid
     claim(c)
