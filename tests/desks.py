@@ -192,7 +192,7 @@ class Line:
         async with asyncio.timeout(10):
             try:
                 return await self.reader.read()
-            except ConnectionResetError:  # closed with something of ours unread
+            except ConnectionError:  # closed with something of ours unread, or while we were saying more
                 return b""
 
 

@@ -19,6 +19,7 @@ from edged.engine.llama import DecodeError, Llama, Row
 from edged.engine.pace import Pace
 from edged.engine.prefixes import Prefixes
 from edged.engine.prompt import encode
+from edged.engine.rates import Rates
 from edged.engine.sampler import Logits
 from edged.engine.scheduler import BringBack, Budget, Forget, Move, Scheduler, SetAside, Share, Step
 from edged.engine.sequence import Chunk, Sequence, common_length
@@ -84,6 +85,7 @@ class Runner:
             self._native.close()
             raise
         self._grammars = Grammars(self._native)
+        self._rates = Rates()
         self._pace = Pace(self._native.batch_tokens)
         self._tuner = Tuner(threads, fixed=not tuned)
         self._drafting = Drafting()
@@ -153,10 +155,13 @@ class Runner:
         """Compute some tokens of those who are next, and go on from their logits."""
         self._draft()
         budget = Budget(self._pace.budget, self._pace.rhythm, sizes.MAX_SEQUENCES)
-        step = self._scheduler.schedule(budget, time.monotonic())
+        began = time.monotonic()
+        step = self._scheduler.schedule(budget, began)
         self._prepare(step)
         if step.chunks and self._decode(step.chunks):
-            self._postprocess(step.chunks)
+            prompt_tokens = sum(c.count for c in step.chunks if not c.sequence.prompt_done)
+            generated = self._postprocess(step.chunks)
+            self._rates.observe(prompt_tokens, generated, time.monotonic() - began)
         self._unchecked = True
         if self._checked:
             self._check_books()
@@ -296,18 +301,22 @@ class Runner:
 
     # Postprocess
 
-    def _postprocess(self, chunks: list[Chunk]) -> None:
-        row = -1
+    def _postprocess(self, chunks: list[Chunk]) -> int:
+        """Go on from what was computed; returns how many tokens behind prompts that was, wrong drafts left out."""
+        row, generated = -1, 0
         for chunk in chunks:
             row += chunk.count
             sequence = chunk.sequence
             generation = self._generations[sequence]
+            before = sequence.n_computed if sequence.prompt_done else None
             sequence.n_computed += chunk.count
             generation.decode_steps += generation.has_begun
             self._publish(sequence)
             if chunk.is_last:
                 self._advance(generation, row, chunk.drafts)
             row += len(chunk.drafts)
+            generated += sequence.n_computed - before if before is not None else 0
+        return generated
 
     def _publish(self, sequence: Sequence) -> None:
         """Keep its fixed prefix, once that is computed."""
@@ -398,6 +407,9 @@ class Runner:
             accepted_tokens=self._drafting.accepted,
             decode_steps=counters.decode_steps,
             set_aside=counters.set_aside,
+            prefill_tokens_s=self._rates.prefill_tokens_s,
+            decode_tokens_s=self._rates.decode_tokens_s,
+            batch_tokens_s=self._rates.batch_tokens_s,
         )
 
 

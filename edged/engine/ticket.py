@@ -47,6 +47,7 @@ class ModelStats(Struct, frozen=True, kw_only=True):
     drafted_tokens, accepted_tokens: guessed ahead, and guessed right.
     set_aside: how often a sequence had to make room for another.
     threads: how many compute at the moment.
+    prefill_tokens_s, decode_tokens_s, batch_tokens_s: see rates.Rates; None until measured.
     """
 
     name: str
@@ -67,3 +68,6 @@ class ModelStats(Struct, frozen=True, kw_only=True):
     accepted_tokens: int
     decode_steps: int
     set_aside: int
+    prefill_tokens_s: float | None = None
+    decode_tokens_s: float | None = None
+    batch_tokens_s: float | None = None

@@ -25,6 +25,8 @@ from edged.errors import ModelUnavailable, NoLink
 from edged.types import Chat, ChatAnswer, Message, Sampling, ToolCall, ToolSpec
 from tests.brokers import free_port
 
+pytestmark = pytest.mark.slow  # what edged does about such servers the scripted ones in tests/clouds.py show
+
 NAME = "cloud"
 KEY = "sk-real-77"
 START_S = 120.0  # the larger model from a slow disk, on two busy cores
@@ -76,7 +78,7 @@ def model_path(name: str) -> Path:
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(SMALL, marks=pytest.mark.model), pytest.param(LARGE, marks=pytest.mark.slow)],
+    params=[SMALL, LARGE],
     ids=["0.5b", "1.5b"],
 )
 def port(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:

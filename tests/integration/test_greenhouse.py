@@ -91,6 +91,15 @@ CASES: list[tuple[str, str | None, dict[str, Any]]] = [
     *((text, None, {}) for text in TALK),
 ]
 REQUIRED_SHARE = 0.9
+# One of each kind that the model is sure of: that the whole way works. How well the model does is the slow test's.
+SURE = (
+    "how full is the north tank?",
+    "open the north valve",
+    "shut off the water on the east side",
+    "what's the humidity",
+    "how many tomatoes did we harvest in the last 7 days?",
+    "hi there",
+)
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +179,28 @@ async def house(plant: Path) -> AsyncIterator[House]:
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def test_agent_of_paraphrases_picks_the_right_tool_with_the_right_arguments(house: House) -> None:
-    """At least nine of ten requests lead to the call (or the talk) that was meant."""
+async def decided_wrong(house: House, cases: list[tuple[str, str | None, dict[str, Any]]]) -> list[tuple[str, Any]]:
+    """What was asked, and the calls that were made instead."""
     wrong = []
-    for text, tool, arguments in CASES:
+    for text, tool, arguments in cases:
         reply = await house.ask(text, max_tokens=48)
         made = [(call["name"], call["arguments"]) for call in reply["tool_calls"]]
         if made != ([(tool, arguments)] if tool else []):
             wrong.append((text, made))
+    return wrong
+
+
+async def test_agent_picks_the_tool_that_is_meant(house: House) -> None:
+    """With the right arguments; and none where there is nothing to do."""
+    cases = [case for case in CASES if case[0] in SURE]
+    assert len(cases) == len(SURE)
+    assert await decided_wrong(house, cases) == []
+
+
+@pytest.mark.slow  # as many decisions as a figure needs
+async def test_agent_of_paraphrases_picks_the_right_tool_with_the_right_arguments(house: House) -> None:
+    """At least nine of ten requests lead to the call (or the talk) that was meant."""
+    wrong = await decided_wrong(house, CASES)
     right = len(CASES) - len(wrong)
     print(f"{right} of {len(CASES)} right; wrong: {wrong}")
     assert right >= REQUIRED_SHARE * len(CASES), wrong

@@ -15,7 +15,6 @@ from urllib.parse import quote
 import aiohttp
 import msgpack
 import pytest
-import pytest_asyncio
 from yarl import URL
 
 from edged import errors
@@ -23,7 +22,9 @@ from edged.errors import Busy, EdgedError
 from edged.transport.http import stream
 from edged.transport.http.api import STATUS_OF
 from edged.wire import MAX_REQUEST_BYTES
-from tests.desks import FAST, Desk, Line, reply, serving, unix_session
+from tests.desks import FAST, Desk, Line, reply, serving
+
+pytest_plugins = ("tests.desk_fixtures",)
 
 ASK = "/v1/agents/house/requests"
 ME = f"unix:{os.getuid()}"
@@ -35,25 +36,6 @@ ERRORS: dict[str, EdgedError] = {
         *(errors.Cancelled, errors.Quarantined, errors.Internal),
     )
 }
-
-
-@pytest_asyncio.fixture
-async def desk() -> Desk:
-    """What stands behind the transport."""
-    return Desk()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Of the socket."""
-    return tmp_path / "http.sock"
-
-
-@pytest_asyncio.fixture
-async def client(desk: Desk, path: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    """On the Unix socket."""
-    async with serving(desk, path), unix_session(path) as session:
-        yield session
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------

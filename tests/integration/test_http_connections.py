@@ -11,13 +11,11 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import pytest_asyncio
 from aiohttp import web
 
 from edged.errors import Busy, ConfigError, EdgedError, NoLink, NoMemory, OverBudget, UnknownAgent
@@ -40,29 +38,12 @@ from tests.desks import (
     unix_session,
 )
 
+pytest_plugins = ("tests.desk_fixtures",)
+
 ASK = "/v1/agents/house/requests"
 NOBODY = 65534  # the uid without rights on every Linux
 HEAD = b"POST /v1/agents/house/requests HTTP/1.1\r\nHost: x\r\n"
 TCP = ("127.0.0.1", 0)
-
-
-@pytest_asyncio.fixture
-async def desk() -> Desk:
-    """What stands behind the transport."""
-    return Desk()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Of the socket."""
-    return tmp_path / "http.sock"
-
-
-@pytest_asyncio.fixture
-async def client(desk: Desk, path: Path) -> AsyncIterator[aiohttp.ClientSession]:
-    """On the Unix socket."""
-    async with serving(desk, path), unix_session(path) as session:
-        yield session
 
 
 # -- who goes away -----------------------------------------------------------------------------------------------------
