@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a bench found. about: what else its figures depend on, told above the table and kept in the JSON."""
+
+    rows: list[Row]
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def machine() -> dict[str, Any]:
