@@ -1,41 +1,68 @@
-"""scripts/bench NAME [--json FILE]: runs one benchmark, prints a table, writes one JSON object."""
+"""scripts/bench NAME [--json FILE] [--rounds N] [--peer-bin FILE]: runs one benchmark, prints a table, writes one JSON
+object."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
+import signal
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from benchmarks.report import machine, table, versions
+from benchmarks.report import Result, machine, table, versions
 
-NAMES = {"ipc": "benchmarks.ipc", "routing": "benchmarks.routing"}
-LATER = ("toolcall", "restart", "concurrency", "contention", "memory", "mqtt", "durability")
+NAMES = {name: f"benchmarks.{name}" for name in ("ipc", "routing", "toolcall")}
+LATER = ("restart", "concurrency", "contention", "memory", "mqtt", "durability")
 
 
 def main() -> int:
-    """Returns the exit status: 64 for a name that does not exist, or does not yet."""
+    """Returns the exit status: 64 for wrong usage, a name that does not exist, or does not yet."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Run one benchmark.")
     parser.add_argument("name", help=f"one of: {', '.join(NAMES)}")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the result as one JSON object")
+    parser.add_argument("--rounds", metavar="N", type=int, help="turns of edged and its peers; fewer are less sure")
+    parser.add_argument("--peer-bin", metavar="FILE", type=Path, help="the llama-server to measure against")
     options = parser.parse_args()
     if options.name not in NAMES:
         known = f"there is: {', '.join(NAMES)}"
-        print(
-            f"bench {options.name}: {'not available yet' if options.name in LATER else 'unknown'}; {known}",
-            file=sys.stderr,
-        )
-        return 64
+        return refused(f"{options.name}: {'not available yet' if options.name in LATER else 'unknown'}; {known}")
+    if options.rounds is not None and options.rounds < 1:
+        return refused(f"{options.name}: --rounds is at least 1")
     bench = importlib.import_module(NAMES[options.name])
-    print(f"{options.name}: {(bench.__doc__ or '').strip().splitlines()[0]}")
-    print(", ".join(f"{key}: {value}" for key, value in machine().items()))
-    rows = bench.run()
-    print(table(rows))
-    if options.json:
-        document = {"bench": options.name, "machine": machine(), "versions": versions(), "rows": rows}
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
+    wanted = {"rounds": options.rounds, "peer_bin": options.peer_bin}
+    arguments = {key: value for key, value in wanted.items() if value is not None}
+    if unknown := sorted(arguments.keys() - inspect.signature(bench.run).parameters.keys()):
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in unknown)
+        return refused(f"{options.name}: {flags} means nothing here")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # daemons and peers are ended then, too
+    show(options.name, bench, arguments, options.json)
     return 0
 
 
-sys.exit(main())
+def show(name: str, bench: ModuleType, arguments: dict[str, Any], json_file: Path | None) -> None:
+    """Run it, print what it found, and write it where wanted."""
+    print(f"{name}: {(bench.__doc__ or '').strip().splitlines()[0]}")
+    before = machine()
+    print(", ".join(f"{key}: {value}" for key, value in before.items()), flush=True)
+    found = bench.run(**arguments)
+    result = found if isinstance(found, Result) else Result(found)
+    for key, value in result.about.items():
+        print(f"{key}: {json.dumps(value)}")
+    print(table(result.rows))
+    if json_file:
+        document = {"bench": name, "machine": before, "versions": versions(), **result.about, "rows": result.rows}
+        json_file.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def refused(why: str) -> int:
+    """Say what is wrong with the command line."""
+    print(f"bench {why}", file=sys.stderr)
+    return 64
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a bench found. about: what else its figures depend on, told above the table and kept in the JSON."""
+
+    rows: list[Row]
+    about: dict[str, Any] = field(default_factory=dict)
 
 
 def machine() -> dict[str, Any]:
@@ -33,6 +43,11 @@ def machine() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Of what the figures depend on."""
     return {name: version(name) for name in ("edged", "llama-cpp-python", "llguidance", "apsw", "paho-mqtt", "msgpack")}
+
+
+def say(text: str) -> None:
+    """How far it is, for people: stdout carries the result only."""
+    print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def percentile(values: list[float], share: float) -> float:

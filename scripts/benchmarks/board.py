@@ -1,0 +1,107 @@
+"""The daemon that is measured, its model, and the same prompt and schema for a peer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ipc import daemon
+from edged import catalog, config, gguf
+from edged.agent.dialect import Dialect
+from edged.agent.prompt import REPLY, Prompts, specs
+from edged.client import Client
+from edged.types import Message
+
+__all__ = ["CONTEXT", "SOURCE", "Prompting", "client", "daemon", "killable", "model", "models_dir", "threads"]
+
+MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m"  # the project's default
+SOURCE = f"catalog:{MODEL}"
+CONTEXT = 4096  # tokens of one request, for edged and for every peer
+REQUEST_S = 600.0
+STOP_S = 30.0
+
+
+def threads() -> int:
+    """What every peer computes with: the cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def models_dir() -> Path:
+    """Where the weights are kept, shared with scripts/quickstart."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "models"
+
+
+@functools.cache
+def model() -> Path:
+    """The model's file; pulled where it is missing.
+
+    Raises:
+        SystemExit: it cannot be had; `edged models pull` has said why.
+    """
+    command = [str(Path(sys.executable).parent / "edged"), "models", "pull", "--models-dir", str(models_dir()), MODEL]
+    if subprocess.run(command, stdout=sys.stderr, check=False).returncode:
+        sys.exit(f"{MODEL} cannot be had, see above")
+    return Path(catalog.resolve(SOURCE, models_dir()).path)
+
+
+def client(folder: Path) -> Client:
+    """A connection to the daemon of a folder."""
+    return Client(folder / "run" / "edged.sock", timeout_s=REQUEST_S)
+
+
+@contextlib.contextmanager
+def killable(folder: Path) -> Iterator[int]:
+    """A daemon that may be killed meanwhile, from exec on: whoever uses it connects when its socket answers. Gives its
+    pid."""
+    environment = {**os.environ, "EDGED_CONFIG": str(folder / "edged.toml")}
+    with (folder / "edged.log").open("ab") as log:
+        process = subprocess.Popen([str(Path(sys.executable).parent / "edged"), "run"], env=environment, stderr=log)
+    try:
+        yield process.pid
+    finally:
+        process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class Prompting:
+    """An agent's deciding prompt and the schema of its calls, for a peer: rendered by edged's own code from the same
+    configuration, so both models read the same bytes."""
+
+    def __init__(self, folder: Path, agent: str = "house") -> None:
+        settings = config.load(str(folder / "edged.toml"))
+        pairs = gguf.metadata(model())
+        template = pairs["tokenizer.chat_template"]
+        assert isinstance(template, str)
+        self._spoken = Dialect(template, gguf.special_tokens(model(), pairs))
+        self._prompts = Prompts(settings.agents[agent], settings.tools, self._spoken)
+        self._tools = (*specs({n: settings.tools[n] for n in settings.agents[agent].tools}), REPLY)
+
+    def prompt(self, text: str) -> str:
+        """With the mark a call begins with: edged's grammar forces it, here it is part of the prompt."""
+        made = self._prompts.deciding((), (Message("user", text),), ())
+        return "".join(segment.text for segment in (*made.prefix, *made.turn)) + self._spoken.calls.before
+
+    def schema(self) -> dict[str, Any]:
+        """A JSON Schema of one call: any of the tools, and `reply` as edged offers it."""
+        return {"anyOf": [_call(tool.name, tool.parameters) for tool in self._tools]}
+
+
+def _call(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    closed = {"additionalProperties": False, **parameters}
+    return {
+        "type": "object",
+        "properties": {"name": {"const": name}, "arguments": closed},
+        "required": ["name", "arguments"],
+        "additionalProperties": False,
+    }

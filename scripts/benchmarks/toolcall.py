@@ -1,0 +1,191 @@
+"""A tool call from question to answer, warm, against llama.cpp's server with the same prompt and JSON Schema.
+
+Both get the same bytes of prompt: edged's own, sent to the server's `/completion` up to where the JSON of the call
+begins, with its prompt cache on and every slot warm. The peer returns the call's JSON; edged has accepted the request
+durably, written the journal, run the tool in SQLite and settled the answer by then. Blocks of requests take turns.
+
+The examples in the prompt teach the model to write JSON in one line. So the peer, whose grammar would allow it to lay
+JSON out, spends no token on white space either: both sides' tokens are in the table.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from benchmarks import board, peers, workload
+from benchmarks.calls import Connection
+from benchmarks.figures import Ratio, p95, ratio_of_means, row
+from benchmarks.peers import Peer, Settings
+from benchmarks.report import Result, Row, say
+from benchmarks.workload import REQUESTS, Call, same
+
+CLIENTS = {1: 10, 4: 30}  # clients at once: requests of a block. A block of many clients is longer than its ragged end
+MAX_TOKENS = 128  # of a call: four times what the longest one needs
+REACH = 1 / 3
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request. tokens: what the call took beyond the prompt; steps: of the model, 0 where nobody tells."""
+
+    ms: float
+    right: bool
+    tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    steps: int = 0
+
+
+Ask = Callable[[str, Call], Answer]
+
+
+def run(*, rounds: int = 3, peer_bin: Path | None = None) -> Result:
+    """Rows: what, edged, peer, ratio (edged / peer), least and largest of its blocks, to reach, n."""
+    program = peers.llama_server(peer_bin)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="edged-bench-") as name:
+        folder = Path(name)
+        workload.write_config(folder, board.models_dir(), board.SOURCE, board.CONTEXT)
+        prompting = board.Prompting(folder)
+        with board.daemon(folder):
+            for clients, block in CLIENTS.items():
+                settings = Settings(model=board.model(), slots=clients, context=board.CONTEXT, threads=board.threads())
+                with peers.serving(program, settings, folder) as peer:
+                    rows += _compare(folder, peer, prompting, clients, block, rounds)
+    return Result(rows, {"peers": peers.about(program), "model": board.MODEL, "threads": board.threads()})
+
+
+def _compare(folder: Path, peer: Peer, prompting: board.Prompting, clients: int, block: int, rounds: int) -> list[Row]:
+    schema = prompting.schema()
+    ours = [_edged(folder) for _ in range(clients)]
+    theirs = [_peer(peer.connect(), prompting, schema) for _ in range(clients)]
+    many = f"{clients} client{'s' if clients > 1 else ''}"
+    say(f"{many}: warming up")
+    for slot in range(clients):  # every slot has the prefix
+        _peer(peer.connect(), prompting, schema, slot)(*REQUESTS[slot])
+    for contestants in (ours, theirs):
+        _block(contestants, REQUESTS[:clients])
+    answers: tuple[list[list[Answer]], list[list[Answer]]] = ([], [])
+    for number in range(rounds):
+        say(f"{many}: round {number + 1} of {rounds}")
+        for start in range(0, len(REQUESTS), block):
+            for taken, contestants in zip(answers, (ours, theirs), strict=True):
+                taken.append(_block(contestants, REQUESTS[start : start + block]))
+    return _rows(f"{many}, llama-server", *answers)
+
+
+def _rows(against: str, ours: list[list[Answer]], theirs: list[list[Answer]]) -> list[Row]:
+    blocks = [([a.ms for a in one], [a.ms for a in other]) for one, other in zip(ours, theirs, strict=True)]
+    edged, peer = [a for one in ours for a in one], [a for one in theirs for a in one]
+    n = len(edged)
+
+    def line(what: str, of: Callable[[Sequence[Answer]], Any], ratio: Ratio | None = None, reach: str = "") -> Row:
+        return row(f"{against}: {what}", of(edged), of(peer), ratio, reach, n)
+
+    return [
+        line("mean, ms", lambda a: mean(x.ms for x in a), ratio_of_means(blocks), f"at most {REACH:.2f}"),
+        line("median, ms", lambda a: median(x.ms for x in a)),
+        line("95th percentile, ms", lambda a: p95([x.ms for x in a])),
+        line("right calls", lambda a: sum(x.right for x in a)),
+        line("tokens of a call, mean", lambda a: mean(x.tokens for x in a)),
+        line("steps of the model for it, mean", lambda a: mean(x.steps for x in a)),
+        line("prompt tokens, median", lambda a: median(x.prompt_tokens for x in a)),
+        line("of them not cached, median", lambda a: median(x.prompt_tokens - x.cached_tokens for x in a)),
+    ]
+
+
+def _block(contestants: list[Ask], requests: Sequence[tuple[str, Call]]) -> list[Answer]:
+    """The requests, answered by as many clients at once as there are; each takes the next when it is free."""
+    todo: queue.SimpleQueue[tuple[str, Call]] = queue.SimpleQueue()
+    for request in requests:
+        todo.put(request)
+    answers: list[Answer] = []
+    errors: list[BaseException] = []
+
+    def work(ask: Ask) -> None:
+        try:
+            while True:
+                answers.append(ask(*todo.get_nowait()))
+        except queue.Empty:
+            pass
+        except BaseException as error:
+            errors.append(error)
+
+    workers = [threading.Thread(target=work, args=(ask,)) for ask in contestants]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if errors:
+        raise errors[0]
+    return answers
+
+
+def _edged(folder: Path) -> Ask:
+    client = board.client(folder)
+
+    def ask(text: str, wanted: Call) -> Answer:
+        began = time.perf_counter()
+        reply = client.ask(text, agent="house")
+        ms = (time.perf_counter() - began) * 1000
+        usage = reply["usage"]
+        made = [(call["name"], call["arguments"]) for call in reply["tool_calls"] if call["ok"]]
+        return Answer(
+            ms,
+            same(made[0] if len(made) == 1 else None, wanted),
+            usage["completion_tokens"],
+            usage["prompt_tokens"],
+            usage["cached_tokens"],
+            usage["decode_steps"],
+        )
+
+    return ask
+
+
+def _peer(connection: Connection, prompting: board.Prompting, schema: dict[str, Any], slot: int = -1) -> Ask:
+    def ask(text: str, wanted: Call) -> Answer:
+        body = completion(prompting.prompt(text), schema) | {"id_slot": slot}
+        began = time.perf_counter()
+        done = connection.post("/completion", body)
+        ms = (time.perf_counter() - began) * 1000
+        timings = done["timings"]
+        return Answer(
+            ms,
+            same(parsed(done["content"]), wanted),
+            done["tokens_predicted"],
+            timings["cache_n"] + timings["prompt_n"],
+            timings["cache_n"],
+            done["tokens_predicted"],
+        )
+
+    return ask
+
+
+def completion(prompt: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The request for one call to llama.cpp's server: greedy, and no sampler but that."""
+    return {
+        "prompt": prompt,
+        "json_schema": schema,
+        "n_predict": MAX_TOKENS,
+        "temperature": 0,
+        "samplers": ["temperature"],
+        "cache_prompt": True,
+    }
+
+
+def parsed(text: str) -> Call | None:
+    """The call in what the server wrote; None where it was cut off."""
+    try:
+        call = json.loads(text)
+        return call["name"], call["arguments"]
+    except (ValueError, KeyError, TypeError):
+        return None
