@@ -8,7 +8,7 @@ from msgspec import Struct
 # Sequences at once. Beyond 8 a CPU has little left to gain, but whoever has got a place hears something soon.
 MAX_RUNNING = 16
 # Sequence ids of one context; those that do not run keep states for others: prefixes of agents, conversations. Each
-# costs two rows of logits (n_vocab floats: 1.2 MB at 152k tokens), so few.
+# costs a row of logits (n_vocab floats: 0.6 MB at 152k tokens), so few.
 MAX_SEQUENCES = 24
 # Host memory for the states of sequences that had to make room, in bytes: a thousand tokens or more of a small model.
 # What finds no room there is computed again.
@@ -23,9 +23,9 @@ CELL_ALIGNMENT = 256
 # Attention works on 16-bit keys and values.
 KV_ELEMENT_BYTES = 2
 FLOAT_BYTES = 4
-# Activations alive at once in the graph, in rows of the widest layer; the smallest whole number that is not below what
-# llama.cpp reports for the models in the tests.
-LIVE_ROWS = 3
+# Activations alive at once in the graph, logits among them, in rows of the widest layer; the smallest half that is not
+# below what llama.cpp reports for the models in the tests.
+LIVE_ROWS = 4.5
 
 
 class Shape(Struct, frozen=True, kw_only=True):
@@ -63,14 +63,14 @@ def kv_bytes(shape: Shape, cells: int) -> int:
 def compute_bytes(shape: Shape, cells: int) -> int:
     """Estimate of the graph's buffer and the logits kept for sampling; errs on the high side.
 
-    The attention mask has a row per token of the batch and a column per cell; logits exist for one row a sequence,
-    once in the graph and once for sampling. Flash attention is assumed: without it (few models) there are the scores,
+    The attention mask has a row per token of the batch and a column per cell; logits are kept for one row a sequence.
+    Flash attention is assumed: without it (few models) there are the scores,
     too, n_head times as large as the mask.
     """
     widest = max(shape.n_ff, shape.n_embd)
-    activations = BATCH_TOKENS * widest * LIVE_ROWS * FLOAT_BYTES
+    activations = int(BATCH_TOKENS * widest * LIVE_ROWS * FLOAT_BYTES)
     mask = BATCH_TOKENS * cells * KV_ELEMENT_BYTES
-    logits = 2 * MAX_SEQUENCES * shape.n_vocab * FLOAT_BYTES
+    logits = MAX_SEQUENCES * shape.n_vocab * FLOAT_BYTES
     return activations + mask + logits
 
 

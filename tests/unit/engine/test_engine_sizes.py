@@ -12,6 +12,7 @@ from edged.engine.sizes import Shape
 
 SMOLLM2_135M = Shape(n_layer=30, n_embd=576, n_ff=1536, n_head_kv=3, head_k=64, head_v=64, n_vocab=49_152)
 QWEN25_05B = Shape(n_layer=24, n_embd=896, n_ff=4864, n_head_kv=2, head_k=64, head_v=64, n_vocab=151_936)
+QWEN25_15B = Shape(n_layer=28, n_embd=1536, n_ff=8960, n_head_kv=2, head_k=128, head_v=128, n_vocab=151_936)
 MIB = 2**20
 
 
@@ -37,10 +38,11 @@ def test_context_cells_refuses_nonsense() -> None:
 @pytest.mark.parametrize(
     ("shape", "cells", "kv_mib", "compute_mib"),
     [
-        (SMOLLM2_135M, 1024, 22.5, 7.26 + 3.0),
-        (SMOLLM2_135M, 12_288, 270.0, 12.76 + 3.0),
-        (QWEN25_05B, 1024, 12.0, 18.26 + 9.27),
-        (QWEN25_05B, 12_288, 144.0, 23.76 + 9.27),
+        (SMOLLM2_135M, 1024, 22.5, 7.48 + 4.5),
+        (SMOLLM2_135M, 8192, 180.0, 11.09 + 4.5),
+        (QWEN25_05B, 1024, 12.0, 18.83 + 13.91),
+        (QWEN25_05B, 12_288, 144.0, 24.5 + 13.91),
+        (QWEN25_15B, 8192, 224.0, 37.39 + 13.91),
     ],
 )
 def test_bytes_agree_with_what_llama_cpp_reports(shape: Shape, cells: int, kv_mib: float, compute_mib: float) -> None:
