@@ -23,9 +23,9 @@ CELL_ALIGNMENT = 256
 # Attention works on 16-bit keys and values.
 KV_ELEMENT_BYTES = 2
 FLOAT_BYTES = 4
-# Activations alive at once in the graph, logits among them, in rows of the widest layer; the smallest half that is not
+# Activations alive at once in the graph, logits among them, in rows of the widest layer; the smallest whole number that is not
 # below what llama.cpp reports for the models in the tests.
-LIVE_ROWS = 4.5
+LIVE_ROWS = 5
 
 
 class Shape(Struct, frozen=True, kw_only=True):
@@ -68,7 +68,7 @@ def compute_bytes(shape: Shape, cells: int) -> int:
     too, n_head times as large as the mask.
     """
     widest = max(shape.n_ff, shape.n_embd)
-    activations = int(BATCH_TOKENS * widest * LIVE_ROWS * FLOAT_BYTES)
+    activations = BATCH_TOKENS * widest * LIVE_ROWS * FLOAT_BYTES
     mask = BATCH_TOKENS * cells * KV_ELEMENT_BYTES
     logits = MAX_SEQUENCES * shape.n_vocab * FLOAT_BYTES
     return activations + mask + logits
