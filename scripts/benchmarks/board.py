@@ -57,14 +57,13 @@ def client(folder: Path) -> Client:
 
 
 @contextlib.contextmanager
-def killable(folder: Path) -> Iterator[int]:
-    """A daemon that may be killed meanwhile, from exec on: whoever uses it connects when its socket answers. Gives its
-    pid."""
+def killable(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A daemon that may be killed meanwhile, from exec on: whoever uses it connects when its socket answers."""
     environment = {**os.environ, "EDGED_CONFIG": str(folder / "edged.toml")}
     with (folder / "edged.log").open("ab") as log:
         process = subprocess.Popen([str(Path(sys.executable).parent / "edged"), "run"], env=environment, stderr=log)
     try:
-        yield process.pid
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)  # does nothing to one that has ended
         try:

@@ -44,7 +44,8 @@ def parameters(options: argparse.Namespace) -> xllamacpp.CommonParams:
     params.cpuparams_batch.n_threads = options.threads_batch
     params.kv_unified = options.kv_unified
     params.warmup = options.warmup
-    params.slot_save_path = options.slot_save_path
+    if options.slot_save_path:
+        params.slot_save_path = f"{options.slot_save_path}/"  # names of files are appended to it
     return params
 
 
