@@ -41,6 +41,7 @@ from edged.types import (
     JSON,
     Ask,
     Delivery,
+    Priority,
     Reply,
     Request,
     Status,
@@ -49,7 +50,8 @@ from edged.types import (
 
 log = logging.getLogger("edged.pipeline")
 
-MAX_RUNNING = 8  # requests worked on at once: more sequences than this gain nothing on boards of 2 to 8 cores
+MAX_RUNNING = 16  # requests worked on at once: as many as a model has places for
+MAX_BATCH = 8  # of these, batch work: more gain nothing on boards of 2 to 8 cores, and the rest is for who waits
 MAX_SENDING = 64  # replies on their way at once; the broker's Receive Maximum bounds it further
 GRACE_S = 5.0  # a stop waits this long for running requests; what is not done goes back into the queue
 FLUSH_S = 2.0  # and this long for replies on their way; what is not confirmed is sent after the next start
@@ -304,13 +306,17 @@ class Pipeline:
             self._waiting.clear()
             while self._may_start():
                 # lazy: a claim that is lost with the power only means that the attempt is not counted
-                row = await self._until_stored(lambda: self._database.write(requests.claim, durable=False))
+                batch = sum(attempt.batch for attempt in self._running.values()) < MAX_BATCH
+                row = await self._until_stored(functools.partial(self._claim, batch=batch))
                 if row is None:
                     break
                 self._idle.clear()
-                attempt = self._running[row.rid] = _Attempt(row.agent)
+                attempt = self._running[row.rid] = _Attempt(row.agent, batch=row.request.priority is Priority.BATCH)
                 task = group.create_task(self._work(row, attempt), name=f"edged.request.{row.rid}")
                 task.add_done_callback(functools.partial(self._worked, row.rid))
+
+    def _claim(self, *, batch: bool) -> Awaitable[Row | None]:
+        return self._database.write(functools.partial(requests.claim, batch=batch), durable=False)
 
     def _may_start(self) -> bool:
         return len(self._running) < self._places() and not self._stopping
@@ -601,8 +607,9 @@ class _Attempt:
     cancelled: it is interrupted because its client wants it; else because the daemon stops.
     """
 
-    def __init__(self, agent: str) -> None:
+    def __init__(self, agent: str, *, batch: bool) -> None:
         self.agent = agent
+        self.batch = batch
         self.began_boot = clock.boot()
         self.tally: Tally | None = None
         self.run: Run | None = None

@@ -34,7 +34,7 @@ from edged.wire import new_rid
 
 __all__ = ["Chats", "Inexpressible", "ModelAnswer", "ModelAsk", "OnPiece", "ToolChoice"]
 
-AT_ONCE = 8  # as many as the pipeline works on: more sequences than this gain nothing on boards of 2 to 8 cores
+AT_ONCE = 16  # as many as a model has places for
 RETRY_S = 5.0  # when to ask again where too many wait: about two answers of a small board
 QUOTED_GRAMMAR = re.compile(r"\n\s+\d+ \| ")  # how llguidance quotes the grammar's lines
 MAX_TOP = 20  # likeliest tokens told for each token, as OpenAI bounds it

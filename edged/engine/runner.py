@@ -15,6 +15,7 @@ from edged.engine.constraint import Grammars
 from edged.engine.cpus import BoardWatch
 from edged.engine.drafts import Drafting
 from edged.engine.generation import Generation
+from edged.engine.lexicon import Lexicon
 from edged.engine.llama import DecodeError, Llama, Row
 from edged.engine.pace import Pace
 from edged.engine.prefixes import Prefixes
@@ -74,7 +75,13 @@ class Runner:
         began = time.monotonic()
         self.spec = spec
         self.watch: Watch | None = None
-        self._native = Llama(spec.path, sizes.context_cells(spec.context), threads, on_progress)
+        lexicon = Lexicon(Path(spec.path))  # reads the vocabulary while llama.cpp loads the weights
+        try:
+            self._native = Llama(spec.path, sizes.context_cells(spec.context), threads, on_progress)
+        except BaseException:
+            lexicon.close()
+            raise
+        self._grammars = Grammars(self._native, lexicon)
         try:
             self._sharing = self._native.can_share()
             self._scheduler = Scheduler(
@@ -82,9 +89,9 @@ class Runner:
             )
             self._prefixes = self._open_prefixes(snapshots) if snapshots and self._sharing else None
         except BaseException:
+            self._grammars.clear()
             self._native.close()
             raise
-        self._grammars = Grammars(self._native)
         self._rates = Rates()
         self._pace = Pace(self._native.batch_tokens)
         self._tuner = Tuner(threads, fixed=not tuned)

@@ -23,8 +23,8 @@ CELL_ALIGNMENT = 256
 # Attention works on 16-bit keys and values.
 KV_ELEMENT_BYTES = 2
 FLOAT_BYTES = 4
-# Activations alive at once in the graph, logits among them, in rows of the widest layer; the smallest whole number that is not
-# below what llama.cpp reports for the models in the tests.
+# Activations alive at once in the graph, logits among them, in rows of the widest layer; the smallest whole number that
+# is not below what llama.cpp reports for the models in the tests.
 LIVE_ROWS = 5
 
 

@@ -160,7 +160,8 @@ def forget_packets(c: apsw.Connection) -> None:
 
 CLAIM = f"""
     UPDATE requests SET state = 'running', attempts = attempts + 1 WHERE seq = (
-        SELECT seq FROM requests r WHERE state = 'received' AND (r.conversation IS NULL OR NOT EXISTS (
+        SELECT seq FROM requests r
+        WHERE state = 'received' AND priority <= ? AND (r.conversation IS NULL OR NOT EXISTS (
             SELECT 1 FROM requests o
             WHERE o.client = r.client AND o.agent = r.agent AND o.conversation = r.conversation
             AND o.state IN ('received', 'running', 'waiting_link') AND o.conversation IS NOT NULL AND o.seq < r.seq))
@@ -169,10 +170,14 @@ CLAIM = f"""
 """
 
 
-def claim(c: apsw.Connection) -> Row | None:
+def claim(c: apsw.Connection, *, batch: bool = True) -> Row | None:
     """The next request to work on: what ran when the daemon died goes first, then interactive before batch, earliest
-    deadline first, a conversation in its order."""
-    row = c.execute(CLAIM).fetchone()
+    deadline first, a conversation in its order.
+
+    Args:
+        batch: batch work may be begun, too.
+    """
+    row = c.execute(CLAIM, (1 if batch else 0,)).fetchone()
     return _row(row) if row else None
 
 
