@@ -24,6 +24,7 @@ from edged.config import Config, PythonTool
 from edged.engine import LlamaEngine
 from edged.engine.predict import predicted_bytes
 from edged.errors import ConfigError, ModelUnavailable
+from edged.estimate import Speed
 from edged.governor import probe
 from edged.governor.governor import Governor
 from edged.interfaces import Engine, Loader, Residency
@@ -131,6 +132,7 @@ class Daemon:
             tell=self._tell,
             changed=self._changed.set,
             settled=self._meter.settled,
+            speeds=self._speeds,
         )
         if self._mqtt:
             self._pipeline.deliverers = {"mqtt": self._mqtt}
@@ -344,6 +346,14 @@ class Daemon:
             self._mqtt.event(name, data)
         self._changed.set()
 
+    def _speeds(self) -> dict[str, Speed]:
+        """The loaded models whose speed was measured."""
+        return {
+            stats.name: Speed(stats.prefill_tokens_s, stats.decode_tokens_s)
+            for stats in self._engine.stats()
+            if stats.prefill_tokens_s and stats.decode_tokens_s
+        }
+
     def _unready(self) -> str | None:
         """Why no requests are taken; None: they are."""
         if self._stop.is_set():
@@ -383,10 +393,19 @@ class Daemon:
             "version": __version__,
             "uptime_s": round(time.monotonic() - self._started_at, 1),
             "memory": {k: v for k, v in self._governor.status().items() if k != "models"},
-            "models": self._governor.status()["models"],
+            "models": self._models(),
             "queue": self._counts,
             "link": self._cloud.status(),
         }
+
+    def _models(self) -> dict[str, JSON]:
+        """What the governor knows of the models; of those that were seen at work their speed as well."""
+        models: dict[str, JSON] = self._governor.status()["models"]
+        rates = ("prefill_tokens_s", "decode_tokens_s")
+        for stats in self._engine.stats():
+            measured = {name: value for name, value in _plain(stats).items() if name in rates and value is not None}
+            models[stats.name] = {**models[stats.name], **measured}
+        return models
 
     async def _status(self) -> dict[str, JSON]:
         """`edged status`."""
@@ -522,4 +541,6 @@ def socket_group(settings: Config) -> str | None:
 
 
 def _plain(stats: Any) -> dict[str, JSON]:
-    return {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "name"}
+    """The figures of a model, fractions to a tenth."""
+    values = {name: getattr(stats, name) for name in stats.__struct_fields__ if name != "name"}
+    return {name: round(value, 1) if isinstance(value, float) else value for name, value in values.items()}

@@ -18,15 +18,15 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TypeVar
 
 import apsw
-import msgspec
 
-from edged import access, clock, wire
+from edged import access, clock, estimate, wire
 from edged.agent.dispatch import Dispatcher, Trail
 from edged.agent.loop import Run, Stream
-from edged.clock import Stopwatch
+from edged.agent.tally import Tally
 from edged.cloud import Cloud
 from edged.config import Config
 from edged.errors import Busy, Cancelled, EdgedError, Expired, Internal, Quarantined, UnknownAgent
+from edged.estimate import Needs, Speed
 from edged.faults import point
 from edged.interfaces import Deliverer
 from edged.log import request_id
@@ -44,9 +44,7 @@ from edged.types import (
     Reply,
     Request,
     Status,
-    Timing,
     ToolRecord,
-    Usage,
 )
 
 log = logging.getLogger("edged.pipeline")
@@ -56,7 +54,6 @@ MAX_SENDING = 64  # replies on their way at once; the broker's Receive Maximum b
 GRACE_S = 5.0  # a stop waits this long for running requests; what is not done goes back into the queue
 FLUSH_S = 2.0  # and this long for replies on their way; what is not confirmed is sent after the next start
 HOUSEKEEPING_S = 60.0  # how often finished requests are forgotten; cheap when there is nothing to do
-PACE_SHARE = 0.2  # of the newest request in the average: about the last ten count
 RETRY_S = (0.5, 10.0)  # first and longest pause before something that the disk refused is tried again
 # A full, failing or read-only disk, or somebody else's lock: what another try may find otherwise.
 STORE_REFUSES = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.BusyError)
@@ -81,6 +78,7 @@ class Pipeline:
         tell: Tell = lambda name, data: None,
         changed: Callable[[], None] = lambda: None,
         settled: Callable[[str, Reply], None] = lambda agent, reply: None,
+        speeds: Callable[[], Mapping[str, Speed]] = dict,
     ) -> None:
         self._config = config
         self._database = database
@@ -90,6 +88,8 @@ class Pipeline:
         self._tell = tell
         self._changed = changed
         self._settled = settled
+        self._speeds = speeds
+        self._needs = Needs()
         self.deliverers: Mapping[str, Deliverer] = {}
         self._boot = clock.boot_id()
         self._waiting, self._outgoing, self._deadlines = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -98,7 +98,6 @@ class Pipeline:
         self._running: dict[str, _Attempt] = {}
         self._suspects: set[str] = set()
         self._resumed: set[str] = set()  # queued for an upstream's room, and not there yet
-        self._pace_s: float | None = None  # seconds between two finished requests while there is work
         self._sending: set[int] = set()
         self._results: dict[str, set[asyncio.Future[bytes]]] = {}
         self._watchers: dict[str, list[OnDelta]] = {}
@@ -180,9 +179,31 @@ class Pipeline:
         """The newest requests."""
         return await self._database.read(lambda c: requests.latest(c, limit, states))
 
-    async def ahead(self, row: Row) -> int:
-        """How many requests are claimed before a waiting one."""
-        return await self._database.read(lambda c: requests.ahead(c, row))
+    async def outlook(self, row: Row) -> tuple[int, float | None]:
+        """How many requests are taken before a waiting one, and the seconds until this one is answered, by measured
+        rates (see `estimate`); None where that cannot be told, as for what waits for a link."""
+        speeds = self._speeds()
+        if row.state is State.RUNNING:
+            attempt = self._running.get(row.rid)
+            return 0, self._left_s(attempt, speeds, len(self._running)) if attempt else None
+        agents = await self._database.read(lambda c: requests.ahead(c, row))
+        if row.state is State.WAITING_LINK:
+            return len(agents), None
+        places = self._places()
+        beside = min(places, len(self._running) + len(agents) + 1)
+        running = [self._left_s(attempt, speeds, beside) for attempt in self._running.values()]
+        *before, mine = (self._work_s(agent, speeds, beside) for agent in (*agents, row.agent))
+        return len(agents), _tenths(estimate.eta_s(mine, running, before, places))
+
+    def _left_s(self, attempt: _Attempt, speeds: Mapping[str, Speed], beside: int) -> float | None:
+        elapsed_s = clock.boot() - attempt.began_boot
+        return _tenths(estimate.left_s(self._work_s(attempt.agent, speeds, beside), elapsed_s))
+
+    def _work_s(self, agent: str, speeds: Mapping[str, Speed], beside: int) -> float | None:
+        """Seconds of work on a request of this agent."""
+        settings = self._config.agents.get(agent)
+        speed = speeds.get(settings.model) if settings else None
+        return estimate.work_s(self._needs.of(agent), speed, beside)
 
     async def counts(self) -> dict[str, JSON]:
         """Requests by state, and replies on their way."""
@@ -211,13 +232,6 @@ class Pipeline:
         self._waiting.set()
         self._changed()
         return await self.get(rid)
-
-    def eta_s(self, row: Row, position: int) -> float | None:
-        """Seconds until a request is answered, at the pace of late; None where that cannot be told: nothing was
-        answered yet, or it waits for a link."""
-        if self._pace_s is None or row.state is State.WAITING_LINK:
-            return None
-        return round((position + 1) * self._pace_s, 1)
 
     async def explain(self, ask: Ask, *, decide: bool) -> dict[str, JSON]:
         """Where a request would go now and why; nothing is stored or done.
@@ -292,12 +306,16 @@ class Pipeline:
                 if row is None:
                     break
                 self._idle.clear()
-                attempt = self._running[row.rid] = _Attempt()
+                attempt = self._running[row.rid] = _Attempt(row.agent)
                 task = group.create_task(self._work(row, attempt), name=f"edged.request.{row.rid}")
                 task.add_done_callback(functools.partial(self._worked, row.rid))
 
     def _may_start(self) -> bool:
-        return len(self._running) < (1 if self._suspects else MAX_RUNNING) and not self._stopping
+        return len(self._running) < self._places() and not self._stopping
+
+    def _places(self) -> int:
+        """How many requests are worked on at once."""
+        return 1 if self._suspects else MAX_RUNNING
 
     def _worked(self, rid: str, _: object) -> None:
         self._running.pop(rid).ended.set()
@@ -312,15 +330,14 @@ class Pipeline:
         """From a claimed row to its stored outcome."""
         request_id.set(row.rid)
         point("work.claimed")
-        queue_ms = max(0.0, (clock.boot() - row.accepted_boot) * 1000)
+        tally = attempt.tally = Tally(row.accepted_boot, row.spent)
         left = None if row.deadline_boot is None else row.deadline_boot - clock.boot()
         limit = asyncio.timeout(left)
         outcome: Reply | tuple[Status, EdgedError]
-        watch = Stopwatch()
         try:
             with attempt.may_be_interrupted():
                 async with limit:
-                    answered = await self._answer(row, attempt, queue_ms)
+                    answered = await self._answer(row, attempt, tally)
             if answered is None:
                 return  # parked
             outcome = answered
@@ -328,7 +345,7 @@ class Pipeline:
             if not attempt.cancelled:
                 # a disk that refuses: it stays marked as running, and `recover` finds it; or it was parked just now
                 with contextlib.suppress(*STORE_REFUSES, lifecycle.IllegalTransition):
-                    await self._database.write(lambda c: requests.release(c, row.rid))
+                    await self._database.write(lambda c: requests.release(c, row.rid, tally.spent()))
                 raise
             outcome = Status.CANCELLED, Cancelled("the request was cancelled")
         except EdgedError as error:
@@ -342,16 +359,10 @@ class Pipeline:
                 outcome = Status.FAILED, Internal(told)
         if not isinstance(outcome, Reply):
             records = await self._told(row, attempt.run)
-            outcome = self._ended(row, *outcome, records, attempt, queue_ms)
-        self._keep_pace(watch.ms() / 1000)
+            outcome = self._ended(row, *outcome, records, attempt)
         await self._settle(row, outcome, attempt.messages)
 
-    def _keep_pace(self, took_s: float) -> None:
-        """A request that took so long beside so many others: what is that per request, averaged over the last few."""
-        now_s = took_s / max(1, len(self._running))
-        self._pace_s = now_s if self._pace_s is None else self._pace_s + PACE_SHARE * (now_s - self._pace_s)
-
-    async def _answer(self, row: Row, attempt: _Attempt, queue_ms: float) -> Reply | None:
+    async def _answer(self, row: Row, attempt: _Attempt, tally: Tally) -> Reply | None:
         """The reply; None: it is parked."""
         agent = self._config.agents.get(row.agent)
         if agent is None:
@@ -366,13 +377,15 @@ class Pipeline:
             history=history,
             steps=steps,
             stream=self._stream(row.request, row.rid),
+            tally=tally,
         )
         attempt.trail = Trail(row.findings, functools.partial(self._keep_findings, row.rid))
         outcome = await self._dispatcher.answer(run, attempt.trail)
         if outcome is None:
-            await self._park(row)
+            await self._park(row, tally)
             return None
         attempt.messages = outcome.messages
+        self._needs.learn(row.agent, tally.need())
         decision = attempt.trail.decision
         return Reply(
             id=row.id,
@@ -381,8 +394,8 @@ class Pipeline:
             output=outcome.output,
             tool_calls=run.records,
             route=self._dispatcher.route(row.agent, attempt.trail, run.confidence),
-            usage=run.tally.usage(),
-            timing=_timing(row, run.tally.timing(), queue_ms),
+            usage=tally.usage(),
+            timing=tally.timing(),
             degraded=decision is not None and decision.degraded,
         )
 
@@ -390,12 +403,12 @@ class Pipeline:
         # lazy: losing it with the power only means that the board tries once more
         await self._until_stored(lambda: self._database.write(lambda c: requests.note(c, rid, findings), durable=False))
 
-    async def _park(self, row: Row) -> None:
+    async def _park(self, row: Row, tally: Tally) -> None:
         """Wait for an upstream, durably."""
         await self._until_stored(
             # lazy: losing it with the power only means that it runs at the next start
             lambda: self._database.write(
-                lambda c: requests.park(c, row.rid, self._config.queue.max_waiting), durable=False
+                lambda c: requests.park(c, row.rid, self._config.queue.max_waiting, tally.spent()), durable=False
             )
         )
         point("link.parked")
@@ -457,10 +470,10 @@ class Pipeline:
         error: EdgedError,
         records: tuple[ToolRecord, ...],
         attempt: _Attempt | None = None,
-        queue_ms: float = 0.0,
     ) -> Reply:
         """The reply of a request without an answer; it tells what was done all the same."""
         run = attempt.run if attempt else None
+        tally = (attempt.tally if attempt else None) or Tally(row.accepted_boot, row.spent)
         return Reply(
             id=row.id,
             rid=row.rid,
@@ -469,8 +482,8 @@ class Pipeline:
             route=self._dispatcher.route(
                 row.agent, attempt.trail if attempt else None, run.confidence if run else None
             ),
-            usage=run.tally.usage() if run else Usage(),
-            timing=_timing(row, run.tally.timing() if run else Timing(), queue_ms),
+            usage=tally.usage(),
+            timing=tally.timing(),
             error=wire.fault(error),
         )
 
@@ -586,7 +599,10 @@ class _Attempt:
     cancelled: it is interrupted because its client wants it; else because the daemon stops.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, agent: str) -> None:
+        self.agent = agent
+        self.began_boot = clock.boot()
+        self.tally: Tally | None = None
         self.run: Run | None = None
         self.trail: Trail | None = None
         self.messages: requests.Turn = ()
@@ -637,17 +653,10 @@ def _record(step: Step) -> ToolRecord:
     return ToolRecord(step.intent.call.name, step.intent.call.arguments, result.value, result.ok)
 
 
+def _tenths(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
+
+
 def _may_be_asked_again(status: Status, error: EdgedError, records: tuple[ToolRecord, ...]) -> bool:
     """A retryable failure before anything was done is a refusal: it is not kept under the client's id."""
     return status is Status.FAILED and error.retryable and not records
-
-
-def _timing(row: Row, timing: Timing, queue_ms: float) -> Timing:
-    """From the acceptance on, in tenths of a millisecond."""
-    whole = msgspec.structs.replace(
-        timing,
-        queue_ms=timing.queue_ms + queue_ms,
-        first_token_ms=timing.first_token_ms + queue_ms if timing.first_token_ms else 0.0,
-        total_ms=max(0.0, (clock.boot() - row.accepted_boot) * 1000),
-    )
-    return Timing(**{name: round(value, 1) for name, value in msgspec.structs.asdict(whole).items()})

@@ -122,8 +122,7 @@ class Service:
         """The reply, or how far it is: {id, rid, status: queued | running | waiting_link, position, eta_s}."""
         if row.reply is not None:
             return msgspec.json.decode(row.reply)
-        position = 0 if row.state is State.RUNNING else await self._pipeline.ahead(row)
-        eta = self._pipeline.eta_s(row, position)
+        position, eta = await self._pipeline.outlook(row)
         return {"id": row.id, "rid": row.rid, "status": WORDS[row.state], "position": position, "eta_s": eta}
 
     async def cancel(self, caller: Caller, name: str) -> Row:

@@ -174,7 +174,7 @@ def _completion(
         logprobs=logprobs,
         load_ms=load_ms,
         queue_ms=0.0,
-        prefill_ms=0.0,
+        prefill_ms=(taken_ms if first_ms is None else first_ms) - load_ms,
         first_token_ms=taken_ms if first_ms is None else first_ms,
         decode_ms=0.0 if first_ms is None else taken_ms - first_ms,
     )

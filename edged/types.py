@@ -139,7 +139,19 @@ class Usage(Struct, frozen=True):
 
 
 class Timing(Struct, frozen=True):
-    """Where the time went, in milliseconds. first_token_ms and total_ms count from the acceptance."""
+    """Where the time went, in milliseconds, from the acceptance until the reply was written. Every millisecond has one
+    home: queue + load + prefill + decode + tools + other = total, whatever became of the request and however many
+    generations and attempts it took.
+
+    queue_ms: until somebody worked on it (for its turn, for a link, for a daemon that died to come back with what its
+        attempt had done), and for a place among the model's sequences or in an upstream's budget.
+    load_ms: to bring the model and its template in.
+    prefill_ms: to compute prompts; of an upstream, until its first token.
+    first_token_ms: a point on the line: when the first token of all came; 0 where none did.
+    decode_ms: from a generation's first token to its end.
+    tools_ms: of calls, with what the journal needs to know of them.
+    other_ms: all else: prompts are rendered, the store is read, a generation was broken off before its first token.
+    """
 
     queue_ms: float = 0.0
     load_ms: float = 0.0
@@ -147,7 +159,15 @@ class Timing(Struct, frozen=True):
     first_token_ms: float = 0.0
     decode_ms: float = 0.0
     tools_ms: float = 0.0
+    other_ms: float = 0.0
     total_ms: float = 0.0
+
+
+class Spent(Struct, frozen=True):
+    """What attempts at a request have taken that did not bring its outcome: it was parked, or put back by a stop."""
+
+    usage: Usage = Usage()
+    timing: Timing = Timing()
 
 
 class Fault(Struct, frozen=True):

@@ -157,7 +157,8 @@ class Dispatcher:
 
     async def _attempt(self, run: Run, decision: Decision) -> Outcome:
         if decision.go is Go.LOCAL:
-            prompts = await self._speak(run.request.agent)
+            with run.tally.loading():
+                prompts = await self._speak(run.request.agent)
             return await run.work(self._local_mind(run, prompts, degraded=decision.degraded))
         tools = {name: self._config.tools[name] for name in run.agent.tools}
         return await run.work(RemoteMind(self._cloud, str(decision.upstream), tools))

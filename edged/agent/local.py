@@ -123,16 +123,14 @@ class LocalMind:
                 confidence_marker=confidence_marker,
                 priority=run.request.priority,
             )
-            asked_ms = run.tally.watch.ms()
             try:
-                done = await self._engine.generate(job, on_text)
+                with run.tally.local() as generating:
+                    generating.done = done = await self._engine.generate(job, generating.hearing(on_text))
+                    return done
             except ContextExceeded:
                 if not run.history:
                     raise
                 run.history.pop(0)
-                continue
-            run.tally.add(done, asked_ms=asked_ms)
-            return done
 
 
 def _told(run: Run) -> list[Turn]:

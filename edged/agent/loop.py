@@ -18,7 +18,6 @@ from msgspec import Struct
 
 from edged.agent.prompt import Turn, as_messages
 from edged.agent.tally import Tally
-from edged.clock import Stopwatch
 from edged.config import Agent
 from edged.errors import EdgedError, ToolFailed
 from edged.faults import point
@@ -101,6 +100,7 @@ class Run:
         history: earlier turns of the conversation, oldest first; a mind leaves out the oldest where they do not fit.
         steps: what the journal knows of an earlier attempt.
         stream: gets the pieces of the final answer as they come.
+        tally: the books of the request; None: they begin now.
     """
 
     def __init__(
@@ -114,11 +114,12 @@ class Run:
         history: Sequence[PastTurn],
         steps: Sequence[Step],
         stream: Stream | None,
+        tally: Tally | None = None,
     ) -> None:
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
         self.stream = stream
-        self.tally = Tally()
+        self.tally = tally or Tally()
         self._journal = journal
         self._records: list[ToolRecord] = []
         self._logprobs: list[float] = []
@@ -188,21 +189,23 @@ class Run:
         for step in steps:
             if step.intent.logprob is not None:
                 self._logprobs.append(step.intent.logprob)
-            result = step.result or await self._perform(step.intent.call, step.number, resumed=True)
+            with self.tally.tool():
+                result = step.result or await self._perform(step.intent.call, step.number, resumed=True)
             self._record(step.intent.call, result)
 
     async def _act(self, call: ToolCall, logprob: float | None) -> None:
         number = len(self._records)
         if logprob is not None:
             self._logprobs.append(logprob)
-        await self._journal.intend(number, Intent(call, logprob), durable=self.toolbox.is_write(call.name))
-        point("journal.intent")
-        self._record(call, await self._perform(call, number))
+        with self.tally.tool():
+            await self._journal.intend(number, Intent(call, logprob), durable=self.toolbox.is_write(call.name))
+            point("journal.intent")
+            result = await self._perform(call, number)
+        self._record(call, result)
 
     async def _perform(self, call: ToolCall, number: int, *, resumed: bool = False) -> Result:
         """Do it, and write down what came of it. A request that is ended meanwhile waits for a write that has begun:
         it happens all the same, and the reply has to tell of it."""
-        watch = Stopwatch()
         act = asyncio.create_task(self._attempt(call, number, resumed), name=f"edged.tool.{call.name}")
         try:
             result = await asyncio.shield(act)
@@ -216,7 +219,6 @@ class Run:
             else:
                 act.cancel()
             raise
-        self.tally.tools_ms += watch.ms()
         await self._journal.finish(number, result)
         point("journal.result")
         return result

@@ -51,7 +51,6 @@ class RemoteMind:
         told = [message for turn in run.history if not turn.private for message in turn.messages]
         if run.stream:
             run.stream.begin()
-        asked_ms = run.tally.watch.ms()
         system = (Message("system", run.agent.system),) if run.agent.system else ()
         chat = Chat(
             key="",
@@ -64,9 +63,10 @@ class RemoteMind:
             stop=request.stop,
         )
         chat = msgspec.structs.replace(chat, key=f"{run.rid}:{_digest(chat)}")
-        answer = await self._cloud.chat(self._upstream, chat, run.stream.piece if run.stream else None)
-        run.tally.add(answer, asked_ms=asked_ms)
-        return answer
+        with run.tally.upstream() as generating:
+            on_text = generating.hearing(run.stream.piece) if run.stream else None
+            generating.done = answer = await self._cloud.chat(self._upstream, chat, on_text)
+            return answer
 
     async def _checked(self, run: Run, raw: tuple[RawCall, ...]) -> tuple[tuple[ToolCall, ...], list[Message]]:
         """The calls, and what to tell the model where one of them cannot be made. Then none is: it will ask again."""

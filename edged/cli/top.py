@@ -48,7 +48,8 @@ def top(
 class _Top:
     """The live view: what is known of the daemon.
 
-    rates: tokens a second of each loaded model, between the last two looks at it.
+    rates: tokens a second of each loaded model, between the last two looks at it. What a phase of it makes while it
+        lasts stands beside it, as the daemon measured it.
     """
 
     def __init__(self, where: str, state: dict[str, Any]) -> None:
@@ -129,13 +130,16 @@ class _Top:
 
     def _models(self) -> Any:
         listing = table(
-            "model", "state", "size", "users", "threads", "tokens/s", "", right=("size", "users", "threads")
+            *("model", "state", "size", "users", "threads", "tokens/s", "prefill", "decode", ""),
+            right=("size", "users", "threads", "tokens/s", "prefill", "decode"),
         )
         for name, model in self._state["models"].items():
             engine = self._state["engine"].get(name)
             taken = size(model["predicted_bytes"]) if model["predicted_bytes"] else ""
             busy = (engine["threads"], f"{self._rates.get(name, 0.0):.1f}") if engine else ("", "")
-            row(listing, name, model["state"], taken, model["in_use"], *busy, "")
+            speed = (engine.get(f"{phase}_tokens_s") if engine else None for phase in ("prefill", "decode"))
+            told = (f"{rate:.0f}" if rate else "" for rate in speed)
+            row(listing, name, model["state"], taken, model["in_use"], *busy, *told, "")
         return listing
 
 

@@ -55,7 +55,18 @@ def model_text(model: Document, engine: Document | None) -> str:
     if engine:
         parts.append(f"{engine['threads']} threads")
         parts.append(f"{engine['generated_tokens']} tokens in {engine['decode_steps']} steps")
+        parts += _rates(engine)
     return ", ".join(parts)
+
+
+def _rates(engine: Document) -> Iterator[str]:
+    """Its measured speed by phase, once it was measured: of prompts, of one generation, of all of them together."""
+    if prefill := engine.get("prefill_tokens_s"):
+        yield f"prefill {prefill:.0f} tokens/s"
+    if decode := engine.get("decode_tokens_s"):
+        batch = engine.get("batch_tokens_s") or 0.0
+        together = f" (all: {batch:.0f})" if batch >= decode * 1.05 else ""  # else it is the same figure again
+        yield f"decode {decode:.0f} tokens/s{together}"
 
 
 def broker_text(link: Document) -> str:
@@ -121,8 +132,8 @@ def _progress(document: Document) -> str:
 
 
 def _took(timing: Document, usage: Document) -> str:
-    parts = ("queue", "load", "prefill", "decode", "tools")
-    spent = ", ".join(f"{name} {timing[f'{name}_ms']:.0f}" for name in parts if timing[f"{name}_ms"] >= 0.5)
+    parts = {name: timing.get(f"{name}_ms", 0.0) for name in ("queue", "load", "prefill", "decode", "tools", "other")}
+    spent = ", ".join(f"{name} {ms:.0f}" for name, ms in parts.items() if ms >= 0.5)
     tokens = (
         f"; {usage['prompt_tokens']} prompt tokens, {usage['cached_tokens']} of them cached, "
         f"{usage['completion_tokens']} generated in {usage['decode_steps']} steps"

@@ -42,6 +42,7 @@ class ModelStats(Struct, frozen=True, kw_only=True):
 
     cells_reserved: cells promised to running sequences (their worst case) and to shared prefixes.
     threads: how many compute at the moment.
+    prefill_tokens_s, decode_tokens_s, batch_tokens_s: see rates.Rates; None until measured.
     """
 
     name: str
@@ -58,3 +59,6 @@ class ModelStats(Struct, frozen=True, kw_only=True):
     generated_tokens: int
     forced_tokens: int
     decode_steps: int
+    prefill_tokens_s: float | None = None
+    decode_tokens_s: float | None = None
+    batch_tokens_s: float | None = None

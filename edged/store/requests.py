@@ -14,7 +14,7 @@ from edged.errors import BadRequest, Busy, NoLink
 from edged.router import Finding
 from edged.store import deliveries, lifecycle
 from edged.store.lifecycle import Happening, IllegalTransition, State
-from edged.types import Ask, Message, PastTurn, Priority, Request, Status
+from edged.types import Ask, Message, PastTurn, Priority, Request, Spent, Status
 
 FINISH_GUESS_S = 2.0  # retry_after_s of a full queue: about the time one tool call takes on a small board
 
@@ -46,11 +46,12 @@ class Row(Struct, frozen=True, kw_only=True):
     reply: bytes | None
     status: str | None
     findings: tuple[Finding, ...]
+    spent: Spent | None = None
 
 
 COLUMNS = (
     "seq, rid, client, id, transport, agent, conversation, body, accepted_wall, accepted_boot, deadline_boot, state, "
-    "attempts, reply, status, findings"
+    "attempts, reply, status, findings, spent"
 )
 
 
@@ -175,9 +176,13 @@ def claim(c: apsw.Connection) -> Row | None:
     return _row(row) if row else None
 
 
-def release(c: apsw.Connection, rid: str) -> None:
-    """Back in the queue, not counted as an attempt: the daemon stops and did not finish it."""
-    _move(c, rid, Happening.RELEASE, "attempts = attempts - 1")
+def release(c: apsw.Connection, rid: str, spent: Spent) -> None:
+    """Back in the queue, not counted as an attempt: the daemon stops and did not finish it.
+
+    Args:
+        spent: what the request has taken so far.
+    """
+    _move(c, rid, Happening.RELEASE, "attempts = attempts - 1, spent = ?", (msgspec.json.encode(spent),))
 
 
 def note(c: apsw.Connection, rid: str, findings: tuple[Finding, ...]) -> None:
@@ -185,8 +190,11 @@ def note(c: apsw.Connection, rid: str, findings: tuple[Finding, ...]) -> None:
     c.execute("UPDATE requests SET findings = ? WHERE rid = ?", (" ".join(findings), rid))
 
 
-def park(c: apsw.Connection, rid: str, max_parked: int) -> None:
+def park(c: apsw.Connection, rid: str, max_parked: int, spent: Spent) -> None:
     """It waits for an upstream from now on; not counted as an attempt.
+
+    Args:
+        spent: what the request has taken so far.
 
     Raises:
         NoLink: so many wait already that one more is not kept.
@@ -194,7 +202,7 @@ def park(c: apsw.Connection, rid: str, max_parked: int) -> None:
     parked = cast(int, c.execute("SELECT count(*) FROM requests WHERE state = 'waiting_link'").get)
     if parked >= max_parked:
         raise NoLink(f"{parked} requests wait for a link already ([queue] max_waiting)", retry_after_s=60.0)
-    _move(c, rid, Happening.PARK, "attempts = attempts - 1")
+    _move(c, rid, Happening.PARK, "attempts = attempts - 1, spent = ?", (msgspec.json.encode(spent),))
 
 
 def parked(c: apsw.Connection, agents: tuple[str, ...]) -> int:
@@ -230,11 +238,12 @@ def try_again(c: apsw.Connection, rid: str) -> None:
     Raises:
         BadRequest: it is not in a state in which that can be.
     """
-    columns = "attempts = 0, reply = NULL, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = ''"
+    columns = (
+        "attempts = 0, reply = NULL, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = '',"
+        " spent = NULL, accepted_boot = ?, accepted_wall = ?"
+    )
     try:
-        _move(
-            c, rid, Happening.REQUEUE, f"{columns}, accepted_boot = ?, accepted_wall = ?", (clock.boot(), clock.wall())
-        )
+        _move(c, rid, Happening.REQUEUE, columns, (clock.boot(), clock.wall()))
     except IllegalTransition as error:
         allowed = ", ".join(lifecycle.sources(Happening.REQUEUE))
         raise BadRequest(f"request {rid}: {error}; only what is {allowed} can be queued again") from None
@@ -339,13 +348,14 @@ def counts(c: apsw.Connection) -> dict[str, int]:
     return {cast(str, s): cast(int, n) for s, n in c.execute("SELECT state, count(*) FROM requests GROUP BY state")}
 
 
-def ahead(c: apsw.Connection, row: Row) -> int:
-    """How many requests that wait like this one are taken before it."""
+def ahead(c: apsw.Connection, row: Row) -> list[str]:
+    """The agents of the requests that wait like this one and are taken before it, in that order."""
     later = float("inf") if row.deadline_boot is None else row.deadline_boot
-    order = "(priority, coalesce(deadline_boot, 9e999), seq) < (?, ?, ?)"
+    order = "attempts = 0, priority, coalesce(deadline_boot, 9e999), seq"
     priority = 0 if row.request.priority is Priority.INTERACTIVE else 1
-    query = f"SELECT count(*) FROM requests WHERE state = ? AND {order}"
-    return cast(int, c.execute(query, (row.state, priority, later, row.seq)).get)
+    query = f"SELECT agent FROM requests WHERE state = ? AND ({order}) < (?, ?, ?, ?) ORDER BY {order}"
+    place = (row.attempts == 0, priority, later, row.seq)
+    return [cast(str, agent) for (agent,) in c.execute(query, (row.state, *place))]
 
 
 TRIM = 64  # rows a trim deletes at once: keeps the writer's transactions short
@@ -421,4 +431,10 @@ def _row(values: tuple[Any, ...]) -> Row:
     row = dict(zip(COLUMNS.split(", "), values, strict=True))
     request = msgspec.json.decode(row.pop("body"), type=Request)
     findings = tuple(Finding(word) for word in row.pop("findings").split())
-    return Row(**{**row, "state": State(row["state"])}, request=request, findings=findings)
+    spent = row.pop("spent")
+    return Row(
+        **{**row, "state": State(row["state"])},
+        request=request,
+        findings=findings,
+        spent=None if spent is None else msgspec.json.decode(spent, type=Spent),
+    )

@@ -96,4 +96,8 @@ MIGRATIONS = (
         PRIMARY KEY(upstream, day)
     ) STRICT, WITHOUT ROWID;
     """,
+    # what attempts have taken that did not bring the outcome
+    """
+    ALTER TABLE requests ADD COLUMN spent BLOB;         -- types.Spent, JSON; NULL: there was none, or it died
+    """,
 )

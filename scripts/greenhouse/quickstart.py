@@ -227,8 +227,9 @@ def answer(reply: dict[str, Any]) -> None:
         say(f"   answered by {route['model']} (upstream {route['upstream']}), because: {route['reason']}")
     say(
         f"   {t['total_ms']:.0f} ms: queue {t['queue_ms']:.0f}, load {t['load_ms']:.0f}, prompt {t['prefill_ms']:.0f}, "
-        f"generation {t['decode_ms']:.0f}, tools {t['tools_ms']:.1f}; {used['prompt_tokens']} prompt tokens, "
-        f"{used['cached_tokens']} of them cached, {used['completion_tokens']} generated in {used['decode_steps']} steps"
+        f"generation {t['decode_ms']:.0f}, tools {t['tools_ms']:.1f}, other {t['other_ms']:.0f}; "
+        f"{used['prompt_tokens']} prompt tokens, {used['cached_tokens']} of them cached, "
+        f"{used['completion_tokens']} generated in {used['decode_steps']} steps"
     )
 
 

@@ -19,7 +19,7 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"transport", "pipeline"},
     {"agent"},
     {"engine", "governor", "tools", "cloud", "store", "pull"},
-    {"router", "catalog", "gguf", "wire", "access", "sandbox", "testing"},
+    {"router", "catalog", "gguf", "wire", "access", "sandbox", "estimate", "testing"},
     {"interfaces"},
     {"config", "log", "metrics", "systemd"},
     {"types", "errors", "clock", "faults", "client"},
@@ -65,8 +65,8 @@ def test_transports_do_not_know_each_other(path: Path) -> None:
 
 
 PURE = """
-    router access wire cloud/answer cloud/link cloud/request cloud/sse cloud/trouble store/lifecycle governor/policy
-    agent/dialect agent/grammar agent/output engine/scheduler engine/threads tools/values
+    router access wire estimate cloud/answer cloud/link cloud/request cloud/sse cloud/trouble store/lifecycle
+    governor/policy agent/dialect agent/grammar agent/output engine/scheduler engine/threads engine/rates tools/values
     transport/http/openai_request transport/http/openai_reply transport/http/openai_stream
 """
 

@@ -17,6 +17,7 @@ from tests.brokers import Mosquitto, until
 from tests.clouds import ScriptedCloud
 from tests.cloudy import ask, cloudy, upstream
 from tests.daemons import REPLY, Customer, Daemon, Wired
+from tests.times import assert_adds_up
 
 
 @pytest.fixture
@@ -56,7 +57,11 @@ async def test_request_without_a_link_waits_and_says_so(tmp_path: Path, cloud: S
         await cloud.start()
         reply = await outcome(client, 1)
         assert (reply["output"], reply["route"]["reason"]) == ("ok", "escalated")
-        assert reply["timing"]["queue_ms"] > 0
+        timing, usage = reply["timing"], reply["usage"]
+        assert_adds_up(timing)
+        assert timing["queue_ms"] > max(timing["prefill_ms"], timing["other_ms"])  # what it waited for was the link
+        assert timing["first_token_ms"] < timing["queue_ms"]  # the board's, before that
+        assert usage["prompt_tokens"] > clouds.USAGE["prompt_tokens"]  # ... and its tokens
 
 
 async def test_request_that_waits_for_a_link_survives_a_kill_and_is_not_tried_here_again(
@@ -121,6 +126,7 @@ async def test_request_that_waits_for_a_link_expires_by_its_own_deadline(tmp_pat
         assert (reply["status"], reply["error"]["code"]) == ("expired", "expired")
         assert "waiting for a link" in reply["error"]["message"]
         assert reply["timing"]["total_ms"] < 3000
+        assert_adds_up(reply["timing"])
         assert daemon.states() == ["expired", "waiting_link"]
 
 

@@ -15,6 +15,7 @@ from tests.brokers import until
 from tests.clouds import ScriptedCloud
 from tests.cloudy import ask, cloudy, refused, upstream
 from tests.daemons import Wired
+from tests.times import assert_adds_up
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ async def test_request_that_the_model_escalates_is_answered_by_the_cloud(tmp_pat
     }  # fmt: skip
     assert reply["usage"]["completion_tokens"] > 7  # the board's own tokens are counted too
     assert reply["timing"]["prefill_ms"] > 0
+    assert_adds_up(reply["timing"])
     assert [(m["role"], m["content"]) for m in said(cloud)] == [
         ("system", "You run a greenhouse."),
         ("user", "this is too hard for you"),

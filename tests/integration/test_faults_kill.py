@@ -14,6 +14,7 @@ from edged.faults import POINTS
 from tests.brokers import Mosquitto
 from tests.daemons import REPLY, SCRIPT, Customer, Daemon, Wired, entry, note
 from tests.faulty_daemon import AFTER_PUBLISH
+from tests.times import assert_adds_up
 
 pytestmark = pytest.mark.broker
 
@@ -77,6 +78,7 @@ async def test_socket_request_with_an_id_has_one_outcome_wherever_the_daemon_is_
             error, reply = await client.call(1, "agent.ask", request)
             assert error is None
             assert (reply["status"], reply["output"], reply["id"]) == ("done", "noted 7", "q1")
+            assert_adds_up(reply["timing"])
             assert await client.call(2, "agent.ask", request) == (None, reply)
             assert await client.call(3, "request.get", {"name": "q1"}) == (None, reply)
         assert daemon.rows("diary") == [("n7",)]

@@ -19,6 +19,7 @@ from edged.agent.prompt import PromptBook
 from edged.cloud import Cloud
 from edged.config import Config
 from edged.errors import BadRequest, Busy, NoMemory, UnknownAgent
+from edged.estimate import OVERTIME, Speed
 from edged.interfaces import OnPiece
 from edged.pipeline import MAX_RUNNING, Pipeline
 from edged.store import journal, requests
@@ -33,6 +34,7 @@ from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSp
 from edged.wire import request_from_map
 from tests.brokers import until
 from tests.daemons import Daemon, entry, note
+from tests.times import assert_adds_up
 
 CALLER = Caller("unix:1", "unix", frozenset({"house"}))
 OTHER = Caller("unix:2", "unix", frozenset({"house"}))
@@ -99,6 +101,7 @@ class House:
         self.store = Stubborn(folder / "edged.db", MIGRATIONS)
         self.engine = Gate()
         self.mailbox = Mailbox()
+        self.speeds: dict[str, Speed] = {}  # of the models, as measured
         self.script = folder / "script.toml"
 
     async def __aenter__(self) -> House:
@@ -123,6 +126,7 @@ class House:
             Dispatcher(self.config, self.engine, self.cloud, self.speak),
             self.toolbox,
             self.cloud,
+            speeds=lambda: self.speeds,
         )
         self.pipeline.deliverers = {"mqtt": self.mailbox}
         await self.pipeline.recover()
@@ -156,6 +160,10 @@ class House:
         await until(lambda: len(self.engine.asked) == MAX_RUNNING)
         return waiting
 
+    async def outlook(self, accepted: Accepted) -> tuple[int, float | None]:
+        """Its position, and its estimate in seconds."""
+        return await self.pipeline.outlook(await self.pipeline.get(accepted.rid))
+
     async def state(self, accepted: Accepted) -> State:
         """Where a request is."""
         return (await self.pipeline.get(accepted.rid)).state
@@ -165,6 +173,7 @@ SCRIPT = "".join(
     (
         entry("write", note("written"), text="written"),
         entry("stream", text="one two three"),
+        entry("slowly", text="one two three four five", token_s=0.02),
     )
 )
 
@@ -409,8 +418,8 @@ async def test_interactive_goes_before_batch_and_the_earliest_deadline_first(hou
         "wait soon": {"deadline_s": 60},
     }
     rows = [await house.take(text, **fields) for text, fields in waiting.items()]
-    ahead = [await house.pipeline.ahead(await house.pipeline.get(row.rid)) for row in rows]
-    assert ahead == [3, 2, 1, 0]
+    outlooks = [await house.outlook(accepted) for accepted in rows]
+    assert outlooks == [(3, None), (2, None), (1, None), (0, None)]  # nothing was answered yet
     for number, accepted in enumerate(running[: len(waiting)], start=1):
         await house.pipeline.cancel(accepted.rid)
         await until(lambda number=number: len(house.engine.asked) == MAX_RUNNING + number)  # type: ignore[misc]
@@ -461,6 +470,95 @@ async def test_pieces_of_a_streamed_answer_carry_their_offsets(house: House) -> 
     assert known.reply is not None
     assert len(pieces) == 3
     assert not house.pipeline._watchers
+
+
+# -- time --------------------------------------------------------------------------------------------------------------
+
+
+async def test_times_of_an_answer_add_up_and_hardly_any_is_unaccounted(house: House) -> None:
+    """A decision, a write with its two commits, an answer in words that comes slowly."""
+    for text in ("write slowly", "write slowly", "slowly"):
+        timing = (await house.ask(text))["timing"]
+        assert_adds_up(timing)
+        assert timing["decode_ms"] >= (80 if text == "slowly" else 0)
+        assert bool(timing["tools_ms"]) == ("write" in text)
+        assert timing["first_token_ms"] > 0
+        assert timing["other_ms"] < 50  # the loop of a busy machine; what it does takes one or two
+
+
+async def test_times_of_what_was_waited_for_are_queue(house: House) -> None:
+    """Behind others until there is a place, or for ever."""
+    running = await house.busy()
+    behind, late = await house.take("stream"), await house.take("stream", deadline_s=0.05)
+    expired = (await house.reply(late))["timing"]
+    assert_adds_up(expired)
+    assert expired["queue_ms"] >= 50
+    assert expired["total_ms"] - expired["queue_ms"] < 50
+    cancelled = await house.pipeline.cancel(running[0].rid)
+    assert cancelled is not None
+    assert cancelled.reply is not None
+    broken_off = json.loads(cancelled.reply)["timing"]
+    assert_adds_up(broken_off)
+    assert broken_off["other_ms"] > 40  # its first token never came, so nobody knows what for it waited
+    answered = (await house.reply(behind))["timing"]
+    assert_adds_up(answered)
+    assert answered["queue_ms"] > 40
+
+
+async def test_times_of_an_answer_broken_off_amid_are_those_of_its_generation(house: House) -> None:
+    """Its deadline came while the words did."""
+    timing = (await house.ask("slowly", deadline_s=0.09))["timing"]
+    assert_adds_up(timing)
+    assert timing["decode_ms"] > 20
+    assert 0 < timing["first_token_ms"] < 90
+
+
+async def test_times_of_a_request_that_a_stop_put_back_know_of_both_attempts(house: House) -> None:
+    """What the first has done is not told as a wait."""
+    accepted = await house.take("write, pause")
+    await until(lambda: house.rows("diary"))
+    await house.end()
+    before = (await house.pipeline.get(accepted.rid)).spent
+    assert before is not None
+    assert before.timing.tools_ms > 0
+    assert before.usage.prompt_tokens > 0
+    house.engine.open.set()
+    await house.begin()
+    reply = await house.reply(accepted)
+    assert_adds_up(reply["timing"])
+    assert reply["timing"]["tools_ms"] == before.timing.tools_ms
+    assert reply["timing"]["first_token_ms"] == before.timing.first_token_ms
+    assert reply["usage"]["prompt_tokens"] > before.usage.prompt_tokens
+
+
+async def test_estimate_follows_what_the_agents_requests_took(house: House) -> None:
+    """Nothing is told before one was answered; then what the running ones have left, and the queue behind them."""
+    first = await house.take("wait 0")
+    await until(lambda: house.engine.asked)
+    assert await house.outlook(first) == (0, None)
+    house.engine.open.set()
+    await house.reply(first)
+    house.engine.open.clear()
+    house.engine.asked.clear()
+    house.speeds = {"small": Speed(prefill_tokens_s=2.0, decode_tokens_s=1.0)}
+    need = house.pipeline._needs.of("house")
+    assert need is not None
+    assert need.prompt_tokens > 10
+    running = await house.busy()
+    alone, beside = (n * need.prompt_tokens / 2.0 + need.steps + need.other_s for n in (1, MAX_RUNNING))
+    assert beside > 4 * alone
+    behind = [await house.take("stream") for _ in range(MAX_RUNNING + 1)]
+    position, eta_s = await house.outlook(running[3])
+    assert position == 0
+    assert eta_s == pytest.approx(beside, abs=5)
+    outlooks = [await house.outlook(accepted) for accepted in behind]
+    assert [position for position, _ in outlooks] == list(range(MAX_RUNNING + 1))
+    assert [eta_s for _, eta_s in outlooks] == [
+        *[pytest.approx(2 * beside, abs=5)] * MAX_RUNNING, pytest.approx(3 * beside, abs=5),
+    ]  # fmt: skip
+    house.speeds = {"small": Speed(prefill_tokens_s=1e9, decode_tokens_s=1e9)}
+    _, eta_s = await house.outlook(running[0])  # longer than all of it should take
+    assert eta_s == pytest.approx(OVERTIME * need.other_s, abs=0.1)
 
 
 # -- stopping and starting ---------------------------------------------------------------------------------------------

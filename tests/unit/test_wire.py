@@ -300,7 +300,8 @@ def test_reply_has_the_fields_of_the_contract_in_their_order() -> None:
     assert body["error"] is None
     assert list(body["usage"]) == ["prompt_tokens", "cached_tokens", "completion_tokens", "decode_steps"]
     assert list(body["timing"]) == [
-        "queue_ms", "load_ms", "prefill_ms", "first_token_ms", "decode_ms", "tools_ms", "total_ms",
+        "queue_ms", "load_ms", "prefill_ms", "first_token_ms", "decode_ms", "tools_ms", "other_ms",
+        "total_ms",
     ]  # fmt: skip
 
 

@@ -34,6 +34,24 @@ def test_status_tells_everything_on_one_line_each() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("rates", "told"),
+    [
+        ({"prefill_tokens_s": None, "decode_tokens_s": None, "batch_tokens_s": None}, ""),
+        ({"prefill_tokens_s": 411.6, "decode_tokens_s": None}, ", prefill 412 tokens/s"),
+        (
+            {"prefill_tokens_s": 411.6, "decode_tokens_s": 20.2, "batch_tokens_s": 99.9},
+            ", prefill 412 tokens/s, decode 20 tokens/s (all: 100)",
+        ),
+        ({"decode_tokens_s": 20.2, "batch_tokens_s": 20.2}, ", decode 20 tokens/s"),
+    ],
+)
+def test_status_tells_the_speed_of_each_phase_once_it_is_measured(rates: dict[str, Any], told: str) -> None:
+    """The sum of all sequences where there are several."""
+    state = {**STATE, "engine": {"small": {**STATE["engine"]["small"], **rates}}}
+    assert status_lines(state)[3].endswith(f"21 tokens in 6 steps{told}")
+
+
 def test_status_tells_links_and_listeners_where_there_are_some() -> None:
     """A daemon that has them."""
     link = {"state": "down", "since": None, "reason": "timeout", "in_flight": 0, "window": 1}

@@ -15,7 +15,7 @@ from edged.router import Finding
 from edged.store import deliveries, journal, requests
 from edged.store.journal import Intent, Result
 from edged.store.lifecycle import WAITING, IllegalTransition, State
-from edged.types import Ask, Message, Packet, PastTurn, Priority, Status, ToolCall
+from edged.types import Ask, Message, Packet, PastTurn, Priority, Spent, Status, Timing, ToolCall, Usage
 from tests.asks import PLENTY, answer, ask, claim, finished, put, settle, store
 
 DAY = 86400.0
@@ -224,7 +224,7 @@ def test_claim_takes_interactive_before_batch_and_earliest_deadline_first(c: aps
         ("batch", ask(priority=Priority.BATCH)),
     ]
     rids = {put(c, wanted).rid: name for name, wanted in names}
-    waiting = {rid: requests.ahead(c, requests.get(c, rid)) for rid in rids}
+    waiting = {rid: len(requests.ahead(c, requests.get(c, rid))) for rid in rids}
     order = [claim(c).rid for _ in names]
     assert [rids[rid] for rid in order] == ["soon", "by-expiry", "late", "none-1", "none-2", "batch-soon", "batch"]
     assert [waiting[rid] for rid in order] == list(range(7))  # `ahead` tells the same order
@@ -253,7 +253,7 @@ def test_claim_keeps_a_conversation_in_its_order(c: apsw.Connection) -> None:
     loose = put(c, ask("6")).rid
     assert [claim(c).rid for _ in range(5)] == [other, stranger, agent, loose, first]
     assert requests.claim(c) is None
-    requests.release(c, first)
+    requests.release(c, first, Spent())
     assert claim(c).rid == first
     settle(c, first)
     assert claim(c).rid == second
@@ -317,11 +317,15 @@ def test_release_does_not_count_the_attempt_and_requeue_does(c: apsw.Connection)
     """A stop is no crash."""
     rid = put(c).rid
     claim(c)
-    requests.release(c, rid)
+    requests.release(c, rid, SPENT)
     assert (requests.get(c, rid).state, requests.get(c, rid).attempts) == (State.RECEIVED, 0)
+    assert requests.get(c, rid).spent == SPENT
     claim(c)
     requests.requeue(c, rid)
     assert (requests.get(c, rid).state, requests.get(c, rid).attempts) == (State.RECEIVED, 1)
+    later = put(c, ask(deadline_s=1)).rid
+    assert requests.ahead(c, requests.get(c, rid)) == []  # what killed the daemon, or not, is tried first
+    assert requests.ahead(c, requests.get(c, later)) == ["house"]
     with pytest.raises(IllegalTransition):
         requests.requeue(c, rid)
 
@@ -331,8 +335,11 @@ def parked(c: apsw.Connection, wanted: Ask | None = None) -> str:
     rid = put(c, wanted).rid
     while claim(c).rid != rid:
         pass
-    requests.park(c, rid, 1000)
+    requests.park(c, rid, 1000, Spent())
     return rid
+
+
+SPENT = Spent(Usage(prompt_tokens=7), Timing(prefill_ms=12.5, total_ms=12.5))
 
 
 def test_park_is_no_attempt_and_keeps_what_was_found(c: apsw.Connection) -> None:
@@ -340,10 +347,12 @@ def test_park_is_no_attempt_and_keeps_what_was_found(c: apsw.Connection) -> None
     rid = put(c).rid
     claim(c)
     requests.note(c, rid, (Finding.ESCALATED, Finding.FAILED))
-    requests.park(c, rid, 1000)
+    assert requests.get(c, rid).spent is None
+    requests.park(c, rid, 1000, SPENT)
     row = requests.get(c, rid)
     assert (row.state, row.attempts) == (State.WAITING_LINK, 0)
     assert row.findings == (Finding.ESCALATED, Finding.FAILED)
+    assert row.spent == SPENT
     assert requests.claim(c) is None
     assert requests.resume(c, ("house",), 5) == [rid]
     assert claim(c).findings == (Finding.ESCALATED, Finding.FAILED)
@@ -355,7 +364,7 @@ def test_park_beyond_the_bound_is_refused_and_changes_nothing(c: apsw.Connection
     rid = put(c).rid
     claim(c)
     with pytest.raises(NoLink, match="1 requests wait"):
-        requests.park(c, rid, 1)
+        requests.park(c, rid, 1, Spent())
     assert requests.get(c, rid).state is State.RUNNING
 
 
@@ -399,17 +408,20 @@ def test_ahead_counts_those_that_wait_for_the_same(c: apsw.Connection) -> None:
     """A position among what waits for a link, and among what waits for the board."""
     first, second = parked(c), parked(c)
     queued = put(c).rid
-    assert [requests.ahead(c, requests.get(c, rid)) for rid in (first, second, queued)] == [0, 1, 0]
+    assert [requests.ahead(c, requests.get(c, rid)) for rid in (first, second, queued)] == [[], ["house"], []]
 
 
 def test_try_again_gives_a_failed_request_a_new_life(c: apsw.Connection) -> None:
     """No deadline, no attempts, no reply; whoever got the old reply gets the new one, under the same identity."""
     rid = put(c, ask(key="k", reply_topic="t", deadline_s=0)).rid
     claim(c)
+    requests.release(c, rid, SPENT)
+    claim(c)
     settle(c, rid, Status.FAILED, quarantine=True)
     requests.try_again(c, rid)
     row = requests.get(c, rid)
     assert (row.state, row.attempts, row.deadline_boot, row.reply, row.status) == (State.RECEIVED, 0, None, None, None)
+    assert row.spent is None
     assert deliveries.ready(c, ("mqtt",), (), 9) == []
     assert put(c, ask(key="k", reply_topic="t", deadline_s=0)).rid == rid
     claim(c)
@@ -440,7 +452,7 @@ def test_random_events_give_every_request_one_outcome(c: apsw.Connection) -> Non
             requests.claim(c)
         elif action == 1:
             try:
-                requests.release(c, rid)
+                requests.release(c, rid, Spent())
             except IllegalTransition:
                 assert requests.get(c, rid).state is not State.RUNNING
         elif action == 2:
