@@ -128,12 +128,14 @@ class Pipeline:
             raise Busy(f"the store cannot be written: {error}", retry_after_s=60.0) from None
         finally:
             watchers = self._watchers.pop(rid, [])
+            # Also for a caller that left meanwhile: what it asked is stored all the same, in the store's own time, and
+            # the claim that this leads to comes behind it.
+            self._waiting.set()
+            self._deadlines.set()
         if watchers and accepted.reply is None:
             self._watchers.setdefault(accepted.rid, []).extend(watchers)
         point("accept.committed")
         self._changed()
-        self._waiting.set()
-        self._deadlines.set()
         self._outgoing.set()  # a known request that is asked for again is delivered again
         return accepted
 

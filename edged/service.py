@@ -4,6 +4,7 @@ Transports translate to this and back; nothing here knows how bytes travel."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from edged import access, wire
 from edged.agent.chat import Chats, ModelAnswer, ModelAsk, OnPiece
 from edged.config import Config, PublishTool
-from edged.errors import BadRequest, Forbidden
+from edged.errors import BadRequest, EdgedError, Forbidden
 from edged.governor.governor import Governor
 from edged.pipeline import OnDelta, Pipeline
 from edged.store.lifecycle import State
@@ -91,18 +92,23 @@ class Service:
         Raises:
             EdgedError: a refusal; nothing was stored.
         """
-        accepted = await self._pipeline.accept(ask, on_delta)
-        if accepted.reply is not None:
-            return accepted.reply
+        accepting = asyncio.create_task(self._pipeline.accept(ask, on_delta), name="edged.accept")
         try:
-            return await self._pipeline.result(accepted.rid)
+            accepted = await asyncio.shield(accepting)
+            return accepted.reply if accepted.reply is not None else await self._pipeline.result(accepted.rid)
         except asyncio.CancelledError:
-            abandoned = gone is not None and gone.is_set() and ask.request.id is None and ask.key is None
-            if abandoned and not self._pipeline.is_awaited(accepted.rid):
-                cleanup = asyncio.create_task(self._pipeline.cancel(accepted.rid), name="edged.abandoned")
+            if gone is not None and gone.is_set() and ask.request.id is None and ask.key is None:
+                cleanup = asyncio.create_task(self._abandon(accepting), name="edged.abandoned")
                 self._cleanups.add(cleanup)
                 cleanup.add_done_callback(self._cleanups.discard)
             raise
+
+    async def _abandon(self, accepting: asyncio.Task[Accepted]) -> None:
+        """End a request whose client has left, maybe before it was stored."""
+        with contextlib.suppress(EdgedError):  # refused: nobody is there to be told
+            accepted = await accepting
+            if accepted.reply is None and not self._pipeline.is_awaited(accepted.rid):
+                await self._pipeline.cancel(accepted.rid)
 
     async def find(self, caller: Caller, name: str) -> Row:
         """A request by id among the caller's own, or by rid among all.

@@ -22,6 +22,7 @@ from edged.errors import BadRequest, Busy, NoMemory, UnknownAgent
 from edged.estimate import OVERTIME, Speed
 from edged.interfaces import OnPiece
 from edged.pipeline import MAX_RUNNING, Pipeline
+from edged.service import Service
 from edged.store import journal, requests
 from edged.store.database import Database, Work
 from edged.store.lifecycle import State
@@ -65,17 +66,27 @@ class Gate(ScriptedEngine):
 
 
 class Stubborn(Database):
-    """A store that `refuses` writes with an error, as long as the test wants."""
+    """A store that `refuses` writes with an error, as long as the test wants. While `held` is there and not set, what
+    is committed is not told; `committed` is set when there is something."""
 
     refuses: apsw.Error | None = None
     refused = 0
+    held: asyncio.Event | None = None
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.committed = asyncio.Event()
 
     async def write(self, work: Work[Any], *, durable: bool = True) -> Any:
         """See Database."""
         if self.refuses is not None:
             self.refused += 1
             raise self.refuses
-        return await super().write(work, durable=durable)
+        done = await super().write(work, durable=durable)
+        if durable and self.held is not None:
+            self.committed.set()
+            await self.held.wait()
+        return done
 
 
 class Mailbox:
@@ -470,6 +481,25 @@ async def test_pieces_of_a_streamed_answer_carry_their_offsets(house: House) -> 
     assert known.reply is not None
     assert len(pieces) == 3
     assert not house.pipeline._watchers
+
+
+@pytest.mark.parametrize(("id", "state"), [(None, State.CANCELLED), ("q", State.DONE)])
+async def test_client_that_goes_away_while_its_request_is_stored(house: House, id: str | None, state: State) -> None:
+    """Without an id it is not worked on for nobody; with one it is, and not only when the next one comes."""
+    service = Service(house.config, house.pipeline, None, house.toolbox, None, status=None)  # type: ignore[arg-type]
+    request = request_from_map({"input": "pause", "agent": "house", **({"id": id} if id else {})}, agent=None)
+    gone = asyncio.Event()
+    house.store.held = asyncio.Event()
+    answering = asyncio.create_task(service.answer(Ask(request=request, caller=CALLER), gone=gone))
+    await house.store.committed.wait()
+    gone.set()
+    answering.cancel()
+    await asyncio.wait([answering])
+    house.store.held.set()
+    [row] = await house.pipeline.latest(1)
+    if id:
+        house.engine.open.set()
+    await until_state(house, Accepted(row.rid), state)
 
 
 # -- time --------------------------------------------------------------------------------------------------------------
