@@ -366,9 +366,9 @@ class Daemon:
     def _speeds(self) -> dict[str, Speed]:
         """The loaded models whose speed was measured."""
         return {
-            stats.name: Speed(stats.prefill_tokens_s, stats.decode_tokens_s)
+            stats.name: Speed(stats.prefill_tokens_s, stats.decode_tokens_s, stats.batch_tokens_s)
             for stats in self._engine.stats()
-            if stats.prefill_tokens_s and stats.decode_tokens_s
+            if stats.prefill_tokens_s and stats.decode_tokens_s and stats.batch_tokens_s
         }
 
     def _unready(self) -> str | None:

@@ -23,10 +23,19 @@ OVERTIME = 0.2
 
 
 class Speed(Struct, frozen=True):
-    """A model's measured speed, in tokens a second: of prompts together, and of one sequence beside others."""
+    """A model's measured speed, in tokens a second: of prompts together, of one sequence beside those that ran with it,
+    of these together."""
 
     prefill_tokens_s: float
     decode_tokens_s: float
+    batch_tokens_s: float
+
+    def step_s(self, sequences: int) -> float:
+        """Seconds of a step that generates for so many sequences. It was measured with as many as ran of late; each one
+        more costs what a token of a prompt does, one less saves as much, but no more than its share."""
+        measured_with = self.batch_tokens_s / self.decode_tokens_s
+        more_s = (sequences - measured_with) / self.prefill_tokens_s
+        return max(1 / self.decode_tokens_s + more_s, sequences / self.batch_tokens_s if more_s < 0 else 0.0)
 
 
 class Need(Struct, frozen=True):
@@ -67,15 +76,14 @@ def work_s(need: Need | None, speed: Speed | None, beside: int) -> float | None:
     Args:
         speed: of the agent's model; None: not measured, then the time such requests took counts as it is.
         beside: how many are worked on at once, this one counted. Their prompts are computed one after the other, and
-            each generation pauses meanwhile; what a step costs beside others is in `speed` already.
+            each generation pauses meanwhile; their steps are one.
     """
     if need is None:
         return None
     if speed is None:
         return need.work_s
-    return (
-        max(1, beside) * need.prompt_tokens / speed.prefill_tokens_s + need.steps / speed.decode_tokens_s + need.other_s
-    )
+    beside = max(1, beside)
+    return beside * need.prompt_tokens / speed.prefill_tokens_s + need.steps * speed.step_s(beside) + need.other_s
 
 
 def left_s(work: float | None, elapsed_s: float) -> float | None:

@@ -34,7 +34,7 @@ class Generation:
         self.n_forced = 0
         self.decode_steps = 0
         self.ending = 0  # how long the ending was that the drafts were found behind
-        self.restored_s = 0.0  # of the wait, spent to bring its prefix in from the disk
+        self.prepared_s = 0.0  # before it was queued: to tokenise, compile the grammar, bring the prefix from the disk
         self._native = native
         self._constraint = constraint
         self._clipped = False
@@ -45,7 +45,6 @@ class Generation:
         self._trail = Trail(job.logprobs, self._piece) if job.logprobs is not None else None
         self._fresh: list[str] = []
         self._lookup = Lookup(sequence.prefix_tokens)
-        self._queued_at = time.monotonic()
         self._admitted_at: float | None = None
         self._first_at: float | None = None
         self._force()
@@ -128,8 +127,8 @@ class Generation:
             logprob=self._confidence.logprob,
             logprobs=tuple(self._trail.told) if self._trail else (),
             load_ms=self.ticket.load_ms,
-            queue_ms=_ms(admitted - self._queued_at - self.restored_s),
-            prefill_ms=_ms(first - admitted + self.restored_s),
+            queue_ms=max(0.0, _ms(admitted - self.ticket.called_at - self.prepared_s) - self.ticket.load_ms),
+            prefill_ms=_ms(first - admitted + self.prepared_s),
             first_token_ms=_ms(first - self.ticket.called_at),
             decode_ms=_ms(now - first),
         )

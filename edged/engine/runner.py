@@ -123,7 +123,7 @@ class Runner:
         Raises:
             ContextExceeded, BadRequest: nothing was computed.
         """
-        job = ticket.job
+        began, job = time.monotonic(), ticket.job
         prompt = encode(job.prefix + job.turn, self._native)
         self._validate(ticket, len(prompt))
         constraint = self._grammars.constraint(job.grammar) if job.grammar is not None else None
@@ -139,8 +139,10 @@ class Runner:
         generation = Generation(ticket, sequence, self._native, None if ticket.warm else constraint)
         self._generations[sequence] = generation
         if generation.finish is None:
-            self._bring_prefix(generation)
+            if self._prefixes:
+                self._prefixes.bring(prompt, self._pace.rate)
             self._scheduler.add(sequence)
+        generation.prepared_s = time.monotonic() - began
         self._report(generation)
         self.stats = self._take_stats()
 
@@ -213,11 +215,6 @@ class Runner:
             raise BadRequest("max_tokens must be at least 1")
         if n_prompt >= self._limit:
             raise ContextExceeded(n_prompt, self._limit - 1)
-
-    def _bring_prefix(self, generation: Generation) -> None:
-        began = time.monotonic()
-        if self._prefixes and self._prefixes.bring(generation.sequence.tokens, self._pace.rate):
-            generation.restored_s = time.monotonic() - began
 
     def _draft(self) -> None:
         """Guess what comes next, where the guess can be taken back and is expected to pay."""

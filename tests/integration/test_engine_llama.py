@@ -129,6 +129,13 @@ async def test_generate_streams_the_text_it_returns(engine: LlamaEngine) -> None
     assert done.decode_steps == 11
 
 
+async def test_times_until_the_first_token_are_all_named(engine: LlamaEngine) -> None:
+    """Tokenising and compiling a grammar are not lost between the two."""
+    await engine.load(spec())
+    done = await engine.generate(job("Hi", grammar="start: /[a-z ]+/"))
+    assert done.first_token_ms - done.queue_ms - done.prefill_ms < 10  # the fixture's load of 5 ms is none
+
+
 async def test_many_at_once_end_and_share_the_prefix(engine: LlamaEngine) -> None:
     done = await asyncio.gather(*(engine.generate(job(f"What is {i} plus {i}?")) for i in range(20)))
     assert all(d.text for d in done)

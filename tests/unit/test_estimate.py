@@ -8,7 +8,8 @@ import pytest
 
 from edged.estimate import NEWEST, OVERTIME, Need, Needs, Speed, eta_s, left_s, work_s
 
-BOARD = Speed(prefill_tokens_s=100.0, decode_tokens_s=20.0)
+BOARD = Speed(prefill_tokens_s=100.0, decode_tokens_s=20.0, batch_tokens_s=20.0)  # one at a time was seen
+BUSY = Speed(prefill_tokens_s=100.0, decode_tokens_s=10.0, batch_tokens_s=60.0)  # six at once were
 TURN = Need(prompt_tokens=50, steps=30, other_s=0.2, work_s=1.5)
 FAR = Need(prompt_tokens=0, steps=0, other_s=4.0, work_s=4.0)  # an upstream's work
 
@@ -17,7 +18,7 @@ FAR = Need(prompt_tokens=0, steps=0, other_s=4.0, work_s=4.0)  # an upstream's w
     ("need", "speed", "beside", "seconds"),
     [
         (TURN, BOARD, 1, 0.5 + 1.5 + 0.2),
-        (TURN, BOARD, 4, 4 * 0.5 + 1.5 + 0.2),  # all of their prompts come first
+        (TURN, BOARD, 4, 4 * 0.5 + 30 * (0.05 + 0.03) + 0.2),  # all of their prompts come first, and steps are longer
         (TURN, BOARD, 0, 0.5 + 1.5 + 0.2),
         (TURN, None, 4, 1.5),  # a scripted model, or one that is not loaded: what it took
         (FAR, BOARD, 8, 4.0),
@@ -30,6 +31,23 @@ def test_work_is_what_is_needed_at_the_speed_that_was_measured(
     need: Need | None, speed: Speed | None, beside: int, seconds: float | None
 ) -> None:
     assert work_s(need, speed, beside) == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("speed", "sequences", "seconds"),
+    [
+        (BOARD, 1, 0.05),
+        (BOARD, 8, 0.12),
+        (BUSY, 6, 0.1),
+        (BUSY, 8, 0.12),
+        (BUSY, 3, 0.07),
+        (BUSY, 1, 0.05),
+        (Speed(10.0, 10.0, 60.0), 3, 0.05),  # half as many take at least half as long
+        (Speed(10.0, 10.0, 60.0), 1, 1 / 60),
+    ],
+)
+def test_step_with_more_or_fewer_sequences_than_were_seen(speed: Speed, sequences: int, seconds: float) -> None:
+    assert speed.step_s(sequences) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
