@@ -117,6 +117,7 @@ class Pipeline:
         """
         point("accept.before")
         self._check(ask)
+        await self._dispatcher.check_schema(ask.request)
         rid = wire.new_rid()
         queue, size = self._config.queue, self._config.store_bytes
         if on_delta:
