@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from edged import __version__, catalog, clock, config, gguf, systemd, testing
-from edged.agent import grammar
+from edged.agent import grammar, schemas, trial
 from edged.agent.chat import Chats
-from edged.agent.dialect import GENERIC
 from edged.agent.dispatch import Dispatcher
-from edged.agent.prompt import PromptBook
+from edged.agent.prompt import PromptBook, specs
 from edged.agent.warm import Warmer
 from edged.cloud import Cloud
 from edged.config import Config, PythonTool
@@ -42,11 +41,10 @@ from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
-from edged.tools.values import schema
 from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix import UnixTransport
-from edged.types import JSON, Ask, ModelSpec, ModelState, ToolSpec
+from edged.types import JSON, Ask, ModelSpec, ModelState
 
 logger = logging.getLogger("edged")
 
@@ -476,11 +474,11 @@ async def check_all(settings: Config) -> list[str]:
     settings, wrong = await with_signatures(settings)
     problems = [str(error) for error in wrong]
     problems += [str(error) for error in await tools_that_fail(settings)]
-    problems += [f"{settings.files[0]}: tools.{n}.parameters: {why}" for n, why in _inexpressible(settings).items()]
+    problems += [str(error) for error in await _inexpressible(settings)]
     for name, spec in model_specs(settings).items():
         if not Path(spec.path).is_file():
             problems.append(f"{settings.files[0]}: models.{name}: {_not_installed(name, settings.models[name].source)}")
-    return problems
+    return list(dict.fromkeys(problems))  # what two of them find is told once
 
 
 async def tools_that_fail(settings: Config) -> list[ConfigError]:
@@ -492,25 +490,27 @@ async def tools_that_fail(settings: Config) -> list[ConfigError]:
         await toolbox.stop()
 
 
-def _inexpressible(settings: Config) -> dict[str, str]:
-    """Tools whose arguments no grammar can be made for, with the reason."""
-    from llguidance import LLMatcher
-
-    problems = {}
-    for name, tool in settings.tools.items():
-        spec = ToolSpec(name, tool.description, schema(tool.parameters))
-        if reason := LLMatcher.validate_grammar(grammar.one_call((spec,), GENERIC), None):
-            problems[name] = reason.splitlines()[0]
-    return problems
+async def _inexpressible(settings: Config) -> list[ConfigError]:
+    """Tools whose arguments no grammar can be made of."""
+    return [
+        settings.error(("tools", spec.name, "parameters"), wrong[1])
+        for spec in specs(settings.tools)
+        if (wrong := await trial.problem([trial.Part(spec.parameters, grammar.arguments(spec))]))
+    ]
 
 
 async def with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
-    """The configuration with its Python tools read, and what is wrong with them."""
-    if not any(isinstance(tool, PythonTool) for tool in settings.tools.values()):
-        return settings, []
-    from edged.tools import signatures  # only now: a daemon without such tools does not carry it
+    """The configuration with its Python tools read, and what is wrong with tools as far as that can be seen without
+    making grammars of their parameters, which takes a library that an idle daemon does not carry."""
+    wrong: list[ConfigError] = []
+    if any(isinstance(tool, PythonTool) for tool in settings.tools.values()):
+        from edged.tools import signatures  # only now: a daemon without such tools does not carry it
 
-    return await signatures.resolve(settings)
+        settings, wrong = await signatures.resolve(settings)
+    for spec in specs(settings.tools):
+        if (problem := schemas.look(spec.parameters).problem) is not None:
+            wrong.append(settings.error(("tools", spec.name, "parameters"), problem))
+    return settings, wrong
 
 
 def _not_installed(name: str, source: str) -> str:

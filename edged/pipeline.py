@@ -118,6 +118,9 @@ class Pipeline:
         """
         point("accept.before")
         self._check(ask)
+        if ask.request.response_schema is not None:
+            await self._dispatcher.check_schema(ask.request)
+            self._check(ask)  # we may have begun to stop meanwhile
         rid = wire.new_rid()
         queue, size = self._config.queue, self._config.store_bytes
         if on_delta:

@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import AsyncIterator
 from enum import StrEnum
 
 from msgspec import Struct, structs
 
-from edged.agent import grammar
+from edged.agent import grammar, trial
 from edged.agent.dialect import Dialect, parse_calls
 from edged.agent.output import Output, Told
 from edged.agent.prompt import TemplateOf
+from edged.agent.trial import Inexpressible
 from edged.config import Model
 from edged.errors import BadRequest, Busy, ModelUnavailable
 from edged.interfaces import Engine, OnPiece
@@ -36,7 +36,6 @@ __all__ = ["Chats", "Inexpressible", "ModelAnswer", "ModelAsk", "OnPiece", "Tool
 
 AT_ONCE = 16  # as many as a model has places for
 RETRY_S = 5.0  # when to ask again where too many wait: about two answers of a small board
-QUOTED_GRAMMAR = re.compile(r"\n\s+\d+ \| ")  # how llguidance quotes the grammar's lines
 MAX_TOP = 20  # likeliest tokens told for each token, as OpenAI bounds it
 
 
@@ -82,17 +81,6 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Inexpressible(BadRequest):
-    """A JSON Schema that no grammar can be made for. tool: name of the tool whose arguments it describes; None: it is
-    the answer's."""
-
-    def __init__(self, tool: str | None, reason: str) -> None:
-        what = f"tool {tool!r}: its parameters" if tool else "response_schema: it"
-        super().__init__(f"{what} cannot be made into a grammar: {reason}")
-        self.tool = tool
-        self.reason = reason
-
-
 class Chats:
     """Completions of plain models, a bounded number at once.
 
@@ -122,6 +110,7 @@ class Chats:
             raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
         async with self._place():
             dialect, context = await self._dialect(ask.model), self._models[ask.model].context
+            await _check_schemas(ask)
             answer = await self._answer(_Work(ask, dialect, context, on_piece))
             if answer.text or not _was_answered(ask, answer.calls):
                 return answer
@@ -130,12 +119,7 @@ class Chats:
             return await self._answer(_Work(structs.replace(ask, choice=ToolChoice.NONE), dialect, context, on_piece))
 
     async def _answer(self, work: _Work) -> ModelAnswer:
-        try:
-            return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
-        except BadRequest:
-            if work.job.grammar is not None:
-                await asyncio.to_thread(_find_inexpressible, work.ask, work.dialect)
-            raise
+        return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
 
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
@@ -282,20 +266,18 @@ def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], dialect: Dialect) -> str 
     return grammar.text_or_calls(tools, dialect.calls, most=most, stops=ask.stop)
 
 
-def _find_inexpressible(ask: ModelAsk, dialect: Dialect) -> None:
-    """Raises Inexpressible for the schema that no grammar can be made for, where it is one."""
-    from llguidance import LLMatcher  # only now: the engine loads it with the first model
-
+async def _check_schemas(ask: ModelAsk) -> None:
+    """Raises Inexpressible for a schema that no grammar can be made of."""
     tools = () if ask.choice is ToolChoice.NONE else ask.tools
-    parts: list[tuple[str | None, str]] = [(t.name, grammar.one_call((t,), dialect.calls)) for t in tools]
+    names: list[str | None] = [tool.name for tool in tools]
+    parts = [trial.Part(tool.parameters, grammar.arguments(tool)) for tool in tools]
     if ask.response_schema is not None:
-        parts.append((None, grammar.answer(ask.response_schema)))
-    for name, rules in parts:
-        if reason := LLMatcher.validate_grammar(rules, None):
-            raise Inexpressible(name, _readable(reason))
-
-
-def _readable(reason: str) -> str:
-    """llguidance's reason without its place in a grammar that nobody sees."""
-    said = QUOTED_GRAMMAR.split(reason)[0].rpartition("JSON schema: ")[2]
-    return " ".join(said.split())
+        names.append(None)
+        parts.append(trial.Part(ask.response_schema, grammar.answer(ask.response_schema)))
+    found = await trial.problem(parts)
+    if found is None:
+        return
+    at, why = found
+    if at is None:
+        raise BadRequest(f"tools: too much for one grammar: {why}")
+    raise Inexpressible(names[at], why)

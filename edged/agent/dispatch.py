@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from edged import router, wire
+from edged.agent import grammar, trial
 from edged.agent.local import LocalMind
 from edged.agent.loop import Escalation, Outcome, Run
 from edged.agent.prompt import ESCALATE, REPLY, Prompts
@@ -67,6 +68,15 @@ class Dispatcher:
     def check(self, request: Request) -> None:
         """BadRequest where it insists on what can never be."""
         router.decide(self._facts(request, ()))
+
+    async def check_schema(self, request: Request) -> None:
+        """Inexpressible where the board is to answer in a shape that no grammar can be made of. Now: once the model is
+        at it, a tool may have acted."""
+        schema = request.response_schema
+        if schema is None or router.decide(self._facts(request, ())).go is not Go.LOCAL:
+            return  # what an upstream writes is validated, so it may have any
+        if found := await trial.problem([trial.Part(schema, grammar.answer(schema))]):
+            raise trial.Inexpressible(None, found[1])
 
     def is_private(self, request: Request) -> bool:
         """Whether nothing of it may ever leave the board: the stricter of what the request and its agent say."""

@@ -44,6 +44,11 @@ def answer(schema: dict[str, JSON]) -> str:
     return f"start: %json {json.dumps(_strict(schema))}"
 
 
+def arguments(tool: ToolSpec) -> str:
+    """The arguments of a tool alone, as they are in all calls of it."""
+    return f"start: %json {json.dumps(_closed(tool.parameters))}"
+
+
 def words() -> str:
     """An answer in words: it does not begin as JSON, code or a call does."""
     return r"start: /[^\s{\[`<](?s:.*)/"

@@ -10,19 +10,12 @@ from numpy.typing import NDArray
 
 from edged.engine.guidance import GuidanceError, Mask, Matcher
 from edged.engine.lexicon import Lexicon
+from edged.engine.limits import LIMITS
 from edged.engine.llama import Llama
 from edged.errors import BadRequest, Internal
 
 # Compiled grammars kept per model: an agent has one or two; the rest is for schemas that callers send.
 KEPT_GRAMMARS = 16
-LIMITS: dict[str, int | bool] = {
-    # A grammar may come from a request (response_schema), so what it can cost is bounded. A lexer state takes up to
-    # 2 kB: 40 MB at most, where llguidance's own default allows 500.
-    "max_lexer_states": 20_000,
-    # Symbols. A schema of 2,000 text fields stays below it and takes 0.3 s, during which no model computes.
-    "max_grammar_size": 50_000,
-    "verbose_errors": False,  # a reason is shown to callers and must not quote other parts of the grammar
-}
 # Where at most one of so many words of a mask has bits set, looking for those words first is faster (at 152k tokens
 # 15 us against 45), else unpacking all of it (45 to 150 us against up to 2 ms).
 SPARSE = 8
@@ -64,9 +57,13 @@ class Grammars:
 
     def _compile(self, grammar: str) -> Matcher:
         try:
-            return self._lexicon.tokenizer.matcher(grammar, LIMITS)
+            matcher = self._lexicon.tokenizer.matcher(grammar, LIMITS)
+            first = matcher.clone()  # some show only at their beginning that they have none
+            first.forced()
+            first.write_mask(self._lexicon.empty_mask())
         except GuidanceError as error:
             raise BadRequest(f"the grammar is not usable: {error}") from None
+        return matcher
 
 
 class Constraint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import sys
 from typing import Any
 
@@ -18,6 +19,13 @@ CHILD = (
     "import json, sys; from edged.tools.check import problem_now; "
     "print(json.dumps(problem_now(*json.loads(sys.stdin.read()))))"
 )
+# Of schemas that say what they are written in; all others are of the newest draft, as OpenAI's are.
+DRAFTS = {
+    "http://json-schema.org/draft-04/schema": "Draft4Validator",
+    "http://json-schema.org/draft-06/schema": "Draft6Validator",
+    "http://json-schema.org/draft-07/schema": "Draft7Validator",
+    "https://json-schema.org/draft/2019-09/schema": "Draft201909Validator",
+}
 MAX_PROBLEM = 300  # characters of a problem: it quotes the value, and goes back to a model
 
 
@@ -46,15 +54,16 @@ def problem_now(schema: dict[str, JSON], value: JSON) -> str | None:
     import jsonschema
     import referencing.exceptions
 
+    draft = DRAFTS.get(str(schema.get("$schema", "")).rstrip("#"), "Draft202012Validator")
     # an empty registry: nothing is fetched that a `$ref` may name
-    validator: Any = jsonschema.Draft202012Validator(schema, registry=referencing.Registry())
+    validator: Any = getattr(jsonschema, draft)(schema, registry=referencing.Registry())
     try:
         error = jsonschema.exceptions.best_match(validator.iter_errors(value))
     except (jsonschema.SchemaError, jsonschema.exceptions.UnknownType, referencing.exceptions.Unresolvable) as bad:
         return f"its schema cannot be used: {str(bad).splitlines()[0]}"[:MAX_PROBLEM]
     except RecursionError:
         return "its schema refers to itself without end"
-    except (TypeError, ValueError, AttributeError) as bad:  # what jsonschema makes of a schema that is none
+    except (TypeError, ValueError, AttributeError, re.error) as bad:  # what jsonschema makes of a schema that is none
         return f"its schema cannot be used: {bad}"[:MAX_PROBLEM]
     if error is None:
         return None

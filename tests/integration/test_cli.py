@@ -230,6 +230,25 @@ async def test_check_says_what_is_there_and_what_cannot_work(tmp_path: Path) -> 
     assert ["no such table" in problem for problem in told.json()["problems"]] == [True]
 
 
+async def test_check_finds_a_parameter_that_no_grammar_can_be_made_of(tmp_path: Path) -> None:
+    """That takes trying; each is told once."""
+    tool = '[tools.{0}]\ndescription = "d"\ndatabase = "plant"\nsql = "SELECT :a"\nparameters.a = {1}\n'
+    more = tool.format("ahead", '{ pattern = "(?=a)" }') + tool.format("no", "{ not = {} }")
+    daemon = Daemon(tmp_path, config=more)
+    told = (await edged("check", "--json", "--config", str(daemon.config))).json()["problems"]
+    assert len(told) == 2
+    assert "tools.no.parameters: `properties.a.not` is not supported" in told[0]
+    assert "tools.ahead.parameters: `pattern`: " in told[1]
+
+
+TANKS = """[tools.last]
+description = "d"
+database = "plant"
+sql = "SELECT :tanks"
+parameters.tanks = { type = "array", uniqueItems = true }
+"""
+
+
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
@@ -239,6 +258,7 @@ async def test_check_says_what_is_there_and_what_cannot_work(tmp_path: Path) -> 
         ("[roles.viewer]\n", "not available yet"),
         ("[queue\n", "edged.toml:"),
         ('[models.other]\nsource = "catalog:nothing"\n', "models.other.source"),
+        (TANKS, "tools.last.parameters: `properties.tanks.uniqueItems` is not supported"),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "check"])

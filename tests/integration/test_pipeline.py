@@ -234,6 +234,28 @@ async def test_the_same_id_with_other_content_is_a_bad_request(house: House) -> 
         await house.take("wait here", id="q", temperature=1.0)
 
 
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "array", "uniqueItems": True}, "response_schema: .*`uniqueItems` is not supported"),
+        ({"type": "string", "pattern": "(?=a)"}, "response_schema: .*`pattern`: .*look-ahead"),
+        ({"enum": list(range(60_000))}, "response_schema: .*more than 50000 values"),
+        ({"$ref": "#"}, "response_schema: .*no value fits it"),
+    ],
+)
+async def test_response_schema_that_cannot_be_kept_is_refused_before_anything_is_done(
+    house: House, schema: Any, said: str
+) -> None:
+    """With the reason; nothing was stored, and the id is free."""
+    with pytest.raises(BadRequest, match=said):
+        await house.take("write", id="q", response_schema=schema)
+    assert house.engine.asked == []
+    house.engine.open.set()
+    reply = await house.ask("write", id="q", response_schema={"type": "string"})
+    assert reply["status"] == "done"
+    assert len(reply["tool_calls"]) == 1
+
+
 async def test_every_waiting_address_gets_the_reply_and_asking_again_sends_it_again(house: House) -> None:
     """The outbox: two addresses, one reply, and one of them asks once more."""
 
@@ -725,10 +747,10 @@ async def test_disk_that_refuses_a_claim_leaves_the_request_in_the_queue(
     monkeypatch.setattr("edged.pipeline.RETRY_S", (0.01, 0.02))
     original, failing = requests.claim, [apsw.IOError("io"), apsw.FullError("full"), apsw.BusyError("locked")]
 
-    def claim(c: apsw.Connection) -> Any:
+    def claim(c: apsw.Connection, *, batch: bool) -> Any:
         if failing:
             raise failing.pop()
-        return original(c)
+        return original(c, batch=batch)
 
     monkeypatch.setattr(requests, "claim", claim)
     assert (await house.ask("hello"))["status"] == "done"

@@ -97,7 +97,7 @@ Client = Callable[..., AbstractAsyncContextManager[None]]
 
 async def check_freed(board: Board, before: dict[str, Any], *, most_steps: int) -> None:
     """The engine is as it was, and did little meanwhile."""
-    after = await board.until(**{name: before[name] for name in ("running", "waiting", "cells_reserved")})
+    after = await board.until(**{name: before[name] for name in ("running", "waiting", "cells_used")})
     assert after["decode_steps"] - before["decode_steps"] < most_steps
 
 
@@ -204,7 +204,7 @@ async def test_cancel_while_the_prompt_is_computed_computes_no_more_of_it(board:
         assert (reply["status"], (await asked)["status"]) == ("cancelled", "cancelled")
     assert_adds_up(reply["timing"])
     assert reply["timing"]["first_token_ms"] == 0
-    assert [after[name] - before[name] for name in ("running", "waiting", "cells_reserved")] == [0, 0, 0]
+    assert [after[name] - before[name] for name in ("running", "waiting", "cells_used")] == [0, 0, 0]
     assert after["decode_steps"] - before["decode_steps"] < PAGE_STEPS
     assert (await board.client.ask("Hi.", agent="reader", max_tokens=1))["status"] == "done"
 
@@ -251,7 +251,7 @@ async def test_cancel_while_the_model_is_loaded_computes_nothing_and_leaves_a_us
     await board.client.call("models.load", {"name": "small"})
     assert (await board.client.call("models.list"))["small"]["in_use"] == 0
     engine = await board.engine()
-    assert [engine[name] for name in ("running", "waiting", "cells_reserved", "prompt_tokens")] == [0, 0, 0, 0]
+    assert [engine[name] for name in ("running", "waiting", "cells_used", "prompt_tokens")] == [0, 0, 0, 0]
     await board.fill()
 
 

@@ -415,12 +415,22 @@ UNIQUE = {"type": "array", "uniqueItems": True}
     ],
 )  # fmt: skip
 async def test_complete_with_a_schema_nobody_can_keep_names_it(more: dict[str, Any], tool: str | None) -> None:
-    """With the reason, in the caller's terms."""
+    """With the reason, in the caller's terms, before a model is loaded."""
     engine = Writer()
-    engine.error = BadRequest("the grammar is not usable: somewhere")
-    with pytest.raises(Inexpressible, match=r'grammar: Unimplemented keys: \["uniqueItems"\]$') as caught:
+    with pytest.raises(Inexpressible, match=r"grammar: `[a-z.]*uniqueItems` is not supported$") as caught:
         await chats(engine).complete(ask(**more))
     assert caught.value.tool == tool
+    assert engine.jobs == []
+
+
+async def test_complete_with_tools_that_are_too_much_together_is_refused() -> None:
+    """Each of them would do."""
+    engine = Writer()
+    many = {"properties": {f"p{i}": {"type": "string"} for i in range(900)}}
+    tools = tuple(ToolSpec(f"t{i}", "d", {"type": "object", **many}) for i in range(9))
+    with pytest.raises(BadRequest, match="tools: too much for one grammar"):
+        await chats(engine).complete(ask(tools=tools))
+    assert engine.jobs == []
 
 
 async def test_complete_with_another_refusal_of_the_engine_passes_it_on() -> None:

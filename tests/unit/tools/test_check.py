@@ -60,6 +60,7 @@ async def test_pattern_that_takes_for_ever_is_given_up(monkeypatch: pytest.Monke
         {"$ref": "#/nowhere"},
         {"anyOf": 5},
         {"pattern": "("},
+        {"pattern": "\\p{L}"},
         {"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"},
     ],
     ids=lambda bad: str(bad)[:30],
@@ -67,6 +68,16 @@ async def test_pattern_that_takes_for_ever_is_given_up(monkeypatch: pytest.Monke
 async def test_schema_that_is_none_fits_nothing_and_raises_nothing(bad: dict[str, Any]) -> None:
     """And nothing is fetched that it names."""
     assert await check.problem(bad, "x") is not None
+
+
+@pytest.mark.parametrize(
+    ("draft", "fits"),
+    [("http://json-schema.org/draft-07/schema#", False), ("https://json-schema.org/draft/2020-12/schema", True)],
+)
+async def test_schema_is_read_as_the_draft_it_names(draft: str, fits: bool) -> None:
+    """As its grammar is; without a name it is the newest."""
+    depends = {"$schema": draft, "dependencies": {"a": ["b"]}}
+    assert (await check.problem(depends, {"a": 1}) is None) == fits
 
 
 async def test_problem_is_bounded() -> None:
