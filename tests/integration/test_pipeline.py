@@ -592,7 +592,7 @@ async def test_estimate_follows_what_the_agents_requests_took(house: House) -> N
     await house.reply(first)
     house.engine.open.clear()
     house.engine.asked.clear()
-    house.speeds = {"small": Speed(prefill_tokens_s=2.0, decode_tokens_s=1.0, batch_tokens_s=8.0)}
+    house.speeds = {"small": Speed(prefill_tokens_s=2.0, decode_tokens_s=1.0, batch_tokens_s=float(MAX_RUNNING))}
     need = house.pipeline._needs.of("house")
     assert need is not None
     assert need.prompt_tokens > 10
