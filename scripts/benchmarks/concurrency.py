@@ -38,6 +38,7 @@ PYTHON_AT = 8  # streams at which llama_cpp.server is measured; it answers one a
 IN_BARE_ROUND = 3  # single streams a round: their ratio is to be told to a hundredth
 BATCH = 8
 INTERACTIVE = 3  # a round, idle and busy
+PATIENCE_S = 30.0  # a request without a piece of text by then is over, and counts as that long
 LAG_S = 40.0
 PEER_EXTRA = {"ignore_eos": True, "samplers": ["temperature"], "cache_prompt": True}
 
@@ -179,11 +180,17 @@ _asked = itertools.count(1)
 def _first_piece_ms(folder: Path) -> float:
     """Of a short request that nobody asked before."""
     first: list[float] = []
+    text = f"In one short sentence: what comes after the number {next(_asked) * 7}?"
     with board.client(folder) as client:
         began = time.perf_counter()
-        text = f"In one short sentence: what comes after the number {next(_asked) * 7}?"
-        client.ask(text, agent="talker", max_tokens=16, on_text=lambda _: first.append(time.perf_counter()))
-    return (first[0] - began) * 1000
+        client.ask(
+            text,
+            agent="talker",
+            max_tokens=16,
+            deadline_s=PATIENCE_S,
+            on_text=lambda _: first.append(time.perf_counter()),
+        )
+    return (first[0] - began if first else PATIENCE_S) * 1000
 
 
 # -- lag of the event loop ---------------------------------------------------------------------------------------------
