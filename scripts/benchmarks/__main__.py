@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks.report import Result, machine, table, versions
 
-NAMES = {name: f"benchmarks.{name}" for name in ("ipc", "routing", "toolcall", "restart")}
-LATER = ("concurrency", "contention", "memory", "mqtt", "durability")
+NAMES = {name: f"benchmarks.{name}" for name in ("ipc", "routing", "toolcall", "restart", "concurrency", "contention")}
+LATER = ("memory", "mqtt", "durability")
 
 
 def main() -> int:

@@ -4,28 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.calls import Connection
 from benchmarks.ipc import daemon
+from benchmarks.report import say
+from benchmarks.streams import TOPICS, question
 from edged import catalog, config, gguf
 from edged.agent.dialect import Dialect
 from edged.agent.prompt import REPLY, Prompts, specs
-from edged.client import Client
+from edged.client import Client, EdgedCallError
 from edged.types import Message
 
-__all__ = ["CONTEXT", "SOURCE", "Prompting", "client", "daemon", "killable", "model", "models_dir", "threads"]
+__all__ = [
+    "CONTEXT",
+    "SOURCE",
+    "Prompting",
+    "batch_streams",
+    "client",
+    "daemon",
+    "http",
+    "killable",
+    "model",
+    "models_dir",
+    "threads",
+    "write_plain_config",
+]
 
 MODEL = "qwen2.5-coder-0.5b-instruct-q4_k_m"  # the project's default
 SOURCE = f"catalog:{MODEL}"
 CONTEXT = 4096  # tokens of one request, for edged and for every peer
 REQUEST_S = 600.0
 STOP_S = 30.0
+BATCH_TOKENS = 512  # of an answer: it lasts longer than what is measured beside it
 
 
 def threads() -> int:
@@ -71,6 +91,65 @@ def killable(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def http(folder: Path) -> Connection:
+    """A connection to the daemon's HTTP socket."""
+    return Connection.unix(folder / "run" / "http.sock", timeout_s=REQUEST_S)
+
+
+def write_plain_config(folder: Path, threads: str = '"auto"') -> None:
+    """edged's configuration with the plain model `small` and an agent that only talks, below a folder."""
+    (folder / "edged.toml").write_text(
+        f'[node]\nid = "bench"\nstate_dir = "{folder}/state"\nruntime_dir = "{folder}/run"\n'
+        f'models_dir = "{models_dir()}"\n[compute]\nthreads = {threads}\n'
+        f'[models.small]\nsource = "{SOURCE}"\ncontext = {CONTEXT}\n'
+        '[agents.talker]\nmodel = "small"\nsystem = "You are a helpful assistant."\n'
+    )
+
+
+@contextlib.contextmanager
+def batch_streams(folder: Path, count: int) -> Iterator[Callable[[], int]]:
+    """So many long answers of batch priority under way, all of them past their first piece of text; each that ends is
+    followed by another. Gives how many are under way."""
+    texts: list[threading.Event] = [threading.Event() for _ in range(count)]
+    under_way: set[str] = set()
+    stop = threading.Event()
+
+    def work(number: int) -> None:
+        with client(folder) as own:
+            for turn in itertools.count():
+                if stop.is_set():
+                    return
+                id = f"batch-{number}-{turn}-{time.monotonic_ns()}"
+                under_way.add(id)
+                own.ask(
+                    question(TOPICS[number % len(TOPICS)]),
+                    agent="talker",
+                    id=id,
+                    priority="batch",
+                    max_tokens=BATCH_TOKENS,
+                    on_text=lambda _: texts[number].set(),
+                )
+                under_way.discard(id)
+
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for worker in workers:
+        worker.start()
+    try:
+        until = time.monotonic() + REQUEST_S
+        for text in texts:
+            if not text.wait(max(0.0, until - time.monotonic())):
+                say("a batch stream has not begun")  # it is told, and what is measured is still measured
+        yield lambda: len(under_way)
+    finally:
+        stop.set()
+        with client(folder) as other:
+            for id in list(under_way):
+                with contextlib.suppress(EdgedCallError):
+                    other.call("request.cancel", {"name": id})
+        for worker in workers:
+            worker.join()
 
 
 class Prompting:

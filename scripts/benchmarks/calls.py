@@ -80,6 +80,11 @@ class Connection:
         self._connection.request(method, path, body, HEADERS)
         return self._connection.getresponse()
 
+    def drop(self) -> None:
+        """Go away in the middle of an answer; the next request opens a connection of its own."""
+        self._connection.close()
+        self._connection = self._connect()
+
     def close(self) -> None:
         """End the connection."""
         self._connection.close()

@@ -50,15 +50,21 @@ def nearest_rank(values: Sequence[float], share: float) -> float:
 
 
 def histogram_quantile(buckets: Sequence[tuple[float, float]], share: float) -> float:
-    """The upper bound of the bucket in which `share` of the observations is reached; nan where there are none.
+    """Prometheus' estimate: linear within the bucket in which `share` of the observations is reached, the last finite
+    bound above it; nan where nothing was observed.
 
     Args:
-        buckets: (upper bound, cumulative count), ascending, as Prometheus has them.
+        buckets: (upper bound, cumulative count), ascending, the last one infinite.
     """
-    total = buckets[-1][1] if buckets else 0
-    if total <= 0:
+    wanted = share * (buckets[-1][1] if buckets else 0)
+    if wanted <= 0:
         return math.nan
-    return next(bound for bound, count in buckets if count >= share * total)
+    low, below = 0.0, 0.0
+    for bound, count in buckets:
+        if count >= wanted:
+            return low if math.isinf(bound) else low + (bound - low) * (wanted - below) / (count - below)
+        low, below = bound, count
+    return low
 
 
 def row(what: str, ours: object, peer: object, ratio: Ratio | None = None, reach: str = "", n: int = 0) -> Row:

@@ -165,7 +165,8 @@ def serving_python(program: Program, settings: Settings, folder: Path) -> Iterat
     port = free_port()
     flags = [
         *("--model", str(settings.model), "--host", "127.0.0.1", "--port", str(port)),
-        *("--n_ctx", str(settings.context), "--flash_attn", "true"),
+        *("--n_ctx", str(settings.context), "--flash_attn", "true", "--verbose", "false"),
+        *("--interrupt_requests", "false"),  # else a new request ends the stream of the one before
         *("--n_threads", str(settings.threads), "--n_threads_batch", str(settings.threads)),
     ]
     peer = _started(program, [*program.command, *flags], port, "/v1/models", folder)

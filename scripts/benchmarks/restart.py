@@ -41,18 +41,22 @@ SLOT_FILE = "house.bin"
 
 @dataclass
 class Life:
-    """One start. Milliseconds; of the prompts: what the server says of their computation."""
+    """One start. Milliseconds; of the prompts: what the server says of their computation.
+
+    restore_ms: what the client's call to restore a slot took, where there was one.
+    """
 
     whole_ms: float = 0.0
     up_ms: float = 0.0  # of it, until it could be asked
     first_prompt_ms: float = 0.0
     warm_prompt_ms: list[float] = field(default_factory=list)
     load_ms: float = 0.0
+    restore_ms: float | None = None
 
     @property
     def prefix_ms(self) -> float:
-        """What the prefix took. Never below a tenth of a millisecond: it is divided by."""
-        return max(0.1, self.first_prompt_ms - mean(self.warm_prompt_ms))
+        """What the prefix took."""
+        return self.first_prompt_ms - mean(self.warm_prompt_ms) if self.restore_ms is None else self.restore_ms
 
 
 def run(*, rounds: int = 7, peer_bin: Path | None = None) -> Result:
@@ -80,15 +84,15 @@ def run(*, rounds: int = 7, peer_bin: Path | None = None) -> Result:
 
 
 def _rows(against: str, lives: list[tuple[Life, Life]], reach: tuple[str, str]) -> list[Row]:
-    def line(what: str, of: str, reach: str = "", *, compared: bool = True) -> Row:
+    def line(what: str, of: str, reach: str, *, compared: bool = True) -> Row:
         pairs = [(getattr(ours, of), getattr(theirs, of)) for ours, theirs in lives]
         ours, theirs = (median(values) for values in zip(*pairs, strict=True))
         return row(f"{against}: {what}", ours, theirs, ratio(pairs) if compared else None, reach, len(pairs))
 
     return [
         line("exec to answer, ms", "whole_ms", reach[0]),
-        line("the prefix part, ms", "prefix_ms", reach[1]),
-        line("exec until it can be asked, ms", "up_ms", compared=False),
+        line("the prefix part, ms", "prefix_ms", reach[1], compared=bool(reach[1])),
+        line("exec until it can be asked, ms", "up_ms", "", compared=False),
     ]
 
 
@@ -154,8 +158,8 @@ class _Peer:
             if self._saves and (self._folder / SLOT_FILE).exists():
                 restoring = time.perf_counter()
                 connection.post("/slots/0?action=restore", {"filename": SLOT_FILE})
-                life.first_prompt_ms = _ms(restoring)
-            life.first_prompt_ms += self._asked(connection, FIRST)
+                life.restore_ms = _ms(restoring)
+            life.first_prompt_ms = self._asked(connection, FIRST)
             life.whole_ms = _ms(began)
             life.warm_prompt_ms = [self._asked(connection, text) for text in WARM]
             if self._saves:
