@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from edged import access, wire
-from edged.agent.chat import Chats, ModelAnswer, ModelAsk, OnPiece
+from edged.agent.chat import Chats, ModelAnswer, ModelAsk, OnCall, OnPiece
 from edged.config import Config, PublishTool
 from edged.errors import BadRequest, EdgedError, Forbidden
 from edged.governor.governor import Governor
@@ -178,7 +178,9 @@ class Service:
         """Unload a model; False where it is in use or not loaded."""
         return await self._governor.unload(name)
 
-    async def complete(self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None) -> ModelAnswer:
+    async def complete(
+        self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
+    ) -> ModelAnswer:
         """One completion of a plain model, as the request says; nothing of it is stored.
 
         Raises:
@@ -187,7 +189,7 @@ class Service:
         """
         if not caller.admitted:
             raise Forbidden(f"{caller.client} may not use model {ask.model!r}")
-        return await self._chats.complete(ask, on_piece)
+        return await self._chats.complete(ask, on_piece, on_call)
 
     # -- tools -----------------------------------------------------------------------------------------------------
 

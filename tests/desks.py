@@ -14,7 +14,7 @@ import aiohttp
 import msgspec
 
 from edged import wire
-from edged.agent.chat import ModelAnswer, ModelAsk, OnPiece
+from edged.agent.chat import ModelAnswer, ModelAsk, OnCall, OnPiece
 from edged.errors import BadRequest, EdgedError
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted, Row
@@ -123,7 +123,9 @@ class Desk:
         row = await self.find(caller, name)
         return row if row.reply else msgspec.structs.replace(row, reply=reply(id=row.id), state=State.CANCELLED)
 
-    async def complete(self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None) -> ModelAnswer:
+    async def complete(
+        self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
+    ) -> ModelAnswer:
         """See service.Service."""
         raise NotImplementedError
 

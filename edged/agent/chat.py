@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from enum import StrEnum
 
 from msgspec import Struct, structs
 
 from edged.agent import grammar, trial
-from edged.agent.dialect import Dialect, parse_calls
+from edged.agent.calls import Call, CallPiece, CallReader
+from edged.agent.dialect import Dialect, write_json
 from edged.agent.output import Output, Told
 from edged.agent.prompt import TemplateOf
 from edged.agent.trial import Inexpressible
@@ -32,7 +33,9 @@ from edged.types import (
 )
 from edged.wire import new_rid
 
-__all__ = ["Chats", "Inexpressible", "ModelAnswer", "ModelAsk", "OnPiece", "ToolChoice"]
+__all__ = ["Call", "CallPiece", "Chats", "Inexpressible", "ModelAnswer", "ModelAsk", "OnCall", "OnPiece", "ToolChoice"]
+
+OnCall = Callable[[tuple[CallPiece, ...]], None]
 
 AT_ONCE = 16  # as many as a model has places for
 RETRY_S = 5.0  # when to ask again where too many wait: about two answers of a small board
@@ -69,11 +72,11 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
 
 
 class ModelAnswer(Struct, frozen=True, kw_only=True):
-    """What the model wrote: text, calls, or text and then calls. A call that max_tokens cut off is left out; `finish`
-    tells of it."""
+    """What the model wrote: text, calls, or text and then calls. The last call may be cut off in its arguments where
+    `finish` says LENGTH."""
 
     text: str
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[Call, ...] = ()
     finish: Finish
     prompt_tokens: int
     cached_tokens: int
@@ -95,9 +98,14 @@ class Chats:
         self._places = asyncio.Semaphore(AT_ONCE)
         self._waiting, self._max_waiting = 0, max_waiting
 
-    async def complete(self, ask: ModelAsk, on_piece: OnPiece | None = None) -> ModelAnswer:
-        """One completion; `on_piece` gets text, and the log-probabilities of its tokens where asked for, as they come.
-        Calls come whole, in the answer. Cancelling the task ends the generation within one step of the model.
+    async def complete(
+        self, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
+    ) -> ModelAnswer:
+        """One completion. Cancelling the task ends the generation within one step of the model.
+
+        Args:
+            on_piece: gets text, and the log-probabilities of its tokens where asked for, as they come.
+            on_call: gets calls as they come, behind all text.
 
         Raises:
             BadRequest: what is asked does not go together, or a schema cannot be kept (Inexpressible).
@@ -111,8 +119,9 @@ class Chats:
         async with self._place():
             dialect, context = await self._dialect(ask.model), self._models[ask.model].context
             await _check_schemas(ask)
-            answer = await self._answer(_Work(ask, dialect, context, on_piece))
-            if answer.text or not _was_answered(ask, answer.calls):
+            work = _Work(ask, dialect, context, on_piece, on_call)
+            answer = await self._answer(work)
+            if not work.repeats:
                 return answer
             # The same call again, its result before it, means that the model has nothing to add: small ones go on like
             # that for ever. Without the tools in sight they word an answer.
@@ -145,14 +154,25 @@ class Chats:
 class _Work:
     """One generation: what the engine is given, and what becomes of what it writes."""
 
-    def __init__(self, ask: ModelAsk, dialect: Dialect, context: int, on_piece: OnPiece | None) -> None:
+    def __init__(
+        self,
+        ask: ModelAsk,
+        dialect: Dialect,
+        context: int,
+        on_piece: OnPiece | None,
+        on_call: OnCall | None = None,
+    ) -> None:
         self.ask = ask
         self.dialect = dialect
         self._on_piece = on_piece
+        self._on_call = on_call
         self._tools = () if ask.choice is ToolChoice.NONE else ask.tools
         self._must_call = bool(self._tools) and ask.choice is ToolChoice.REQUIRED
         self._output: Output | None = None
+        self._reader = CallReader()
         self._told = Told()
+        self._answered = _answered(ask) if ask.choice is ToolChoice.AUTO else ()
+        self._held: list[CallPiece] = []
         if self._tools and not self._must_call:
             names = [tool.name for tool in self._tools]
             self._output = Output(names, dialect.calls, ask.stop, mixed=ask.response_schema is None)
@@ -189,29 +209,65 @@ class _Work:
         if self._output:
             self._told.add(tokens)
             self._tell(self._output.feed(text))
-        elif self._on_piece and not self._must_call:
+            self._tell_calls(self._output.call_pieces())
+        elif self._must_call:
+            self._tell_calls(self._reader.feed(text))
+        elif self._on_piece:
             self._on_piece(text, tokens)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether all it has made are calls whose results are there already."""
+        return bool(self._held)
 
     def answer(self, done: Completion) -> ModelAnswer:
         """The whole of it."""
         if self._output:
             self._tell(self._output.finish())
-            return _model_answer(done, self._output.text, self._output.calls(), tuple(self._told.told))
-        if not self._must_call:
+            text, logprobs = self._output.text, tuple(self._told.told)
+        elif self._must_call:
+            text, logprobs = "", ()
+        else:
             return _model_answer(done, done.text, (), done.logprobs)
-        calls = parse_calls(done.text)
-        if not calls and done.finish is not Finish.LENGTH:  # a scripted model follows no grammar
-            raise ModelUnavailable(f"model {self.ask.model!r} made no call, and one was required")
-        return _model_answer(done, "", calls, ())
+        calls = self._calls()
+        if done.finish is not Finish.LENGTH:  # a scripted model follows no grammar
+            if not calls and self._must_call:
+                raise ModelUnavailable(f"model {self.ask.model!r} made no call, and one was required")
+            if not all(call.whole for call in calls):
+                raise ModelUnavailable(f"model {self.ask.model!r} did not end its call")
+        if self._held and not all(call.whole and _is_among(call, self._answered, whole=True) for call in calls):
+            self._release()
+        return _model_answer(done, text, calls, logprobs)
+
+    def _calls(self) -> tuple[Call, ...]:
+        return self._output.calls() if self._output else self._reader.calls()
 
     def _tell(self, words: str) -> None:
         tokens = self._told.take(words)
         if words and self._on_piece:
             self._on_piece(words, tokens)
 
+    def _tell_calls(self, pieces: tuple[CallPiece, ...]) -> None:
+        """Tell of calls. One that may become one that was answered waits: if all do, they are not made (see
+        `Chats.complete`). Behind words they are."""
+        self._held += pieces
+        if self._held and not self._may_repeat():
+            self._release()
+
+    def _may_repeat(self) -> bool:
+        if not self._answered or (self._output and self._output.text):
+            return False
+        return all(_is_among(call, self._answered, whole=False) for call in self._calls())
+
+    def _release(self) -> None:
+        self._answered = ()
+        held, self._held = tuple(self._held), []
+        if self._on_call:
+            self._on_call(held)
+
 
 def _model_answer(
-    done: Completion, text: str, calls: tuple[ToolCall, ...], logprobs: tuple[TokenLogprob, ...]
+    done: Completion, text: str, calls: tuple[Call, ...], logprobs: tuple[TokenLogprob, ...]
 ) -> ModelAnswer:
     return ModelAnswer(
         text=text,
@@ -224,16 +280,20 @@ def _model_answer(
     )
 
 
-def _was_answered(ask: ModelAsk, calls: tuple[ToolCall, ...]) -> bool:
-    """Whether the model was free to answer and makes only calls whose results stand behind the last question."""
-    if not calls or ask.choice is not ToolChoice.AUTO:
-        return False
+def _answered(ask: ModelAsk) -> tuple[ToolCall, ...]:
+    """The calls whose results stand behind the last question."""
     made: list[ToolCall] = []
     for message in reversed(ask.messages):
         if message.role == "user":
             break
         made += message.tool_calls
-    return all(call in made for call in calls)
+    return tuple(made)
+
+
+def _is_among(call: Call, made: tuple[ToolCall, ...], *, whole: bool) -> bool:
+    """Whether it is one of those, or, where it need not be whole, may become one."""
+    texts = [write_json(one.arguments) for one in made if one.name == call.name]
+    return call.arguments in texts if whole else any(text.startswith(call.arguments) for text in texts)
 
 
 def _check(ask: ModelAsk) -> None:

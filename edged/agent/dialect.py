@@ -117,20 +117,6 @@ def split(full: tuple[Segment, ...], fixed: tuple[Segment, ...]) -> tuple[tuple[
     return fixed, (*head, *full[len(fixed) :])
 
 
-def parse_calls(text: str) -> tuple[ToolCall, ...]:
-    """All calls in a generation that followed a grammar of calls, up to one that was cut off."""
-    made = []
-    at = text.find("{")
-    while at >= 0:
-        try:
-            call, end = json.JSONDecoder().raw_decode(text, at)
-            made.append(ToolCall(call["name"], call["arguments"]))
-        except (ValueError, KeyError):  # KeyError: a scripted model follows no grammar
-            break
-        at = text.find("{", end)
-    return tuple(made)
-
-
 def parse_call(text: str, calls: CallFormat) -> ToolCall:
     """The call in a generation that followed the grammar; ValueError where the text was cut off."""
     call = json.loads(text.removeprefix(calls.before).removesuffix(calls.after))

@@ -1,7 +1,7 @@
 """What a model writes that may answer in words or call tools, taken apart while it comes. Pure.
 
-Whoever reads a stream wants words at once, and never the beginning of a call. So text is held back only while it may
-still become one. What counts as one is what `grammar.text_or_calls` says.
+Whoever reads a stream wants words at once, and never the beginning of a call among them. So text is held back only
+while it may still become one; then the call is told as such. What counts as one is what `grammar.text_or_calls` says.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections import deque
 from collections.abc import Sequence
 
 from edged.agent import grammar
-from edged.agent.dialect import CallFormat, parse_calls
+from edged.agent.calls import Call, CallPiece, CallReader
+from edged.agent.dialect import CallFormat
 from edged.engine.text import TextStream
-from edged.types import TokenLogprob, ToolCall
+from edged.types import TokenLogprob
 
 SPACES = re.compile(r"\s+")
 
@@ -41,6 +42,8 @@ class Output:
         self._whole = ""
         self._undecided = True
         self._calls_at: int | None = None
+        self._reader = CallReader()
+        self._read = 0  # of the whole, what the reader has got
 
     @property
     def text(self) -> str:
@@ -64,9 +67,17 @@ class Output:
         held, self._undecided = (self._whole if self._undecided else ""), False
         return self._spoken(held) + self._words.finish()
 
-    def calls(self) -> tuple[ToolCall, ...]:
-        """The calls that were made; only once it is finished."""
-        return () if self._calls_at is None else parse_calls(self._whole[self._calls_at :])
+    def call_pieces(self) -> tuple[CallPiece, ...]:
+        """What is new of the calls."""
+        if self._calls_at is None:
+            return ()
+        fresh = self._whole[max(self._calls_at, self._read) :]
+        self._read = len(self._whole)
+        return self._reader.feed(fresh)
+
+    def calls(self) -> tuple[Call, ...]:
+        """The calls so far."""
+        return self._reader.calls()
 
     def _may_become_call(self) -> bool:
         begun = SPACES.sub("", self._whole)

@@ -25,10 +25,13 @@ from tests.daemons import entry
 from tests.openai_server import GUEST, Served, done, serving
 
 WAITING = 2  # completions that may wait for a place
+NOTED: Any = {"name": "note", "arguments": {"text": "milk, eggs and more"}}
+NOTE: Any = [{"role": "user", "content": "take down"}]
 OPEN = {"name": "set_valve", "arguments": {"valve": "nörd"}}
 SCRIPT = "".join(
     (
         entry("open it", OPEN, text="It is open."),
+        entry("take down", NOTED, token_s=0.05),
         entry("say", text="one two three"),
         entry("never ends", text="word " * 10_000, token_s=0.02),
     )
@@ -40,6 +43,10 @@ VALVE: Any = {
         "description": "Open or close a valve.",
         "parameters": {"type": "object", "properties": {"valve": {"type": "string"}}, "required": ["valve"]},
     },
+}
+TAKE_DOWN: Any = {
+    "type": "function",
+    "function": {"name": "note", "parameters": {"type": "object", "properties": {"text": {"type": "string"}}}},
 }
 SAY: Any = [{"role": "user", "content": "say"}]
 ENDLESS: Any = [{"role": "user", "content": "never ends"}]
@@ -151,16 +158,39 @@ async def test_tool_that_is_called_and_answered_leads_to_the_answer(served: Serv
     assert (second.choices[0].message.content, second.choices[0].finish_reason) == ("It is open.", "stop")
 
 
-async def test_tool_calls_stream_whole_and_no_text_beside_them(served: Served) -> None:
-    """Put together as the SDK does it."""
+@pytest.mark.parametrize("choice", ["auto", "required"])
+async def test_tool_call_streams_as_it_is_written_and_the_sdk_puts_it_together(served: Served, choice: Any) -> None:
+    """Name and id first, then the arguments in pieces; no text beside them."""
+    chunks = []
     async with served.client.chat.completions.stream(
-        model="small", messages=[{"role": "user", "content": "open it"}], tools=[VALVE]
+        model="small", messages=NOTE, tools=[VALVE, TAKE_DOWN], tool_choice=choice
     ) as stream:
+        async for event in stream:
+            if event.type == "chunk":
+                chunks += [call for c in event.chunk.choices for call in c.delta.tool_calls or ()]
         final = await stream.get_final_completion()
-    (choice,) = final.choices
-    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
-    assert choice.message.tool_calls is not None
-    assert json.loads(choice.message.tool_calls[0].function.arguments) == {"valve": "nörd"}
+    (made,) = final.choices
+    assert (made.finish_reason, made.message.content) == ("tool_calls", None)
+    assert made.message.tool_calls is not None
+    assert json.loads(made.message.tool_calls[0].function.arguments) == NOTED["arguments"]
+    first, *rest = chunks
+    assert first.function is not None
+    assert (first.index, first.type, first.function.name, first.function.arguments) == (0, "function", "note", "")
+    assert first.id == made.message.tool_calls[0].id
+    assert all((more.id, more.type, more.index) == (None, None, 0) for more in rest)
+    assert [more.function.arguments for more in rest if more.function] == [
+        '{"text": "milk, ',
+        "eggs ",
+        "and ",
+        'more"}',
+    ]
+    whole = await served.client.chat.completions.create(
+        model="small", messages=NOTE, tools=[VALVE, TAKE_DOWN], tool_choice=choice
+    )
+    assert whole.choices[0].message.tool_calls is not None
+    (call,) = whole.choices[0].message.tool_calls
+    assert call.type == "function"
+    assert call.function.arguments == made.message.tool_calls[0].function.arguments
 
 
 async def test_required_call_that_no_script_has_is_an_error(served: Served) -> None:

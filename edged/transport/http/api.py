@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from edged.agent.chat import ModelAnswer, ModelAsk, OnPiece
+from edged.agent.chat import ModelAnswer, ModelAsk, OnCall, OnPiece
 from edged.errors import EdgedError
 from edged.store.requests import Accepted, Row
 from edged.types import JSON, Ask, Caller, Fault, Request
@@ -57,4 +57,6 @@ class Api(Protocol):
 
     async def cancel(self, caller: Caller, name: str) -> Row: ...
 
-    async def complete(self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None) -> ModelAnswer: ...
+    async def complete(
+        self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
+    ) -> ModelAnswer: ...

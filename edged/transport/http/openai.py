@@ -20,7 +20,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from aiohttp import web
 
-from edged.agent.chat import Inexpressible, ModelAsk
+from edged.agent.calls import joined
+from edged.agent.chat import CallPiece, Inexpressible, ModelAsk
 from edged.config import Config
 from edged.errors import BadRequest, ContextExceeded, EdgedError, Forbidden, Internal, TooLarge, UnknownAgent
 from edged.transport.http import openai_reply as shapes
@@ -45,6 +46,7 @@ OPENAI_CODES: dict[type[EdgedError], str] = {
     ContextExceeded: "context_length_exceeded",
 }
 
+_Words = tuple[str, tuple[TokenLogprob, ...]]
 CallerOf = Callable[[web.Request], Caller]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
@@ -188,18 +190,24 @@ class OpenAI:
     async def _stream_model(
         self, request: web.Request, caller: Caller, wanted: ModelAsk, chat: ChatRequest
     ) -> web.StreamResponse:
-        fresh = _Fresh[tuple[str, tuple[TokenLogprob, ...]]]()
+        fresh = _Fresh[_Words | CallPiece]()
+
+        def on_call(pieces: tuple[CallPiece, ...]) -> None:
+            for piece in pieces:
+                fresh.add(piece)
 
         async def answer(stream: _Stream) -> None:
-            completion = self._api.complete(caller, wanted, lambda text, tokens: fresh.add((text, tokens)))
+            completion = self._api.complete(caller, wanted, lambda *words: fresh.add(words), on_call)
             async with _running(request, completion) as work:
                 while pieces := await fresh.next(work):
-                    tokens = [token for _, some in pieces for token in some]
-                    logprobs = shapes.told(tokens) if wanted.logprobs is not None else None
-                    await stream.send({"content": "".join(text for text, _ in pieces)}, logprobs=logprobs)
+                    words = [piece for piece in pieces if not isinstance(piece, CallPiece)]
+                    if words:  # all of them come before the first call
+                        tokens = [token for _, some in words for token in some]
+                        logprobs = shapes.told(tokens) if wanted.logprobs is not None else None
+                        await stream.send({"content": "".join(text for text, _ in words)}, logprobs=logprobs)
+                    for piece in joined([piece for piece in pieces if isinstance(piece, CallPiece)]):
+                        await stream.send({"tool_calls": [shapes.call_piece(piece)]})
                 done = work.result()
-            if done.calls:
-                await stream.send({"tool_calls": shapes.calls(done.calls, indexed=True)})
             await stream.end(shapes.finish_reason(done), shapes.model_usage(done))
 
         return await _streamed(request, chat, answer)

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from edged.agent.chat import ModelAnswer
-from edged.agent.dialect import write_json
+from edged.agent.chat import Call, CallPiece, ModelAnswer
 from edged.transport.http.api import STATUS_OF
-from edged.types import JSON, Fault, Finish, TokenLogprob, ToolCall
+from edged.types import JSON, Fault, Finish, TokenLogprob
 
 # What of an agent's reply has no place in OpenAI's shapes; it stands beside them.
 OURS = ("rid", "status", "route", "tool_calls", "timing", "degraded")
@@ -82,17 +81,16 @@ def finish_reason(answer: ModelAnswer) -> str:
     return "tool_calls" if answer.calls else "stop"
 
 
-def calls(made: Sequence[ToolCall], *, indexed: bool = False) -> list[JSON]:
-    """Calls with ids of ours; in chunks they carry their place."""
-    return [
-        {
-            **({"index": i} if indexed else {}),
-            "id": f"call_{secrets.token_hex(12)}",
-            "type": "function",
-            "function": {"name": call.name, "arguments": write_json(call.arguments)},
-        }
-        for i, call in enumerate(made)
-    ]
+def calls(made: Sequence[Call]) -> list[JSON]:
+    """Calls with ids of ours."""
+    return [_call(call.name, call.arguments) for call in made]
+
+
+def call_piece(piece: CallPiece) -> JSON:
+    """More of a call, as it stands in the delta of a chunk; the first of it has id and name."""
+    if piece.name is not None:
+        return {"index": piece.index, **_call(piece.name, piece.arguments)}
+    return {"index": piece.index, "function": {"arguments": piece.arguments}}
 
 
 def told(tokens: Sequence[TokenLogprob]) -> JSON:
@@ -153,6 +151,11 @@ def _type(status: int, code: str) -> str:
     if code == "busy":
         return "rate_limit_error"
     return "invalid_request_error" if status < 500 else "server_error"
+
+
+def _call(name: str, arguments: str) -> dict[str, JSON]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
 def _token(text: str, data: bytes, logprob: float) -> dict[str, JSON]:

@@ -11,7 +11,7 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from edged.agent import grammar
-from edged.agent.chat import AT_ONCE, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice
+from edged.agent.chat import AT_ONCE, Call, CallPiece, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice
 from edged.agent.dialect import CHATML, GENERIC, HERMES, CallFormat
 from edged.config import Model
 from edged.errors import BadRequest, Busy, ModelUnavailable
@@ -242,6 +242,24 @@ async def streamed(engine: Writer, wanted: ModelAsk) -> tuple[ModelAnswer, str, 
     return answer, "".join(words), "".join(token.text for token in tokens)
 
 
+async def called(engine: Writer, wanted: ModelAsk) -> tuple[ModelAnswer, list[CallPiece]]:
+    """(the answer, the calls as they were streamed)."""
+    pieces: list[CallPiece] = []
+    answer = await chats(engine).complete(wanted, None, pieces.extend)
+    return answer, pieces
+
+
+def put_together(pieces: list[CallPiece]) -> list[tuple[str, str]]:
+    """(name, arguments) of calls, as a client puts them together."""
+    calls: list[tuple[str, str]] = []
+    for piece in pieces:
+        if piece.name is not None:
+            assert piece.index == len(calls)
+            calls.append((piece.name, ""))
+        calls[piece.index] = (calls[piece.index][0], calls[piece.index][1] + piece.arguments)
+    return calls
+
+
 async def test_complete_of_a_plain_question_is_what_the_model_writes() -> None:
     """No grammar, no tools; as many tokens as the context leaves."""
     engine = Writer("It is so.")
@@ -287,11 +305,11 @@ async def test_complete_shares_what_comes_before_the_dialogue(
     assert second.turn[0] == Segment("two", literal=True)
 
 
-async def test_complete_tells_calls_and_streams_none_of_them() -> None:
-    """Words before them are text, up to the last whole token."""
+async def test_complete_tells_calls_and_none_of_them_is_text() -> None:
+    """Words before them are, up to the last whole token."""
     engine = Writer("I look.\n" + marked(A))
     answer, words, tokens = await streamed(engine, ask(tools=TOOLS, logprobs=0))
-    assert answer.calls == (ToolCall("set", {"v": "a"}),)
+    assert answer.calls == (SET_A,)
     assert answer.text == words == tokens == "I look."
     assert engine.jobs[0].grammar == grammar.text_or_calls(TOOLS, HERMES, most=1)
 
@@ -302,7 +320,7 @@ async def test_complete_with_a_stop_string_stops_words_only() -> None:
     answer, words, tokens = await streamed(engine, ask(tools=TOOLS, stop=("STOP", "\n"), logprobs=3))
     assert answer.text == words == tokens == "one "
     assert engine.jobs[0].stop == ()
-    assert (await chats(engine).complete(ask(tools=TOOLS, stop=("\n",)))).calls == (ToolCall("set", {"v": "a"}),)
+    assert (await chats(engine).complete(ask(tools=TOOLS, stop=("\n",)))).calls == (SET_A,)
 
 
 async def test_complete_where_a_call_is_required_has_no_text() -> None:
@@ -310,7 +328,7 @@ async def test_complete_where_a_call_is_required_has_no_text() -> None:
     engine = Writer(marked(A, B))
     answer, words, _ = await streamed(engine, ask(tools=TOOLS, choice=ToolChoice.REQUIRED, parallel=True, logprobs=1))
     assert (answer.text, words) == ("", "")
-    assert [call.arguments["v"] for call in answer.calls] == ["a", "b"]
+    assert [call.value() for call in answer.calls] == [{"v": "a"}, {"v": "b"}]
     assert engine.jobs[0].grammar == grammar.some_calls(TOOLS, HERMES, most=grammar.MAX_CALLS)
 
 
@@ -319,9 +337,24 @@ async def test_complete_without_the_required_call_is_an_error() -> None:
     for text in ("no", '{"no": 1}'):
         with pytest.raises(ModelUnavailable, match="made no call"):
             await chats(Writer(text)).complete(ask(tools=TOOLS, choice=ToolChoice.REQUIRED))
-    cut = Writer(marked(A)[:-20], finish=Finish.LENGTH)
-    answer = await chats(cut).complete(ask(tools=TOOLS, choice=ToolChoice.REQUIRED, max_tokens=5))
-    assert (answer.calls, answer.finish, cut.jobs[0].max_tokens) == ((), Finish.LENGTH, 5)
+    with pytest.raises(ModelUnavailable, match="did not end its call"):
+        await chats(Writer(A[:-3])).complete(ask(tools=TOOLS, choice=ToolChoice.REQUIRED))
+
+
+@pytest.mark.parametrize("choice", [ToolChoice.REQUIRED, ToolChoice.AUTO])
+@pytest.mark.parametrize("text", [marked(A), A, f"```json\n{A}\n```"], ids=["marked", "bare", "fenced"])
+async def test_complete_that_is_cut_off_in_a_call_has_what_was_written_of_it(choice: ToolChoice, text: str) -> None:
+    """The same in the stream; only what is whole is JSON."""
+    for end in range(text.index('"v"') if choice is ToolChoice.AUTO else 0, len(text)):
+        cut = Writer(text[:end], finish=Finish.LENGTH)
+        answer, pieces = await called(cut, ask(tools=TOOLS, choice=choice, max_tokens=5))
+        assert (answer.finish, answer.text) == (Finish.LENGTH, "")
+        assert put_together(pieces) == [(call.name, call.arguments) for call in answer.calls]
+        for call in answer.calls:
+            assert call.name == "set"
+            assert '{"v": "a"}'.startswith(call.arguments)
+            assert call.whole == (call.arguments == '{"v": "a"}')
+        assert len(answer.calls) == ('": {' in text[:end])
 
 
 async def test_complete_with_choice_none_shows_no_tools() -> None:
@@ -332,6 +365,7 @@ async def test_complete_with_choice_none_shows_no_tools() -> None:
     assert "get.we-ather" not in str(engine.jobs[0])
 
 
+SET_A = Call("set", '{"v": "a"}', whole=True)
 CALLED = (
     Message("user", "Open a."),
     Message("assistant", tool_calls=(ToolCall("set", {"v": "a"}),)),
@@ -341,10 +375,11 @@ CALLED = (
 
 async def test_complete_of_a_call_that_was_answered_gives_words_instead() -> None:
     """A small model would make it for ever."""
-    engine = Writer(marked(A), "It is open.")
+    engine = Writer(marked(A), "It is open.", marked(A), "It is open.")
     answer, words, _ = await streamed(engine, ask(*CALLED, tools=TOOLS))
     assert (answer.text, words, answer.calls) == ("It is open.", "It is open.", ())
     assert engine.jobs[1].grammar == grammar.words()
+    assert (await called(engine, ask(*CALLED, tools=TOOLS)))[1] == []
 
 
 @pytest.mark.parametrize(
@@ -362,8 +397,43 @@ async def test_complete_of_a_call_that_is_wanted_makes_it(
     messages: tuple[Message, ...], text: str, more: dict[str, Any]
 ) -> None:
     """Only what is repeated and nothing else is a sign that the model is done."""
-    answer = await chats(Writer(text)).complete(ask(*messages, tools=TOOLS, **more))
+    answer, pieces = await called(Writer(text), ask(*messages, tools=TOOLS, **more))
     assert answer.calls
+    assert put_together(pieces) == [(call.name, call.arguments) for call in answer.calls]
+
+
+async def test_complete_tells_a_call_as_it_is_written() -> None:
+    """Each piece of the arguments at once, also where a call was answered: until it can be that one no more."""
+    said: list[tuple[str, CallPiece]] = []
+
+    class Slow(Writer):
+        """Says how far it is."""
+
+        async def generate(self, job: Job, on_text: object = None, *, on_piece: OnPiece | None = None) -> Completion:
+            assert on_piece is not None
+            written = ""
+
+            def spy(text: str, tokens: tuple[TokenLogprob, ...]) -> None:
+                nonlocal written
+                written += text
+                on_piece(text, tokens)
+                said.extend((written, piece) for piece in pieces[len(said) :])
+
+            return await super().generate(job, on_text, on_piece=spy)
+
+    pieces: list[CallPiece] = []
+    call = '{"name": "set", "arguments": {"v": "a", "w": "x"}}'
+    wanted = ask(tools=TOOLS)
+    await chats(Slow(call)).complete(wanted, None, pieces.extend)
+    for i, (written, _) in enumerate(said[1:], 2):
+        told = "".join(piece.arguments for piece in pieces[:i])
+        assert written.partition('"arguments": ')[2].replace(" ", "") == told.replace(" ", "")
+    assert len(pieces) > len('{"v":"a","w":"x"}')
+    said.clear()
+    pieces.clear()
+    await chats(Slow(call)).complete(ask(*CALLED, tools=TOOLS), None, pieces.extend)
+    assert said[0][0] == '{"name": "set", "arguments": {"v": "a",'
+    assert put_together(pieces) == [("set", '{"v": "a", "w": "x"}')]
 
 
 @pytest.mark.parametrize("tools", [(), TOOLS], ids=["no-tools", "none-allowed"])

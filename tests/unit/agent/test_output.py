@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from edged.agent.calls import CallPiece
 from edged.agent.dialect import GENERIC, HERMES, CallFormat
 from edged.agent.output import Output, Told
 from edged.types import TokenLogprob, ToolCall
@@ -32,10 +33,17 @@ def cuts(text: str) -> Iterator[list[str]]:
 
 
 def read(output: Output, pieces: list[str]) -> tuple[list[str], tuple[ToolCall, ...]]:
-    words = [output.feed(piece) for piece in pieces]
+    words: list[str] = []
+    told: list[CallPiece] = []
+    for piece in pieces:
+        words.append(output.feed(piece))
+        told += output.call_pieces()
     words.append(output.finish())
     assert "".join(words) == output.text
-    return words, output.calls()
+    calls = output.calls()
+    assert [p.name for p in told if p.name is not None] == [call.name for call in calls]
+    assert "".join(p.arguments for p in told) == "".join(call.arguments for call in calls)
+    return words, tuple(ToolCall(call.name, call.value()) for call in calls if call.whole)
 
 
 LAID_OUT = written(SET, indent=2)

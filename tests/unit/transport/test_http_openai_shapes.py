@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, completion_create_params
 
-from edged.agent.chat import ModelAnswer, ToolChoice
+from edged.agent.chat import Call, CallPiece, ModelAnswer, ToolChoice
 from edged.errors import BadRequest, TooLarge
 from edged.transport.http import openai_reply as shapes
 from edged.transport.http import openai_request
@@ -385,15 +385,18 @@ def test_answer_of_a_model_is_what_the_sdk_reads() -> None:
     assert (read.usage.total_tokens, read.usage.prompt_tokens_details.cached_tokens) == (10, 4)
 
 
+MADE = Call("set", '{"v": "ü"}', whole=True)
+
+
 @pytest.mark.parametrize(
     ("answer", "content", "reason"),
     [
         ({"text": "x"}, "x", "stop"),
         ({}, "", "stop"),
         ({"text": "x", "finish": Finish.LENGTH}, "x", "length"),
-        ({"calls": (ToolCall("set", {"v": "ü"}),)}, None, "tool_calls"),
-        ({"calls": (ToolCall("set", {"v": "ü"}),), "text": "x"}, "x", "tool_calls"),
-        ({"calls": (ToolCall("set", {"v": "ü"}),), "finish": Finish.LENGTH}, None, "length"),
+        ({"calls": (MADE,)}, None, "tool_calls"),
+        ({"calls": (MADE,), "text": "x"}, "x", "tool_calls"),
+        ({"calls": (MADE,), "finish": Finish.LENGTH}, None, "length"),
     ],
 )
 def test_answer_says_why_it_ended(answer: dict[str, Any], content: str | None, reason: str) -> None:
@@ -409,16 +412,20 @@ def test_answer_says_why_it_ended(answer: dict[str, Any], content: str | None, r
 
 def test_calls_have_ids_of_their_own() -> None:
     """Results name them."""
-    ids = {made["id"] for made in shapes.calls([ToolCall("a", {})] * 50)}
+    ids = {made["id"] for made in shapes.calls([MADE] * 50)}
     assert len(ids) == 50
 
 
 def test_chunk_is_what_the_sdk_reads() -> None:
-    """Calls with their place."""
-    document = shapes.chunk(HEAD, {"tool_calls": shapes.calls([ToolCall("a", {})], indexed=True)})
-    read = ChatCompletionChunk.model_validate_json(msgspec.json.encode(document), strict=True)
-    assert read.choices[0].delta.tool_calls is not None
-    assert read.choices[0].delta.tool_calls[0].index == 0
+    """Calls with their place; what begins one has its name and an id, what goes on with it neither."""
+    for piece, named in ((CallPiece(3, "a", ""), True), (CallPiece(3, None, '{"x'), False)):
+        document = shapes.chunk(HEAD, {"tool_calls": [shapes.call_piece(piece)]})
+        read = ChatCompletionChunk.model_validate_json(msgspec.json.encode(document), strict=True)
+        assert read.choices[0].delta.tool_calls is not None
+        (call,) = read.choices[0].delta.tool_calls
+        assert call.function is not None
+        assert (call.index, call.function.name, call.function.arguments) == (3, piece.name, piece.arguments)
+        assert (call.id is not None, call.type == "function") == (named, named)
 
 
 @pytest.mark.parametrize(
