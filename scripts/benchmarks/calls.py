@@ -20,7 +20,7 @@ class CallError(Exception):
 
 class Connection:
     """One connection; not for several threads at once. Opened again where the server closed it meanwhile: llama.cpp's
-    does after five quiet seconds.
+    does after five quiet seconds and after a stream.
 
     Args:
         connect: makes one.
@@ -74,9 +74,18 @@ class Connection:
                 yield came, json.loads(data)
 
     def _sent(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
-        if self._connection.sock is not None and select.select([self._connection.sock], [], [], 0)[0]:
-            self._connection.close()  # nothing was asked, so what there is to read is its end
-            self._connection = self._connect()
+        used = self._connection.sock is not None
+        try:
+            if used and select.select([self._connection.sock], [], [], 0)[0]:
+                raise ConnectionResetError  # nothing was asked, so what there is to read is its end
+            return self._once(method, path, body)
+        except (ConnectionError, http.client.RemoteDisconnected):
+            if not used:
+                raise
+            self.drop()
+            return self._once(method, path, body)
+
+    def _once(self, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
         self._connection.request(method, path, body, HEADERS)
         return self._connection.getresponse()
 

@@ -124,7 +124,10 @@ def llama_server(given: Path | None = None) -> Program:
     """llama.cpp's server: as given, else from the PATH, else the wheel's."""
     found = given or shutil.which("llama-server")
     if found:
-        told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+        try:
+            told = subprocess.run([found, "--version"], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise PeerError(f"{found} does not run: {error}") from None
         match = re.search(r"version: (.*)", told.stdout + told.stderr)
         if match is None:
             raise PeerError(f"{found} --version does not tell a version: is it llama.cpp's server?")
@@ -232,8 +235,8 @@ def environment() -> Path:
     Raises:
         PeerError: with pip's words.
     """
-    wheel, pins = _bindings(), _pins(LOCK.read_text())
-    text = "\n".join((XLLAMACPP, wheel.parent.name, *pins, platform.python_version()))
+    wheel, pinned = _bindings(), pins(LOCK.read_text())
+    text = "\n".join((XLLAMACPP, wheel.parent.name, *pinned, platform.python_version()))
     folder = cache_root() / hashlib.sha256(text.encode()).hexdigest()[:16]
     python = folder / "bin" / "python"
     if python.exists():
@@ -242,7 +245,7 @@ def environment() -> Path:
     with (folder.parent / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another bench may be at it
         if not python.exists():
-            _install(folder, wheel, pins)
+            _install(folder, wheel, pinned)
     return python
 
 
@@ -261,17 +264,17 @@ def _bindings() -> Path:
     return Path(built.stdout.splitlines()[-1])
 
 
-def _pins(lock: str) -> list[str]:
+def pins(lock: str) -> list[str]:
     """Every `name==version`, with its marker, of a lock file."""
     return [pin.strip() for pin in re.findall(r"^([A-Za-z0-9._-]+==[^\\\n]+)", lock, re.MULTILINE)]
 
 
-def _install(folder: Path, wheel: Path, pins: list[str]) -> None:
+def _install(folder: Path, wheel: Path, pinned: list[str]) -> None:
     print(f"installing the peers into {folder}, once", file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="installing-") as name:
         made = Path(name) / "environment"  # it works under any name as long as its scripts are not used
         constraints = Path(name) / "constraints.txt"
-        constraints.write_text("\n".join(pins) + "\n")
+        constraints.write_text("\n".join(pinned) + "\n")
         _told([sys.executable, "-m", "venv", str(made)])
         pip = [str(made / "bin" / "python"), "-m", "pip", "install", "--quiet", "--constraint", str(constraints)]
         _told([*pip, XLLAMACPP, str(wheel), *SERVER_NEEDS])

@@ -10,7 +10,6 @@ JSON out, spends no token on white space either: both sides' tokens are in the t
 
 from __future__ import annotations
 
-import json
 import queue
 import tempfile
 import threading
@@ -26,7 +25,7 @@ from benchmarks.calls import Connection
 from benchmarks.figures import Ratio, p95, ratio_of_means, row
 from benchmarks.peers import Peer, Settings
 from benchmarks.report import Result, Row, say
-from benchmarks.workload import REQUESTS, Call, same
+from benchmarks.workload import REQUESTS, Call, parsed, same
 
 CLIENTS = {1: 10, 4: 30}  # clients at once: requests of a block. A block of many clients is longer than its ragged end
 MAX_TOKENS = 128  # of a call: four times what the longest one needs
@@ -180,12 +179,3 @@ def completion(prompt: str, schema: dict[str, Any]) -> dict[str, Any]:
         "samplers": ["temperature"],
         "cache_prompt": True,
     }
-
-
-def parsed(text: str) -> Call | None:
-    """The call in what the server wrote; None where it was cut off."""
-    try:
-        call = json.loads(text)
-        return call["name"], call["arguments"]
-    except (ValueError, KeyError, TypeError):
-        return None

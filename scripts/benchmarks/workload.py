@@ -173,6 +173,15 @@ def same(made: Call | None, wanted: Call) -> bool:
     return {k: _plain(v) for k, v in made[1].items()} == {k: _plain(v) for k, v in wanted[1].items()}
 
 
+def parsed(text: str) -> Call | None:
+    """The call in what a peer wrote; None where it was cut off."""
+    try:
+        call = json.loads(text)
+        return call["name"], call["arguments"]
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _plain(value: Any) -> Any:
     if not isinstance(value, str):
         return value
