@@ -220,8 +220,11 @@ class Runner:
         """Guess what comes next, where the guess can be taken back and is expected to pay."""
         if not self._sharing:
             return
-        ready = [s for s in self._scheduler.running if s.prompt_done and s.n_pending == 1]
+        running = self._scheduler.running
+        ready = [s for s in running if s.prompt_done and s.n_pending == 1]
         length = partial(self._drafting.length, len(ready))
+        for sequence in running:
+            sequence.drafts = ()
         for sequence in ready:
             self._generations[sequence].draft(length)
 
