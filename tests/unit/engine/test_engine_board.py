@@ -209,3 +209,17 @@ def test_watch_reads_heat_now_and_then(stat: Path, tmp_path: Path) -> None:
     temp.write_text("90000")
     assert not look(watch, 4.0).hot
     assert look(watch, 5.0).hot
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, str(cpus.SPIN_COUNT)), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, None)],
+)
+def test_openmp_is_told_how_to_wait_unless_the_user_did(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: str | None
+) -> None:
+    for name in cpus.SPIN_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", {**os.environ, **given})
+    cpus.before_loading()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected
