@@ -15,10 +15,10 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 STAT = Path("/proc/stat")
 
-# How often a thread that waits for the others looks before it sleeps. GNU OpenMP's own choice (300,000 times or more) is
-# made for machines without other work. On two x86 cores with a 0.5B model, tokens a second with two threads beside 0, 1,
-# 2 and 4 busy processes, best of five: 48, 14, 11, 1 with its choice and 51, 20, 25, 10 with this; sleeping at once
-# (OMP_WAIT_POLICY=passive) is as good on the busy board and gives 28 on the quiet one.
+# How often a thread that waits for the others looks before it sleeps. GNU OpenMP's own choice (300,000 times or more)
+# is made for machines without other work. On two x86 cores with a 0.5B model, tokens a second with two threads beside
+# 0, 1, 2 and 4 busy processes, best of five: 48, 14, 11, 1 with its choice and 51, 20, 25, 10 with this; sleeping at
+# once (OMP_WAIT_POLICY=passive) is as good on the busy board and gives 28 on the quiet one.
 SPIN_COUNT = 10_000
 # What a user may have set for it: then it stays.
 SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
