@@ -225,6 +225,32 @@ async def test_required_tool_is_called_with_arguments_that_fit(board: Board, mod
         assert json.loads(call.function.arguments) == {"valve": "north", "position": "open"}
 
 
+NOTE: Any = {
+    "type": "function",
+    "function": {
+        "name": "note",
+        "parameters": {"type": "object", "properties": {"text": {"type": "string", "minLength": 400}},
+                       "required": ["text"]},
+    },
+}  # fmt: skip
+
+
+async def test_call_that_is_cut_off_is_the_same_whole_and_streamed(board: Board) -> None:
+    """In pieces as it is written; what has come of the arguments is no JSON, and the reason tells of it."""
+    fields: dict[str, Any] = {"tools": [NOTE], "tool_choice": "required", "max_tokens": 30, "temperature": 0}
+    question = [{"role": "user", "content": "Note a long story about a robot."}]
+    whole = (await board.chat("smol", question, **fields)).choices[0]
+    chunks = [chunk.choices[0] async for chunk in await board.chat("smol", question, stream=True, **fields)]
+    pieces = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
+    assert whole.finish_reason == chunks[-1].finish_reason == "length"
+    (call,) = whole.message.tool_calls
+    assert "".join(piece.function.arguments for piece in pieces) == call.function.arguments
+    assert (pieces[0].function.name, call.function.name) == ("note", "note")
+    assert len(pieces) > 5
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(call.function.arguments)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_auto_calls_gets_the_result_and_answers(board: Board, stream: bool) -> None:
     """The whole round, with the messages as the SDK gives them back."""
