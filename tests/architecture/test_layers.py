@@ -66,7 +66,7 @@ def test_transports_do_not_know_each_other(path: Path) -> None:
 
 PURE = """
     router access wire cloud/answer cloud/link cloud/request cloud/sse cloud/trouble store/lifecycle governor/policy
-    agent/dialect agent/grammar agent/output engine/scheduler engine/threads tools/values
+    agent/dialect agent/grammar agent/output agent/calls agent/schemas engine/scheduler engine/threads tools/values
     transport/http/openai_request transport/http/openai_reply transport/http/openai_stream
 """
 

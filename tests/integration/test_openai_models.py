@@ -341,6 +341,29 @@ async def test_schema_that_cannot_be_kept_is_refused_by_name(
     assert caught.value.param == param
 
 
+HOSTILE: dict[str, Any] = {
+    "patterns that have to be brought together": {
+        "allOf": [{"type": "string", "pattern": f"(a|b)*{i}(x|y){{12}}"} for i in range(40)]
+    },
+    "9,000 properties": {"type": "object", "properties": {f"p{i}": {} for i in range(9_000)}},
+    "itself": {"$ref": "#"},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_hostile_schema_is_refused_while_others_are_answered(board: Board, name: str) -> None:
+    """Nobody waits for it, neither those who are being answered nor the next one."""
+    shape = {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": HOSTILE[name]}}}
+    story = [{"role": "user", "content": "Tell a story about a robot."}]
+    running = asyncio.create_task(board.chat("smol", story, max_tokens=20))
+    async with asyncio.timeout(15):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await board.chat("smol", **shape)
+        assert caught.value.param == "response_format"
+        assert (await running).choices[0].message.content
+        assert (await board.chat("smol", story, max_tokens=3)).choices[0].message.content
+
+
 # -- leaving -----------------------------------------------------------------------------------------------------------
 
 
