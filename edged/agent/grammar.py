@@ -26,6 +26,11 @@ SPACE = r"[ \t\n\r]*"
 FENCE = "```"
 ANYTHING = "(?s:.*)"
 ARGUMENTS = rf'{SPACE},{SPACE}"arguments"{SPACE}:{SPACE}'
+# How a call begins, what follows its name, and how it ends: as json.dumps writes it, and with indent=2.
+LAYOUTS = (
+    (r'\{"name": "', ', "arguments": ', "}"),
+    (r'\{\n  "name": "', r',\n  "arguments": ', "\n}"),
+)
 
 
 def one_call(tools: Sequence[ToolSpec], calls: CallFormat) -> str:
@@ -120,15 +125,27 @@ def _strict_calls(tools: Sequence[ToolSpec]) -> list[str]:
 
 
 def _loose_calls(tools: Sequence[ToolSpec]) -> list[str]:
-    """The rules `bare` and `fenced` (its end is LOOSE_END): the JSON of a call in any layout."""
+    """The rules `bare` and `fenced` (its end is LOOSE_END): the JSON of a call in any layout.
+
+    A call that begins as json.dumps writes it, in one line or indented by two, goes on like that: then names and
+    punctuation are forced. So small models write nearly all of theirs; any other layout they choose for themselves.
+    """
+    known = f"({'|'.join(begin for begin, _, _ in LAYOUTS)})"
     rules = [f"bare: {_any_of('bare', tools)}", f"fenced: {_any_of('fenced', tools)}"]
     for i, tool in enumerate(tools):
-        head = _loose_head(re.escape(tool.name)) + ARGUMENTS
+        name = re.escape(tool.name)
+        ways: dict[str, list[str]] = {"bare": [], "fenced": []}
+        for kind, before in (("bare", SPACE), ("fenced", f"{SPACE}{FENCE}(json)?{SPACE}")):
+            for n, (begin, middle, close) in enumerate(LAYOUTS):
+                terminal = f"{kind.upper()}_{i}_{n}"
+                ways[kind].append(f"{terminal} {'strict' if n == 0 else 'arguments'}_{i} {_text(close)}")
+                rules.append(f'{terminal}: /{before}{begin}{name}"{middle}/')
+            ways[kind].append(f"{kind.upper()}_{i} arguments_{i} LOOSE_CLOSE")
+            head = _loose_head(name) + ARGUMENTS
+            rules.append(f"{kind.upper()}_{i}: /{before}{head}/ & ~/{before}{known}{ANYTHING}/")
         rules += [
-            f"bare_{i}: BARE_{i} arguments_{i} LOOSE_CLOSE",
-            f"fenced_{i}: FENCED_{i} arguments_{i} LOOSE_CLOSE",
-            f"BARE_{i}: /{SPACE}{head}/",
-            f"FENCED_{i}: /{SPACE}{FENCE}(json)?{SPACE}{head}/",
+            *(f"{kind}_{i}: {' | '.join(all_ways)}" for kind, all_ways in ways.items()),
+            f"strict_{i}: %json {json.dumps(_closed(tool.parameters))}",
             f"arguments_{i}: %json {json.dumps({**_closed(tool.parameters), 'x-guidance': ANY_SPACES})}",
         ]
     return [*rules, rf"LOOSE_CLOSE: /{SPACE}\}}/", f"LOOSE_END: /{SPACE}{FENCE}/"]

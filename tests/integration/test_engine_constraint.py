@@ -11,6 +11,7 @@ import pytest
 
 from edged.agent import grammar
 from edged.agent.dialect import HERMES
+from edged.engine import vocabulary
 from edged.engine.constraint import Constraint, Grammars, tokens_of
 from edged.errors import BadRequest
 from edged.tools.values import schema
@@ -131,3 +132,74 @@ def test_a_token_that_may_not_come_fails_this_output_and_no_other(words: Any, gr
         _ = broken.allowed().ids
     assert not other.allowed().holds(letter)
     assert other.allowed().holds(words.tokenize("1", special=False)[0])
+
+
+WRITTEN: dict[str, tuple[str, str, int, bool]] = {  # grammar, output, most tokens to choose, forced behind the prompt
+    "an agent's call": (
+        grammar.one_call([LAMP, ToolSpec("reply", "d", schema({}))], HERMES),
+        '<tool_call>\n{"name": "set_lamp", "arguments": {"lamp": "north", "level": 40, "note": "x"}}\n</tool_call>',
+        9,
+        True,
+    ),
+    "response_schema": (
+        grammar.answer({"type": "object", "properties": {"tank": {"enum": ["a", "b"]}, "ok": {"type": "boolean"}},
+                        "required": ["tank", "ok"], "additionalProperties": False}),
+        '{"tank": "b", "ok": true}',
+        4,
+        True,
+    ),
+    "tools, required": (
+        grammar.some_calls([LAMP], HERMES, most=4),
+        '<tool_call>\n{"name": "set_lamp", "arguments": {"lamp": "north", "level": 7, "note": ""}}\n</tool_call>',
+        6,
+        True,
+    ),
+    "tools, auto, marked": (
+        grammar.text_or_calls([LAMP], HERMES, most=1),
+        '<tool_call>\n{"name": "set_lamp", "arguments": {"lamp": "north", "level": 7, "note": ""}}\n</tool_call>',
+        14,
+        False,
+    ),
+    "tools, auto, bare": (
+        grammar.text_or_calls([LAMP], HERMES, most=1),
+        '{"name": "set_lamp", "arguments": {"lamp": "north", "level": 7, "note": ""}}',
+        15,
+        False,
+    ),
+    "tools beside a shape": (
+        grammar.answer_or_calls([LAMP], HERMES, SHAPE, most=1),
+        '{"name": "set_lamp", "arguments": {"lamp": "north", "level": 7, "note": ""}}',
+        12,
+        False,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_no_choice_is_forced_wherever_a_grammar_runs(words: Any, grammars: Grammars, name: str) -> None:
+    """Also behind the prompt, where what comes first is certain. (An object of any shape has nothing certain.)"""
+    rules, text, most, at_once = WRITTEN[name]
+    constraint = grammars.constraint(rules)
+    written, chosen, forced = "", 0, constraint.forced()
+    assert bool(forced) == at_once
+    while True:
+        written += "".join(vocabulary.piece_of(words, token).decode() for token in forced)
+        assert text.startswith(written)
+        if constraint.complete or written == text:
+            break
+        token = next_token(words, text[len(written) :], constraint)
+        constraint.accept(token)
+        chosen += 1
+        written += vocabulary.piece_of(words, token).decode()
+        forced = constraint.forced()
+    assert written == text
+    assert chosen <= most
+    assert chosen < len(words.tokenize(text, special=False)) / 1.5
+
+
+def next_token(words: Any, text: str, constraint: Constraint) -> int:
+    """The longest token that the text goes on with and the grammar allows."""
+    allowed = constraint.allowed().ids.tolist()
+    pieces = {vocabulary.piece_of(words, token): token for token in allowed if not words.is_eog(token)}
+    longest = next(size for size in range(len(text), 0, -1) if text[:size].encode() in pieces)
+    return int(pieces[text[:longest].encode()])

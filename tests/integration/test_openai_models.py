@@ -227,6 +227,32 @@ async def test_required_tool_is_called_with_arguments_that_fit(board: Board, mod
         assert json.loads(call.function.arguments) == {"valve": "north", "position": "open"}
 
 
+NOTE: Any = {
+    "type": "function",
+    "function": {
+        "name": "note",
+        "parameters": {"type": "object", "properties": {"text": {"type": "string", "minLength": 400}},
+                       "required": ["text"]},
+    },
+}  # fmt: skip
+
+
+async def test_call_that_is_cut_off_is_the_same_whole_and_streamed(board: Board) -> None:
+    """In pieces as it is written; what has come of the arguments is no JSON, and the reason tells of it."""
+    fields: dict[str, Any] = {"tools": [NOTE], "tool_choice": "required", "max_tokens": 30, "temperature": 0}
+    question = [{"role": "user", "content": "Note a long story about a robot."}]
+    whole = (await board.chat("smol", question, **fields)).choices[0]
+    chunks = [chunk.choices[0] async for chunk in await board.chat("smol", question, stream=True, **fields)]
+    pieces = [call for chunk in chunks for call in chunk.delta.tool_calls or ()]
+    assert whole.finish_reason == chunks[-1].finish_reason == "length"
+    (call,) = whole.message.tool_calls
+    assert "".join(piece.function.arguments for piece in pieces) == call.function.arguments
+    assert (pieces[0].function.name, call.function.name) == ("note", "note")
+    assert len(pieces) > 5
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(call.function.arguments)
+
+
 @pytest.mark.parametrize("stream", [pytest.param(False, marks=pytest.mark.slow), True])
 async def test_auto_calls_gets_the_result_and_answers(board: Board, stream: bool) -> None:
     """The whole round, with the messages as the SDK gives them back."""
@@ -315,6 +341,29 @@ async def test_schema_that_cannot_be_kept_is_refused_by_name(
     with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
         await board.chat("smol", stream=stream, **fields)
     assert caught.value.param == param
+
+
+HOSTILE: dict[str, Any] = {
+    "patterns that have to be brought together": {
+        "allOf": [{"type": "string", "pattern": f"(a|b)*{i}(x|y){{12}}"} for i in range(40)]
+    },
+    "9,000 properties": {"type": "object", "properties": {f"p{i}": {} for i in range(9_000)}},
+    "itself": {"$ref": "#"},
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_hostile_schema_is_refused_while_others_are_answered(board: Board, name: str) -> None:
+    """Nobody waits for it, neither those who are being answered nor the next one."""
+    shape = {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": HOSTILE[name]}}}
+    story = [{"role": "user", "content": "Tell a story about a robot."}]
+    running = asyncio.create_task(board.chat("smol", story, max_tokens=20))
+    async with asyncio.timeout(15):
+        with pytest.raises(openai.BadRequestError) as caught:
+            await board.chat("smol", **shape)
+        assert caught.value.param == "response_format"
+        assert (await running).choices[0].message.content
+        assert (await board.chat("smol", story, max_tokens=3)).choices[0].message.content
 
 
 # -- leaving -----------------------------------------------------------------------------------------------------------

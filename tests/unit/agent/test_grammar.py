@@ -119,3 +119,48 @@ def test_answer_does_not_let_a_schema_set_the_spaces(bytewise: Any) -> None:
     text = grammar.answer({"type": "array", "items": {"type": "integer"}, "x-guidance": {"whitespace_flexible": True}})
     assert accepts(bytewise, text, "[1, 2]")
     assert not accepts(bytewise, text, "[ 1,  2 ]")
+
+
+LAYOUTS: dict[str, tuple[str, str]] = {
+    "one line": ('{"name": "reply"', ', "arguments": {}}'),
+    "behind a line break": ('\n{"name": "reply"', ', "arguments": {}}'),
+    "fenced": ('```json\n{"name": "reply"', ', "arguments": {}}'),
+    "indented": ('{\n  "name": "reply"', ',\n  "arguments": {'),
+    "fenced and indented": ('```\n{\n  "name": "reply"', ',\n  "arguments": {'),
+    "its own": ('{ "name":"reply"', ""),
+    "a word": ('"reply"', ""),
+}
+
+
+@pytest.mark.parametrize("calls", [HERMES, GENERIC], ids=["hermes", "generic"])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_text_or_calls_forces_what_follows_the_name_in_a_known_layout(
+    bytewise: Any, calls: CallFormat, name: str
+) -> None:
+    """A call that begins as json.dumps writes it goes on like that; any other layout is the model's choice."""
+    begun, forced = LAYOUTS[name]
+    found = matcher(bytewise, grammar.text_or_calls([VALVE, REPLY], calls, most=1))
+    found.consume_tokens(bytewise.tokenize_bytes(begun.encode()))
+    assert not found.is_error()
+    assert found.compute_ff_bytes().decode() == forced
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        '{"name": "reply", "arguments": {}}',
+        '{\n  "name": "reply",\n  "arguments": {}\n}',
+        '{\n  "name": "set_valve",\n  "arguments": {\n    "valve": "north",\n    "open": true\n  }\n}',
+        '{\n    "name": "reply",\n    "arguments": {}\n}',
+        '{"name":"reply","arguments":{}}',
+        '{ "name" : "reply" ,\t"arguments" : { } }',
+        '```json\n{\n  "name": "reply",\n  "arguments": {}\n}\n```',
+        '```\n{"name": "reply", "arguments": {}}```',
+        '``` {"name":"reply", "arguments":{}} ```',
+    ],
+)
+def test_text_or_calls_lets_calls_through_in_any_layout(bytewise: Any, call: str) -> None:
+    """So small models write them, bare or in a fence."""
+    rules = grammar.text_or_calls([VALVE, REPLY], HERMES, most=1)
+    assert accepts(bytewise, rules, call)
+    assert not accepts(bytewise, rules, call.replace('"arguments"', '"argument"'))
