@@ -178,6 +178,7 @@ class Worker:
             return not (abort.is_set() or self._stopping.is_set())
 
         try:
+            cpus.before_loading()
             from edged.engine.runner import Runner
 
             configured = spec.threads if spec.threads is not None else self._threads
