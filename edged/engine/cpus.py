@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
-from collections.abc import Collection
+from collections.abc import Collection, MutableMapping
 from pathlib import Path
 
 from edged.engine import threads
@@ -15,29 +16,50 @@ CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 STAT = Path("/proc/stat")
 
-# How often a thread that waits for the others looks before it sleeps. GNU OpenMP's own choice (300,000 times or more)
-# is made for machines without other work. On two x86 cores with a 0.5B model, tokens a second with two threads beside
-# 0, 1, 2 and 4 busy processes, best of five: 48, 14, 11, 1 with its choice and 51, 20, 25, 10 with this; sleeping at
-# once (OMP_WAIT_POLICY=passive) is as good on the busy board and gives 28 on the quiet one.
-SPIN_COUNT = 10_000
-# What a user may have set for it: then it stays.
-SPIN_VARIABLES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-
 # Seconds between two looks. Load: its clock ticks every 0.01 s, so in less time it says little; a look takes 0.1 ms.
 LOAD_S = 0.5
 HEAT_S = 5.0
 ALLOWED_S = 10.0
 # A load over a longer time says nothing about now.
 LATE_S = 5.0
+# Turns of the loop in which a thread waits for the others before it sleeps, some 0.4 ms on x86 (before_loading).
+SPIN_COUNT = 10_000
+# ... where a turn takes about 40 ns: with the instruction `pause` in it.
+SPINS_LONG = ("x86_64", "i686")
 # Fields of a CPU in STAT that are idle and iowait. The two after the first eight are parts of others (proc(5)).
 IDLE = slice(3, 5)
 FIELDS = 8
 
 
-def before_loading() -> None:
-    """Tell OpenMP how to wait. Only before llama.cpp's libraries are loaded: they read the environment once."""
-    if not any(name in os.environ for name in SPIN_VARIABLES):
-        os.environ["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
+def before_loading(environment: MutableMapping[str, str] | None = None, machine: str | None = None) -> None:
+    """Let threads of OpenMP that wait for one another sleep sooner. Before the first import of llama_cpp: libgomp reads
+    the environment when it is loaded. What the user has set stays.
+
+    libgomp's own 300,000 turns are 12 ms on x86, longer than the time slice of whatever a thread waits for, so a busy
+    board loses them nearly all; without `pause` (ARM: 0.1 to 0.6 ms in all) they are well chosen, and stay.
+    Two threads on two cores, a model of 0.5B; busy: tokens/s beside one to four processes and other work of about one
+    CPU, medians. Alone: ms of a step of one token and of 64, both threads with real-time priority so that nothing came
+    between them, and how often one slept in it.
+
+    | turns | busy 1, 2, 4 | one token | sleeps | 64 tokens | sleeps |
+    |---|---|---|---|---|---|
+    | 300,000 | 0.4, 0.8, 0.1 | 19.6 | 0 | 299 | 0 |
+    | 30,000 | 1.9, 1.9, 0.4 | 20.1 | 0 | 280 | 1 |
+    | 10,000 | 2.4, 2.5, 1.7 | 19.4 | 1 | 287 | 13 |
+    | 3,000 | 7.5, 4.1, 5.0 | 19.8 | 1 | 289 | 55 |
+    | 1,000 | | 20.1 | 1.5 | 291 | 123 |
+    | 0 (`OMP_WAIT_POLICY=passive`) | | 28.2 | 670 | 295 | 676 |
+
+    One thread is better than any of these beside busy processes (`threads.Tuner`); this bounds what it costs until that
+    is found, and what short bursts of other programs cost all the time.
+
+    Args:
+        environment: instead of this process's.
+        machine: as `platform.machine()`.
+    """
+    environment = os.environ if environment is None else environment
+    if (machine or platform.machine()) in SPINS_LONG and not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & set(environment):
+        environment["GOMP_SPINCOUNT"] = str(SPIN_COUNT)
 
 
 class BoardWatch:
