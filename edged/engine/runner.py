@@ -260,7 +260,7 @@ class Runner:
         generation = self._generations[sequence]
         if not generation.was_admitted:
             generation.admitted()
-            sequence.n_cached = sequence.n_computed
+            sequence.n_cached = min(sequence.n_computed, sequence.n_prompt)  # forced tokens behind it may be there, too
             self._counters.prompt_tokens += sequence.n_prompt
             self._counters.cached_tokens += sequence.n_cached
         if sequence.seq_id >= 0:

@@ -28,6 +28,8 @@ from benchmarks.report import Result, Row, say
 from benchmarks.workload import REQUESTS, Call, parsed, same
 
 CLIENTS = {1: 10, 4: 30}  # clients at once: requests of a block. A block of many clients is longer than its ragged end
+# Of a request, another one each round: else its prompt is there as a whole, and nobody asks thirty things twice.
+OPENINGS = ("", "Please: ", "Now: ", "Hey! ", "OK, next. ", "Do this: ", "Well, ", "One more: ")
 MAX_TOKENS = 128  # of a call: four times what the longest one needs
 REACH = 1 / 3
 
@@ -76,9 +78,10 @@ def _compare(folder: Path, peer: Peer, prompting: board.Prompting, clients: int,
     answers: tuple[list[list[Answer]], list[list[Answer]]] = ([], [])
     for number in range(rounds):
         say(f"{many}: round {number + 1} of {rounds}")
-        for start in range(0, len(REQUESTS), block):
+        asked = [(f"{OPENINGS[(number + clients) % len(OPENINGS)]}{text}", call) for text, call in REQUESTS]
+        for start in range(0, len(asked), block):
             for taken, contestants in zip(answers, (ours, theirs), strict=True):
-                taken.append(_block(contestants, REQUESTS[start : start + block]))
+                taken.append(_block(contestants, asked[start : start + block]))
     return _rows(f"{many}, llama-server", *answers)
 
 
