@@ -162,8 +162,16 @@ class Prompting:
         template = pairs["tokenizer.chat_template"]
         assert isinstance(template, str)
         self._spoken = Dialect(template, gguf.special_tokens(model(), pairs))
-        self._prompts = Prompts(settings.agents[agent], settings.tools, self._spoken)
-        self._tools = (*specs({n: settings.tools[n] for n in settings.agents[agent].tools}), REPLY)
+        self._agent = settings.agents[agent]
+        self._prompts = Prompts(self._agent, settings.tools, self._spoken)
+        self._tools = (*specs({name: settings.tools[name] for name in self._agent.tools}), REPLY)
+
+    @property
+    def system(self) -> str:
+        """System text and tools as the model's template writes them in the system message; no examples."""
+        told = (Message("system", self._agent.system),)
+        text = "".join(segment.text for segment in self._spoken.render(told, self._tools, generate=False))
+        return text.removeprefix("<|im_start|>system\n").removesuffix("<|im_end|>\n")
 
     def prompt(self, text: str) -> str:
         """With the mark a call begins with: edged's grammar forces it, here it is part of the prompt."""

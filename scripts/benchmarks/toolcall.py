@@ -1,11 +1,14 @@
-"""A tool call from question to answer, warm, against llama.cpp's server with the same prompt and JSON Schema.
+"""A tool call from question to answer, warm, against llama.cpp's server with the same JSON Schema and its prompt cache.
 
-Both get the same bytes of prompt: edged's own, sent to the server's `/completion` up to where the JSON of the call
-begins, with its prompt cache on and every slot warm. The peer returns the call's JSON; edged has accepted the request
-durably, written the journal, run the tool in SQLite and settled the answer by then. Blocks of requests take turns.
+The peer is asked in two ways, each from slots of its own that hold the prefix:
 
-The examples in the prompt teach the model to write JSON in one line. So the peer, whose grammar would allow it to lay
-JSON out, spends no token on white space either: both sides' tokens are in the table.
+* the same prompt: the very bytes edged computes, its tools' examples included, sent to `/completion` up to where the
+  JSON of the call begins;
+* response_format: a chat completion with system text and tools, as a client without edged would ask (no examples).
+
+The peer returns the call's JSON; edged has accepted the request durably, written the journal, run the tool in SQLite
+and settled the answer by then. Its calls are counted with the marks around them, which the peer need not write. Blocks
+of requests take turns.
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks import board, peers, workload
-from benchmarks.calls import Connection
 from benchmarks.figures import Ratio, p95, ratio_of_means, row
 from benchmarks.peers import Peer, Settings
 from benchmarks.report import Result, Row, say
@@ -32,6 +34,8 @@ CLIENTS = {1: 10, 4: 30}  # clients at once: requests of a block. A block of man
 OPENINGS = ("", "Please: ", "Now: ", "Hey! ", "OK, next. ", "Do this: ", "Well, ", "One more: ")
 MAX_TOKENS = 128  # of a call: four times what the longest one needs
 REACH = 1 / 3
+WAYS = 2  # in which the peer is asked
+GREEDY = {"temperature": 0, "samplers": ["temperature"], "cache_prompt": True}  # no sampler but the likeliest token
 
 
 @dataclass(frozen=True)
@@ -59,30 +63,38 @@ def run(*, rounds: int = 3, peer_bin: Path | None = None) -> Result:
         prompting = board.Prompting(folder)
         with board.daemon(folder):
             for clients, block in CLIENTS.items():
-                settings = Settings(model=board.model(), slots=clients, context=board.CONTEXT, threads=board.threads())
+                settings = Settings(
+                    model=board.model(), slots=clients * WAYS, context=board.CONTEXT, threads=board.threads()
+                )
                 with peers.serving(program, settings, folder) as peer:
                     rows += _compare(folder, peer, prompting, clients, block, rounds)
     return Result(rows, {"peers": peers.about(program), "model": board.MODEL, "threads": board.threads()})
 
 
 def _compare(folder: Path, peer: Peer, prompting: board.Prompting, clients: int, block: int, rounds: int) -> list[Row]:
-    schema = prompting.schema()
-    ours = [_edged(folder) for _ in range(clients)]
-    theirs = [_peer(peer.connect(), prompting, schema) for _ in range(clients)]
+    sides = [
+        [_edged(folder) for _ in range(clients)],
+        [_same_prompt(peer, prompting, slot) for slot in range(clients)],
+        [_response_format(peer, prompting, clients + slot) for slot in range(clients)],
+    ]
     many = f"{clients} client{'s' if clients > 1 else ''}"
     say(f"{many}: warming up")
-    for slot in range(clients):  # every slot has the prefix
-        _peer(peer.connect(), prompting, schema, slot)(*REQUESTS[slot])
-    for contestants in (ours, theirs):
-        _block(contestants, REQUESTS[:clients])
-    answers: tuple[list[list[Answer]], list[list[Answer]]] = ([], [])
+    for asks in sides:
+        for ask in asks:  # one by one: every slot has its prefix then
+            ask(*REQUESTS[0])
+        _block(asks, REQUESTS[:clients])
+    answers: list[list[list[Answer]]] = [[] for _ in sides]
     for number in range(rounds):
         say(f"{many}: round {number + 1} of {rounds}")
         asked = [(f"{OPENINGS[(number + clients) % len(OPENINGS)]}{text}", call) for text, call in REQUESTS]
         for start in range(0, len(asked), block):
-            for taken, contestants in zip(answers, (ours, theirs), strict=True):
-                taken.append(_block(contestants, asked[start : start + block]))
-    return _rows(f"{many}, llama-server", *answers)
+            for taken, asks in zip(answers, sides, strict=True):
+                taken.append(_block(asks, asked[start : start + block]))
+    ours, same_prompt, response_format = answers
+    return [
+        *_rows(f"{many}, the same prompt", ours, same_prompt),
+        *_rows(f"{many}, response_format", ours, response_format),
+    ]
 
 
 def _rows(against: str, ours: list[list[Answer]], theirs: list[list[Answer]]) -> list[Row]:
@@ -153,32 +165,43 @@ def _edged(folder: Path) -> Ask:
     return ask
 
 
-def _peer(connection: Connection, prompting: board.Prompting, schema: dict[str, Any], slot: int = -1) -> Ask:
+def _same_prompt(peer: Peer, prompting: board.Prompting, slot: int) -> Ask:
+    connection, schema = peer.connect(), prompting.schema()
+
     def ask(text: str, wanted: Call) -> Answer:
         body = completion(prompting.prompt(text), schema) | {"id_slot": slot}
         began = time.perf_counter()
         done = connection.post("/completion", body)
-        ms = (time.perf_counter() - began) * 1000
-        timings = done["timings"]
-        return Answer(
-            ms,
-            same(parsed(done["content"]), wanted),
-            done["tokens_predicted"],
-            timings["cache_n"] + timings["prompt_n"],
-            timings["cache_n"],
-            done["tokens_predicted"],
-        )
+        return _answer(began, done["content"], wanted, done["timings"])
 
     return ask
 
 
+def _response_format(peer: Peer, prompting: board.Prompting, slot: int) -> Ask:
+    connection, shape = peer.connect(), {"name": "call", "schema": prompting.schema()}
+
+    def ask(text: str, wanted: Call) -> Answer:
+        body = {
+            "messages": [{"role": "system", "content": prompting.system}, {"role": "user", "content": text}],
+            "response_format": {"type": "json_schema", "json_schema": shape},
+            "max_tokens": MAX_TOKENS,
+            **GREEDY,
+            "id_slot": slot,
+        }
+        began = time.perf_counter()
+        done = connection.post("/v1/chat/completions", body)
+        return _answer(began, done["choices"][0]["message"]["content"], wanted, done["timings"])
+
+    return ask
+
+
+def _answer(began: float, content: str, wanted: Call, timings: dict[str, Any]) -> Answer:
+    """Of llama.cpp's server. Each token is a step there."""
+    ms = (time.perf_counter() - began) * 1000
+    tokens, cached = timings["predicted_n"], timings["cache_n"]
+    return Answer(ms, same(parsed(content), wanted), tokens, cached + timings["prompt_n"], cached, tokens)
+
+
 def completion(prompt: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The request for one call to llama.cpp's server: greedy, and no sampler but that."""
-    return {
-        "prompt": prompt,
-        "json_schema": schema,
-        "n_predict": MAX_TOKENS,
-        "temperature": 0,
-        "samplers": ["temperature"],
-        "cache_prompt": True,
-    }
+    """The request for one call to llama.cpp's server."""
+    return {"prompt": prompt, "json_schema": schema, "n_predict": MAX_TOKENS, **GREEDY}
