@@ -135,6 +135,7 @@ class Runner:
             n_prompt=len(prompt),
             prefix_tokens=min(shared, len(prompt) - 1),
             max_tokens=min(job.max_tokens, self._limit - len(prompt)),
+            repeatable=job.sampling.seed is not None,
         )
         generation = Generation(ticket, sequence, self._native, None if ticket.warm else constraint)
         self._generations[sequence] = generation
@@ -221,7 +222,7 @@ class Runner:
         if not self._sharing:
             return
         running = self._scheduler.running
-        ready = [s for s in running if s.prompt_done and s.n_pending == 1]
+        ready = [s for s in running if s.prompt_done and s.n_pending == 1 and not s.repeatable]
         length = partial(self._drafting.length, len(ready))
         for sequence in running:
             sequence.drafts = ()

@@ -228,7 +228,7 @@ class Scheduler:
 
     def _place(self, sequence: Sequence, step: Step) -> bool:
         """Give it an id and the best beginning there is, if there is room for all its tokens."""
-        source, shared = self.best_match(sequence.tokens) if not sequence.n_saved else (-1, 0)
+        source, shared = self._beginning_for(sequence)
         cells = len(sequence.tokens) - shared + (GROWTH_CELLS * (len(self.running) + 1) if self.running else 0)
         victims = self._victims_for(sequence) if sequence.interactive else []
         stay = [s.seq_id for s in self.running if s not in victims]
@@ -247,6 +247,15 @@ class Scheduler:
         if sequence.n_saved:
             self._bring_back(sequence, step)
         return True
+
+    def _beginning_for(self, sequence: Sequence) -> tuple[int, int]:
+        """(sequence id, length) of what it begins from; (-1, 0) for nothing."""
+        if sequence.n_saved:
+            return -1, 0
+        if not sequence.repeatable:
+            return self.best_match(sequence.tokens)
+        own = (k for k in self.kept if k.fixed and k.tokens == sequence.prefix_key)
+        return next(((k.seq_id, len(k.tokens)) for k in own), (-1, 0))
 
     def _begin(self, sequence: Sequence, source: int, shared: int, step: Step) -> None:
         self._queue(sequence).remove(sequence)

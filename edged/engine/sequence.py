@@ -50,6 +50,8 @@ class Sequence:
     n_cached: tokens that were there before this sequence began.
     n_saved: tokens whose state was copied out of the context when the sequence had to make room.
     served_at: the scheduler's step in which it last got something to compute.
+    repeatable: alone, it is computed in the same way every time: it begins from its own fixed prefix only, and nothing
+        is drafted for it. Other batches round differently.
     """
 
     order: int
@@ -63,6 +65,7 @@ class Sequence:
     n_cached: int = 0
     n_saved: int = 0
     served_at: int = 0
+    repeatable: bool = False
     drafts: tuple[int, ...] = ()
     prefix_key: tuple[int, ...] = field(init=False)
 

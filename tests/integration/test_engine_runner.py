@@ -644,7 +644,7 @@ def test_drafts_that_are_wrong_change_nothing(bench: Bench, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "change", [{"sampling": Sampling(temperature=1.0, seed=3)}, {"logprobs": 2}, {"stop": ("plum, cherry, apple",)}]
+    "change", [{"sampling": Sampling(temperature=0.1)}, {"logprobs": 2}, {"stop": ("plum, cherry, apple",)}]
 )
 def test_drafts_go_with_sampling_logprobs_and_stops(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]

@@ -185,8 +185,8 @@ async def test_seed_repeats_an_answer(board: Board) -> None:
 @ONE_QUICK
 async def test_logprobs_tell_each_token_and_the_likeliest(board: Board, model: str) -> None:
     """Greedy, the sampled token is the likeliest; probabilities add up to no more than one."""
-    choice = (await board.chat(model, logprobs=True, top_logprobs=5)).choices[0]
-    plain = (await board.chat(model)).choices[0]
+    choice = (await board.chat(model, logprobs=True, top_logprobs=5, seed=1)).choices[0]
+    plain = (await board.chat(model, seed=1)).choices[0]
     assert plain.logprobs is None
     assert choice.message.content == plain.message.content
     tokens = choice.logprobs.content

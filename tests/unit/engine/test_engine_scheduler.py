@@ -255,6 +255,22 @@ def test_ended_sequence_is_where_a_conversation_goes_on() -> None:
     assert handed_out(step) == [(1, len(said), 2)]
 
 
+def test_repeatable_sequence_begins_from_its_fixed_prefix_only() -> None:
+    """Computed in the same chunks each time, whatever else is in the context."""
+    s = scheduler()
+    chunks = []
+    for order in range(2):
+        again = sequence(7, prefix=32)
+        again.order, again.repeatable = order, True
+        s.add(again)
+        while not again.prompt_done:
+            step = s.schedule(budget(), 0)
+            chunks.append([(c.start, c.count) for c in step.chunks])
+            compute(s, step)
+        s.retire(again, Step())
+    assert chunks == [[(0, 32)], [(32, 10)], [(32, 10)]]
+
+
 def test_running_sequence_is_shared_too() -> None:
     s = scheduler()
     first = sequence(0, prompt=40)
