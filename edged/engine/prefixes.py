@@ -3,15 +3,13 @@ time."""
 
 from __future__ import annotations
 
-import logging
 import time
+from collections.abc import Callable
 
 from edged.engine.llama import Llama
-from edged.engine.scheduler import Forget, Scheduler, Step
+from edged.engine.scheduler import Scheduler, Step
 from edged.engine.sequence import Kept
 from edged.engine.snapshots import Entry, Shelf
-
-log = logging.getLogger(__name__)
 
 # How long an unload or a stop waits for room in the queue of the disk's writer, in seconds, for each prefix.
 LAST_WAIT_S = 2.0
@@ -22,12 +20,14 @@ class Prefixes:
 
     Args:
         shelf: the states on the disk.
+        do: does to llama.cpp what a step says.
     """
 
-    def __init__(self, shelf: Shelf, native: Llama, scheduler: Scheduler) -> None:
+    def __init__(self, shelf: Shelf, native: Llama, scheduler: Scheduler, do: Callable[[Step], None]) -> None:
         self._shelf = shelf
         self._native = native
         self._scheduler = scheduler
+        self._do = do
         self._seen: set[Kept] = set()  # those that are on the disk, or not worth it
 
     @property
@@ -41,7 +41,7 @@ class Prefixes:
         tokens_s: how fast prompts are computed, in tokens a second; None: not known yet.
         """
         _, known = self._scheduler.best_match(tokens)
-        entry = self._shelf.best(tokens, tokens_s, already=known)
+        entry = self._shelf.best(tuple(tokens), tokens_s, already=known)
         return entry is not None and self._restore(entry, tokens_s)
 
     def save(self, tokens_s: float | None, *, wait: bool = False) -> None:
@@ -63,20 +63,17 @@ class Prefixes:
         state = self._shelf.read(entry)
         if state is None:
             return False
-        step = Step()
-        kept = self._scheduler.adopt(entry.tokens, step)
+        room = Step()
+        kept = self._scheduler.adopt(entry.tokens, room)
         if kept is None:  # running sequences need the room
             return False
-        self._forget(step)
+        self._do(room)
         if not self._native.restore(kept.seq_id, state):
-            self._scheduler.drop(kept, step)
+            given_up = Step()
+            self._scheduler.drop(kept, given_up)
+            self._do(given_up)
             self._shelf.refuse(entry, "llama.cpp does not take it")
             return False
         self._seen.add(kept)
         self._shelf.observe(entry, time.monotonic() - began, tokens_s)
         return True
-
-    def _forget(self, step: Step) -> None:
-        for move in step.moves:
-            if isinstance(move, Forget):
-                self._native.forget(move.seq_id)

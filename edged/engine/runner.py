@@ -110,7 +110,7 @@ class Runner:
 
     def _open_prefixes(self, snapshots: Snapshots) -> Prefixes:
         key = Key(model_fingerprint(Path(self.spec.path)), llama.runtime(), self._native.layout)
-        return Prefixes(snapshots.open(key), self._native, self._scheduler)
+        return Prefixes(snapshots.open(key), self._native, self._scheduler, self._prepare)
 
     @property
     def has_work(self) -> bool:

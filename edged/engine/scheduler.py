@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from edged.engine.cells import Cells
-from edged.engine.sequence import Chunk, Kept, Sequence, common_length
+from edged.engine.sequence import MIN_SHARED_TOKENS, Chunk, Kept, Sequence, common_length
 
-# A shorter beginning is neither kept nor shared: so few tokens ride along in the batch of the turn almost for nothing.
-MIN_SHARED_TOKENS = 16
 # Cells that have to stay free for each running sequence when another one is admitted: some ten steps of growth, so
 # that what was admitted does not have to make room at once.
 GROWTH_CELLS = 16

@@ -7,6 +7,9 @@ import math
 from collections.abc import Sequence as Row
 from dataclasses import dataclass, field
 
+# A shorter beginning is neither kept, in the context or on the disk, nor shared: so few tokens ride along in the batch
+# of the turn almost for nothing, and two dialects have as many in common by chance.
+MIN_SHARED_TOKENS = 16
 # Compared at once: slices compare in C, so a thousand tokens take microseconds.
 STRIDE = 64
 # How long it takes for a use to count half, in seconds: an agent that was asked five minutes ago is half as likely to

@@ -30,7 +30,7 @@ from msgspec import Struct
 
 from edged.engine import snapshot_file
 from edged.engine.fingerprint import model_fingerprint
-from edged.engine.sequence import common_length
+from edged.engine.sequence import MIN_SHARED_TOKENS, common_length
 from edged.engine.snapshot_file import SUFFIX, UNFINISHED, VERSION, Buffer, Damaged, Header, Key, Stopped
 from edged.engine.snapshot_worth import Worth
 
@@ -38,8 +38,6 @@ __all__ = ["Entry", "Key", "Shelf", "Snapshots", "Stats", "model_fingerprint"]
 
 log = logging.getLogger(__name__)
 
-# Fewer tokens ride along in the batch of a request almost for nothing; two dialects share as many by chance.
-LEAST_SHARED = 16
 # States that wait for the card lie in memory: two prefixes of 1,000 tokens of a 1.5B model, on a board with 1 GB.
 MOST_QUEUED_BYTES = 64 * 2**20
 # Left free on the disk: the store lies there too, and a request that cannot be stored is not accepted.
@@ -457,7 +455,7 @@ class Shelf:
         best, most = None, 0.0
         for entry in self._owner._candidates(self._prefix):
             shared = common_length(entry.tokens, tokens)
-            if shared < LEAST_SHARED or shared <= already or (shared < len(entry.tokens) and not cuts):
+            if shared < MIN_SHARED_TOKENS or shared <= already or (shared < len(entry.tokens) and not cuts):
                 continue
             rate = tokens_per_s or _rate(entry.tokens, entry.computed_s)
             cached = self._owner._is_cached(entry)

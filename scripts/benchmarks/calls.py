@@ -6,12 +6,15 @@ import http.client
 import json
 import select
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 HEADERS = {"Content-Type": "application/json"}
+
+T = TypeVar("T")
 
 
 class CallError(Exception):
@@ -97,3 +100,24 @@ class Connection:
     def close(self) -> None:
         """End the connection."""
         self._connection.close()
+
+
+def at_once(works: Sequence[Callable[[], T]]) -> list[T]:
+    """All of them in threads, together; what each gave, as they ended. Raises what the first one that failed did."""
+    done: list[T] = []
+    errors: list[BaseException] = []
+
+    def run(work: Callable[[], T]) -> None:
+        try:
+            done.append(work())
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return done

@@ -25,7 +25,7 @@ from statistics import median
 
 from benchmarks import board, peers, streams
 from benchmarks.board import batch_streams
-from benchmarks.calls import Connection
+from benchmarks.calls import Connection, at_once
 from benchmarks.figures import histogram_quantile, nearest_rank, ratio, row
 from benchmarks.peers import Settings
 from benchmarks.report import Result, Row, say
@@ -90,7 +90,7 @@ def _streams(
 
 def _together(readers: list[Read], level: int) -> list[Stream]:
     chosen = itertools.islice(zip(readers, TOPICS, strict=False), level)
-    return streams.at_once([lambda read=read, topic=topic: read(streams.question(topic)) for read, topic in chosen])
+    return at_once([lambda read=read, topic=topic: read(streams.question(topic)) for read, topic in chosen])
 
 
 def _edged(folder: Path) -> Read:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,27 +68,6 @@ def read(connection: Connection, text: str, extra: dict[str, Any], tokens: int =
         raise RuntimeError(f"an empty answer to {text!r}")
     # a server that tells no usage sends a piece for every token
     return Stream(began, came[0], came[-1], counted or len(came))
-
-
-def at_once(readers: Sequence[Callable[[], Stream]]) -> list[Stream]:
-    """All of them in threads, together."""
-    done: list[Stream] = []
-    errors: list[BaseException] = []
-
-    def work(reader: Callable[[], Stream]) -> None:
-        try:
-            done.append(reader())
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(reader,)) for reader in readers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return done
 
 
 def rate(streams: Sequence[Stream]) -> float:

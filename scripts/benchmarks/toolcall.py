@@ -15,15 +15,16 @@ from __future__ import annotations
 
 import queue
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from benchmarks import board, peers, workload
+from benchmarks.calls import at_once
 from benchmarks.figures import Ratio, p95, ratio_of_means, row
 from benchmarks.peers import Peer, Settings
 from benchmarks.report import Result, Row, say
@@ -122,26 +123,17 @@ def _block(contestants: list[Ask], requests: Sequence[tuple[str, Call]]) -> list
     todo: queue.SimpleQueue[tuple[str, Call]] = queue.SimpleQueue()
     for request in requests:
         todo.put(request)
-    answers: list[Answer] = []
-    errors: list[BaseException] = []
 
-    def work(ask: Ask) -> None:
-        try:
-            while True:
-                answers.append(ask(*todo.get_nowait()))
-        except queue.Empty:
-            pass
-        except BaseException as error:
-            errors.append(error)
+    def work(ask: Ask) -> list[Answer]:
+        answers = []
+        while True:
+            try:
+                request = todo.get_nowait()
+            except queue.Empty:
+                return answers
+            answers.append(ask(*request))
 
-    workers = [threading.Thread(target=work, args=(ask,)) for ask in contestants]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    if errors:
-        raise errors[0]
-    return answers
+    return [answer for answers in at_once([partial(work, ask) for ask in contestants]) for answer in answers]
 
 
 def _edged(folder: Path) -> Ask:

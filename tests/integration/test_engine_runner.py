@@ -121,6 +121,11 @@ class Bench:
         self.runner.step()
         self.take()
 
+    def finish(self) -> None:
+        """Until everything has ended."""
+        while self.runner.has_work:
+            self.step()
+
     def sequence(self, ticket: Ticket) -> Sequence:
         return next(s for s, g in self.runner._generations.items() if g.ticket is ticket)
 
@@ -134,8 +139,7 @@ class Bench:
 
     def run(self, *jobs: Job) -> list[Completion]:
         tickets = [self.submit(j) for j in jobs]
-        while self.runner.has_work:
-            self.step()
+        self.finish()
         return [self.completion(t) for t in tickets]
 
     def completion(self, ticket: Ticket) -> Completion:
@@ -245,8 +249,7 @@ def _outputs(bench: Bench, jobs: list[Job]) -> list[list[int]]:
     """All tokens of the requests, prompts included, once they have ended."""
     tickets = [bench.submit(j) for j in jobs]
     sequences = [bench.sequence(t) for t in tickets]
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     return [s.tokens for s in sequences]
 
 
@@ -287,8 +290,7 @@ def test_conversation_goes_on_from_its_own_state(bench: Bench) -> None:
 def test_warm_job_leaves_its_prefix_and_generates_nothing(bench: Bench) -> None:
     grammar = schema_grammar(CALL_SCHEMA)
     ticket = bench.submit(job("Hi", grammar=grammar), warm=True)
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     done = bench.completion(ticket)
     assert (done.text, done.completion_tokens) == ("", 0)
     assert bench.runner.stats.prefixes == 1
@@ -299,8 +301,7 @@ def test_prefix_of_a_cancelled_request_leaves_the_books_in_order(bench: Bench) -
     first, second = bench.submit(job(QUESTIONS[0])), bench.submit(job(QUESTIONS[1]))
     bench.step()
     assert bench.runner.cancel(first)
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     assert bench.completion(second).text
     assert bench.runner.stats.running == 0
 
@@ -310,8 +311,7 @@ def test_prefix_of_a_cancelled_request_leaves_the_books_in_order(bench: Bench) -
 
 def test_streamed_text_is_the_final_text(bench: Bench) -> None:
     ticket = bench.submit(job("Write a line of emoji: 😀 🎉 ü €"))
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     assert "".join(bench.texts[ticket]) == bench.completion(ticket).text
     assert len(bench.texts[ticket]) > 1
 
@@ -320,8 +320,7 @@ def test_stop_string_ends_the_text_and_is_never_shown(bench: Bench) -> None:
     whole = bench.run(job(QUESTIONS[2]))[0]
     stop = whole.text[len(whole.text) // 2 :][:7]
     ticket = bench.submit(job(QUESTIONS[2], stop=(stop,)))
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     done = bench.completion(ticket)
     assert done.finish is Finish.STOP
     assert done.text == whole.text[: whole.text.index(stop)] == "".join(bench.texts[ticket])
@@ -381,8 +380,7 @@ def test_logprobs_come_with_their_text(bench: Bench) -> None:
     stop = whole.text[len(whole.text) // 2 :][:3]
     for stops in ((), (stop,)):
         ticket = bench.submit(job("Write a line of emoji: 😀 🎉 ü €", logprobs=1, stop=stops))
-        while bench.runner.has_work:
-            bench.step()
+        bench.finish()
         done = bench.completion(ticket)
         assert done.text.encode().startswith(b"".join(t.data for t in done.logprobs))
         assert sum((news[1] for news in bench.told[ticket]), ()) == done.logprobs
@@ -497,8 +495,7 @@ def test_cancel_frees_the_cells_and_the_others_go_on(bench: Bench) -> None:
         bench.step()
     assert bench.runner.cancel(first)
     assert not bench.runner.cancel(first)
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     assert first not in bench.outcomes
     assert bench.completion(second).text
     assert bench.runner.stats.cells_used <= idle + bench.completion(second).prompt_tokens + 24  # the other one's state
@@ -524,8 +521,7 @@ def test_books_hold_under_random_arrivals_and_cancels(bench: Bench) -> None:
         if alive and (i >= 30 or rng.random() < 0.3):
             bench.runner.cancel(alive.pop(rng.randrange(len(alive))))
         bench.step()
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     stats = bench.runner.stats
     assert stats.running == stats.waiting == 0
     scheduler = bench.runner._scheduler
@@ -546,8 +542,7 @@ def test_generations_that_outgrow_the_cells_all_end_and_say_what_they_say_alone(
     """Some make room and come back, from a copy of their state: the oracle finds nothing wrong with what follows."""
     tight.watch()
     tickets = crowd(tight)
-    while tight.runner.has_work:
-        tight.step()
+    tight.finish()
     assert tight.runner.stats.set_aside > 0
     assert all(tight.completion(t).completion_tokens == 45 for t in tickets)
     assert tight.runner._aside.n_bytes == 0
@@ -566,8 +561,7 @@ def test_state_that_is_lost_is_computed_again(
         monkeypatch.setattr(tight.native, "restore", lambda *_: False)
     tight.watch()
     tickets = crowd(tight)
-    while tight.runner.has_work:
-        tight.step()
+    tight.finish()
     assert tight.runner.stats.set_aside > 0
     assert all(tight.completion(t).completion_tokens == 45 for t in tickets)
     assert last_drift(tight, scratch) <= DRIFT
@@ -585,8 +579,7 @@ def test_interactive_request_does_not_wait_for_batch_work(bench: Bench) -> None:
     while urgent not in bench.outcomes:
         bench.step()
     assert not any(t in bench.outcomes for t in batch)
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     assert all(bench.completion(t).text for t in batch)
 
 
@@ -622,8 +615,7 @@ def test_drafts_that_are_right_save_steps_and_the_oracle_agrees(
     bench.watch()
     ticket = bench.submit(job(REPEAT, grammar=grammar, max_tokens=60))
     sequence = bench.sequence(ticket)
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     done = bench.completion(ticket)
     assert bench.runner.stats.accepted_tokens > 5
     assert done.decode_steps < plain.decode_steps
@@ -672,8 +664,7 @@ def test_model_that_cannot_share_answers_all_the_same(monkeypatch: pytest.Monkey
     drafting_always(bench, monkeypatch)
     try:
         tickets = crowd(bench)
-        while bench.runner.has_work:
-            bench.step()
+        bench.finish()
         assert all(bench.completion(t).completion_tokens == 45 for t in tickets)
         assert all(bench.completion(t).cached_tokens == 0 for t in tickets)
         stats = bench.runner.stats
@@ -750,8 +741,7 @@ def test_decode_without_room_fails_the_youngest_only(bench: Bench, monkeypatch: 
     bench.run(job(QUESTIONS[0]))
     old, young = bench.submit(job(QUESTIONS[1])), bench.submit(job(QUESTIONS[2]))
     fail_once(bench, monkeypatch, 1)
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     assert isinstance(bench.outcomes[young], NoMemory)
     assert bench.completion(old).text
 
@@ -759,8 +749,7 @@ def test_decode_without_room_fails_the_youngest_only(bench: Bench, monkeypatch: 
 def test_logits_that_are_no_numbers_are_no_answer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench.native, "logits", lambda row: np.full(bench.native.n_vocab, np.nan, np.float32))
     ticket = bench.submit(job("Hi"))
-    while bench.runner.has_work:
-        bench.step()
+    bench.finish()
     outcome = bench.outcomes[ticket]
     assert isinstance(outcome, EdgedError)
     assert "not a number" in outcome.message

@@ -22,6 +22,7 @@ from edged.errors import Busy, ConfigError, EdgedError, NoLink, NoMemory, OverBu
 from edged.transport.http.connection import caller, gone
 from edged.transport.http.errors import NotFound
 from edged.transport.http.limits import Limits
+from tests import strangers
 from tests.brokers import until
 from tests.desks import (
     FAST,
@@ -393,21 +394,14 @@ async def test_unauthorized_body_is_not_read(desk: Desk, tmp_path: Path) -> None
         await writer.wait_closed()
 
 
-STRANGER = """
-import os, socket, sys
-os.setgroups([])
-os.setgid(int(sys.argv[2]))
-os.setuid(int(sys.argv[2]))
-connection = socket.socket(socket.AF_UNIX)
-try:
-    connection.connect(sys.argv[1])
-except PermissionError:
-    print("permission denied")
-    sys.exit()
+STRANGER = (
+    strangers.CONNECT
+    + """
 for path in ("/livez", "/metrics"):
     connection.sendall(f"GET {path} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n".encode())
     print(connection.recv(65536).split()[1].decode())
 """
+)
 
 
 @pytest.mark.parametrize(("mode", "said"), [(0o660, "permission denied\n"), (0o666, "200\n403\n")])

@@ -18,6 +18,7 @@ import pytest
 import pytest_asyncio
 
 from edged.client import AsyncClient, Client, EdgedCallError
+from tests import strangers
 from tests.brokers import until
 from tests.daemons import ROOT, Daemon, Wired
 
@@ -334,21 +335,14 @@ async def test_lists_models_tools_and_status(client: Wired) -> None:
     ]
 
 
-STRANGER = """
-import os, socket, sys
-import msgpack
-os.setgroups([])
-os.setgid(int(sys.argv[2]))
-os.setuid(int(sys.argv[2]))
-connection = socket.socket(socket.AF_UNIX)
-try:
-    connection.connect(sys.argv[1])
-except PermissionError:
-    print("permission denied")
-    sys.exit()
+STRANGER = (
+    "import msgpack\n"  # as whoever may read the library
+    + strangers.CONNECT
+    + """
 connection.sendall(msgpack.packb([0, 1, "status", [{}]]))
 print(msgpack.unpackb(connection.recv(65536))[2]["code"])
 """
+)
 
 
 @pytest.mark.parametrize(("mode", "said"), [("0660", "permission denied"), ("0666", "forbidden")])

@@ -9,7 +9,6 @@ import pytest
 from edged.engine.scheduler import (
     BATCH_SHARE,
     GROWTH_CELLS,
-    MIN_SHARED_TOKENS,
     BringBack,
     Budget,
     Forget,
@@ -18,7 +17,7 @@ from edged.engine.scheduler import (
     Share,
     Step,
 )
-from edged.engine.sequence import HALF_LIFE_S, Sequence, common_length
+from edged.engine.sequence import HALF_LIFE_S, MIN_SHARED_TOKENS, Sequence, common_length
 
 PREFIX = list(range(1000, 1000 + 2 * MIN_SHARED_TOKENS))
 

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from edged.engine import snapshot_file, snapshots
+from edged.engine.sequence import MIN_SHARED_TOKENS
 from edged.engine.snapshot_worth import Worth
 from edged.engine.snapshots import Entry, Key, Snapshots
 
@@ -129,7 +130,7 @@ def test_a_state_of_another_format_is_not_seen(make: Make, monkeypatch: pytest.M
         (tokens(200), 200),
         (tokens(150), 200),  # 150 of its 200 tokens
         ((*tokens(150), 7, 7), 200),
-        ((*tokens(snapshots.LEAST_SHARED - 1), 7), None),
+        ((*tokens(MIN_SHARED_TOKENS - 1), 7), None),
         (tokens(100, first=1), None),
         ((), None),
     ],
@@ -148,7 +149,7 @@ def test_of_two_that_share_as_much_the_smaller_is_offered(make: Make) -> None:
     for n in (300, 100, 200):
         shelf.write(tokens(n), state(1000 * n), n / 10)
     owner.close()
-    for asked in (tokens(100), (*tokens(snapshots.LEAST_SHARED), 7)):
+    for asked in (tokens(100), (*tokens(MIN_SHARED_TOKENS), 7)):
         found = make().open(KEY).best(asked)
         assert found is not None
         assert found.tokens == tokens(100)
