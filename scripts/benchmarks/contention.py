@@ -9,7 +9,6 @@ Tokens are those of the text that came (the peer's `/tokenize`), so it does not 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import subprocess
 import sys
 import tempfile
@@ -86,11 +85,12 @@ def _edged(stack: contextlib.ExitStack, folder: Path, threads: str) -> Contestan
 def _round(
     contestants: list[Contestant], tokenizer: Connection, busy: int, number: int, rounds: int
 ) -> dict[str, float]:
-    """Tokens a second of each, one after the other."""
+    """Tokens a second of each, one after the other, of the same answer: how well it can be guessed decides, too."""
     say(f"{busy} busy processes: round {number + 1} of {rounds}")
+    question = streams.question(TOPICS[(number * len(BUSY) + BUSY.index(busy)) % len(TOPICS)])
     found = {}
     for contestant in contestants:
-        found[contestant.name] = _rate(contestant, tokenizer, busy)
+        found[contestant.name] = _rate(contestant, question, tokenizer, busy)
         time.sleep(PAUSE_S)
     return found
 
@@ -111,9 +111,9 @@ def _rows(busy: int, found: list[dict[str, float]]) -> list[Row]:
     ]
 
 
-def _rate(contestant: Contestant, tokenizer: Connection, busy: int) -> float:
+def _rate(contestant: Contestant, question: str, tokenizer: Connection, busy: int) -> float:
     """Tokens a second within the window. Where none came the answer is that of one: more than it was."""
-    heard = _Heard(contestant)
+    heard = _Heard(contestant, question)
     heard.first.wait(board.REQUEST_S)
     time.sleep(QUIET_S)
     with _busy(busy):
@@ -135,7 +135,8 @@ class _Heard:
     pieces: (when it came, text). listening: it was still going on at `end`.
     """
 
-    def __init__(self, contestant: Contestant) -> None:
+    def __init__(self, contestant: Contestant, question: str) -> None:
+        self._question = question
         self.pieces: list[tuple[float, str]] = []
         self.first = threading.Event()
         self.listening = True
@@ -152,7 +153,7 @@ class _Heard:
     def _read(self) -> None:
         body = {
             "model": "small",
-            "messages": [{"role": "user", "content": streams.question(next(_topics))}],
+            "messages": [{"role": "user", "content": self._question}],
             "max_tokens": MAX_TOKENS,
             "temperature": 0,
             "stream": True,
@@ -169,9 +170,6 @@ class _Heard:
                 return
         self.listening = False
         self.first.set()
-
-
-_topics = itertools.cycle(TOPICS)
 
 
 @contextlib.contextmanager
