@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 
 from edged.engine.confidence import Confidence
 from edged.engine.constraint import Constraint
-from edged.engine.drafts import Lookup
+from edged.engine.drafts import Drafter, Drafting
 from edged.engine.llama import Llama
 from edged.engine.logprobs import Trail
 from edged.engine.sampler import Logits, logprob, sampler
@@ -26,14 +25,15 @@ class Generation:
     `finish` is None while it goes on. The tokens are appended to the sequence, which the scheduler reads.
     """
 
-    def __init__(self, ticket: Ticket, sequence: Sequence, native: Llama, constraint: Constraint | None) -> None:
+    def __init__(
+        self, ticket: Ticket, sequence: Sequence, native: Llama, constraint: Constraint | None, drafting: Drafting
+    ) -> None:
         job = ticket.job
         self.ticket = ticket
         self.sequence = sequence
         self.finish: Finish | None = None
         self.n_forced = 0
         self.decode_steps = 0
-        self.ending = 0  # how long the ending was that the drafts were found behind
         self.prepared_s = 0.0  # before it was queued: to tokenise, compile the grammar, bring the prefix from the disk
         self._native = native
         self._constraint = constraint
@@ -44,7 +44,7 @@ class Generation:
         self._show_control = job.grammar is not None or job.confidence_marker is not None
         self._trail = Trail(job.logprobs, self._piece) if job.logprobs is not None else None
         self._fresh: list[str] = []
-        self._lookup = Lookup(sequence.prefix_tokens)
+        self._drafter = Drafter(sequence.prefix_tokens, drafting)
         self._admitted_at: float | None = None
         self._first_at: float | None = None
         self._force()
@@ -70,16 +70,13 @@ class Generation:
         """It has got its place among the sequences for the first time."""
         self._admitted_at = time.monotonic()
 
-    def draft(self, length_for: Callable[[int], int]) -> None:
+    def draft(self, rows: int) -> None:
         """Set the sequence's drafts: what may come next, by what was said before.
 
-        length_for: how many to draft behind an ending of some length.
+        rows: of the step, without drafts.
         """
-        tokens = self.sequence.tokens
         room = self.sequence.max_tokens - self.n_completion - 1  # the last token needs no draft behind it
-        at, self.ending = self._lookup.find(tokens)
-        most = min(room, length_for(self.ending)) if self.ending and room > 0 else 0
-        self.sequence.drafts = tuple(tokens[at : at + most])
+        self.sequence.drafts = self._drafter.draft(self.sequence.tokens, rows, room)
 
     def advance(self, logits: Logits) -> None:
         """Choose the next token, and append it with what the grammar then forces.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -45,6 +44,8 @@ class _Counters:
     forced_tokens: int = 0
     decode_steps: int = 0
     set_aside: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Runner:
@@ -137,7 +138,7 @@ class Runner:
             max_tokens=min(job.max_tokens, self._limit - len(prompt)),
             repeatable=job.sampling.seed is not None,
         )
-        generation = Generation(ticket, sequence, self._native, None if ticket.warm else constraint)
+        generation = Generation(ticket, sequence, self._native, None if ticket.warm else constraint, self._drafting)
         self._generations[sequence] = generation
         if generation.finish is None:
             if self._prefixes:
@@ -223,11 +224,10 @@ class Runner:
             return
         running = self._scheduler.running
         ready = [s for s in running if s.prompt_done and s.n_pending == 1 and not s.repeatable]
-        length = partial(self._drafting.length, len(ready))
         for sequence in running:
             sequence.drafts = ()
         for sequence in ready:
-            self._generations[sequence].draft(length)
+            self._generations[sequence].draft(len(ready))
 
     def _prepare(self, step: Step) -> None:
         for move in step.moves:
@@ -298,7 +298,7 @@ class Runner:
         self._counters.decode_steps += 1
         self._pace.observe(rows, seconds)
         if all(chunk.count == 1 and chunk.is_last for chunk in chunks):
-            self._drafting.observe_step(rows, seconds)
+            self._drafting.costs.observe(rows, seconds)
         self._tuner.observe(rows, seconds)
 
     def _choose_threads(self, tokens: int) -> None:
@@ -358,8 +358,8 @@ class Runner:
         """Keep what was right, take back the rest."""
         sequence = generation.sequence
         sequence.n_computed += right
-        if generation.finish is None or right == len(drafts):  # the end cuts off what may have been right
-            self._drafting.observe_draft(generation.ending, len(drafts), right)
+        self._counters.drafted_tokens += len(drafts)
+        self._counters.accepted_tokens += right
         if right < len(drafts):
             self._native.cut(sequence.seq_id, sequence.n_computed)
             self._scheduler.cut(sequence)
@@ -411,8 +411,8 @@ class Runner:
             cached_tokens=counters.cached_tokens,
             generated_tokens=counters.generated_tokens,
             forced_tokens=counters.forced_tokens,
-            drafted_tokens=self._drafting.drafted,
-            accepted_tokens=self._drafting.accepted,
+            drafted_tokens=counters.drafted_tokens,
+            accepted_tokens=counters.accepted_tokens,
             decode_steps=counters.decode_steps,
             set_aside=counters.set_aside,
             prefill_tokens_s=self._rates.prefill_tokens_s,
