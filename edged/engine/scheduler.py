@@ -102,6 +102,7 @@ class Scheduler:
         self._waiting: tuple[deque[Sequence], deque[Sequence]] = (deque(), deque())  # interactive, batch
         self._free_ids = set(range(max_ids))
         self._steps = 0
+        self._batch_waits = False  # it was left out of the last step
         self._now = 0.0
 
     @property
@@ -342,12 +343,19 @@ class Scheduler:
     # The token budget
 
     def _fill(self, step: Step, budget: Budget) -> None:
-        """Interactive work, then batch work in what that leaves it."""
+        """Interactive work, then batch work in what that leaves it.
+
+        Somebody waits for the first token of an interactive request: the step that brings it is as short as can be,
+        and batch work is left out. Not twice in a row: short prompts that follow one another must not stop it.
+        """
         busy = [s for s in self.running if s.n_pending > 0]
         given = self._serve([s for s in busy if s.interactive], budget.most, budget, step)
         room = budget.most - given
         if given:
             room = min(room, -(-given // BATCH_SHARE))
+        self._batch_waits = not self._batch_waits and any(c.is_last and not c.sequence.prompt_done for c in step.chunks)
+        if self._batch_waits:
+            room = 0
         self._serve([s for s in busy if not s.interactive], room, budget, step)
         self._add_drafts(step, budget)
 

@@ -113,8 +113,33 @@ def test_interactive_prompt_goes_before_an_older_batch_prompt() -> None:
     s = scheduler(2000)
     s.add(sequence(0, prompt=100, interactive=False))
     s.schedule(budget(32), 0)
-    s.add(sequence(1, prompt=20))
-    assert handed_out(s.schedule(budget(32), 0)) == [(1, 0, 20), (0, 0, 20 // BATCH_SHARE)]
+    s.add(sequence(1, prompt=40))
+    assert handed_out(s.schedule(budget(32), 0)) == [(1, 0, 32)]
+
+
+def test_batch_work_has_its_share_beside_a_long_prompt() -> None:
+    s = scheduler(2000)
+    s.add(sequence(0, prompt=100, interactive=False))
+    s.schedule(budget(32, rhythm=16), 0)
+    run(s, generating := sequence(1, prompt=20, most=100))
+    done = s.running[0].n_computed
+    s.add(sequence(2, prompt=200))
+    first, *_, batch = handed_out(s.schedule(budget(32, rhythm=16), 0))
+    assert first[0] == generating.order
+    assert batch == (0, done, -(-17 // BATCH_SHARE))
+
+
+def test_step_that_brings_a_first_token_carries_no_batch_work_but_the_next_does() -> None:
+    """However many short prompts follow one another."""
+    s = scheduler(2000, running=20, ids=24)
+    run(s, sequence(0, interactive=False, most=500))
+    carried = []
+    for i in range(1, 9):
+        s.add(sequence(i, prompt=12))
+        step = s.schedule(budget(64), 0)
+        carried.append(any(c.sequence.order == 0 for c in step.chunks))
+        compute(s, step)
+    assert carried == [False, True] * 4
 
 
 def test_batch_generations_take_turns_beside_an_interactive_one() -> None:
