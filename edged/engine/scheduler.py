@@ -9,7 +9,7 @@ is set aside and they go on later. Any sequence fits an empty context, so the fi
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -75,11 +75,12 @@ class Step:
 @dataclass(slots=True, frozen=True)
 class Budget:
     """Tokens of one step. most: of all; it reaches for one of every sequence. rhythm: of prompts, while others
-    generate. outputs: rows that may have logits."""
+    generate. outputs: rows that may have logits. batch: generations of a step of batch work alone."""
 
     most: int
     rhythm: int
     outputs: int
+    batch: int
 
 
 class Scheduler:
@@ -101,7 +102,7 @@ class Scheduler:
         self._sharing = sharing
         self._waiting: tuple[deque[Sequence], deque[Sequence]] = (deque(), deque())  # interactive, batch
         self._free_ids = set(range(max_ids))
-        self._steps = 0
+        self._served = 0
         self._batch_waits = False  # it was left out of the last step
         self._now = 0.0
 
@@ -127,7 +128,6 @@ class Scheduler:
 
     def schedule(self, budget: Budget, now: float) -> Step:
         """Admit who fits and hand out tokens. now: seconds, on a clock that does not go back."""
-        self._steps += 1
         self._now = now
         step = Step()
         self._admit(step)
@@ -189,10 +189,10 @@ class Scheduler:
         """Keep it no longer."""
         self._evict(kept, step)
 
-    def best_match(self, tokens: list[int]) -> tuple[int, int]:
+    def best_match(self, tokens: list[int], without: Collection[int] = ()) -> tuple[int, int]:
         """(sequence id, length) of the state in the context that has most of these tokens at its beginning; (-1, 0)
         where none has enough. The last token is never among them: without computing it there are no logits to go on
-        from."""
+        from. without: ids that do not count."""
         best, most = -1, 0
         if not self._sharing:
             return best, most
@@ -203,7 +203,7 @@ class Scheduler:
         asked = tuple(tokens)
         for seq_id, known, computed in states:
             shared = min(common_length(tuple(known[:computed]), asked), len(tokens) - 1)
-            if shared > most and shared >= MIN_SHARED_TOKENS:
+            if shared > most and shared >= MIN_SHARED_TOKENS and seq_id not in without:
                 best, most = seq_id, shared
         return best, most
 
@@ -227,12 +227,13 @@ class Scheduler:
 
     def _place(self, sequence: Sequence, step: Step) -> bool:
         """Give it an id and the best beginning there is, if there is room for all its tokens."""
-        source, shared = self._beginning_for(sequence)
-        cells = len(sequence.tokens) - shared + (GROWTH_CELLS * (len(self.running) + 1) if self.running else 0)
         victims = self._victims_for(sequence) if sequence.interactive else []
         stay = [s.seq_id for s in self.running if s not in victims]
         if len(stay) >= self.max_running:
             return False
+        leaving = {victims[-i].seq_id for i in range(1, len(self.running) - self.max_running + 2)}
+        source, shared = self._beginning_for(sequence, leaving)
+        cells = len(sequence.tokens) - shared + (GROWTH_CELLS * (len(self.running) + 1) if self.running else 0)
         if self.cells.total - self.cells.used_by(stay, beside=(source, shared)) < cells:
             return False
         while len(self.running) >= self.max_running:
@@ -247,12 +248,12 @@ class Scheduler:
             self._bring_back(sequence, step)
         return True
 
-    def _beginning_for(self, sequence: Sequence) -> tuple[int, int]:
-        """(sequence id, length) of what it begins from; (-1, 0) for nothing."""
+    def _beginning_for(self, sequence: Sequence, leaving: Collection[int]) -> tuple[int, int]:
+        """(sequence id, length) of what it begins from; (-1, 0) for nothing. leaving: ids of those that make way."""
         if sequence.n_saved:
             return -1, 0
         if not sequence.repeatable:
-            return self.best_match(sequence.tokens)
+            return self.best_match(sequence.tokens, leaving)
         own = (k for k in self.kept if k.fixed and k.tokens == sequence.prefix_key)
         return next(((k.seq_id, len(k.tokens)) for k in own), (-1, 0))
 
@@ -356,7 +357,12 @@ class Scheduler:
         self._batch_waits = not self._batch_waits and any(c.is_last and not c.sequence.prompt_done for c in step.chunks)
         if self._batch_waits:
             room = 0
-        self._serve([s for s in busy if not s.interactive], room, budget, step)
+        batch = [s for s in busy if not s.interactive]
+        if not given:  # whoever comes meanwhile waits for the end of the step
+            room = min(room, budget.rhythm)
+            generating = sorted((s for s in batch if s.prompt_done), key=lambda s: (s.served_at, s.order))
+            batch = generating[: budget.batch] + [s for s in batch if not s.prompt_done]
+        self._serve(batch, room, budget, step)
         self._add_drafts(step, budget)
 
     def _serve(self, sequences: list[Sequence], room: int, budget: Budget, step: Step) -> int:
@@ -388,7 +394,8 @@ class Scheduler:
         if count <= 0:
             return 0
         self.cells.grow(sequence.seq_id, count)
-        sequence.served_at = self._steps
+        self._served += 1
+        sequence.served_at = self._served
         step.chunks.append(Chunk(sequence, sequence.n_computed, count))
         return count
 
@@ -409,7 +416,8 @@ class Scheduler:
         if any(not c.sequence.prompt_done for c in step.chunks):
             return
         room = budget.most - sum(c.count for c in step.chunks)
-        outputs = budget.outputs - len(step.chunks)
+        interactive = any(c.sequence.interactive for c in step.chunks)
+        outputs = (budget.outputs if interactive else min(budget.outputs, budget.batch)) - len(step.chunks)
         for i, chunk in enumerate(step.chunks):
             drafts = chunk.sequence.drafts[: max(0, min(room, outputs, self.cells.free))]
             if not drafts or not chunk.is_last:

@@ -52,7 +52,7 @@ class Sequence:
     n_computed: tokens whose keys and values are in the context, shared ones included.
     n_cached: tokens that were there before this sequence began.
     n_saved: tokens whose state was copied out of the context when the sequence had to make room.
-    served_at: the scheduler's step in which it last got something to compute.
+    served_at: larger than that of all who got something to compute before it did.
     repeatable: alone, it is computed in the same way every time: it begins from its own fixed prefix only, and nothing
         is drafted for it. Other batches round differently.
     """

@@ -6,7 +6,8 @@ from itertools import takewhile
 
 import pytest
 
-from edged.engine.drafts import MOST_DRAFTS, RETRY, Costs, Drafter, Drafting, Lookup
+from edged.engine.costs import Costs
+from edged.engine.drafts import MOST_DRAFTS, RETRY, Drafter, Drafting, Lookup
 
 # Seconds of a step by its rows, as measured with a 0.5B on two x86 cores and with what a GPU-like board would show.
 CPU = {1: 0.0193, 2: 0.038, 4: 0.050, 8: 0.085}
@@ -34,11 +35,11 @@ def test_lookup_finds_what_followed_the_longest_ending(tokens: list[int], start:
 
 def drafting(costs: dict[int, float]) -> Drafting:
     """One that has seen steps of these costs."""
-    drafting = Drafting()
+    seen = Costs()
     for _ in range(20):
         for rows, seconds in costs.items():
-            drafting.costs.observe(rows, seconds)
-    return drafting
+            seen.observe(rows, seconds)
+    return Drafting(seen)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +51,7 @@ def test_drafts_are_as_long_as_pays(costs: dict[int, float], chance: float, leas
 
 
 def test_nothing_is_drafted_before_the_cost_of_a_step_is_known() -> None:
-    assert Drafting().length(1, 1.0) == 0
+    assert Drafting(Costs()).length(1, 1.0) == 0
 
 
 def test_what_does_not_pay_is_tried_again_now_and_then() -> None:
@@ -62,15 +63,16 @@ def test_what_does_not_pay_is_tried_again_now_and_then() -> None:
 @pytest.mark.parametrize("slow", [3.0, 10.0])
 def test_drafts_pay_after_steps_that_something_else_made_slow(slow: float) -> None:
     """What was drafted while another program had the board is no reason to draft no more."""
-    one = Drafting()
+    costs = Costs()
+    one = Drafting(costs)
     for _ in range(50):
-        one.costs.observe(1, CPU[1])
+        costs.observe(1, CPU[1])
     for rows in (1, 2, 1, 4, 2, 1):
-        one.costs.observe(rows, slow * CPU[rows])
+        costs.observe(rows, slow * CPU[rows])
     lengths = []
     for _ in range(4 * RETRY):
         lengths.append(one.length(1, 0.95))
-        one.costs.observe(1 + lengths[-1], 0.0193 + 0.0094 * lengths[-1])
+        costs.observe(1 + lengths[-1], 0.0193 + 0.0094 * lengths[-1])
     assert min(lengths[-RETRY:]) >= 3
 
 
@@ -127,3 +129,12 @@ def test_costs_compare_sizes_that_were_seen_while_the_board_changed_its_speed() 
     for rows, seconds in CPU.items():
         assert costs.weight(rows) / costs.weight(1) == pytest.approx(seconds / CPU[1], rel=0.05)
     assert costs.weight(2) < costs.weight(3) < costs.weight(4), "between its neighbours"
+
+
+def test_rows_that_fit_a_time() -> None:
+    costs = Costs()
+    assert costs.rows_within(0.05, 16) == 16, "nothing is known"
+    for _ in range(40):
+        for rows, seconds in CPU.items():
+            costs.observe(rows, seconds)
+    assert [costs.rows_within(seconds, 8) for seconds in (0.001, 0.02, 0.052, 9.0)] == [1, 1, 4, 8]

@@ -35,8 +35,8 @@ def sequence(order: int, *, prompt: int = 10, most: int = 10, interactive: bool 
     )
 
 
-def budget(most: int = 256, rhythm: int = 16, outputs: int = 24) -> Budget:
-    return Budget(most, rhythm, outputs)
+def budget(most: int = 256, rhythm: int = 16, outputs: int = 24, batch: int = 16) -> Budget:
+    return Budget(most, rhythm, outputs, batch)
 
 
 def scheduler(cells: int = 1000, running: int = 4, ids: int = 6, *, sharing: bool = True) -> Scheduler:
@@ -127,6 +127,42 @@ def test_batch_work_has_its_share_beside_a_long_prompt() -> None:
     first, *_, batch = handed_out(s.schedule(budget(32, rhythm=16), 0))
     assert first[0] == generating.order
     assert batch == (0, done, -(-17 // BATCH_SHARE))
+
+
+def test_sequence_that_makes_way_is_nothing_to_begin_from() -> None:
+    """Though its tokens begin alike: its cells go before the other one comes."""
+    s = scheduler(running=1)
+    run(s, old := sequence(0, prompt=60, interactive=False))
+    fresh = sequence(1, prompt=60)
+    fresh.tokens[:40] = old.tokens[:40]
+    s.add(fresh)
+    step = s.schedule(budget(), 0)
+    assert step.admitted == [fresh]
+    assert [type(move) for move in step.moves] == [SetAside]
+    assert handed_out(step) == [(1, 0, 60)]
+
+
+def test_steps_of_batch_work_alone_are_short_and_take_turns() -> None:
+    """Whoever comes meanwhile waits for the end of one."""
+    s = scheduler(2000, running=8, ids=12)
+    run(s, *(sequence(i, interactive=False, most=100) for i in range(6)))
+    seen = []
+    for _ in range(3):
+        step = s.schedule(budget(batch=4), 0)
+        seen.append(sorted(c.sequence.order for c in step.chunks))
+        compute(s, step)
+    assert [len(orders) for orders in seen] == [4, 4, 4]
+    assert sorted(seen[0] + seen[1] + seen[2]) == sorted([*range(6)] * 2)
+    s.add(sequence(9, prompt=200, interactive=False))
+    step = s.schedule(budget(64, rhythm=16, batch=4), 0)
+    assert sum(c.count for c in step.chunks) == 16
+
+
+def test_drafts_of_batch_work_alone_keep_its_steps_short() -> None:
+    s = scheduler(2000)
+    run(s, one := sequence(0, interactive=False, most=100))
+    one.drafts = (7,) * 7
+    assert len(s.schedule(budget(batch=4), 0).chunks[0].drafts) == 3
 
 
 def test_step_that_brings_a_first_token_carries_no_batch_work_but_the_next_does() -> None:
