@@ -378,14 +378,35 @@ class ChatAnswer(Struct, frozen=True, kw_only=True):
     total_ms: float
 
 
+class EngineKind(StrEnum):
+    """What runs a model: llama.cpp (GGUF files), ONNX Runtime, or a server on this board that speaks the OpenAI API."""
+
+    LLAMA = "llama.cpp"
+    ONNX = "onnx"
+    SERVER = "openai"
+
+
+class KvType(StrEnum):
+    """What keys and values are kept as; llama.cpp's names of the types."""
+
+    F16 = "f16"
+    Q8_0 = "q8_0"
+
+
 class ModelSpec(Struct, frozen=True, kw_only=True):
-    """A model as configured: name of the alias, its file, the most tokens one request may use (prompt and answer)."""
+    """A model as configured: name of the alias, its file, the most tokens one request may use (prompt and answer).
+
+    variant: which of the alias's variants the file is; empty where it has only one.
+    """
 
     name: str
     path: str
     context: int
     pin: bool = False
     threads: int | None = None
+    engine: EngineKind = EngineKind.LLAMA
+    kv_type: KvType = KvType.F16
+    variant: str = ""
 
 
 class ModelState(StrEnum):
