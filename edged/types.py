@@ -409,6 +409,24 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     variant: str = ""
 
 
+class MemoryNeed(Struct, frozen=True, kw_only=True):
+    """What a model takes in memory, in bytes, by what it is for.
+
+    weights: mapped or copied. kv: keys and values, states. compute: buffers of the graph. output: logits and embeddings
+    that are kept. prefixes: states of sequences that wait in host memory.
+    """
+
+    weights: int = 0
+    kv: int = 0
+    compute: int = 0
+    output: int = 0
+    prefixes: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.compute + self.output + self.prefixes
+
+
 class ModelState(StrEnum):
     """Life of a model on this board."""
 
