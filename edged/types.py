@@ -336,36 +336,43 @@ class Completion(Struct, frozen=True, kw_only=True):
 
 
 class Chat(Struct, frozen=True, kw_only=True):
-    """One completion asked of an upstream.
+    """One completion asked of a server: an upstream, or one on this board.
 
     key: the idempotency key; asked again with the same key, it is the same question.
     messages: system text first; a message of role tool answers the oldest call before it that has no answer yet.
     may_call: False: the tools are told, for the calls in `messages`, and no new call is wanted.
+    must_call: at least one is.
+    parallel: whether several at once are wanted; None: as the server likes.
     response_schema: JSON Schema the text has to match.
-    max_tokens: most tokens of the answer.
+    max_tokens: most tokens of the answer; None: as many as the server gives.
+    logprobs: how many likeliest tokens to tell beside each token of the text; None: tell no log-probabilities.
     """
 
     key: str
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     may_call: bool = True
+    must_call: bool = False
+    parallel: bool | None = None
     response_schema: dict[str, JSON] | None = None
-    max_tokens: int
+    max_tokens: int | None
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
 
 class RawCall(Struct, frozen=True):
-    """A call as an upstream's model wrote it: nothing about it is checked. arguments: JSON text, if it is."""
+    """A call as a server's model wrote it: nothing about it is checked. arguments: JSON text, if it is."""
 
     name: str
     arguments: str
 
 
 class ChatAnswer(Struct, frozen=True, kw_only=True):
-    """What an upstream answered: text, or calls, or both. finish: stop | length | tool_calls | content_filter.
+    """What a server answered: text, or calls, or both. finish: stop | length | tool_calls | content_filter.
 
-    Tokens as the upstream counted them, estimated where it did not say. Times in milliseconds from the call.
+    Tokens as the server counted them, estimated where it did not say. Times in milliseconds from the call. logprobs: of
+    the text's tokens; None where it told none.
     """
 
     text: str
@@ -376,6 +383,7 @@ class ChatAnswer(Struct, frozen=True, kw_only=True):
     completion_tokens: int
     first_token_ms: float
     total_ms: float
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 class EngineKind(StrEnum):
