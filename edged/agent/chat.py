@@ -21,15 +21,11 @@ from edged.config import Model
 from edged.errors import BadRequest, Busy, ModelUnavailable
 from edged.interfaces import Engine, OnPiece
 from edged.types import (
-    JSON,
     Completion,
     Finish,
     Job,
-    Message,
-    Sampling,
     Segment,
     TokenLogprob,
-    ToolCall,
     ToolSpec,
 )
 from edged.wire import new_rid

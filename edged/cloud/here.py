@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import socket
 from collections.abc import Callable
@@ -52,7 +53,7 @@ def _resolver() -> aiohttp.abc.AbstractResolver:
                 for address in loopback.ADDRESSES.get(host, ())
             ]
             if not found:
-                raise OSError(f"{host} is not on this board")
+                raise OSError(errno.EHOSTUNREACH, f"{host} is not on this board")
             return found
 
         async def close(self) -> None:
@@ -65,5 +66,5 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
     """The last look before a connection is made. OSError: it would leave the board."""
     family, kind, protocol, _, where = address
     if not loopback.is_here(where[0]):
-        raise OSError(f"{where[0]} is not on this board")
+        raise OSError(errno.EHOSTUNREACH, f"{where[0]} is not on this board")
     return socket.socket(family, kind, protocol)

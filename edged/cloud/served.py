@@ -34,8 +34,8 @@ WARM = (Message("user", "Hello"),)
 
 
 class _Books:
-    """What is known of one model's server. refused: it was down when a request found that it does not take our model or
-    key, which no list of models may take back; users: requests that are with it."""
+    """What is known of one model's server. refused: a request found that it does not take our model or key, and no probe
+    shows that: until a request is answered it is believed; users: requests that are with it."""
 
     def __init__(self, name: str, settings: Model) -> None:
         server = loopback.parse(settings.base_url)
@@ -200,7 +200,7 @@ class Served:
         era, seen = books.link.era, None
         try:
             async with asyncio.timeout(PROBE_S):
-                seen = self._judged(books, await books.server.probe())
+                seen = _judged(books, await books.server.probe())
         except Trouble as trouble:
             seen = trouble.seen(probe=True)
         except TimeoutError:
@@ -209,25 +209,19 @@ class Served:
             log.exception("the probe of model %s failed through a bug", books.name)
             seen = Seen(sign=Sign.WEAK, reason="a bug of edged; its log has the details", probe=True)
         finally:
+            if seen is not None and seen.sign is Sign.GOOD and books.refused:
+                seen = Seen(sign=Sign.REFUSED, reason=books.link.reason, probe=True)
+            else:
+                books.refused = False  # the probe sees what is wrong, and will see when it is right
             self._ended(books, era, seen, probe=True)
-
-    def _judged(self, books: _Books, names: Sequence[str] | None) -> Seen:
-        """What a list of models says. None: the server has none, so a request has to show."""
-        model = books.settings.model
-        if names is None:
-            if books.refused:
-                return Seen(sign=Sign.REFUSED, reason=books.link.reason, probe=True)
-        elif not {model, f"{model}:latest"} & set(names):  # Ollama lists the tag, and takes the name without
-            return Seen(sign=Sign.REFUSED, reason=f"it does not offer {model!r}; it offers {_list(names)}", probe=True)
-        return Seen(sign=Sign.GOOD, probe=True)
 
     def _ended(self, books: _Books, era: int, seen: Seen | None, *, probe: bool = False) -> None:
         """An exchange is over; `seen` is None where it was broken off by ourselves."""
         if seen is None:
             self._set(books, link.abandoned(books.link, era, probe=probe))
             return
-        if seen.sign in (Sign.GOOD, Sign.REFUSED):
-            books.refused = seen.sign is Sign.REFUSED and (books.refused or not probe)
+        if not probe and seen.sign in (Sign.GOOD, Sign.REFUSED):
+            books.refused = seen.sign is Sign.REFUSED
         chance = random.random()  # noqa: S311  # jitter, no secret
         self._set(books, link.ended(books.link, era, seen, clock.boot(), chance, self._pace))
 
@@ -244,6 +238,14 @@ class Served:
         else:
             log.warning("model %s: its server cannot be used: %s", books.name, new.reason)
             self._tell("server_down", {"model": books.name, "reason": new.reason})
+
+
+def _judged(books: _Books, names: Sequence[str] | None) -> Seen:
+    """What a list of models says. None: the server has none, so a request has to show."""
+    model = books.settings.model
+    if names is None or {model, f"{model}:latest"} & set(names):  # Ollama lists the tag, and takes the name without
+        return Seen(sign=Sign.GOOD, probe=True)
+    return Seen(sign=Sign.REFUSED, reason=f"it does not offer {model!r}; it offers {_list(names)}", probe=True)
 
 
 def _state(known: Link) -> ModelState:

@@ -13,6 +13,7 @@ import pytest
 from tests import clouds
 from tests.clouds import ScriptedCloud
 from tests.cloudy import ask, upstream
+from tests.commands import edged
 from tests.daemons import Daemon, Wired
 from tests.times import assert_adds_up
 
@@ -88,9 +89,7 @@ async def test_shape_is_asked_for_apart_from_the_tools_and_checked(tmp_path: Pat
     assert shaped == [(True, False), (True, False), (False, True), (False, True)]
 
 
-async def test_answer_streams_and_a_cancelled_request_lets_the_server_go(
-    tmp_path: Path, server: ScriptedCloud
-) -> None:
+async def test_answer_streams_and_a_cancelled_request_lets_the_server_go(tmp_path: Path, server: ScriptedCloud) -> None:
     """Piece by piece; who cancels gets what every cancelled request gets."""
     async with served(tmp_path, server) as daemon, Wired(daemon.socket) as client:
         server.will(clouds.text("one two three"), clouds.stalled_body())
@@ -107,20 +106,20 @@ async def test_answer_streams_and_a_cancelled_request_lets_the_server_go(
 
 
 async def test_server_that_is_away_is_told_in_reply_status_and_event(tmp_path: Path, server: ScriptedCloud) -> None:
-    """Nobody waits for a link: the request fails with the reason, and the next one finds the server back."""
+    """Nobody waits for a link: the request is refused with the reason, and may be asked again."""
     async with served(tmp_path, server) as daemon, Wired(daemon.socket) as client:
         await client.call(1, "events.subscribe")
         await ask(daemon, "hello")
         await server.stop()
         reply = await ask(daemon, "hello")
-        assert (reply["status"], reply["error"]["code"]) == ("failed", "model_unavailable")
+        assert (reply["status"], reply["error"]["code"]) == ("refused", "model_unavailable")
         assert reply["error"]["retryable"]
         assert server.base_url in reply["error"]["message"]
         assert reply["route"]["reason"] == "no_local_model"
         _, status = await client.call(2, "status")
         model = status["models"]["npu"]
         assert (model["state"], model["server"]["up"]) == ("missing", False)
-        assert "efuse" in model["server"]["reason"]
+        assert "Cannot connect" in model["server"]["reason"]
         assert "npu" in status["models"]
         await server.start()
         assert (await ask(daemon, "hello"))["output"] == "ok"
@@ -129,6 +128,20 @@ async def test_server_that_is_away_is_told_in_reply_status_and_event(tmp_path: P
         assert "which loads and unloads it" in error["message"]
         events = [frame[2][0]["event"] for frame in client.notifications if frame[1] == "event"]
         assert [name for name in events if name.startswith("server_")][-2:] == ["server_down", "server_up"]
+
+
+async def test_model_is_preloaded_explained_and_shown(tmp_path: Path, server: ScriptedCloud) -> None:
+    """One token at the start makes a server load; what it would call is told and not done."""
+    async with served(tmp_path, server, "preload = true\n") as daemon, Wired(daemon.socket) as client:
+        await server.asked()
+        assert server.chats[0].body["max_tokens"] == 1
+        server.will(clouds.calls(OPEN_NORTH))
+        error, told = await client.call(1, "route.explain", {"input": "open the north valve", "decide": True})
+        assert error is None
+        assert (told["go"], told["call"]["name"], told["call"]["confidence"]) == ("local", "set_valve", None)
+        assert daemon.rows("valve_commands") == []
+        shown = await edged("status", config=daemon.config)
+        assert f"model  npu: answers, large at {server.base_url}" in shown.out
 
 
 async def test_request_goes_to_the_cloud_where_it_may_and_the_server_cannot(
@@ -162,9 +175,7 @@ async def test_conversation_that_outgrows_the_context_loses_its_oldest_turn(
     assert ("first" in said, "third" in said) == (False, True)
 
 
-async def test_private_agent_works_and_nothing_but_loopback_is_contacted(
-    tmp_path: Path, server: ScriptedCloud
-) -> None:
+async def test_private_agent_works_and_nothing_but_loopback_is_contacted(tmp_path: Path, server: ScriptedCloud) -> None:
     """With proxies configured that would lead away."""
     (tmp_path / "sitecustomize.py").write_text(LISTENER)
     heard = tmp_path / "heard"

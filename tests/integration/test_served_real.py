@@ -18,8 +18,6 @@ from edged.types import EngineKind, Message
 from tests.brokers import free_port
 from tests.real import model_path
 
-pytestmark = pytest.mark.slow  # the server's own imports take as long as the model
-
 START_S = 120.0  # of a server with two busy cores to itself
 CONTEXT = 256
 COLOUR = {"type": "object", "properties": {"colour": {"enum": ["red", "green"]}}, "required": ["colour"]}

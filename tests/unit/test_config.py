@@ -244,11 +244,18 @@ CHECKS: list[tuple[str, str, str]] = [
     ("[models.small]\ntimeout_s = 3", "models.small.timeout_s", 'write engine = "openai" too'),
     ('[models.npu]\nengine = "openai"\nmodel = "m"', "models.npu.base_url", "is required"),
     (f"{IN_SERVER}", "models.npu.model", "is required"),
-    (f'{IN_SERVER}model = "m"\nsource = "catalog:x"', "models.npu.source", "a server runs it; allowed are api_key_file"),
+    (
+        f'{IN_SERVER}model = "m"\nsource = "catalog:x"',
+        "models.npu.source",
+        "a server runs it; allowed are api_key_file",
+    ),
     (f'{IN_SERVER}model = "m"\npin = true', "models.npu.pin", "a server runs it"),
     (f'{IN_SERVER}model = "m"\ntimeout_s = 0', "models.npu.timeout_s", "outside 0.1 to 3600"),
-    (f'{IN_SERVER}model = "m"\n[agents.house]\nmodel = "npu"\nmin_confidence = 0.5', "agents.house.min_confidence",
-     "does not tell how sure"),
+    (
+        f'{IN_SERVER}model = "m"\n[agents.house]\nmodel = "npu"\nmin_confidence = 0.5',
+        "agents.house.min_confidence",
+        "does not tell how sure",
+    ),
     *(
         (f'[models.npu]\nengine = "openai"\nmodel = "m"\nbase_url = "{url}"', "models.npu.base_url", told)
         for url, told in (

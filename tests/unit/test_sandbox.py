@@ -59,6 +59,11 @@ def database(path: str, mode: str = "rw", name: str = "plant") -> str:
             ["ProtectHome=tmpfs", "BindReadOnlyPaths=-/root/secret"],
         ),
         ('[mqtt]\nusername = "u"\npassword_file = "credential:mqtt-password"\n', []),
+        (
+            '[models.a]\nengine = "openai"\nmodel = "m"\napi_key_file = "/root/key"\n'
+            + 'base_url = "http+unix://%2Frun%2Fuser%2F7%2Fl.sock/v1"\n',
+            ["ProtectHome=tmpfs", "BindReadOnlyPaths=-/root/key", "BindReadOnlyPaths=-/run/user/7"],
+        ),
     ],
 )
 def test_drop_in_opens_what_the_configuration_names_and_no_more(tmp_path: Path, text: str, wanted: list[str]) -> None:
