@@ -34,8 +34,11 @@ WARM = (Message("user", "Hello"),)
 
 
 class _Books:
-    """What is known of one model's server. refused: a request found that it does not take our model or key, and no probe
-    shows that: until a request is answered it is believed; users: requests that are with it."""
+    """What is known of one model's server.
+
+    refused: a request found that it does not take our model or key, which its probes do not show; it is believed until
+        a request is answered. users: requests that are with it.
+    """
 
     def __init__(self, name: str, settings: Model) -> None:
         server = loopback.parse(settings.base_url)
