@@ -88,11 +88,13 @@ class Served:
         """Look after the servers; until cancelled."""
         while True:
             self._woken.clear()
-            due = [link.next_probe(books.link) for books in self._all.values()]
-            for books, at in zip(self._all.values(), due, strict=True):
-                if at is not None and at <= clock.boot():
+            now = clock.boot()
+            for books in self._all.values():
+                due = link.next_probe(books.link)
+                if due is not None and due <= now:
                     self._look(books)
-            next_s = min((at - clock.boot() for at in due if at is not None and at > clock.boot()), default=None)
+            later = (link.next_probe(books.link) for books in self._all.values())  # those just begun have none
+            next_s = min((max(0.0, due - clock.boot()) for due in later if due is not None), default=None)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(next_s):
                     await self._woken.wait()

@@ -374,3 +374,23 @@ async def test_plain_model_tells_log_probabilities_where_its_server_does(server:
     assert (server.chats[0].body["logprobs"], server.chats[0].body["top_logprobs"]) == (True, 1)
     with pytest.raises(BadRequest, match="logprobs: the server that runs model 'npu' tells none"):
         await chats.complete(asked(logprobs=1))
+
+
+async def test_server_that_comes_back_is_seen_without_a_request(server: ScriptedCloud) -> None:
+    """By a probe, at the pace of a link."""
+    board = Board(server.base_url)
+    events: asyncio.Queue[str] = asyncio.Queue()
+    quick = Pace(first_s=0.02, longest_s=0.05, idle_s=0.05)
+    served = Served({"npu": board.model}, tell=lambda name, _: events.put_nowait(name), pace=quick)
+    task = asyncio.create_task(served.run())
+    try:
+        async with asyncio.timeout(clouds.WAIT_S):
+            assert await events.get() == "server_up"
+            await server.stop()
+            assert await events.get() == "server_down"
+            await server.start()
+            assert await events.get() == "server_up"
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await served.stop()

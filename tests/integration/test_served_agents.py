@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import openai
 import pytest
 
 from tests import clouds
@@ -142,6 +144,34 @@ async def test_model_is_preloaded_explained_and_shown(tmp_path: Path, server: Sc
         assert daemon.rows("valve_commands") == []
         shown = await edged("status", config=daemon.config)
         assert f"model  npu: answers, large at {server.base_url}" in shown.out
+
+
+async def test_plain_model_is_asked_through_the_openai_api(tmp_path: Path, server: ScriptedCloud) -> None:
+    """By its alias, with the SDK; a refusal of the server's has OpenAI's code, one that may pass says so."""
+    async with served(tmp_path, server) as daemon:
+        transport = httpx2.AsyncHTTPTransport(uds=str(tmp_path / "run" / "http.sock"))
+        async with openai.AsyncOpenAI(
+            base_url="http://edged/v1",
+            api_key="none",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(transport=transport),
+        ) as client:
+            assert "npu" in [model.id async for model in client.models.list()]
+            question: Any = {"model": "npu", "messages": [{"role": "user", "content": "hello"}]}
+            server.will(clouds.text("one two"))
+            stream = await client.chat.completions.create(**question, stream=True)
+            pieces = [chunk.choices[0].delta.content or "" async for chunk in stream if chunk.choices]
+            assert "".join(pieces) == "one two"
+            server.will(clouds.status(400, "This model's maximum context length is 512"))
+            with pytest.raises(openai.APIStatusError) as caught:
+                await client.chat.completions.create(**question)
+            assert caught.value.code == "context_length_exceeded"
+            await server.stop()
+            with pytest.raises(openai.APIStatusError) as caught:
+                await client.chat.completions.create(**question)
+            assert (caught.value.status_code, caught.value.code) == (503, "model_unavailable")
+            assert caught.value.response.headers["Retry-After"]
+        assert daemon.states() == []  # nothing of it is stored
 
 
 async def test_request_goes_to_the_cloud_where_it_may_and_the_server_cannot(
