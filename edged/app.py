@@ -19,8 +19,8 @@ from edged.agent.chat import Chats
 from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook, specs
 from edged.agent.warm import Warmer
-from edged.cloud import Cloud
-from edged.config import Config, PythonTool
+from edged.cloud import Cloud, Served
+from edged.config import Config, Model, PythonTool
 from edged.engine import LlamaEngine
 from edged.engine.predict import predicted_bytes
 from edged.engine.snapshots import Snapshots
@@ -44,7 +44,7 @@ from edged.tools.toolbox import Toolbox
 from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix import UnixTransport
-from edged.types import JSON, Ask, ModelSpec, ModelState
+from edged.types import JSON, Ask, EngineKind, ModelSpec, ModelState
 
 logger = logging.getLogger("edged")
 
@@ -96,8 +96,9 @@ class Daemon:
             sources=self._snapshot,
         )
         self._meter = Meter(self._metrics)
-        specs = model_specs(settings)
-        self._specs = specs
+        self._specs = specs = {  # of the models that take memory here
+            name: spec for name, spec in model_specs(settings).items() if spec.engine is not EngineKind.SERVER
+        }
         self._snapshots = Snapshots(settings.snapshots_dir, settings.snapshot_bytes)
         self._engine = self._make_engine()
         self._governor = Governor(
@@ -122,12 +123,13 @@ class Daemon:
             changed=self._link_changed,
             answered=self._meter.answered,
         )
+        self._served = Served(settings.served, tell=self._tell, answered=self._meter.answered)
         engine = MeteredEngine(self._engine, self._metrics)
         speak = PromptBook(settings.agents, settings.tools, self._template, settings.may_escalate)
         self._pipeline = Pipeline(
             settings,
             self._database,
-            Dispatcher(settings, engine, self._cloud, speak),
+            Dispatcher(settings, engine, self._cloud, speak, self._served),
             self._toolbox,
             self._cloud,
             tell=self._tell,
@@ -135,17 +137,24 @@ class Daemon:
             settled=self._meter.settled,
             speeds=self._speeds,
         )
-        self._warmer = Warmer(
-            settings.models, settings.agents, engine, speak, load=self._governor.load, tell=self._tell
-        )
+        self._warmer = Warmer(settings.models, settings.agents, engine, speak, load=self._preload, tell=self._tell)
         self._warming: list[asyncio.Task[Any]] = []
         if self._mqtt:
             self._pipeline.deliverers = {"mqtt": self._mqtt}
         self._unix = UnixTransport(
             settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), agents=settings.agents
         )
-        chats = Chats(engine, settings.models, self._template, max_waiting=settings.queue.max_waiting)
-        self._service = Service(settings, self._pipeline, self._governor, self._toolbox, chats, status=self._status)
+        waiting = settings.queue.max_waiting
+        chats = Chats(engine, settings.models, self._template, max_waiting=waiting, served=self._served)
+        self._service = Service(
+            settings,
+            self._pipeline,
+            self._governor,
+            self._toolbox,
+            chats,
+            status=self._status,
+            served=self._served,
+        )
         self._unix.methods = Methods(self._service).table()
         self._http = HttpTransport(
             settings.http_listeners,
@@ -208,6 +217,7 @@ class Daemon:
         self._spawn(tasks, watch_loop(self._metrics), "edged.lag")
         self._spawn(tasks, self._governor.run(), "edged.governor")
         self._spawn(tasks, self._cloud.run(), "edged.cloud")
+        self._spawn(tasks, self._served.run(), "edged.served")
         self._spawn(tasks, self._pipeline.run(), "edged.pipeline")
         self._spawn(tasks, self._publish_state(), "edged.state")
         if self._mqtt:
@@ -224,6 +234,10 @@ class Daemon:
         )
         self._spawn(self._warming, self._warm(), "edged.warm")
         tasks += self._warming
+
+    async def _preload(self, model: str) -> None:
+        """Bring a model in, or have its server do so."""
+        await (self._served.warm(model) if model in self._served else self._governor.load(model))
 
     async def _warm(self) -> None:
         """What makes later requests quicker and must not hold up the start."""
@@ -267,6 +281,7 @@ class Daemon:
         await self._http.stop()
         await _end(tasks)
         await self._cloud.stop()
+        await self._served.stop()
         await self._engine.stop()
         await asyncio.to_thread(self._snapshots.close)
         await self._toolbox.stop()
@@ -275,7 +290,8 @@ class Daemon:
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def _make_engine(self) -> Runtime:
-        scripted = [m.source.startswith(testing.SCHEME) for m in self._config.models.values()]
+        ours = [model for model in self._config.models.values() if not model.is_served]
+        scripted = [model.source.startswith(testing.SCHEME) for model in ours]
         if not any(scripted):
             return LlamaEngine(threads=self._config.threads(), on_fatal=self._engine_died, snapshots=self._snapshots)
         if not all(scripted):
@@ -419,8 +435,8 @@ class Daemon:
         return {name: getattr(stats, name) for name in ("files", "bytes", "written_bytes", "restored", "refused")}
 
     def _models(self) -> dict[str, JSON]:
-        """What the governor knows of the models; of those that were seen at work their speed as well."""
-        models: dict[str, JSON] = self._governor.status()["models"]
+        """What is known of the models; of those that were seen at work their speed as well."""
+        models: dict[str, JSON] = self._service.models()
         rates = ("prefill_tokens_s", "decode_tokens_s")
         for stats in self._engine.stats():
             measured = {name: value for name, value in _plain(stats).items() if name in rates and value is not None}
@@ -476,7 +492,7 @@ async def check_all(settings: Config) -> list[str]:
     problems += [str(error) for error in await tools_that_fail(settings)]
     problems += [str(error) for error in await _inexpressible(settings)]
     for name, spec in model_specs(settings).items():
-        if not Path(spec.path).is_file():
+        if spec.engine is not EngineKind.SERVER and not Path(spec.path).is_file():
             problems.append(f"{settings.files[0]}: models.{name}: {_not_installed(name, settings.models[name].source)}")
     return list(dict.fromkeys(problems))  # what two of them find is told once
 
@@ -523,18 +539,26 @@ def addresses(settings: Config) -> tuple[Address, ...]:
 
 
 def model_specs(settings: Config) -> dict[str, ModelSpec]:
-    """The configured models with their files. ConfigError where a source means nothing."""
+    """The configured models with their files; one that a server runs has none. ConfigError where a source means
+    nothing."""
     specs = {}
     for name, model in settings.models.items():
-        if model.source.startswith(testing.SCHEME):
+        engine = model.engine or EngineKind.LLAMA
+        if model.is_served:
+            path = ""
+        elif model.source.startswith(testing.SCHEME):
             path = model.source.removeprefix(testing.SCHEME)
         else:
-            path = str(_model_path(settings, name, model.source))
-        specs[name] = ModelSpec(name=name, path=path, context=model.context, pin=model.pin, threads=settings.threads())
+            path = str(_model_path(settings, name, model))
+        threads = settings.threads()
+        specs[name] = ModelSpec(
+            name=name, path=path, context=model.context, pin=model.pin, threads=threads, engine=engine
+        )
     return specs
 
 
-def _model_path(settings: Config, name: str, source: str) -> Path:
+def _model_path(settings: Config, name: str, model: Model) -> Path:
+    source = model.source
     try:
         file = catalog.resolve(source, settings.models_dir)
     except ModelUnavailable as error:
@@ -542,6 +566,8 @@ def _model_path(settings: Config, name: str, source: str) -> Path:
     if file.engine == "onnx":
         problem = f"not available yet: {source!r} is an ONNX model, and only GGUF models run"
         raise ConfigError(settings.files[0], f"models.{name}.source", problem)
+    if model.engine is EngineKind.ONNX:
+        raise settings.error(("models", name, "engine"), f"not available yet: {model.engine}; leave it out")
     return file.path
 
 

@@ -13,15 +13,17 @@ import socket
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 import psutil
 from msgspec import Struct, field
 
+from edged import loopback
 from edged.errors import ConfigError
-from edged.types import JSON, Offline, Preference, Privacy
+from edged.types import JSON, EngineKind, Offline, Preference, Privacy
 
 DEFAULT_FILE = Path("/etc/edged/edged.toml")
 BUILT_IN = "the defaults"  # the source of a key no file names
@@ -32,8 +34,6 @@ NOT_YET: Mapping[tuple[str, ...], str] = {
     ("access",): "roles",
     ("mqtt", "shared_group"): "fleets",
     ("models", "*", "variants"): "model variants",
-    ("models", "*", "engine"): "models behind a local server",
-    ("models", "*", "base_url"): "models behind a local server",
 }
 
 # Their defaults ask for nothing, so whoever writes them out is not refused.
@@ -48,6 +48,9 @@ FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 DEFAULT_MODEL = "catalog:qwen2.5-coder-0.5b-instruct-q4_k_m"
 TOOL_MEMORY = (32 * 2**20, 2**40)  # bytes a Python tool may be given; the interpreter alone takes a third of the least
+# Keys of a model behind a server on this board. Those that only such a one has, and those that it may have.
+SERVER_KEYS = ("base_url", "model", "api_key_file", "timeout_s")
+SERVED_MAY = {"engine", "context", "preload", *SERVER_KEYS}
 RESERVED_TOOLS = {"reply", "escalate"}  # what the model may choose beside the tools; a tool of that name would hide it
 
 
@@ -142,13 +145,27 @@ class Model(Strict, frozen=True):
 
     pin: it is never unloaded.
     preload: load it at the start and bring its agents' prefixes in, so that the first request is as quick as the
-        second. Afterwards it goes when it is idle, like any other.
+        second. Afterwards it goes when it is idle, like any other. In a server: one token is asked of it.
+    engine: what runs it; None: what its file is for.
+    base_url, model, api_key_file, timeout_s: of a model that a server on this board runs (engine "openai"). base_url
+        ends before `/chat/completions`; model is the server's name of it; timeout_s bounds a whole answer, the
+        server's own load of the model included.
     """
 
     source: str = DEFAULT_MODEL
     context: int = 4096
     pin: bool = False
     preload: bool = False
+    engine: EngineKind | None = None
+    base_url: str = ""
+    model: str = ""
+    api_key_file: str | None = None
+    timeout_s: float = 300.0
+
+    @property
+    def is_served(self) -> bool:
+        """Whether a server on this board runs it, and not edged."""
+        return self.engine is EngineKind.SERVER
 
 
 class Upstream(Strict, frozen=True):
@@ -311,6 +328,11 @@ class Config(Struct, frozen=True, kw_only=True):
             and settings.route is not Preference.LOCAL
             and bool(self.upstreams_of(agent))
         )
+
+    @property
+    def served(self) -> dict[str, Model]:
+        """The models that servers on this board run."""
+        return {name: model for name, model in self.models.items() if model.is_served}
 
     @property
     def models_dir(self) -> Path:
@@ -639,10 +661,31 @@ class _Build:
     def _check_models(self, config: Config) -> None:
         for name, model in config.models.items():
             self._range(("models", name, "context"), model.context, 256, 2**20)
+            if model.is_served:
+                self._check_served(("models", name), model, set(self.raw["models"][name]))
+                continue
+            for key in SERVER_KEYS:
+                if key in self.raw["models"][name]:
+                    raise self.fail(("models", name, key), 'is for a model in a server: write engine = "openai" too')
             if not re.match(r"(catalog|file|https|hf|scripted):", model.source):
                 raise self.fail(
                     ("models", name, "source"), f"{model.source!r}; write catalog:NAME, file:PATH, https:URL or hf:..."
                 )
+
+    def _check_served(self, at: tuple[str, ...], model: Model, given: set[str]) -> None:
+        for key in sorted(given - SERVED_MAY):
+            allowed = ", ".join(sorted(SERVED_MAY))
+            raise self.fail(
+                (*at, key), f'means nothing with engine = "openai": a server runs it; allowed are {allowed}'
+            )
+        for key, what in (("base_url", "http://127.0.0.1:PORT/v1"), ("model", "the name the server knows it by")):
+            if not getattr(model, key):
+                raise self.fail((*at, key), f'is required with engine = "openai": write {what}')
+        try:
+            loopback.parse(model.base_url)
+        except ValueError as error:
+            raise self.fail((*at, "base_url"), str(error)) from None
+        self._range((*at, "timeout_s"), model.timeout_s, 0.1, 3600)
 
     def _check_agents(self, config: Config) -> None:
         for name, agent in config.agents.items():
@@ -664,6 +707,9 @@ class _Build:
             if agent.route is Preference.CLOUD and not config.upstreams:
                 raise self.fail((*at, "route"), "there is no cloud: write an [upstreams.NAME] table")
             self._range((*at, "min_confidence"), agent.min_confidence, 0, 1)
+            if agent.min_confidence > 0 and config.models[agent.model].is_served:
+                problem = f"model {agent.model!r} runs in a server, which does not tell how sure of a call it is"
+                raise self.fail((*at, "min_confidence"), f"{problem}; leave it out, or name another model")
             self._range((*at, "max_steps"), agent.max_steps, 1, 100)
             self._range((*at, "max_tokens"), agent.max_tokens, 1, config.models[agent.model].context - 1)
             self._range((*at, "temperature"), agent.temperature, 0, 2)
@@ -787,4 +833,5 @@ def _has_port(url: SplitResult) -> bool:
 
 def _enum_values(kind: type[Strict], name: str) -> list[str]:
     annotation = {f.name: f.type for f in msgspec.structs.fields(kind)}[name]
-    return [str(member.value) for member in annotation]
+    [enum] = [one for one in get_args(annotation) or (annotation,) if one is not NoneType]
+    return [str(member.value) for member in enum]

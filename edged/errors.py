@@ -11,7 +11,9 @@ EdgedError
 │   └── NoMemory             no_memory
 ├── ModelError
 │   ├── ModelUnavailable     model_unavailable: not installed, damaged, refused by the runtime or by an upstream
+│   │   └── ModelAway            the server on this board that runs it does not answer now
 │   └── ContextExceeded      too_large: the prompt does not fit the model's context
+│       └── ContextRefused       so says the server that runs it
 ├── ToolFailed               tool_failed
 ├── LinkError
 │   ├── NoLink               no_link
@@ -102,6 +104,12 @@ class ModelUnavailable(ModelError):
     """The model is not installed, damaged, or its runtime refuses it; or an upstream refuses the request."""
 
 
+class ModelAway(ModelUnavailable):
+    """The server on this board that runs the model does not answer now; later it may."""
+
+    retryable = True
+
+
 class ContextExceeded(ModelError):
     """The prompt has more tokens than the model's context allows.
 
@@ -118,6 +126,15 @@ class ContextExceeded(ModelError):
         )
         self.needed_tokens = needed_tokens
         self.limit_tokens = limit_tokens
+
+
+class ContextRefused(ContextExceeded):
+    """The server that runs the model says that the prompt does not fit, in its own words."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, 0)
+        self.args = (message,)
+        self.message = message
 
 
 class ToolFailed(EdgedError):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from edged.types import Completion, Delivery, Job, ModelSpec, TokenLogprob
+from edged.types import Completion, Delivery, Job, MemoryNeed, ModelSpec, TokenLogprob
 
 OnPiece = Callable[[str, tuple[TokenLogprob, ...]], None]
 
@@ -51,6 +51,22 @@ class Loader(Protocol):
 
     async def unload(self, name: str) -> None:
         """Free a model and everything that belongs to it; it must not be in use."""
+        ...
+
+
+class Sizer(Protocol):
+    """Tells the governor what models take."""
+
+    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+        """Before a load.
+
+        Raises:
+            ModelUnavailable: there is no such file, or it is no model.
+        """
+        ...
+
+    async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
+        """What it really took, measured after a load: the next prediction knows."""
         ...
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from edged import config
+from edged import config, loopback
 from edged.config import Config
 from edged.errors import ConfigError
 
@@ -56,6 +56,10 @@ def _read(settings: Config) -> Iterator[Path]:
         yield from (_real(f) for f in (settings.mqtt.ca_file, settings.mqtt.cert_file, settings.mqtt.key_file) if f)
     secrets = [settings.mqtt.password_file if settings.mqtt else None, settings.http.api_keys_file]
     secrets += [upstream.api_key_file for upstream in settings.upstreams.values()]
+    secrets += [model.api_key_file for model in settings.served.values()]
+    for model in settings.served.values():
+        if (listens := loopback.parse(model.base_url).socket) is not None:
+            yield _real(listens).parent
     yield from (_real(path) for path in secrets if path and not path.startswith("credential:"))
 
 

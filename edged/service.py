@@ -11,6 +11,7 @@ import msgspec
 
 from edged import access, wire
 from edged.agent.chat import Chats, ModelAnswer, ModelAsk, OnCall, OnPiece
+from edged.cloud import Served
 from edged.config import Config, PublishTool
 from edged.errors import BadRequest, EdgedError, Forbidden
 from edged.governor.governor import Governor
@@ -33,6 +34,7 @@ class Service:
 
     Args:
         status: makes the document of `edged status`.
+        served: the models that servers on this board run.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Service:
         chats: Chats,
         *,
         status: Callable[[], Awaitable[dict[str, JSON]]],
+        served: Served | None = None,
     ) -> None:
         self._config = config
         self._pipeline = pipeline
         self._governor = governor
         self._toolbox = toolbox
         self._chats = chats
+        self._served = served or Served({})
         self._status = status
         self._listeners: list[OnEvent] = []
         self._cleanups: set[asyncio.Task[object]] = set()
@@ -167,16 +171,25 @@ class Service:
         return {**await self._status(), "agents": agents}
 
     def models(self) -> JSON:
-        """The configured models and what they take."""
-        return self._governor.status()["models"]
+        """The configured models, in their order, and what they take."""
+        known = {**self._governor.status()["models"], **self._served.status()}
+        return {name: known[name] for name in self._config.models if name in known}
 
     async def load(self, name: str) -> None:
         """Load a model now."""
+        self._check_ours(name)
         await self._governor.load(name)
 
     async def unload(self, name: str) -> bool:
         """Unload a model; False where it is in use or not loaded."""
+        self._check_ours(name)
         return await self._governor.unload(name)
+
+    def _check_ours(self, name: str) -> None:
+        """BadRequest where a model is not edged's to load and unload."""
+        if name in self._served:
+            told = f"model {name!r} runs in the server at {self._served.where(name)}, which loads and unloads it"
+            raise BadRequest(f"{told}; `status` says whether it answers")
 
     async def complete(
         self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None

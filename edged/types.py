@@ -336,36 +336,43 @@ class Completion(Struct, frozen=True, kw_only=True):
 
 
 class Chat(Struct, frozen=True, kw_only=True):
-    """One completion asked of an upstream.
+    """One completion asked of a server: an upstream, or one on this board.
 
     key: the idempotency key; asked again with the same key, it is the same question.
     messages: system text first; a message of role tool answers the oldest call before it that has no answer yet.
     may_call: False: the tools are told, for the calls in `messages`, and no new call is wanted.
+    must_call: at least one is.
+    parallel: whether several at once are wanted; None: as the server likes.
     response_schema: JSON Schema the text has to match.
-    max_tokens: most tokens of the answer.
+    max_tokens: most tokens of the answer; None: as many as the server gives.
+    logprobs: how many likeliest tokens to tell beside each token of the text; None: tell no log-probabilities.
     """
 
     key: str
     messages: tuple[Message, ...]
     tools: tuple[ToolSpec, ...] = ()
     may_call: bool = True
+    must_call: bool = False
+    parallel: bool | None = None
     response_schema: dict[str, JSON] | None = None
-    max_tokens: int
+    max_tokens: int | None
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
 
 class RawCall(Struct, frozen=True):
-    """A call as an upstream's model wrote it: nothing about it is checked. arguments: JSON text, if it is."""
+    """A call as a server's model wrote it: nothing about it is checked. arguments: JSON text, if it is."""
 
     name: str
     arguments: str
 
 
 class ChatAnswer(Struct, frozen=True, kw_only=True):
-    """What an upstream answered: text, or calls, or both. finish: stop | length | tool_calls | content_filter.
+    """What a server answered: text, or calls, or both. finish: stop | length | tool_calls | content_filter.
 
-    Tokens as the upstream counted them, estimated where it did not say. Times in milliseconds from the call.
+    Tokens as the server counted them, estimated where it did not say. Times in milliseconds from the call. logprobs: of
+    the text's tokens; None where it told none.
     """
 
     text: str
@@ -376,16 +383,56 @@ class ChatAnswer(Struct, frozen=True, kw_only=True):
     completion_tokens: int
     first_token_ms: float
     total_ms: float
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+class EngineKind(StrEnum):
+    """What runs a model: llama.cpp (GGUF files), ONNX Runtime, or a server on this board that speaks the OpenAI API."""
+
+    LLAMA = "llama.cpp"
+    ONNX = "onnx"
+    SERVER = "openai"
+
+
+class KvType(StrEnum):
+    """What keys and values are kept as; llama.cpp's names of the types."""
+
+    F16 = "f16"
+    Q8_0 = "q8_0"
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True):
-    """A model as configured: name of the alias, its file, the most tokens one request may use (prompt and answer)."""
+    """A model as configured: name of the alias, its file, the most tokens one request may use (prompt and answer).
+
+    variant: which of the alias's variants the file is; empty where it has only one.
+    """
 
     name: str
     path: str
     context: int
     pin: bool = False
     threads: int | None = None
+    engine: EngineKind = EngineKind.LLAMA
+    kv_type: KvType = KvType.F16
+    variant: str = ""
+
+
+class MemoryNeed(Struct, frozen=True, kw_only=True):
+    """What a model takes in memory, in bytes, by what it is for.
+
+    weights: mapped or copied. kv: keys and values, states. compute: buffers of the graph. output: logits and embeddings
+    that are kept. prefixes: states of sequences that wait in host memory.
+    """
+
+    weights: int = 0
+    kv: int = 0
+    compute: int = 0
+    output: int = 0
+    prefixes: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.kv + self.compute + self.output + self.prefixes
 
 
 class ModelState(StrEnum):

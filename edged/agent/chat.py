@@ -5,83 +5,46 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from enum import StrEnum
+from collections.abc import AsyncIterator
 
-from msgspec import Struct, structs
+from msgspec import structs
 
-from edged.agent import grammar, trial
+from edged.agent import grammar, plain, served_chat, trial
 from edged.agent.calls import Call, CallPiece, CallReader
-from edged.agent.dialect import Dialect, write_json
+from edged.agent.dialect import Dialect
 from edged.agent.output import Output, Told
+from edged.agent.plain import MAX_TOP, ModelAnswer, ModelAsk, OnCall, ToolChoice
 from edged.agent.prompt import TemplateOf
 from edged.agent.trial import Inexpressible
+from edged.cloud import Served
 from edged.config import Model
 from edged.errors import BadRequest, Busy, ModelUnavailable
 from edged.interfaces import Engine, OnPiece
 from edged.types import (
-    JSON,
     Completion,
     Finish,
     Job,
-    Message,
-    Sampling,
     Segment,
     TokenLogprob,
-    ToolCall,
     ToolSpec,
 )
 from edged.wire import new_rid
 
-__all__ = ["Call", "CallPiece", "Chats", "Inexpressible", "ModelAnswer", "ModelAsk", "OnCall", "OnPiece", "ToolChoice"]
-
-OnCall = Callable[[tuple[CallPiece, ...]], None]
+__all__ = [
+    "MAX_TOP",
+    "Call",
+    "CallPiece",
+    "Chats",
+    "Inexpressible",
+    "ModelAnswer",
+    "ModelAsk",
+    "OnCall",
+    "OnPiece",
+    "ToolChoice",
+]
 
 AT_ONCE = 16  # as many as a model has places for
 RETRY_S = 5.0  # when to ask again where too many wait: about two answers of a small board
-MAX_TOP = 20  # likeliest tokens told for each token, as OpenAI bounds it
-
-
-class ToolChoice(StrEnum):
-    """Whether the model calls: as it likes, never, always (or the one tool that `ModelAsk.tools` then holds)."""
-
-    AUTO = "auto"
-    NONE = "none"
-    REQUIRED = "required"
-
-
-class ModelAsk(Struct, frozen=True, kw_only=True):
-    """A completion of a plain model.
-
-    parallel: several calls in one turn are wanted.
-    max_tokens: None: as many as the model's context leaves.
-    stop: strings that end text and are not part of it; in calls they mean nothing.
-    logprobs: None, or how many likeliest tokens to tell for each token of the text (0 to 20).
-    """
-
-    model: str
-    messages: tuple[Message, ...]
-    tools: tuple[ToolSpec, ...] = ()
-    choice: ToolChoice = ToolChoice.AUTO
-    parallel: bool = True
-    response_schema: dict[str, JSON] | None = None
-    max_tokens: int | None = None
-    sampling: Sampling = Sampling()
-    stop: tuple[str, ...] = ()
-    logprobs: int | None = None
-
-
-class ModelAnswer(Struct, frozen=True, kw_only=True):
-    """What the model wrote: text, calls, or text and then calls. The last call may be cut off in its arguments where
-    `finish` says LENGTH."""
-
-    text: str
-    calls: tuple[Call, ...] = ()
-    finish: Finish
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 class Chats:
@@ -90,10 +53,20 @@ class Chats:
     Args:
         template_of: (template, special tokens) of a model, by name; called in a thread. Raises ModelUnavailable.
         max_waiting: so many wait for a place; one more is refused.
+        served: the models among them that servers on this board run.
     """
 
-    def __init__(self, engine: Engine, models: dict[str, Model], template_of: TemplateOf, *, max_waiting: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        models: dict[str, Model],
+        template_of: TemplateOf,
+        *,
+        max_waiting: int,
+        served: Served | None = None,
+    ) -> None:
         self._engine, self._models, self._template_of = engine, models, template_of
+        self._served = served or Served({})
         self._dialects: dict[str, Dialect] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
         self._waiting, self._max_waiting = 0, max_waiting
@@ -113,10 +86,12 @@ class Chats:
             ContextExceeded: the messages do not fit.
             ModelUnavailable, NoMemory: the model cannot be loaded, or its template refuses these messages.
         """
-        _check(ask)
+        plain.check(ask)
         if ask.model not in self._models:
             raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
         async with self._place():
+            if ask.model in self._served:
+                return await served_chat.complete(self._served, ask, on_piece, on_call)
             dialect, context = await self._dialect(ask.model), self._models[ask.model].context
             await _check_schemas(ask)
             work = _Work(ask, dialect, context, on_piece, on_call)
@@ -171,7 +146,7 @@ class _Work:
         self._output: Output | None = None
         self._reader = CallReader()
         self._told = Told()
-        self._answered = _answered(ask) if ask.choice is ToolChoice.AUTO else ()
+        self._answered = plain.answered(ask) if ask.choice is ToolChoice.AUTO else ()
         self._held: list[CallPiece] = []
         if self._tools and not self._must_call:
             names = [tool.name for tool in self._tools]
@@ -235,7 +210,7 @@ class _Work:
                 raise ModelUnavailable(f"model {self.ask.model!r} made no call, and one was required")
             if not all(call.whole for call in calls):
                 raise ModelUnavailable(f"model {self.ask.model!r} did not end its call")
-        if self._held and not all(call.whole and _is_among(call, self._answered, whole=True) for call in calls):
+        if self._held and not all(call.whole and plain.is_among(call, self._answered, whole=True) for call in calls):
             self._release()
         return _model_answer(done, text, calls, logprobs)
 
@@ -257,7 +232,7 @@ class _Work:
     def _may_repeat(self) -> bool:
         if not self._answered or (self._output and self._output.text):
             return False
-        return all(_is_among(call, self._answered, whole=False) for call in self._calls())
+        return all(plain.is_among(call, self._answered, whole=False) for call in self._calls())
 
     def _release(self) -> None:
         self._answered = ()
@@ -278,37 +253,6 @@ def _model_answer(
         completion_tokens=done.completion_tokens,
         logprobs=logprobs,
     )
-
-
-def _answered(ask: ModelAsk) -> tuple[ToolCall, ...]:
-    """The calls whose results stand behind the last question."""
-    made: list[ToolCall] = []
-    for message in reversed(ask.messages):
-        if message.role == "user":
-            break
-        made += message.tool_calls
-    return tuple(made)
-
-
-def _is_among(call: Call, made: tuple[ToolCall, ...], *, whole: bool) -> bool:
-    """Whether it is one of those, or, where it need not be whole, may become one."""
-    texts = [write_json(one.arguments) for one in made if one.name == call.name]
-    return call.arguments in texts if whole else any(text.startswith(call.arguments) for text in texts)
-
-
-def _check(ask: ModelAsk) -> None:
-    if not ask.messages:
-        raise BadRequest("messages: at least one is needed")
-    if ask.messages[-1].role == "assistant":
-        raise BadRequest(
-            "messages: the last one must be the user's or a tool's: an answer that is begun is not continued"
-        )
-    if ask.choice is ToolChoice.REQUIRED and not ask.tools:
-        raise BadRequest("tools: a call is required and there is no tool")
-    if ask.logprobs is not None and not 0 <= ask.logprobs <= MAX_TOP:
-        raise BadRequest(f"logprobs: {ask.logprobs} is outside 0 to {MAX_TOP}")
-    if ask.stop and ask.tools and ask.choice is ToolChoice.AUTO and ask.response_schema is not None:
-        raise BadRequest("stop: not beside both tools and a response schema: leave one of them out")
 
 
 def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], dialect: Dialect) -> str | None:

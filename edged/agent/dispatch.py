@@ -15,8 +15,9 @@ from edged.agent.local import LocalMind
 from edged.agent.loop import Escalation, Outcome, Run
 from edged.agent.prompt import ESCALATE, REPLY, Prompts
 from edged.agent.remote import RemoteMind
-from edged.cloud import Cloud
-from edged.config import Agent, Config
+from edged.agent.served import ServedMind
+from edged.cloud import Cloud, Served
+from edged.config import Agent, Config, Tool
 from edged.errors import (
     ContextExceeded,
     EdgedError,
@@ -58,12 +59,19 @@ class Dispatcher:
 
     Args:
         speak: gives the prompts of an agent.
+        served: the models that servers on this board run.
     """
 
     def __init__(
-        self, config: Config, engine: Engine, cloud: Cloud, speak: Callable[[str], Awaitable[Prompts]]
+        self,
+        config: Config,
+        engine: Engine,
+        cloud: Cloud,
+        speak: Callable[[str], Awaitable[Prompts]],
+        served: Served | None = None,
     ) -> None:
         self._config, self._engine, self._cloud, self._speak = config, engine, cloud, speak
+        self._served = served or Served({})
 
     def check(self, request: Request) -> None:
         """BadRequest where it insists on what can never be."""
@@ -75,6 +83,8 @@ class Dispatcher:
         schema = request.response_schema
         if schema is None or router.decide(self._facts(request, ())).go is not Go.LOCAL:
             return  # what an upstream writes is validated, so it may have any
+        if self._config.agents[request.agent].model in self._served:
+            return  # likewise
         if found := await trial.problem([trial.Part(schema, grammar.answer(schema))]):
             raise trial.Inexpressible(None, found[1])
 
@@ -140,7 +150,7 @@ class Dispatcher:
             run = Run(
                 wire.new_rid(), agent, request, toolbox=toolbox, journal=journal, history=(), steps=(), stream=None
             )
-            mind = self._local_mind(run, await self._speak(request.agent), degraded=decision.degraded)
+            mind = await self._mind_here(run, degraded=decision.degraded)
             chosen, logprob = await mind.decide(run)
             confidence = None if logprob is None else math.exp(logprob)
             call = {"name": chosen.name, "arguments": chosen.arguments, "confidence": confidence}
@@ -167,20 +177,23 @@ class Dispatcher:
 
     async def _attempt(self, run: Run, decision: Decision) -> Outcome:
         if decision.go is Go.LOCAL:
-            with run.tally.loading():
-                prompts = await self._speak(run.request.agent)
-            return await run.work(self._local_mind(run, prompts, degraded=decision.degraded))
-        tools = {name: self._config.tools[name] for name in run.agent.tools}
-        return await run.work(RemoteMind(self._cloud, str(decision.upstream), tools))
+            return await run.work(await self._mind_here(run, degraded=decision.degraded))
+        return await run.work(RemoteMind(self._cloud, str(decision.upstream), self._tools(run.agent)))
 
-    def _local_mind(self, run: Run, prompts: Prompts, *, degraded: bool) -> LocalMind:
+    async def _mind_here(self, run: Run, *, degraded: bool) -> LocalMind | ServedMind:
         """degraded: it would have gone to the cloud, and its agent wants it done here all the same."""
-        return LocalMind(
-            self._engine,
-            prompts,
-            may_escalate=not degraded and router.may_leave(self._facts(run.request, ())),
-            min_confidence=0.0 if degraded else run.agent.min_confidence,
-        )
+        model = run.agent.model
+        may_escalate = not degraded and router.may_leave(self._facts(run.request, ()))
+        if model in self._served:
+            context = self._config.models[model].context
+            return ServedMind(self._served, model, self._tools(run.agent), context, may_escalate=may_escalate)
+        with run.tally.loading():
+            prompts = await self._speak(run.request.agent)
+        confidence = 0.0 if degraded else run.agent.min_confidence
+        return LocalMind(self._engine, prompts, may_escalate=may_escalate, min_confidence=confidence)
+
+    def _tools(self, agent: Agent) -> dict[str, Tool]:
+        return {name: self._config.tools[name] for name in agent.tools}
 
     def _facts(
         self,

@@ -12,7 +12,6 @@ from edged.agent.prompt import ESCALATE, REPLY, Prompt, Prompts, Turn
 from edged.errors import ContextExceeded, ToolFailed
 from edged.interfaces import Engine
 from edged.router import Finding
-from edged.tools.values import complete, sentence
 from edged.types import Completion, Finish, Job, ToolCall
 
 OnText = Callable[[str], None]
@@ -35,11 +34,11 @@ class LocalMind:
 
     async def move(self, run: Run) -> Decided | Answered:
         """See Mind."""
-        if run.may_act and self._said(run) is None:
+        if run.may_act and run.said() is None:
             call, logprob = await self.decide(run)
             if call.name == ESCALATE.name and self._may_escalate:
                 raise Escalation(Finding.ESCALATED, ToolFailed("the model asked for a larger one"))
-            if call.name not in (REPLY.name, ESCALATE.name) and not _was_made(run, call):
+            if call.name not in (REPLY.name, ESCALATE.name) and not run.was_made(call):
                 self._check_confidence(call, logprob)
                 return Decided((call,), logprob)
         if run.failed:
@@ -65,17 +64,10 @@ class LocalMind:
             told = f"{call.name} was not called: confidence {confidence:.2f} is below min_confidence"
             raise Escalation(Finding.UNSURE, ToolFailed(f"{told} {self._min_confidence:.2f}"))
 
-    def _said(self, run: Run) -> str | None:
-        """The answer without a second generation, where the last tool has a `say` and nobody asked for a shape."""
-        if not run.records or run.failed or run.request.response_schema is not None:
-            return None
-        tool = run.toolbox.get(run.records[-1].name)  # None: the configuration changed after a crash
-        return sentence(tool.say, complete(tool.parameters, run.records[-1].arguments)) if tool and tool.say else None
-
     async def _say(self, run: Run) -> str:
         if run.stream:
             run.stream.begin()
-        said = self._said(run)
+        said = run.said()
         if said is not None:
             if run.stream:
                 run.stream.piece(said)
@@ -135,8 +127,3 @@ class LocalMind:
 
 def _told(run: Run) -> list[Turn]:
     return [turn.messages for turn in run.history]
-
-
-def _was_made(run: Run, call: ToolCall) -> bool:
-    """The same call again means that the model has nothing to add."""
-    return any(record.name == call.name and record.arguments == call.arguments for record in run.records)

@@ -24,6 +24,7 @@ from edged.faults import point
 from edged.router import Finding
 from edged.store.journal import Intent, Journal, Result, Step
 from edged.tools.toolbox import Toolbox
+from edged.tools.values import complete, sentence
 from edged.types import Message, PastTurn, Request, Sampling, ToolCall, ToolRecord
 
 # A run that is being ended tries so long to write down what its last tool did. A disk that refuses must not keep the
@@ -131,9 +132,14 @@ class Run:
         return tuple(self._records)
 
     @property
+    def left(self) -> int:
+        """How many more calls may be made: the limit, in one place."""
+        return max(0, self.agent.max_steps - len(self._records)) if self.agent.tools else 0
+
+    @property
     def may_act(self) -> bool:
-        """Whether another call may be made: the limit, in one place."""
-        return bool(self.agent.tools) and len(self._records) < self.agent.max_steps
+        """Whether another call may be made."""
+        return self.left > 0
 
     @property
     def failed(self) -> bool:
@@ -159,6 +165,23 @@ class Run:
             agent.top_p if request.top_p is None else request.top_p,
             agent.seed if request.seed is None else request.seed,
         )
+
+    def was_made(self, call: ToolCall) -> bool:
+        """Whether it was. The same call again means that the model has nothing to add."""
+        return any(record.name == call.name and record.arguments == call.arguments for record in self._records)
+
+    def said(self, calls: int = 1) -> str | None:
+        """The answer without another generation, where the last so many calls have a `say` each and nobody asked for a
+        shape; None: a model has to word it."""
+        if not 0 < calls <= len(self._records) or self.request.response_schema is not None:
+            return None
+        sentences: list[str] = []
+        for record in self._records[-calls:]:
+            tool = self.toolbox.get(record.name)  # None: the configuration changed after a crash
+            if not record.ok or tool is None or not tool.say:
+                return None
+            sentences.append(sentence(tool.say, complete(tool.parameters, record.arguments)))
+        return " ".join(sentences)
 
     async def work(self, mind: Mind) -> Outcome:
         """Work until there is an answer. May be called again with another mind after an Escalation or a failure: what

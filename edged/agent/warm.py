@@ -35,7 +35,7 @@ class Warmer:
         load: Callable[[str], Awaitable[None]],
         tell: Callable[[str, dict[str, JSON]], None],
     ) -> None:
-        self._models = [name for name, model in models.items() if model.preload]
+        self._models = {name: model for name, model in models.items() if model.preload}
         self._agents = agents
         self._engine = engine
         self._speak = speak
@@ -62,7 +62,9 @@ class Warmer:
             self._tell("model_warmed", {"model": model, "prefixes": prefixes, "ms": watch.ms()})
 
     def _agents_of(self, model: str) -> list[str]:
-        """Those that ask it; an agent of the cloud's does not."""
+        """Those that ask it; an agent of the cloud's does not. The prefixes of a model in a server are the server's."""
+        if self._models[model].is_served:
+            return []
         return [n for n, a in self._agents.items() if a.model == model and a.route is not Preference.CLOUD]
 
     async def _warm(self, agent: str) -> int:

@@ -59,6 +59,8 @@ async def examine(file: str | None) -> AsyncIterator[Finding]:
             yield finding
         for finding in models.look(settings, status):
             yield finding
+        for finding in await network.servers(settings, status):
+            yield finding
         for finding in await tools.look(settings):
             yield finding
         yield await network.broker(settings, status)

@@ -27,7 +27,7 @@ from edged.catalog import Entry, ModelFile, UnknownModel
 from edged.cli import complete
 from edged.cli.common import AsJson
 from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, Stop, told
-from edged.errors import EdgedError
+from edged.errors import ConfigError, EdgedError
 from edged.pull import Progress
 
 T = TypeVar("T")
@@ -101,12 +101,22 @@ class Other(Struct, frozen=True):
     bytes: int
 
 
+class InServer(Struct, frozen=True):
+    """A configured model that a server on this board runs; model: the server's name of it."""
+
+    name: str
+    model: str
+    base_url: str
+    context: int
+
+
 class Listing(Struct, frozen=True):
     """The JSON document of ls."""
 
     models_dir: str
     models: list[Listed]
     other: list[Other]
+    served: list[InServer]
 
 
 @app.command("ls")
@@ -114,7 +124,8 @@ def list_models(where: ModelsDir = None, as_json: AsJson = False) -> None:
     """List the catalog, smallest model first, and what of it is here."""
     with _ended(as_json):
         folder = models_dir(where)
-        listing = Listing(str(folder), [_listed(e, folder) for e in catalog.catalog().values()], _others(folder))
+        listed = [_listed(entry, folder) for entry in catalog.catalog().values()]
+        listing = Listing(str(folder), listed, _others(folder), _served())
         if as_json:
             _print_json(listing)
         else:
@@ -307,6 +318,15 @@ def _listed(entry: Entry, folder: Path) -> Listed:
     )
 
 
+def _served() -> list[InServer]:
+    """Those of the configuration, if there is one that can be read: with a folder named it need not be right."""
+    try:
+        models = config.load().served if config.find(None).exists() else {}
+    except ConfigError:
+        models = {}
+    return [InServer(name, model.model, model.base_url, model.context) for name, model in models.items()]
+
+
 def _others(folder: Path) -> list[Other]:
     known = {entry.files[0].name for entry in catalog.catalog().values()}
     suffixes = set(catalog.SUFFIX_OF_ENGINE.values())
@@ -332,6 +352,8 @@ def _print_table(listing: Listing) -> None:
         table.add_row(model.name, here, f"{model.bytes / 1e6:.0f} MB", str(model.context), model.licence, purpose)
     for other in listing.other:
         table.add_row(Path(other.path).name, "yes", f"{other.bytes / 1e6:.0f} MB", "", "", "not in the catalog")
+    for served in listing.served:
+        table.add_row(served.name, "server", "", str(served.context), "", f"{served.model} at {served.base_url}")
     # Without a terminal rich would break lines at 80 columns that another program is going to read.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     print(f"\nin {listing.models_dir}")

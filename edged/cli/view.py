@@ -49,6 +49,10 @@ def queue_text(queue: Document) -> str:
 def model_text(model: Document, engine: Document | None) -> str:
     """State, size, users; what its engine does."""
     parts = [str(model["state"])]
+    if server := model.get("server"):
+        reason = f" ({server['reason']})" if server.get("reason") else ""
+        parts[0] = f"{'answers' if server['up'] else 'not there'}{reason}"
+        parts.append(f"{server['model']} at {server['base_url']}")
     if model.get("predicted_bytes"):
         parts.append(size(model["predicted_bytes"]))
     if model.get("in_use"):
@@ -57,7 +61,7 @@ def model_text(model: Document, engine: Document | None) -> str:
         parts.append(f"{engine['threads']} threads")
         parts.append(f"{engine['generated_tokens']} tokens in {engine['decode_steps']} steps")
         parts += _rates(engine)
-    return ", ".join(parts)
+    return line(", ".join(parts))
 
 
 def snapshots_text(kept: Document) -> str:

@@ -1,5 +1,7 @@
-"""The cloud: servers of the OpenAI API that answer what the board cannot."""
+"""Servers of the OpenAI API: the cloud's, that answer what the board cannot, and those on this board that run models of
+its own."""
 
 from edged.cloud.cloud import Cloud
+from edged.cloud.served import Served
 
-__all__ = ["Cloud"]
+__all__ = ["Cloud", "Served"]

@@ -3,14 +3,15 @@ expected shape is a weak failure of the link, named by what came instead."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
 
 from edged.cloud.link import Sign
 from edged.cloud.trouble import NothingStreamed, Trouble, is_html, of_object
-from edged.types import RawCall
+from edged.types import RawCall, TokenLogprob
 
 MAX_TOKENS = 10**9  # what a server counts beyond it, or below 0, it has not counted
 DONE = "[DONE]"
@@ -41,9 +42,26 @@ class _Message(Struct):
     tool_calls: list[_Call] | None = None
 
 
+class _Likely(Struct):
+    token: str
+    logprob: float
+    data: list[Annotated[int, Meta(ge=0, le=255)]] | None = field(default=None, name="bytes")
+    top_logprobs: list[_Likely] = []
+
+    def triple(self) -> tuple[str, bytes, float]:
+        """(text, bytes, logprob); the bytes of the text where the server does not tell them."""
+        data = self.token.encode(errors="replace") if self.data is None else bytes(self.data)
+        return self.token, data, self.logprob
+
+
+class _Logprobs(Struct):
+    content: list[_Likely]
+
+
 class _Choice(Struct):
     message: _Message
     finish_reason: str | None = None
+    logprobs: Any = None  # read only where they were asked for: servers have several shapes of it
 
 
 class _Details(Struct):
@@ -74,7 +92,7 @@ class _Chunk(Struct):
 
 
 class Parsed(Struct, frozen=True, kw_only=True):
-    """An answer. Token counts are None where the server did not say."""
+    """An answer. Token counts and log-probabilities are None where the server did not say."""
 
     text: str
     calls: tuple[RawCall, ...]
@@ -82,6 +100,7 @@ class Parsed(Struct, frozen=True, kw_only=True):
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 def whole(body: bytes, *, secret: str | None) -> Parsed:
@@ -99,7 +118,8 @@ def whole(body: bytes, *, secret: str | None) -> Parsed:
     choice = answer.choices[0]
     calls = _Calls()
     calls.add(choice.message.tool_calls or [], streamed=False)
-    return _parsed(choice.message.content or "", calls, choice.finish_reason or "stop", answer.usage)
+    parsed = _parsed(choice.message.content or "", calls, choice.finish_reason or "stop", answer.usage)
+    return replace(parsed, logprobs=_told(choice.logprobs))
 
 
 class Assembly:
@@ -214,6 +234,14 @@ def _parsed(text: str, calls: _Calls, finish: str, usage: _Usage | None) -> Pars
     )
 
 
+def _told(logprobs: Any) -> tuple[TokenLogprob, ...] | None:
+    try:
+        content = msgspec.convert(logprobs, _Logprobs).content
+    except msgspec.ValidationError:
+        return None
+    return tuple(TokenLogprob(*one.triple(), tuple(likely.triple() for likely in one.top_logprobs)) for one in content)
+
+
 def _count(tokens: int | None) -> int | None:
     return tokens if tokens is not None and 0 <= tokens <= MAX_TOKENS else None
 
@@ -237,6 +265,9 @@ class _List(Struct):
     data: list[Any] | None = None
 
 
-def check_list(body: bytes) -> None:
-    """Trouble: it is neither a list of models nor any other JSON object."""
-    _decode(body, _List)
+def listed(body: bytes) -> tuple[str, ...] | None:
+    """The names of a list of models; None where it is some other JSON object. Trouble: it is none."""
+    data = _decode(body, _List).data
+    if data is None or not all(isinstance(one, dict) and isinstance(one.get("id"), str) for one in data):
+        return None
+    return tuple(one["id"] for one in data)

@@ -192,7 +192,7 @@ class Cloud:
 
     async def _paid(self, books: _Books, day: str, chat: Chat, on_text: OnText | None) -> ChatAnswer:
         """A completion whose tokens are reserved before and corrected afterwards; one that fails costs nothing."""
-        most = request.estimated_tokens(request.prompt_characters(chat)) + chat.max_tokens
+        most = request.estimated_tokens(request.prompt_characters(chat)) + (chat.max_tokens or 0)
         async with books.budget.reserved(day, most) as reservation:
             answer = await books.server.ask(chat, on_text)
             reservation.used = answer.prompt_tokens + answer.completion_tokens

@@ -56,10 +56,11 @@ def body(chat: Chat, model: str, spelling: Spelling, *, stream: bool) -> bytes:
     fields: dict[str, JSON] = {
         "model": model,
         "messages": messages,
-        spelling.limit: chat.max_tokens,
         "temperature": chat.sampling.temperature,
         "top_p": chat.sampling.top_p,
     }
+    if chat.max_tokens is not None:
+        fields[spelling.limit] = chat.max_tokens
     if chat.sampling.seed is not None:
         fields["seed"] = chat.sampling.seed
     if chat.stop:
@@ -67,7 +68,11 @@ def body(chat: Chat, model: str, spelling: Spelling, *, stream: bool) -> bytes:
     if chat.tools:
         fields["tools"] = [_tool(spec) for spec in chat.tools]
         # "auto" is OpenAI's default, and not everybody's: llama-cpp-python ignores tools without it.
-        fields["tool_choice"] = "auto" if chat.may_call else "none"
+        fields["tool_choice"] = "required" if chat.must_call else "auto" if chat.may_call else "none"
+        if chat.parallel is not None:
+            fields["parallel_tool_calls"] = chat.parallel
+    if chat.logprobs is not None:
+        fields["logprobs"], fields["top_logprobs"] = True, chat.logprobs
     if chat.response_schema is not None:
         fields["response_format"] = _format(chat.response_schema, spelling.schema_as)
         if spelling.schema_as is SchemaAs.OBJECT:

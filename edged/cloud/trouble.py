@@ -18,6 +18,9 @@ REFUSALS = {401, 402, 403, 404, 405, 407, 410}
 PAUSES = {503, 529}  # with Retry-After: it is only overloaded. 529 is what some clouds say for that
 CHANCES = {408, 409, 425}  # 4xx that another try may find otherwise
 MODEL_CODES = {"model_not_found", "model_not_available"}  # some servers say with 400 that they lack the model
+# How servers say that a prompt is too long: OpenAI and llama-cpp-python, llama-server, then vLLM and others in words
+LENGTH_CODES = {"context_length_exceeded", "exceed_context_size_error"}
+LENGTH_WORDS = ("maximum context length", "available context size", "max_model_len", "context window")
 REQUEST_TYPES = {"invalid_request_error", "BadRequestError"}  # error objects without a number, in streams
 
 
@@ -45,6 +48,13 @@ class NothingStreamed(Trouble):
 
     def __init__(self) -> None:
         super().__init__(Sign.WEAK, "the stream ended without an answer")
+
+
+class TooLong(Trouble):
+    """The server is well; the prompt does not fit the model's context."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(Sign.GOOD, reason)
 
 
 class Complaint(Exception):
@@ -76,11 +86,17 @@ class Complaint(Exception):
             return Trouble(Sign.BUSY, told, self.pause_s)
         if status in REFUSALS or (status == 400 and self.code in MODEL_CODES):  # (2)
             return Trouble(Sign.REFUSED, told)
+        if status in (None, 400, 413) and self._is_about_length():  # (3)
+            return TooLong(told)
         if status is None and self.code in REQUEST_TYPES:  # (3)
             return Trouble(Sign.GOOD, told)
         if status is not None and 400 <= status < 500 and status not in CHANCES:  # (3)
             return Trouble(Sign.GOOD, told)
         return Trouble(Sign.WEAK, told)  # (4)
+
+    def _is_about_length(self) -> bool:
+        words = self.words.lower()
+        return self.code in LENGTH_CODES or any(text in words for text in LENGTH_WORDS)
 
     def _told(self) -> str:
         code = printable(self.code)[:MAX_CODE] or "without a code"

@@ -36,10 +36,15 @@ NO_LIST = {404, 405, 501}  # a server without a list of models is there all the 
 
 
 class Upstream:
-    """Speaks with one server. Keeps nothing but connections, and how this server wants requests spelled."""
+    """Speaks with one server. Keeps nothing but connections, and how this server wants requests spelled.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        connector: makes the connections of a server on this board; None: it is anywhere, and proxies count.
+    """
+
+    def __init__(self, settings: Settings, connector: Callable[[float], aiohttp.BaseConnector] | None = None) -> None:
         self._settings = settings
+        self._connector = connector
         self._url = settings.base_url.rstrip("/")
         self._client: aiohttp.ClientSession | None = None
         self._spelling = Spelling()
@@ -75,9 +80,9 @@ class Upstream:
                 self._spelling = spelling
                 return done
 
-    async def probe(self) -> None:
+    async def probe(self) -> tuple[str, ...] | None:
         """Find out whether the server is there and takes the key, for nothing: ask for its models. Which ones it lists
-        says nothing: many names it takes are in no list.
+        says nothing about a cloud: many names it takes are in no list. None: it has no list.
 
         Raises:
             Trouble: it is not, or does not.
@@ -86,10 +91,10 @@ class Upstream:
         try:
             async with self._exchange("GET", "/models", key) as response:
                 if response.status in NO_LIST:
-                    return
+                    return None
                 if response.status != OK:
                     raise await self._complaint(response, key)
-                answer.check_list(await _read(response, MAX_ANSWER_BYTES))
+                return answer.listed(await _read(response, MAX_ANSWER_BYTES))
         except Complaint as told:
             meaning = told.meaning()
             raise Trouble(Sign.WEAK, meaning.reason) if meaning.sign is Sign.GOOD else meaning from None
@@ -179,8 +184,13 @@ class Upstream:
 
         if self._client is None:
             settings = self._settings
+            connector: aiohttp.BaseConnector
+            if self._connector is None:
+                connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S)  # the window is the limit
+            else:
+                connector = self._connector(KEEP_ALIVE_S)
             self._client = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),  # the window is the limit
+                connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"User-Agent": f"edged/{__version__}"},
                 timeout=aiohttp.ClientTimeout(
@@ -188,7 +198,7 @@ class Upstream:
                     connect=settings.connect_timeout_s,  # with the look-up of the name
                     sock_read=settings.first_byte_timeout_s,  # until the first byte, and between any two
                 ),
-                trust_env=True,
+                trust_env=self._connector is None,  # what is on this board is never asked through a proxy
             )
         return self._client
 
@@ -306,4 +316,5 @@ def _answered(chat: Chat, parsed: Parsed, first_ms: float, total_ms: float) -> C
         completion_tokens=completion,
         first_token_ms=first_ms,
         total_ms=total_ms,
+        logprobs=parsed.logprobs,
     )

@@ -22,7 +22,7 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"router", "catalog", "gguf", "wire", "access", "sandbox", "estimate", "testing"},
     {"interfaces"},
     {"config", "log", "metrics", "systemd"},
-    {"types", "errors", "clock", "faults", "client"},
+    {"types", "errors", "clock", "faults", "client", "loopback"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}
 SHARED = "sockets"  # what transports have in common; it knows none of them
@@ -65,7 +65,7 @@ def test_transports_do_not_know_each_other(path: Path) -> None:
 
 
 PURE = """
-    router access wire estimate cloud/answer cloud/link cloud/request cloud/sse cloud/trouble store/lifecycle
+    router access wire estimate loopback cloud/answer cloud/link cloud/request cloud/sse cloud/trouble store/lifecycle
     governor/policy agent/dialect agent/grammar agent/output agent/calls agent/schemas engine/cells engine/drafts
     engine/duel engine/rates engine/scheduler engine/snapshot_worth engine/threads tools/values
     transport/http/openai_request transport/http/openai_reply transport/http/openai_stream

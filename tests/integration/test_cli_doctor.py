@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from tests.brokers import free_port
+from tests.clouds import ScriptedCloud
 from tests.commands import Ended, edged
 from tests.daemons import Daemon
 
@@ -217,6 +218,29 @@ async def test_upstreams_are_asked_with_their_keys(tmp_path: Path) -> None:
     assert "refuses the key" in told["bad"][1]
     assert "'huge'" in told["unlisted"][1]
     assert KEY not in str(checks)
+
+
+@pytest.mark.parametrize(
+    ("model", "level", "told"),
+    [("large", "ok", "answers"), ("small", "fail", "it does not offer 'small'; it offers 'large'"), (None, "fail", "")],
+)
+async def test_model_in_a_server_is_asked_for_there(tmp_path: Path, model: str | None, level: str, told: str) -> None:
+    """It has no file to look for; None: nobody listens."""
+    async with ScriptedCloud() as server:
+        url = server.base_url if model else f"http://127.0.0.1:{free_port()}/v1"
+        config = f'[models.npu]\nengine = "openai"\nbase_url = "{url}"\nmodel = "{model or "large"}"\n'
+        checks = await doctor(Daemon(tmp_path, config=config), 0 if level == "ok" else 70)
+    [(found_level, message)] = found(checks, "models", "npu")
+    assert found_level == level
+    assert told in message
+    assert url in message
+
+
+async def test_check_asks_no_server(tmp_path: Path) -> None:
+    """A configuration is right or wrong by itself."""
+    model = '[models.npu]\nengine = "openai"\nbase_url = "http://127.0.0.1:1/v1"\nmodel = "m"\n'
+    ended = await edged("check", "--config", str(Daemon(tmp_path, config=model).config))
+    assert (ended.code, ended.err) == (0, "")
 
 
 AS_NOBODY = """

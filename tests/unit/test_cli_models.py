@@ -83,6 +83,22 @@ def test_ls_json_says_what_is_here(tmp_path: Path) -> None:
     assert listing["other"] == [{"path": str(folder / "mine.gguf"), "bytes": 3}]
 
 
+def test_ls_shows_models_that_servers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have no file; the configuration names them."""
+    file = tmp_path / "edged.toml"
+    base_url = "http://127.0.0.1:8080/v1"
+    file.write_text(
+        f'[node]\nstate_dir = "{tmp_path}"\nruntime_dir = "{tmp_path}"\n'
+        f'[models.npu]\nengine = "openai"\nbase_url = "{base_url}"\nmodel = "qwen"\n'
+    )
+    monkeypatch.setenv("EDGED_CONFIG", str(file))
+    shown = {"name": "npu", "model": "qwen", "base_url": base_url, "context": 4096}
+    assert document(run("ls", "--json"))["served"] == [shown]
+    assert f"qwen at {base_url}" in run("ls").stdout
+    file.write_text("broken = ")
+    assert document(run("ls", "--json"))["served"] == []
+
+
 def test_ls_prints_one_line_a_model(tmp_path: Path) -> None:
     """The table can be cut with ordinary tools; without a models folder everything is absent."""
     lines = run("ls").stdout.splitlines()

@@ -184,8 +184,6 @@ NOT_YET: list[tuple[str, str]] = [
     ("access", '[access]\ndefault = ""'),
     ("mqtt.shared_group", '[mqtt]\nshared_group = "g"'),
     ("models.small.variants", "[models.small]\nvariants = []"),
-    ("models.small.engine", '[models.small]\nengine = "x"'),
-    ("models.small.base_url", '[models.small]\nbase_url = "x"'),
 ]
 
 
@@ -208,6 +206,8 @@ def test_not_yet_is_tested_completely() -> None:
     tested |= {(key,) for key, _ in NOT_YET if "." not in key} | {("mqtt", "shared_group")}
     assert set(config.NOT_YET) <= tested
 
+
+IN_SERVER = '[models.npu]\nengine = "openai"\nbase_url = "http://127.0.0.1:8080/v1"\n'
 
 CHECKS: list[tuple[str, str, str]] = [
     ("[nodes]\nx = 1", "nodes", "unknown table; allowed are .*agents.*tools"),
@@ -239,6 +239,37 @@ CHECKS: list[tuple[str, str, str]] = [
     ("[snapshots]\nmax_bytes = true", "snapshots.max_bytes", "expected"),
     ("[snapshots]\nmax_files = 1", "snapshots.max_files", "unknown key; allowed are max_bytes"),
     ('[models.small]\npreload = "yes"', "models.small.preload", "expected `bool`"),
+    ('[models.small]\nengine = "tpu"', "models.small.engine", "allowed are llama.cpp, onnx, openai"),
+    ('[models.small]\nbase_url = "http://127.0.0.1:1/v1"', "models.small.base_url", 'write engine = "openai" too'),
+    ("[models.small]\ntimeout_s = 3", "models.small.timeout_s", 'write engine = "openai" too'),
+    ('[models.npu]\nengine = "openai"\nmodel = "m"', "models.npu.base_url", "is required"),
+    (f"{IN_SERVER}", "models.npu.model", "is required"),
+    (
+        f'{IN_SERVER}model = "m"\nsource = "catalog:x"',
+        "models.npu.source",
+        "a server runs it; allowed are api_key_file",
+    ),
+    (f'{IN_SERVER}model = "m"\npin = true', "models.npu.pin", "a server runs it"),
+    (f'{IN_SERVER}model = "m"\ntimeout_s = 0', "models.npu.timeout_s", "outside 0.1 to 3600"),
+    (
+        f'{IN_SERVER}model = "m"\n[agents.house]\nmodel = "npu"\nmin_confidence = 0.5',
+        "agents.house.min_confidence",
+        "does not tell how sure",
+    ),
+    *(
+        (f'[models.npu]\nengine = "openai"\nmodel = "m"\nbase_url = "{url}"', "models.npu.base_url", told)
+        for url, told in (
+            ("http://192.168.1.5:8080/v1", r"is not on this board.*an \[upstreams.NAME\] table"),
+            ("http://api.example.com/v1", "is not on this board"),
+            ("http://localhost.example.com/v1", "is not on this board"),
+            ("http://127.1/v1", "is not on this board"),
+            ("http://0.0.0.0:8080/v1", "is not on this board"),
+            ("https://127.0.0.1/v1", "write http://127.0.0.1:PORT/v1"),
+            ("http://me:secret@127.0.0.1/v1", "holds a secret"),
+            ("http://127.0.0.1:99999/v1", "is no address"),
+            ("http+unix://run/llama.sock/v1", "the socket is an absolute path"),
+        )
+    ),
     ("[store]\nretention_days = 0", "store.retention_days", "outside"),
     ('[ipc]\nmode = "9999"', "ipc.mode", "no file mode"),
     ('[ipc]\ngroup = "no_such_group_here"', "ipc.group", "no group"),

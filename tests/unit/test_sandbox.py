@@ -11,6 +11,8 @@ from msgspec.structs import replace
 
 from edged import config, sandbox
 
+SERVED = '[models.a]\nengine = "openai"\nmodel = "m"\n'
+
 
 def lines(tmp_path: Path, text: str) -> list[str]:
     """Of the drop-in for a configuration that lies where the service's does, comments left out."""
@@ -59,6 +61,10 @@ def database(path: str, mode: str = "rw", name: str = "plant") -> str:
             ["ProtectHome=tmpfs", "BindReadOnlyPaths=-/root/secret"],
         ),
         ('[mqtt]\nusername = "u"\npassword_file = "credential:mqtt-password"\n', []),
+        (
+            f'{SERVED}api_key_file = "/root/key"\nbase_url = "http+unix://%2Frun%2Fuser%2F7%2Fl.sock/v1"\n',
+            ["ProtectHome=tmpfs", "BindReadOnlyPaths=-/root/key", "BindReadOnlyPaths=-/run/user/7"],
+        ),
     ],
 )
 def test_drop_in_opens_what_the_configuration_names_and_no_more(tmp_path: Path, text: str, wanted: list[str]) -> None:

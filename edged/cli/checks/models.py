@@ -14,6 +14,7 @@ from edged.config import Config
 from edged.engine.predict import predicted_bytes
 from edged.errors import ConfigError, ModelUnavailable
 from edged.governor import probe
+from edged.types import EngineKind
 
 
 def look(settings: Config, status: dict[str, Any] | None) -> Iterator[Finding]:
@@ -24,8 +25,9 @@ def look(settings: Config, status: dict[str, Any] | None) -> Iterator[Finding]:
         yield fail("models", str(error), "correct it; `edged models ls` shows what there is")
         return
     try:
-        for name in specs:
-            yield present(settings, name)
+        for name, spec in specs.items():
+            if spec.engine is not EngineKind.SERVER:  # see network.servers
+                yield present(settings, name)
         yield memory(settings, status)
     except PermissionError as error:
         yield warn("models", f"{error.filename} may not be looked into by {own_name()}", "run: sudo edged doctor")
@@ -57,7 +59,8 @@ def memory(settings: Config, status: dict[str, Any] | None) -> Finding:
     """Whether at least the smallest model fits the budget and what is free now. A running daemon's budget counts: its
     cgroup may be another one than ours."""
     budget = status["memory"]["budget_bytes"] if status else settings.budget_bytes(probe.board_bytes())
-    needed = {name: taken for name in settings.models if (taken := _needed(settings, name)) is not None}
+    ours = [name for name, model in settings.models.items() if not model.is_served]
+    needed = {name: taken for name in ours if (taken := _needed(settings, name)) is not None}
     if not needed:
         return ok("memory", f"the budget is {size(budget)}; what the models need is not known before they are here")
     name, least = min(needed.items(), key=lambda item: item[1])
@@ -66,7 +69,8 @@ def memory(settings: Config, status: dict[str, Any] | None) -> Finding:
     if least > budget:
         return fail("memory", told, f"raise [memory] budget, or {smaller}")
     available = probe.available_bytes()
-    loaded = status is not None and any(model["state"] == "ready" for model in status["models"].values())
+    known = status["models"].values() if status else ()
+    loaded = any(model["state"] == "ready" and not model.get("server") for model in known)
     if available is not None and not loaded and least > available - settings.reserve_bytes:
         told += f", but only {size(available)} are available, of which {settings.memory.reserve} are reserved"
         return warn("memory", told, f"end other programs, or {smaller}")

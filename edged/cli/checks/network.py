@@ -9,6 +9,7 @@ import msgspec
 
 from edged import config
 from edged.cli.checks.finding import Finding, fail, ok, warn
+from edged.cloud import Served
 from edged.config import Config, Upstream
 from edged.errors import ConfigError
 from edged.transport.mqtt.settings import endpoint
@@ -41,6 +42,28 @@ async def broker(settings: Config, status: dict[str, Any] | None) -> Finding:
         do = "correct [mqtt]: user, password and certificates; the broker's log says more"
         return fail("broker", f"{where} can be reached, but the daemon is not connected: {link['error']}", do)
     return ok("broker", f"{where} can be reached")
+
+
+async def servers(settings: Config, status: dict[str, Any] | None) -> list[Finding]:
+    """Every model that a server on this board runs, all at once."""
+    served = Served(settings.served)
+    known = (status or {}).get("models", {})
+    try:
+        await asyncio.gather(*(served.look(name) for name in settings.served))
+        return [server(name, model["server"], known.get(name, {})) for name, model in served.status().items()]
+    finally:
+        await served.stop()
+
+
+def server(name: str, found: dict[str, Any], known: dict[str, Any]) -> Finding:
+    """How a model's server is, as we found it; where we could not look, as the daemon did (it may have the key)."""
+    told = f"{name}: {found['model']!r} at {found['base_url']}"
+    if found["up"]:
+        return ok("models", f"{told} answers")
+    if known.get("server", {}).get("up"):
+        return ok("models", f"{told}: the daemon says that it answers")
+    do = f"start the server, or correct models.{name}"
+    return fail("models", f"{told} cannot be used: {found['reason']}", do)
 
 
 async def upstreams(settings: Config, status: dict[str, Any] | None) -> list[Finding]:

@@ -23,7 +23,16 @@ from aiohttp import web
 from edged.agent.calls import joined
 from edged.agent.chat import CallPiece, Inexpressible, ModelAsk
 from edged.config import Config
-from edged.errors import BadRequest, ContextExceeded, EdgedError, Forbidden, Internal, TooLarge, UnknownAgent
+from edged.errors import (
+    BadRequest,
+    ContextExceeded,
+    ContextRefused,
+    EdgedError,
+    Forbidden,
+    Internal,
+    TooLarge,
+    UnknownAgent,
+)
 from edged.transport.http import openai_reply as shapes
 from edged.transport.http import openai_request
 from edged.transport.http.api import STATUS_OF, Api, retry_after
@@ -44,6 +53,7 @@ SSE_HEADERS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache",
 OPENAI_CODES: dict[type[EdgedError], str] = {
     UnknownAgent: "model_not_found",
     ContextExceeded: "context_length_exceeded",
+    ContextRefused: "context_length_exceeded",
 }
 
 _Words = tuple[str, tuple[TokenLogprob, ...]]

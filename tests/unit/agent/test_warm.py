@@ -11,7 +11,7 @@ from edged.agent.prompt import Prompts
 from edged.agent.warm import Warmer
 from edged.config import Agent, Example, Model, SqlTool
 from edged.errors import ContextExceeded, ModelUnavailable, NoMemory
-from edged.types import JSON, Completion, Job, Preference, Priority
+from edged.types import JSON, Completion, EngineKind, Job, Preference, Priority
 
 TOOLS = {
     "level": SqlTool(
@@ -85,6 +85,15 @@ async def test_prefixes_of_a_preloaded_models_agents_are_warmed() -> None:
     assert len({job.rid for job in board.jobs}) == 3
     [(name, data)] = board.events
     assert (name, data["model"], data["prefixes"]) == ("model_warmed", "small", 3)
+
+
+async def test_model_in_a_server_is_brought_in_and_its_prefixes_are_the_servers() -> None:
+    """There is no engine of ours to warm."""
+    board = Board()
+    models = {"small": Model(preload=True, engine=EngineKind.SERVER)}
+    await Warmer(models, AGENTS, board, board.speak, load=board.load, tell=board.tell).run()
+    assert (board.loaded, board.jobs) == (["small"], [])
+    assert board.events[0][0] == "model_warmed"
 
 
 async def test_nothing_is_done_where_nothing_is_to_be_preloaded() -> None:

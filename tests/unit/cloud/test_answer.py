@@ -193,13 +193,13 @@ def test_assembly_garbage_is_weak(data: str) -> None:
 
 
 @pytest.mark.parametrize("body", [b'{"data": [{"id": "m"}]}', b'{"object": "list", "data": null}', b"{}"])
-def test_check_list_takes_any_json_object(body: bytes) -> None:
+def test_listed_takes_any_json_object(body: bytes) -> None:
     """Ollama without a model has no data."""
-    answer.check_list(body)
+    answer.listed(body)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"data": "m"}'])
-def test_check_list_refuses_what_a_captive_portal_answers(body: bytes) -> None:
+def test_listed_refuses_what_a_captive_portal_answers(body: bytes) -> None:
     """A page with status 200 is no sign of a server."""
     with pytest.raises(Trouble):
-        answer.check_list(body)
+        answer.listed(body)

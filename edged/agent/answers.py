@@ -1,0 +1,84 @@
+"""What a model wrote that follows no grammar of ours, checked before anything of it counts. What is wrong is put in
+words that go back to the model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+
+from edged.agent.prompt import as_messages
+from edged.errors import ToolFailed
+from edged.tools import check
+from edged.types import JSON, Chat, Message, RawCall, ToolCall, ToolRecord, ToolSpec
+
+MAX_CORRECTIONS = 2  # wrong answers in a row that go back; a model that does not learn from two would not from ten
+MAX_CALLS = 16  # of one answer; more is a model that has lost its way
+EMPTY = "Your answer was empty. Answer the user."
+
+
+async def checked(
+    known: Mapping[str, ToolSpec], raw: tuple[RawCall, ...], left: int
+) -> tuple[tuple[ToolCall, ...], list[Message]]:
+    """The calls, and what to tell the model where one of them cannot be made. Then none is: it will ask again.
+
+    Args:
+        left: so many more may be made.
+    """
+    calls = [_parsed(call) for call in raw[:MAX_CALLS]]
+    problems = [await _problem(known, name, arguments) for name, arguments in calls]
+    if not any(problems) and len(raw) <= min(left, MAX_CALLS):
+        return tuple(ToolCall(name, arguments) for name, arguments in calls if isinstance(arguments, dict)), []
+    too_many = f"{len(raw)} calls at once, and {left} more may be made for this request"
+    told: list[Message] = []
+    for (name, arguments), problem in zip(calls, problems, strict=True):
+        why = problem or (too_many if len(raw) > min(left, MAX_CALLS) else "not made: another call is wrong")
+        shown = ToolRecord(name, arguments if isinstance(arguments, dict) else {}, {"error": why}, False)
+        told += as_messages(shown)
+    return (), told
+
+
+async def wrong_with(text: str, schema: dict[str, JSON] | None) -> str | None:
+    """What to tell the model about an answer that is none; None where it is one."""
+    if schema is None:
+        return None if text.strip() else EMPTY
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return "Your answer is not JSON. Answer with the JSON alone."
+    wrong = await check.problem(schema, value)
+    return None if wrong is None else f"Your answer does not match the schema: {wrong}. Answer with the JSON alone."
+
+
+def cut_off(max_tokens: int | None) -> ToolFailed:
+    """An answer in a shape ended before the shape did."""
+    bound = f"{max_tokens} tokens (max_tokens)" if max_tokens is not None else "the model's context"
+    return ToolFailed(f"the answer did not end within {bound}")
+
+
+def correction(text: str, problem: str) -> tuple[Message, Message]:
+    """What the model said, and what is wrong with it."""
+    return Message("assistant", text), Message("user", problem)
+
+
+def keyed(chat: Chat, rid: str) -> Chat:
+    """With its key. The same question has the same one, also after a restart: a server that keeps keys answers it
+    once."""
+    digest = hashlib.sha256(msgspec.json.encode(chat, order="deterministic")).hexdigest()[:16]
+    return msgspec.structs.replace(chat, key=f"{rid}:{digest}")
+
+
+def _parsed(raw: RawCall) -> tuple[str, JSON]:
+    try:
+        return raw.name, msgspec.json.decode(raw.arguments or "{}")
+    except (msgspec.DecodeError, RecursionError):
+        return raw.name, raw.arguments
+
+
+async def _problem(known: Mapping[str, ToolSpec], name: str, arguments: JSON) -> str | None:
+    if name not in known:
+        return f"there is no tool {name!r}; there are {', '.join(known) or 'none'}"
+    if not isinstance(arguments, dict):
+        return "the arguments are not a JSON object"
+    return await check.problem({**known[name].parameters, "additionalProperties": False}, arguments)
