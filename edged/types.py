@@ -378,6 +378,22 @@ class ChatAnswer(Struct, frozen=True, kw_only=True):
     total_ms: float
 
 
+class EmbedJob(Struct, frozen=True, kw_only=True):
+    """Vectors for texts. dimensions: how many the caller wants; None: as many as the model makes."""
+
+    model: str
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+
+
+class Embeddings(Struct, frozen=True, kw_only=True):
+    """A vector for each text, in their order: float32, little-endian, of length 1. tokens: of all texts, with those that
+    the model wants around each."""
+
+    vectors: tuple[bytes, ...]
+    tokens: int
+
+
 class EngineKind(StrEnum):
     """What runs a model: llama.cpp (GGUF files), ONNX Runtime, or a server on this board that speaks the OpenAI API."""
 
