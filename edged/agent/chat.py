@@ -4,8 +4,7 @@ our own tools is called: what the model wants called goes back to whoever asked.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from enum import StrEnum
 
 from msgspec import Struct, structs
@@ -14,10 +13,11 @@ from edged.agent import grammar, trial
 from edged.agent.calls import Call, CallPiece, CallReader
 from edged.agent.dialect import Dialect, write_json
 from edged.agent.output import Output, Told
+from edged.agent.places import Places
 from edged.agent.prompt import TemplateOf
 from edged.agent.trial import Inexpressible
 from edged.config import Model
-from edged.errors import BadRequest, Busy, ModelUnavailable
+from edged.errors import BadRequest, ModelUnavailable
 from edged.interfaces import Engine, OnPiece
 from edged.types import (
     JSON,
@@ -37,8 +37,6 @@ __all__ = ["Call", "CallPiece", "Chats", "Inexpressible", "ModelAnswer", "ModelA
 
 OnCall = Callable[[tuple[CallPiece, ...]], None]
 
-AT_ONCE = 16  # as many as a model has places for
-RETRY_S = 5.0  # when to ask again where too many wait: about two answers of a small board
 MAX_TOP = 20  # likeliest tokens told for each token, as OpenAI bounds it
 
 
@@ -95,8 +93,7 @@ class Chats:
     def __init__(self, engine: Engine, models: dict[str, Model], template_of: TemplateOf, *, max_waiting: int) -> None:
         self._engine, self._models, self._template_of = engine, models, template_of
         self._dialects: dict[str, Dialect] = {}
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._waiting, self._max_waiting = 0, max_waiting
+        self._places = Places("completions", max_waiting=max_waiting)
 
     async def complete(
         self, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
@@ -116,7 +113,7 @@ class Chats:
         _check(ask)
         if ask.model not in self._models:
             raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
-        async with self._place():
+        async with self._places.one():
             dialect, context = await self._dialect(ask.model), self._models[ask.model].context
             await _check_schemas(ask)
             work = _Work(ask, dialect, context, on_piece, on_call)
@@ -129,21 +126,6 @@ class Chats:
 
     async def _answer(self, work: _Work) -> ModelAnswer:
         return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
-
-    @contextlib.asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """One of the places, in the order of asking."""
-        if self._places.locked() and self._waiting >= self._max_waiting:
-            raise Busy(f"{self._waiting} completions wait already", retry_after_s=RETRY_S)
-        self._waiting += 1
-        try:
-            await self._places.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._places.release()
 
     async def _dialect(self, model: str) -> Dialect:
         if model not in self._dialects:

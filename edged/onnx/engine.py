@@ -11,7 +11,7 @@ from edged.errors import Cancelled, EdgedError, Internal
 from edged.interfaces import Residency
 from edged.onnx.ticket import ModelStats, Ticket
 from edged.onnx.worker import Worker, resolve
-from edged.types import EmbedJob, Embeddings, ModelSpec
+from edged.types import Embeddings, EmbedJob, ModelSpec
 
 
 class OnnxEngine:
@@ -72,8 +72,8 @@ class OnnxEngine:
             return ticket.future.result()
 
     async def load(self, spec: ModelSpec) -> None:
-        """See `interfaces.Loader`; does nothing where the model is loaded. A cancelled call leaves it unloaded: making a
-        session cannot be broken off, so that waits for its end."""
+        """See `interfaces.Loader`; does nothing where the model is loaded. A cancelled call leaves it unloaded, and
+        returns when the session is made: that cannot be broken off."""
         worker, future = self._running(), self._future()
         worker.load(spec, future)
         try:

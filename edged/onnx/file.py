@@ -27,7 +27,8 @@ class Facts(Struct, frozen=True, kw_only=True):
     """Of a model, as far as its file says.
 
     bytes: of the file, and of those its weights are in.
-    positions: most tokens of a text; width: of a token's vector; widest: row of activations, in numbers. None: not told.
+    positions: most tokens of a text; width: of a token's vector; widest: row of activations, in numbers; None: it does
+        not say.
     quantized: activations are quantized while it runs, with one scale for a whole batch.
     """
 

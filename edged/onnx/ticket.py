@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from msgspec import Struct
 
-from edged.types import EmbedJob, Embeddings, ModelState
+from edged.types import Embeddings, EmbedJob, ModelState
 
 
 @dataclass(slots=True, eq=False)
