@@ -541,7 +541,7 @@ def model_specs(settings: Config) -> dict[str, ModelSpec]:
         else:
             file = _model_file(settings, name, model.source)
             path = str(file.path)
-            if file.engine == EngineKind.ONNX:
+            if file.engine == EngineKind.ONNX.value:
                 engine, context = EngineKind.ONNX, min(context, file.context or context)
                 _check_no_agent(settings, name)
         specs[name] = ModelSpec(

@@ -65,8 +65,8 @@ def read_script(path: Path) -> Script:
 
 
 class ScriptedEngine:
-    """Implements `interfaces.Engine`, `interfaces.Embedder` and `interfaces.Loader`. Belongs to the dialect of a model without a template:
-    calls are one JSON object, results are messages that begin with "Result: "."""
+    """Implements `interfaces.Engine`, `interfaces.Embedder` and `interfaces.Loader`. Belongs to the dialect of a model
+    without a template: calls are one JSON object, results are messages that begin with "Result: "."""
 
     def __init__(self, residency: Residency | None = None) -> None:
         self.residency = residency

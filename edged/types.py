@@ -387,8 +387,8 @@ class EmbedJob(Struct, frozen=True, kw_only=True):
 
 
 class Embeddings(Struct, frozen=True, kw_only=True):
-    """A vector for each text, in their order: float32, little-endian, of length 1. tokens: of all texts, with those that
-    the model wants around each."""
+    """A vector for each text, in their order: float32, little-endian, of length 1. tokens: of all texts, those
+    included that the model wants around each."""
 
     vectors: tuple[bytes, ...]
     tokens: int

@@ -124,13 +124,15 @@ def pooled(found: NDArray[Any], mask: NDArray[np.int64]) -> Vectors:
     if found.ndim == 2:
         return found.astype(np.float32, copy=False)
     weight = mask[:, :, None].astype(np.float32)
-    return (found.astype(np.float32, copy=False) * weight).sum(axis=1) / weight.sum(axis=1)
+    mean: Vectors = (found.astype(np.float32, copy=False) * weight).sum(axis=1) / weight.sum(axis=1)
+    return mean
 
 
 def normalised(vectors: Vectors) -> Vectors:
     """Of length 1; a vector of zeros stays one."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32, copy=False)
+    unit: Vectors = (vectors / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32, copy=False)
+    return unit
 
 
 def _options(threads: int) -> onnxruntime.SessionOptions:

@@ -16,9 +16,7 @@ AVOIDED = {
     "NvTensorRTRTX": "it compiles the model for every new length of a text",
     "Azure": "it asks a server, and nothing leaves the board here",
 }
-QUANTIZED = (
-    "the model's activations are quantized while it runs, and only the CPU computes that: each product would go back"
-)
+QUANTIZED = "the model's activations are quantized while it runs, which only the CPU can: each product would come back"
 
 
 def short(name: str) -> str:

@@ -43,7 +43,7 @@ class _Loaded:
 
 
 class _Work:
-    """A job that was begun: its texts as tokens, and the batches that are left. Until it is encoded, `batches` is None."""
+    """A job: its texts as tokens, and the batches that are left; None: it is not encoded yet."""
 
     def __init__(self, ticket: Ticket, loaded: _Loaded) -> None:
         self.ticket, self.loaded = ticket, loaded
@@ -156,7 +156,6 @@ class Worker:
         """Encode a job, or compute its next batch; what came of it once it is whole."""
         if work.batches is None:
             self._encode(work)
-            assert work.batches is not None
             return None
         model, batch = work.loaded.model, work.batches.popleft()
         for i, vector in zip(batch, model.vectors([work.tokens[i] for i in batch]), strict=True):
