@@ -6,8 +6,6 @@ It loads, frees and computes models, one batch at a time. Others post commands; 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 import os
 import queue
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from edged.clock import Stopwatch
 from edged.errors import BadRequest, Cancelled, ContextExceeded, EdgedError, Internal, ModelUnavailable
+from edged.onnx import memory
 from edged.onnx.batches import batches
 from edged.onnx.ticket import ModelStats, Ticket
 from edged.types import Embeddings, ModelSpec, ModelState
@@ -233,14 +232,15 @@ class Worker:
         try:
             model = self._open(spec)
         except EdgedError as error:
-            trim()
+            memory.trim()
             self._resolve(future, error)
             return
         self._models[spec.name] = _Loaded(model, watch.ms())
-        trim()  # while a session is made, weights are there several times
+        memory.trim()  # while a session is made, weights are there several times
         self._resolve(future, None)
 
     def _open(self, spec: ModelSpec) -> EmbeddingModel:
+        memory.return_at_once()
         try:
             from edged.onnx.model import EmbeddingModel
         except (ImportError, OSError) as error:  # not installed, or built for another machine
@@ -258,7 +258,7 @@ class Worker:
             return
         if loaded is not None:
             del self._models[name], loaded
-            trim()
+            memory.trim()
         self._resolve(future, None)
 
     def _free_all(self) -> None:
@@ -268,7 +268,7 @@ class Worker:
         self._works.clear()
         self._models.clear()
         self.stats = ()
-        trim()
+        memory.trim()
 
     def _resolve(self, future: asyncio.Future[Any], value: object) -> None:
         self._outbox.append(partial(resolve, future, value))
@@ -295,12 +295,3 @@ def resolve(future: asyncio.Future[Any], value: object) -> None:
 def _run_all(calls: list[Command]) -> None:
     for call in calls:
         call()
-
-
-def trim() -> None:
-    """Give freed memory back to the kernel; glibc keeps it otherwise."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:  # another C library, without such a cache
-        pass

@@ -130,11 +130,9 @@ async def test_cancelled_job_is_not_computed_to_its_end(engine: OnnxEngine) -> N
     long.cancel()
     with pytest.raises(asyncio.CancelledError):
         await long
+    assert before < (await asyncio.to_thread(engine.stats))[0].texts < before + 500
     await engine.unload("minilm")
     await engine.load(SPEC)
-    assert engine.stats()[0].texts == 0
-    assert engine.progress()[0] in (False, True)
-    assert before >= 0
 
 
 async def test_model_in_use_is_not_unloaded(engine: OnnxEngine) -> None:
@@ -209,7 +207,7 @@ from edged.types import EmbedJob, ModelSpec
 
 def private():
     lines = open("/proc/self/smaps_rollup").read().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private")) / 1024
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1024
 
 class Resident:
     @contextlib.asynccontextmanager
@@ -238,5 +236,4 @@ async def test_unload_gives_memory_back() -> None:
     cycles = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
     loaded, unloaded = [cycle[0] for cycle in cycles], [cycle[1] for cycle in cycles]
     assert loaded[-1] - unloaded[-1] > 20, cycles
-    assert unloaded[-1] <= unloaded[0] + 4, cycles
-    assert unloaded[-1] <= unloaded[2] + 1, cycles
+    assert max(unloaded) <= unloaded[0] + 4, cycles

@@ -84,7 +84,7 @@ async def test_wrong_kind_of_model_is_told_by_name(tmp_path: Path) -> None:
             await at.engines.generate(job("embeds"))
         with pytest.raises(BadRequest, match="'embeds' is an embedding model"):
             await at.engines.warm(job("embeds"))
-        with pytest.raises(BadRequest, match="'talks' is a language model .* those that do are embeds, more"):
+        with pytest.raises(BadRequest, match=r"'talks' is a language model .* those that do are embeds, more"):
             await at.engines.embed(EmbedJob(model="talks", texts=("x",)))
         with pytest.raises(ModelUnavailable, match="no model 'none' is configured"):
             await at.engines.generate(job("none"))

