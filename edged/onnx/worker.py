@@ -126,7 +126,6 @@ class Worker:
             command = self._commands.get()
             self.busy, self.progress_at = True, time.monotonic()
             command()
-            self._send()
         while not self._stopping.is_set():
             try:
                 command = self._commands.get_nowait()

@@ -187,9 +187,8 @@ source = "file:{minilm}"
 
 def settings(folder: Path, more: str = "") -> config.Config:
     file = folder / "edged.toml"
-    file.write_text(
-        f'[node]\nstate_dir = "{folder}"\n[models.minilm]\nsource = "catalog:all-minilm-l6-v2-int8"\n{more}'
-    )
+    model = '[models.minilm]\nsource = "catalog:all-minilm-l6-v2-int8"\n'
+    file.write_text(f'[node]\nstate_dir = "{folder}"\n{model}{more}')
     return config.load(str(file))
 
 
@@ -239,5 +238,6 @@ async def test_daemon_embeds_with_the_real_model(tmp_path: Path) -> None:
         metrics = (await http.get("http://edged/metrics")).text
         tokens = f'edged_tokens_total{{kind="prompt",model="minilm"}} {made.usage.prompt_tokens}.0'
         assert tokens in metrics
-        assert await wired.call(2, "models.unload", {"name": "minilm"}) == (None, True)
+        _, done = await wired.call(2, "models.unload", {"name": "minilm"})
+        assert done == {"model": "minilm", "unloaded": True}
         assert (await wired.call(3, "status"))[1]["engine"] == {}
