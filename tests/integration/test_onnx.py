@@ -196,8 +196,8 @@ async def test_batch_of_a_float_model_is_pooled_over_its_mask() -> None:
     found = np.array([[[3, 0], [0, 4], [9, 9]], [[0, 0], [7, 7], [7, 7]]], np.float32)
     mask = np.array([[1, 1, 0], [1, 0, 0]])
     made = normalised(pooled(found, mask))
-    assert np.allclose(made, [[0.6, 0.8], [0, 0]])
-    assert np.allclose(normalised(pooled(found[:, 0, :], mask)), [[1, 0], [0, 0]])
+    assert np.allclose(made, np.array([[0.6, 0.8], [0, 0]]))
+    assert np.allclose(normalised(pooled(found[:, 0, :], mask)), np.array([[1, 0], [0, 0]]))
 
 
 MEMORY = """
