@@ -238,6 +238,9 @@ async def test_daemon_embeds_with_the_real_model(tmp_path: Path) -> None:
         metrics = (await http.get("http://edged/metrics")).text
         tokens = f'edged_tokens_total{{kind="prompt",model="minilm"}} {made.usage.prompt_tokens}.0'
         assert tokens in metrics
+        shown = await edged("status", config=daemon.config)
+        assert shown.status == 0
+        assert f"3 texts of {made.usage.prompt_tokens} tokens on CPU" in shown.out
         _, done = await wired.call(2, "models.unload", {"name": "minilm"})
         assert done == {"model": "minilm", "unloaded": True}
         assert (await wired.call(3, "status"))[1]["engine"] == {}
