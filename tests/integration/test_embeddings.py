@@ -24,6 +24,7 @@ from edged.engines import embeds_only
 from edged.errors import Busy, ConfigError, ContextExceeded
 from edged.testing import ScriptedEngine
 from edged.types import Embeddings, EmbedJob, EngineKind, ModelSpec
+from tests.commands import edged
 from tests.daemons import Daemon, Wired
 from tests.openai_server import GUEST, Served, serving
 from tests.real import model_path
@@ -239,7 +240,7 @@ async def test_daemon_embeds_with_the_real_model(tmp_path: Path) -> None:
         tokens = f'edged_tokens_total{{kind="prompt",model="minilm"}} {made.usage.prompt_tokens}.0'
         assert tokens in metrics
         shown = await edged("status", config=daemon.config)
-        assert shown.status == 0
+        assert shown.code == 0
         assert f"3 texts of {made.usage.prompt_tokens} tokens on CPU" in shown.out
         _, done = await wired.call(2, "models.unload", {"name": "minilm"})
         assert done == {"model": "minilm", "unloaded": True}
