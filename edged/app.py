@@ -11,12 +11,13 @@ import os
 import time
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edged import __version__, catalog, clock, config, gguf, systemd, testing
 from edged.agent import grammar, schemas, trial
 from edged.agent.chat import Chats
 from edged.agent.dispatch import Dispatcher
+from edged.agent.embed import Embeds
 from edged.agent.prompt import PromptBook, specs
 from edged.agent.warm import Warmer
 from edged.cloud import Cloud, Served
@@ -24,15 +25,18 @@ from edged.config import Config, Model, PythonTool
 from edged.engine import LlamaEngine
 from edged.engine.predict import predicted_bytes
 from edged.engine.snapshots import Snapshots
+from edged.engine.ticket import ModelStats
+from edged.engines import Engines, Generator, Runtime, embeds_only
 from edged.errors import ConfigError, ModelUnavailable
 from edged.estimate import Speed
 from edged.governor import probe
 from edged.governor.governor import Governor
-from edged.interfaces import Engine, Loader, Residency
 from edged.listeners import Address, Listeners
 from edged.metering import Meter, MeteredEngine
 from edged.methods import Methods
 from edged.metrics import Metrics, Snapshot, watch_loop
+from edged.onnx import OnnxEngine
+from edged.onnx.sizes import predicted_need
 from edged.pipeline import Pipeline
 from edged.service import Service
 from edged.store import lifecycle, requests
@@ -54,17 +58,6 @@ STALL_S = 120.0  # a part with work that shows no progress for so long is stuck:
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
 STATE_PACE_S = 1.0  # and how soon after a change; under load it changes with every request
 FILE_NAME = "edged.db"
-
-
-class Runtime(Engine, Loader, Protocol):
-    """An engine as the daemon runs it."""
-
-    residency: Residency | None
-
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
-    def progress(self) -> tuple[bool, float]: ...
-    def stats(self) -> list[Any]: ...
 
 
 class Daemon:
@@ -152,6 +145,7 @@ class Daemon:
             self._governor,
             self._toolbox,
             chats,
+            Embeds(engine, settings.models, max_waiting=waiting),
             status=self._status,
             served=self._served,
         )
@@ -293,14 +287,22 @@ class Daemon:
         ours = [model for model in self._config.models.values() if not model.is_served]
         scripted = [model.source.startswith(testing.SCHEME) for model in ours]
         if not any(scripted):
-            return LlamaEngine(threads=self._config.threads(), on_fatal=self._engine_died, snapshots=self._snapshots)
+            return self._make_engines({spec.engine for spec in self._specs.values()})
         if not all(scripted):
             raise ConfigError(self._config.files[0], "models", "scripted models and others cannot be mixed")
         return testing.ScriptedEngine()
 
+    def _make_engines(self, kinds: set[EngineKind]) -> Engines:
+        """Those that the models need; llama.cpp's always, so that there is one."""
+        threads = self._config.threads()
+        llama = LlamaEngine(threads=threads, on_fatal=self._engine_died, snapshots=self._snapshots)
+        generators: dict[EngineKind, Generator] = {EngineKind.LLAMA: llama}
+        onnx = {EngineKind.ONNX: OnnxEngine(threads=threads, on_fatal=self._engine_died)}
+        return Engines(self._specs, generators=generators, embedders=onnx if EngineKind.ONNX in kinds else {})
+
     def _engine_died(self, error: BaseException) -> None:
         if self._failed and not self._failed.done():
-            self._failed.set_exception(RuntimeError(f"the engine thread died: {error!r}"))
+            self._failed.set_exception(RuntimeError(f"an engine's thread died: {error!r}"))
 
     def _make_mqtt(self) -> MqttTransport | None:
         mqtt = self._config.mqtt
@@ -342,13 +344,15 @@ class Daemon:
         if isinstance(self._engine, testing.ScriptedEngine):
             return 0
         self._check_present(spec)
-        return predicted_bytes(spec)
+        return predict(spec)
 
     def _template(self, model: str) -> tuple[str | None, dict[str, str]]:
         """The chat template in a model's file and the special tokens it uses."""
         if isinstance(self._engine, testing.ScriptedEngine):
             return None, {}
         spec = self._specs[model]
+        if spec.engine is EngineKind.ONNX:
+            raise embeds_only(model)
         self._check_present(spec)
         pairs = gguf.metadata(Path(spec.path))
         template = pairs.get("tokenizer.chat_template")
@@ -382,7 +386,10 @@ class Daemon:
         return {
             stats.name: Speed(stats.prefill_tokens_s, stats.decode_tokens_s, stats.batch_tokens_s)
             for stats in self._engine.stats()
-            if stats.prefill_tokens_s and stats.decode_tokens_s and stats.batch_tokens_s
+            if isinstance(stats, ModelStats)
+            and stats.prefill_tokens_s
+            and stats.decode_tokens_s
+            and stats.batch_tokens_s
         }
 
     def _unready(self) -> str | None:
@@ -543,32 +550,46 @@ def model_specs(settings: Config) -> dict[str, ModelSpec]:
     nothing."""
     specs = {}
     for name, model in settings.models.items():
-        engine = model.engine or EngineKind.LLAMA
+        engine, context, path = EngineKind.LLAMA, model.context, ""
         if model.is_served:
-            path = ""
+            engine = EngineKind.SERVER
         elif model.source.startswith(testing.SCHEME):
             path = model.source.removeprefix(testing.SCHEME)
         else:
-            path = str(_model_path(settings, name, model))
-        threads = settings.threads()
+            file = _model_file(settings, name, model)
+            path = str(file.path)
+            if file.engine == EngineKind.ONNX.value:
+                engine, context = EngineKind.ONNX, min(context, file.context or context)
+                _check_no_agent(settings, name)
         specs[name] = ModelSpec(
-            name=name, path=path, context=model.context, pin=model.pin, threads=threads, engine=engine
+            name=name, path=path, context=context, pin=model.pin, threads=settings.threads(), engine=engine
         )
     return specs
 
 
-def _model_path(settings: Config, name: str, model: Model) -> Path:
+def predict(spec: ModelSpec) -> int:
+    """Bytes that a model will take, from its file. Raises ModelUnavailable where it is no model."""
+    return predicted_need(spec).total if spec.engine is EngineKind.ONNX else predicted_bytes(spec)
+
+
+def _model_file(settings: Config, name: str, model: Model) -> catalog.ModelFile:
     source = model.source
     try:
         file = catalog.resolve(source, settings.models_dir)
     except ModelUnavailable as error:
         raise ConfigError(settings.files[0], f"models.{name}.source", error.message) from None
-    if file.engine == "onnx":
-        problem = f"not available yet: {source!r} is an ONNX model, and only GGUF models run"
-        raise ConfigError(settings.files[0], f"models.{name}.source", problem)
-    if model.engine is EngineKind.ONNX:
-        raise settings.error(("models", name, "engine"), f"not available yet: {model.engine}; leave it out")
-    return file.path
+    if model.engine is not None and model.engine.value != file.engine:
+        problem = f"{model.engine}, and {source!r} is a file for {file.engine}; leave it out"
+        raise settings.error(("models", name, "engine"), problem)
+    return file
+
+
+def _check_no_agent(settings: Config, model: str) -> None:
+    """Raises ConfigError where an agent is to speak with an embedding model."""
+    for name, agent in settings.agents.items():
+        if agent.model == model:
+            problem = f"{model!r} is an embedding model: it does not generate; name a language model"
+            raise settings.error(("agents", name, "model"), problem)
 
 
 async def _end(tasks: list[asyncio.Task[Any]]) -> None:

@@ -272,7 +272,7 @@ def _of_file(source: str) -> ModelFile:
     path = Path(source.removeprefix("file://").removeprefix("file:"))
     if not path.is_absolute():
         raise ModelUnavailable(f"{source!r}: the path must be absolute")
-    return ModelFile(name=path.stem, path=path)
+    return ModelFile(name=path.stem, path=path, engine=_engine_of(path.suffix))
 
 
 def _of_remote(source: str, models_dir: Path) -> ModelFile:
@@ -286,7 +286,20 @@ def _of_remote(source: str, models_dir: Path) -> ModelFile:
         raise ModelUnavailable(f"{source!r} is not https://host/path")
     name, suffix = _file_name(place)
     spec = FileSpec(name + suffix, sha256, None, (where,))
-    return ModelFile(name=name, path=models_dir / spec.name, files=(spec,), sha256=sha256)
+    engine = _engine_of(suffix)
+    beside = (_tokenizer(name, where.hf),) if engine == "onnx" and where.hf is not None else ()
+    return ModelFile(name=name, path=models_dir / spec.name, files=(spec, *beside), sha256=sha256, engine=engine)
+
+
+def _tokenizer(name: str, place: str) -> FileSpec:
+    """The tokenizer of an ONNX model on the hub: it lies at the top of the repository."""
+    repository = "/".join(place.split("/")[:2])
+    return FileSpec(f"{name}.tokenizer.json", None, None, (Source(hf=f"{repository}/tokenizer.json"),))
+
+
+def _engine_of(suffix: str) -> EngineName | None:
+    """By its name only an ONNX file is known for what it is: GGUF files are called anything."""
+    return "onnx" if suffix.lower() == SUFFIX_OF_ENGINE["onnx"] else None
 
 
 def _expected_sha256(source: str, fragment: str) -> str | None:

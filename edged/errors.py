@@ -116,14 +116,13 @@ class ContextExceeded(ModelError):
     Args:
         needed_tokens: tokens of the prompt.
         limit_tokens: tokens there is room for.
+        what: has them.
     """
 
     code = "too_large"
 
-    def __init__(self, needed_tokens: int, limit_tokens: int) -> None:
-        super().__init__(
-            f"the prompt has {needed_tokens} tokens and the model's context leaves room for {limit_tokens}"
-        )
+    def __init__(self, needed_tokens: int, limit_tokens: int, what: str = "the prompt") -> None:
+        super().__init__(f"{what} has {needed_tokens} tokens and the model's context leaves room for {limit_tokens}")
         self.needed_tokens = needed_tokens
         self.limit_tokens = limit_tokens
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from edged.types import Completion, Delivery, Job, MemoryNeed, ModelSpec, TokenLogprob
+from edged.types import Completion, Delivery, Embeddings, EmbedJob, Job, MemoryNeed, ModelSpec, TokenLogprob
 
 OnPiece = Callable[[str, tuple[TokenLogprob, ...]], None]
 
@@ -38,6 +38,20 @@ class Engine(Protocol):
 
         Raises:
             As `generate`.
+        """
+        ...
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors. Implemented by `onnx.OnnxEngine` and `testing.ScriptedEngine`."""
+
+    async def embed(self, job: EmbedJob) -> Embeddings:
+        """A vector for each text. Cancelling the task ends it behind the batch that is computed.
+
+        Raises:
+            BadRequest: the model makes no vectors, or none of so many dimensions.
+            ContextExceeded: a text is longer than the model reads. Nothing was computed.
+            ModelUnavailable, NoMemory: the model cannot be loaded.
         """
         ...
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
-from edged.interfaces import Engine, OnPiece
+from edged.interfaces import Embedder, Engine, OnPiece
 from edged.metrics import Metrics
-from edged.types import JSON, ChatAnswer, Completion, Job, Reply, Status
+from edged.types import JSON, ChatAnswer, Completion, Embeddings, EmbedJob, Job, Reply, Status
+
+
+class Counted(Engine, Embedder, Protocol):
+    """What generates and embeds."""
 
 
 class MeteredEngine:
-    """Implements `interfaces.Engine` with another one, and counts its tokens and steps."""
+    """Implements `interfaces.Engine` and `interfaces.Embedder` with another one, and counts its tokens and steps."""
 
-    def __init__(self, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, engine: Counted, metrics: Metrics) -> None:
         self._engine = engine
         self._metrics = metrics
 
@@ -34,6 +39,12 @@ class MeteredEngine:
     async def warm(self, job: Job) -> None:
         """See interfaces.Engine. Nothing is counted: no request came of it."""
         await self._engine.warm(job)
+
+    async def embed(self, job: EmbedJob) -> Embeddings:
+        """See interfaces.Embedder. Its tokens are those of prompts."""
+        made = await self._engine.embed(job)
+        self._metrics.generated(job.model, prompt=made.tokens, cached=0, generated=0, forced=0, decode_steps=0)
+        return made
 
 
 class Meter:

@@ -11,6 +11,7 @@ import msgspec
 
 from edged import access, wire
 from edged.agent.chat import Chats, ModelAnswer, ModelAsk, OnCall, OnPiece
+from edged.agent.embed import Embeds
 from edged.cloud import Served
 from edged.config import Config, PublishTool
 from edged.errors import BadRequest, EdgedError, Forbidden
@@ -20,7 +21,7 @@ from edged.store.lifecycle import State
 from edged.store.requests import Accepted, Row
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
-from edged.types import JSON, Ask, Caller, Request
+from edged.types import JSON, Ask, Caller, Embeddings, EmbedJob, Request
 
 MAX_LISTED = 1000  # rows one list returns; what is older is asked for by name
 # CONTRACT section 6: how an unfinished request is called
@@ -44,6 +45,7 @@ class Service:
         governor: Governor,
         toolbox: Toolbox,
         chats: Chats,
+        embeds: Embeds,
         *,
         status: Callable[[], Awaitable[dict[str, JSON]]],
         served: Served | None = None,
@@ -54,6 +56,7 @@ class Service:
         self._toolbox = toolbox
         self._chats = chats
         self._served = served or Served({})
+        self._embeds = embeds
         self._status = status
         self._listeners: list[OnEvent] = []
         self._cleanups: set[asyncio.Task[object]] = set()
@@ -203,6 +206,17 @@ class Service:
         if not caller.admitted:
             raise Forbidden(f"{caller.client} may not use model {ask.model!r}")
         return await self._chats.complete(ask, on_piece, on_call)
+
+    async def embed(self, caller: Caller, job: EmbedJob) -> Embeddings:
+        """Vectors for texts; nothing of it is stored.
+
+        Raises:
+            Forbidden: the caller may use nothing here.
+            EdgedError: as the engine says; Busy where too many such requests wait.
+        """
+        if not caller.admitted:
+            raise Forbidden(f"{caller.client} may not use model {job.model!r}")
+        return await self._embeds.embed(job)
 
     # -- tools -----------------------------------------------------------------------------------------------------
 

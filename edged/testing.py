@@ -12,14 +12,18 @@ A configuration uses it with `source = "scripted:/path/to/script.toml"`; everyth
 The first entry that matches counts; without one the answer is the user's text. It ends where a stop string of the
 request comes, and is as long as it is written, whatever `max_tokens` says. Where a client offers tools of its own, the
 calls that are among them are made, one a turn. Every token, which is a word here, is certain.
+
+With `dimensions = 8` it is the script of an embedding model: the same text has always the same vector.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import math
 import re
+import struct
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -28,9 +32,9 @@ import msgspec
 from msgspec import Struct
 
 from edged.clock import Stopwatch
-from edged.errors import ConfigError, ModelUnavailable
+from edged.errors import BadRequest, ConfigError, ModelUnavailable
 from edged.interfaces import OnPiece, Residency
-from edged.types import JSON, Completion, Finish, Job, ModelSpec, TokenLogprob
+from edged.types import JSON, Completion, Embeddings, EmbedJob, Finish, Job, ModelSpec, TokenLogprob
 
 SCHEME = "scripted:"
 
@@ -46,9 +50,10 @@ class Scripted(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Script(Struct, frozen=True, forbid_unknown_fields=True):
-    """The file."""
+    """The file. dimensions: of the vectors; 0: it makes none."""
 
     replies: tuple[Scripted, ...] = ()
+    dimensions: int = 0
 
 
 def read_script(path: Path) -> Script:
@@ -60,8 +65,8 @@ def read_script(path: Path) -> Script:
 
 
 class ScriptedEngine:
-    """Implements `interfaces.Engine` and `interfaces.Loader`. Belongs to the dialect of a model without a template:
-    calls are one JSON object, results are messages that begin with "Result: "."""
+    """Implements `interfaces.Engine`, `interfaces.Embedder` and `interfaces.Loader`. Belongs to the dialect of a model
+    without a template: calls are one JSON object, results are messages that begin with "Result: "."""
 
     def __init__(self, residency: Residency | None = None) -> None:
         self.residency = residency
@@ -102,6 +107,18 @@ class ScriptedEngine:
         async with held:
             self.warmed = [*self.warmed[-self.KEPT + 1 :], job]
 
+    async def embed(self, job: EmbedJob) -> Embeddings:
+        """See interfaces.Embedder."""
+        held = self.residency.hold(job.model) if self.residency else contextlib.nullcontext(0.0)
+        async with held:
+            has = self._scripts.get(job.model, Script()).dimensions
+            if not has:
+                raise BadRequest(f"model: {job.model!r} is a language model and makes no embeddings")
+            if job.dimensions not in (None, has):
+                raise BadRequest(f"dimensions: the model makes vectors of {has}, which cannot be cut: leave it out")
+            vectors = tuple(_vector(text, has) for text in job.texts)
+            return Embeddings(vectors=vectors, tokens=sum(len(text.split()) for text in job.texts))
+
     async def generate(
         self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
     ) -> Completion:
@@ -111,6 +128,8 @@ class ScriptedEngine:
         held = self.residency.hold(job.model) if self.residency else contextlib.nullcontext(0.0)
         async with held as load_ms:
             script = self._scripts.get(job.model, Script())
+            if script.dimensions:
+                raise BadRequest(f"model: {job.model!r} is an embedding model: it does not generate")
             question, results = _dialogue(job)
             entry = next((r for r in script.replies if re.search(r.match, question)), Scripted("", text=question))
             call = entry.calls[results] if results < len(entry.calls) else None
@@ -130,6 +149,14 @@ class ScriptedEngine:
                 if on_piece:
                     on_piece(word, told[i : i + 1])
             return _completion(job, text, load_ms, watch.ms(), first_ms=first_ms, logprob=None, logprobs=told)
+
+
+def _vector(text: str, dimensions: int) -> bytes:
+    """Of length 1, by the digest of the text; tokens are words."""
+    digest = hashlib.shake_256(text.encode()).digest(dimensions)
+    numbers = [byte - 127.5 for byte in digest]
+    length = math.hypot(*numbers)
+    return struct.pack(f"<{dimensions}f", *(number / length for number in numbers))
 
 
 def _dialogue(job: Job) -> tuple[str, int]:

@@ -386,6 +386,22 @@ class ChatAnswer(Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
+class EmbedJob(Struct, frozen=True, kw_only=True):
+    """Vectors for texts. dimensions: how many the caller wants; None: as many as the model makes."""
+
+    model: str
+    texts: tuple[str, ...]
+    dimensions: int | None = None
+
+
+class Embeddings(Struct, frozen=True, kw_only=True):
+    """A vector for each text, in their order: float32, little-endian, of length 1. tokens: of all texts, those
+    included that the model wants around each."""
+
+    vectors: tuple[bytes, ...]
+    tokens: int
+
+
 class EngineKind(StrEnum):
     """What runs a model: llama.cpp (GGUF files), ONNX Runtime, or a server on this board that speaks the OpenAI API."""
 

@@ -21,7 +21,7 @@ from edged.store.requests import Accepted, Row
 from edged.transport.http.api import OnDelta
 from edged.transport.http.limits import Limits
 from edged.transport.http.server import HttpTransport, Listener
-from edged.types import JSON, Ask, Caller, Fault, Message, Reply, Request, Status
+from edged.types import JSON, Ask, Caller, Embeddings, EmbedJob, Fault, Message, Reply, Request, Status
 
 KEY = "0123456789abcdef"
 METRICS = "text/plain; version=1.0.0; charset=utf-8"
@@ -126,6 +126,10 @@ class Desk:
     async def complete(
         self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
     ) -> ModelAnswer:
+        """See service.Service."""
+        raise NotImplementedError
+
+    async def embed(self, caller: Caller, job: EmbedJob) -> Embeddings:
         """See service.Service."""
         raise NotImplementedError
 

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from edged import access, wire
 from edged.agent.chat import Chats
+from edged.agent.embed import Embeds
 from edged.config import Agent, Config, Model, Node
 from edged.pipeline import OnDelta
 from edged.service import Service
@@ -112,12 +113,20 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(folder: Path, chats: Chats, models: dict[str, Model]) -> AsyncIterator[Served]:
+async def serving(
+    folder: Path, chats: Chats, models: dict[str, Model], embeds: Embeds | None = None
+) -> AsyncIterator[Served]:
     """A server of these models and of the agent `house`."""
     config = Config(node=Node(), models=models, agents={"house": Agent(model="small"), "barn": Agent(model="small")})
     house = House()
     service = Service(
-        config, cast(Any, house), cast(Any, None), cast(Any, None), chats, status=lambda: asyncio.sleep(0, {})
+        config,
+        cast(Any, house),
+        cast(Any, None),
+        cast(Any, None),
+        chats,
+        cast(Any, embeds),
+        status=lambda: asyncio.sleep(0, {}),
     )
     app = web.Application()
     served: Served | None = None

@@ -4,8 +4,6 @@ our own tools is called: what the model wants called goes back to whoever asked.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 from msgspec import structs
 
@@ -13,12 +11,13 @@ from edged.agent import grammar, plain, served_chat, trial
 from edged.agent.calls import Call, CallPiece, CallReader
 from edged.agent.dialect import Dialect
 from edged.agent.output import Output, Told
+from edged.agent.places import Places
 from edged.agent.plain import MAX_TOP, ModelAnswer, ModelAsk, OnCall, ToolChoice
 from edged.agent.prompt import TemplateOf
 from edged.agent.trial import Inexpressible
 from edged.cloud import Served
 from edged.config import Model
-from edged.errors import BadRequest, Busy, ModelUnavailable
+from edged.errors import BadRequest, ModelUnavailable
 from edged.interfaces import Engine, OnPiece
 from edged.types import (
     Completion,
@@ -43,9 +42,6 @@ __all__ = [
     "ToolChoice",
 ]
 
-AT_ONCE = 16  # as many as a model has places for
-RETRY_S = 5.0  # when to ask again where too many wait: about two answers of a small board
-
 
 class Chats:
     """Completions of plain models, a bounded number at once.
@@ -68,8 +64,7 @@ class Chats:
         self._engine, self._models, self._template_of = engine, models, template_of
         self._served = served or Served({})
         self._dialects: dict[str, Dialect] = {}
-        self._places = asyncio.Semaphore(AT_ONCE)
-        self._waiting, self._max_waiting = 0, max_waiting
+        self._places = Places("completions", max_waiting=max_waiting)
 
     async def complete(
         self, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
@@ -89,7 +84,7 @@ class Chats:
         plain.check(ask)
         if ask.model not in self._models:
             raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
-        async with self._place():
+        async with self._places.one():
             if ask.model in self._served:
                 return await served_chat.complete(self._served, ask, on_piece, on_call)
             dialect, context = await self._dialect(ask.model), self._models[ask.model].context
@@ -104,21 +99,6 @@ class Chats:
 
     async def _answer(self, work: _Work) -> ModelAnswer:
         return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
-
-    @contextlib.asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        """One of the places, in the order of asking."""
-        if self._places.locked() and self._waiting >= self._max_waiting:
-            raise Busy(f"{self._waiting} completions wait already", retry_after_s=RETRY_S)
-        self._waiting += 1
-        try:
-            await self._places.acquire()
-        finally:
-            self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._places.release()
 
     async def _dialect(self, model: str) -> Dialect:
         if model not in self._dialects:

@@ -99,7 +99,10 @@ class _Top:
     def _look(self, state: dict[str, Any]) -> None:
         now, before = time.monotonic(), self._state["engine"]
         for name, engine in state["engine"].items():
-            made = engine["generated_tokens"] - before.get(name, engine)["generated_tokens"]
+            kind = (
+                "generated_tokens" if "generated_tokens" in engine else "prompt_tokens"
+            )  # an embedding model only reads
+            made = engine[kind] - before.get(name, engine).get(kind, 0)
             self._rates[name] = max(0, made) / max(now - self._seen_at, REFRESH_S / 2)  # a reload begins at 0
         self._state, self._seen_at, self._trouble = state, now, None
 

@@ -59,7 +59,10 @@ def model_text(model: Document, engine: Document | None) -> str:
         parts.append(f"in use by {model['in_use']}")
     if engine:
         parts.append(f"{engine['threads']} threads")
-        parts.append(f"{engine['generated_tokens']} tokens in {engine['decode_steps']} steps")
+        if "provider" in engine:  # an embedding model
+            parts.append(f"{engine['texts']} texts of {engine['prompt_tokens']} tokens on {_provider(engine)}")
+        else:
+            parts.append(f"{engine['generated_tokens']} tokens in {engine['decode_steps']} steps")
         parts += _rates(engine)
     return line(", ".join(parts))
 
@@ -71,6 +74,12 @@ def snapshots_text(kept: Document) -> str:
         f"{kept['files']} on the disk, {size(kept['bytes'])}; since the start {size(kept['written_bytes'])} written, "
         f"{kept['restored']} restored{refused}"
     )
+
+
+def _provider(engine: Document) -> str:
+    """What computes it, and why not what else there is."""
+    others = [f"{name}: {why}" for name, why in engine["passed_over"].items()]
+    return line(f"{engine['provider']} (not on {'; not on '.join(others)})") if others else str(engine["provider"])
 
 
 def _rates(engine: Document) -> Iterator[str]:

@@ -13,12 +13,12 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"cli"},
     {"supervisor"},
     {"app"},
-    {"listeners", "metering"},
+    {"listeners", "metering", "engines"},
     {"methods"},
     {"service"},
     {"transport", "pipeline"},
     {"agent"},
-    {"engine", "governor", "tools", "cloud", "store", "pull"},
+    {"engine", "onnx", "governor", "tools", "cloud", "store", "pull"},
     {"router", "catalog", "gguf", "wire", "access", "sandbox", "estimate", "testing"},
     {"interfaces"},
     {"config", "log", "metrics", "systemd"},
@@ -67,8 +67,9 @@ def test_transports_do_not_know_each_other(path: Path) -> None:
 PURE = """
     router access wire estimate loopback cloud/answer cloud/link cloud/request cloud/sse cloud/trouble store/lifecycle
     governor/policy agent/dialect agent/grammar agent/output agent/calls agent/schemas engine/cells engine/drafts
-    engine/duel engine/rates engine/scheduler engine/snapshot_worth engine/threads tools/values
-    transport/http/openai_request transport/http/openai_reply transport/http/openai_stream
+    engine/duel engine/rates engine/scheduler engine/snapshot_worth engine/threads onnx/batches onnx/providers
+    tools/values transport/http/openai_request transport/http/openai_embeddings transport/http/openai_reply
+    transport/http/openai_stream
 """
 
 

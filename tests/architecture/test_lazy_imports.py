@@ -13,7 +13,7 @@ HEAVY = {
 }
 
 
-MODULES = ["edged", "edged.client", "edged.app", "edged.cli", "edged.cloud", "edged.engine", "edged.pull"]
+MODULES = ["edged", "edged.client", "edged.app", "edged.cli", "edged.cloud", "edged.engine", "edged.onnx", "edged.pull"]
 
 
 @pytest.mark.parametrize("module", MODULES)

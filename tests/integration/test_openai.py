@@ -14,7 +14,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from edged.agent.chat import AT_ONCE, Chats
+from edged.agent.chat import Chats
+from edged.agent.places import AT_ONCE
 from edged.config import Model
 from edged.errors import Busy, ContextExceeded, NoLink
 from edged.pipeline import OnDelta
@@ -264,12 +265,6 @@ async def test_models_are_the_agents_and_models_of_the_caller(served: Served) ->
         await served.client.models.retrieve("large")
     with pytest.raises(openai.PermissionDeniedError):
         await served.client.models.retrieve("barn")
-
-
-async def test_embeddings_are_refused_by_name(served: Served) -> None:
-    """Never an empty list."""
-    with pytest.raises(openai.BadRequestError, match="embeddings are not available yet"):
-        await served.client.embeddings.create(model="small", input="x")
 
 
 async def test_body_that_is_too_long_raises_413(served: Served) -> None:

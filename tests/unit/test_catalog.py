@@ -145,6 +145,17 @@ def test_remote_source_becomes_a_readable_name(tmp_path: Path, source: str) -> N
     assert catalog.resolve(source.replace("dir", "other"), tmp_path).path != model.path
 
 
+def test_onnx_model_is_known_by_its_name_and_has_its_tokenizer_pulled(tmp_path: Path) -> None:
+    """Of the hub it lies at the top of the repository; of other places the user brings it."""
+    model = catalog.resolve("hf:owner/repo/onnx/Model.onnx", tmp_path)
+    assert model.engine == "onnx"
+    assert [spec.name for spec in model.files] == [model.path.name, f"{model.path.stem}.tokenizer.json"]
+    assert [str(source) for source in model.files[1].sources] == ["hf:owner/repo/tokenizer.json"]
+    assert catalog.resolve("https://host/model.onnx", tmp_path).engine == "onnx"
+    assert catalog.resolve("file:/models/model.onnx", tmp_path).engine == "onnx"
+    assert catalog.resolve("file:/models/model.gguf", tmp_path).engine is None
+
+
 @pytest.mark.parametrize("source", ["https://host/..", "https://host/../../etc/passwd", "https://host/%2e%2e%2fx"])
 def test_remote_source_never_leaves_the_models_folder(tmp_path: Path, source: str) -> None:
     """Whatever an URL says, the file lies directly in the models folder."""

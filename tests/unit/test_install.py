@@ -33,6 +33,6 @@ def test_runtime_requirements_are_what_edged_needs_and_nothing_of_its_tests() ->
     tests = {re.split(r"[<>=]", dependency)[0] for dependency in project["optional-dependencies"]["dev"]}
     assert wanted - names == {"llama-cpp-python"}
     assert {"multidict", "yarl", "markupsafe"} <= names, "needed by what is needed"
-    assert not names & tests
+    assert names & tests <= {"pyyaml"}, "which tokenizers' huggingface-hub wants, too"
     assert len(re.findall(r"^[a-z]", text, re.MULTILINE)) <= len(re.findall(r"--hash=sha256:", text))
     assert "llama" not in "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edged import catalog, pull, testing
-from edged.app import model_specs
+from edged.app import model_specs, predict
 from edged.cli.checks.finding import Finding, fail, ok, own_name, warn
 from edged.cli.common import size
 from edged.config import Config
-from edged.engine.predict import predicted_bytes
 from edged.errors import ConfigError, ModelUnavailable
 from edged.governor import probe
 from edged.types import EngineKind
@@ -86,6 +85,6 @@ def _needed(settings: Config, name: str) -> int | None:
     if source.startswith(testing.SCHEME):
         return None
     try:
-        return predicted_bytes(model_specs(settings)[name])
+        return predict(model_specs(settings)[name])
     except (ModelUnavailable, OSError):
         return None

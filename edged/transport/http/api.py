@@ -9,7 +9,7 @@ from typing import Protocol
 from edged.agent.chat import ModelAnswer, ModelAsk, OnCall, OnPiece
 from edged.errors import EdgedError
 from edged.store.requests import Accepted, Row
-from edged.types import JSON, Ask, Caller, Fault, Request
+from edged.types import JSON, Ask, Caller, Embeddings, EmbedJob, Fault, Request
 
 # CONTRACT section 6
 STATUS_OF = {
@@ -60,3 +60,5 @@ class Api(Protocol):
     async def complete(
         self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
     ) -> ModelAnswer: ...
+
+    async def embed(self, caller: Caller, job: EmbedJob) -> Embeddings: ...

@@ -1,4 +1,4 @@
-"""The OpenAI API (CONTRACT section 6): chat completions of agents and of plain models, and the list of both.
+"""The OpenAI API (CONTRACT section 6): chat completions of agents and of plain models, the list of both, embeddings.
 
 `model` names either. An agent goes the way of every request: stored, with its own tools, found again under its rid. A
 plain model does what the request says, and nothing of it is stored.
@@ -33,8 +33,8 @@ from edged.errors import (
     TooLarge,
     UnknownAgent,
 )
+from edged.transport.http import openai_embeddings, openai_request
 from edged.transport.http import openai_reply as shapes
-from edged.transport.http import openai_request
 from edged.transport.http.api import STATUS_OF, Api, retry_after
 from edged.transport.http.errors import openai_error, should_retry
 from edged.transport.http.openai_checks import Wrong
@@ -136,8 +136,15 @@ class OpenAI:
 
     async def embeddings(self, request: web.Request) -> web.Response:
         """POST /v1/embeddings."""
-        self._caller_of(request)
-        raise Wrong("model", "embeddings are not available yet: no embedding model runs here; see /v1/chat/completions")
+        caller = self._caller_of(request)
+        job, as_base64 = openai_embeddings.parse(await _body(request))
+        if job.model in self._config.agents:
+            raise Wrong("model", f"{job.model!r} is an agent, and embeddings are made by embedding models")
+        if job.model not in self._config.models:
+            raise self._unknown(job.model, caller)
+        async with _running(request, self._api.embed(caller, job)) as work:
+            await asyncio.wait([work])
+        return _json(openai_embeddings.answer(job.model, work.result(), as_base64=as_base64))
 
     def _usable(self, caller: Caller) -> tuple[list[str], list[str]]:
         """(agents, models)."""

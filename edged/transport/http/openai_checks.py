@@ -7,7 +7,9 @@ from typing import TypeVar
 
 import msgspec
 
-from edged.errors import BadRequest
+from edged.errors import BadRequest, TooLarge
+from edged.types import JSON
+from edged.wire import MAX_DEPTH, depth
 
 T = TypeVar("T")
 
@@ -26,6 +28,21 @@ def convert(value: object, kind: type[T], where: str) -> T:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         raise _wrong(str(error), where) from None
+
+
+def decoded(payload: bytes, holds: str) -> dict[str, JSON]:
+    """The object that a request is. holds: what, in words. Raises BadRequest, TooLarge."""
+    try:
+        body = msgspec.json.decode(payload)
+    except RecursionError:
+        raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the request is not valid JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise BadRequest(f"the request is a JSON object with {holds}")
+    if depth(body) > MAX_DEPTH:
+        raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels")
+    return body
 
 
 def _wrong(error: str, where: str) -> Wrong:

@@ -12,12 +12,11 @@ import msgspec
 from msgspec import Struct
 
 from edged.agent.chat import MAX_TOP, ModelAsk
-from edged.errors import BadRequest, TooLarge
-from edged.transport.http.openai_checks import Wrong, convert
+from edged.transport.http.openai_checks import Wrong, convert, decoded
 from edged.transport.http.openai_messages import dialogue
 from edged.transport.http.openai_tools import choice, tools
 from edged.types import JSON, Message, Sampling, ToolSpec
-from edged.wire import MAX_DEPTH, MAX_SEED, MAX_STOPS, depth
+from edged.wire import MAX_SEED, MAX_STOPS
 
 MAX_TOKENS = 2**20  # as in edged's own requests: beyond any context
 DEFAULT_TEMPERATURE = 0.0  # as an agent's: small models go astray at OpenAI's 1
@@ -130,7 +129,7 @@ def parse(payload: bytes) -> ChatRequest:
         Wrong: with the parameter and what is allowed.
         BadRequest, TooLarge: it is no JSON object, or nested too deep.
     """
-    body = convert(_decoded(payload), Body, "")
+    body = convert(decoded(payload, "model and messages"), Body, "")
     for name, (allowed, reason) in FIXED.items():
         value = getattr(body, name)
         if value is not None and value not in allowed:
@@ -240,20 +239,6 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
     if len(stops) > MAX_STOPS or any(not s for s in stops):
         raise Wrong("stop", f"at most {MAX_STOPS} strings, none of them empty")
     return stops
-
-
-def _decoded(payload: bytes) -> dict[str, JSON]:
-    try:
-        body = msgspec.json.decode(payload)
-    except RecursionError:
-        raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the request is not valid JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise BadRequest("the request is a JSON object with model and messages")
-    if depth(body) > MAX_DEPTH:
-        raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels")
-    return body
 
 
 def _written(value: JSON) -> str:

@@ -11,8 +11,9 @@ import pytest
 from llguidance import LLMatcher, LLTokenizer
 
 from edged.agent import grammar
-from edged.agent.chat import AT_ONCE, Call, CallPiece, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice
+from edged.agent.chat import Call, CallPiece, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice
 from edged.agent.dialect import CHATML, GENERIC, HERMES, CallFormat
+from edged.agent.places import AT_ONCE
 from edged.config import Model
 from edged.errors import BadRequest, Busy, ModelUnavailable
 from edged.interfaces import OnPiece

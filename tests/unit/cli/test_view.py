@@ -52,6 +52,17 @@ def test_status_tells_the_speed_of_each_phase_once_it_is_measured(rates: dict[st
     assert status_lines(state)[3].endswith(f"21 tokens in 6 steps{told}")
 
 
+@pytest.mark.parametrize(
+    ("passed_over", "told"),
+    [({}, "on CPU"), ({"CUDA": "it failed: no\ndriver"}, "on CPU (not on CUDA: it failed: no driver)")],
+)
+def test_status_tells_what_an_embedding_model_read_and_on_what(passed_over: dict[str, str], told: str) -> None:
+    """And why not on something else that the board has."""
+    engine = {"threads": 2, "texts": 3, "prompt_tokens": 21, "provider": "CPU", "passed_over": passed_over}
+    told_of = status_lines({**STATE, "engine": {"small": engine}})[3]
+    assert told_of == f"model  small: ready, 600 MiB, in use by 1, 2 threads, 3 texts of 21 tokens {told}"
+
+
 def test_status_tells_links_and_listeners_where_there_are_some() -> None:
     """A daemon that has them."""
     link = {"state": "down", "since": None, "reason": "timeout", "in_flight": 0, "window": 1}

@@ -1,0 +1,52 @@
+"""What an embedding model takes in memory, before it is loaded. No native imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edged.onnx import file
+from edged.onnx.file import Facts
+from edged.types import MemoryNeed, ModelSpec
+
+# Tokens of one batch, padding included. Buffers grow with it (the scores of attention with its square), and a CPU gains
+# little by more; a cancel waits for it.
+BATCH_TOKENS = 512
+FLOAT_BYTES = 4
+HEAD_WIDTH = 32  # numbers of one head's key; the smallest in use, so that there are at most as many heads
+# Beside the file: the tokenizer and the session. Of the int8 MiniLM (21.9 MiB) 29.4 MiB stay after the load. While a
+# session is made there are 12 MiB more, which is less than a batch takes afterwards.
+SESSION_BYTES = 8 * 2**20
+# Rows of the widest activation, and tables of scores, that are alive at once: the smallest whole numbers that are not
+# below what a text of 256 or 512 tokens took (9.5 and 26.6 MiB).
+LIVE_ROWS = 3
+LIVE_SCORES = 2
+NOT_TOLD_WIDTH = 1024  # where the file does not tell: of the usual embedding models the largest (bge-large, e5-large)
+WIDEST_FACTOR = 4  # of the feed-forward layer to the width, in nearly every transformer
+
+
+def limit(context: int, facts: Facts) -> int:
+    """Most tokens of a text: as configured, at most as many as the model has positions for."""
+    return min(context, facts.positions or context)
+
+
+def predicted_need(spec: ModelSpec) -> MemoryNeed:
+    """What a model will take while it computes the largest batch. Reads the file's structure: call it in a thread.
+
+    Raises:
+        ModelUnavailable: there is no such file, or it is no model.
+    """
+    facts = file.read(Path(spec.path))
+    return need(facts, limit(spec.context, facts))
+
+
+def need(facts: Facts, longest: int) -> MemoryNeed:
+    """The same by the file's facts. longest: most tokens of a text."""
+    width = facts.width or NOT_TOLD_WIDTH
+    tokens = max(longest, 1 if facts.quantized else BATCH_TOKENS)
+    rows = LIVE_ROWS * tokens * (facts.widest or WIDEST_FACTOR * width)
+    scores = LIVE_SCORES * (width // HEAD_WIDTH) * longest * tokens
+    return MemoryNeed(
+        weights=facts.bytes + SESSION_BYTES,
+        compute=FLOAT_BYTES * (rows + scores),
+        output=FLOAT_BYTES * tokens * width,
+    )

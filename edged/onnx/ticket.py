@@ -1,0 +1,40 @@
+"""What passes between the event loop and the thread of onnxruntime."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from msgspec import Struct
+
+from edged.types import Embeddings, EmbedJob, ModelState
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A job on its way through the thread. future: belongs to the event loop; the thread only names it there."""
+
+    job: EmbedJob
+    future: asyncio.Future[Embeddings]
+
+
+class ModelStats(Struct, frozen=True, kw_only=True):
+    """One loaded model for `status`. Texts and tokens count since it was loaded.
+
+    provider: what computes it; offered: what this onnxruntime has; passed_over: why others of them do not.
+    context: most tokens of a text. dimensions: of a vector; None: the file does not tell.
+    running: jobs it is at.
+    """
+
+    name: str
+    state: ModelState
+    load_ms: float
+    provider: str
+    offered: tuple[str, ...]
+    passed_over: dict[str, str]
+    threads: int
+    context: int
+    dimensions: int | None
+    running: int
+    texts: int
+    prompt_tokens: int

@@ -1,0 +1,296 @@
+"""The thread of onnxruntime: the only one that touches its objects and the tokenizers.
+
+It loads, frees and computes models, one batch at a time. Others post commands; results go back to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from edged.clock import Stopwatch
+from edged.errors import BadRequest, Cancelled, ContextExceeded, EdgedError, Internal, ModelUnavailable
+from edged.onnx import memory
+from edged.onnx.batches import batches
+from edged.onnx.ticket import ModelStats, Ticket
+from edged.types import Embeddings, ModelSpec, ModelState
+
+if TYPE_CHECKING:
+    from edged.onnx.model import EmbeddingModel
+
+log = logging.getLogger(__name__)
+
+Command = Callable[[], None]
+
+
+class _Loaded:
+    """A model and what it has done."""
+
+    def __init__(self, model: EmbeddingModel, load_ms: float) -> None:
+        self.model = model
+        self.load_ms = load_ms
+        self.texts = 0
+        self.tokens = 0
+
+
+class _Work:
+    """A job: its texts as tokens, and the batches that are left; None: it is not encoded yet."""
+
+    def __init__(self, ticket: Ticket, loaded: _Loaded) -> None:
+        self.ticket, self.loaded = ticket, loaded
+        self.tokens: list[list[int]] = []
+        self.batches: deque[list[int]] | None = None
+        self.vectors: dict[int, bytes] = {}
+
+
+class Worker:
+    """The thread, its models and its mailbox.
+
+    `busy`, `progress_at` (time.monotonic()) and `stats` may be read from anywhere: each is replaced as a whole.
+
+    Args:
+        loop: where futures live.
+        on_fatal: called on the loop with the exception that ended the thread.
+        threads: to compute with where a model names none; None: as many as the process may use.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, on_fatal: Callable[[BaseException], None], threads: int | None
+    ) -> None:
+        self.busy = False
+        self.progress_at = time.monotonic()
+        self.stats: tuple[ModelStats, ...] = ()
+        self._loop, self._on_fatal, self._threads = loop, on_fatal, threads
+        self._models: dict[str, _Loaded] = {}
+        self._works: deque[_Work] = deque()
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._outbox: list[Command] = []
+        self._stopping = threading.Event()
+        # A daemon thread: if a native call never returns, the process must still be able to end.
+        self._thread = threading.Thread(target=self._run, name="edged.onnx", daemon=True)
+
+    # Called from the event loop
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, ticket: Ticket) -> None:
+        self._commands.put(partial(self._submit, ticket))
+
+    def cancel(self, ticket: Ticket) -> None:
+        self._commands.put(partial(self._cancel, ticket))
+
+    def load(self, spec: ModelSpec, future: asyncio.Future[None]) -> None:
+        self._commands.put(partial(self._load, spec, future))
+
+    def unload(self, name: str, future: asyncio.Future[None]) -> None:
+        self._commands.put(partial(self._unload, name, future))
+
+    def stop(self) -> None:
+        """End after the batch in progress."""
+        self._stopping.set()
+        self._commands.put(lambda: None)
+
+    def join(self) -> None:
+        """Wait for the thread's end. Blocks."""
+        self._thread.join()
+
+    # The thread
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._take_commands()
+                self._step()
+                self._send()
+            self._free_all()
+        except BaseException as error:  # whatever it is, the loop has to hear of it
+            log.critical("the thread of onnxruntime died", exc_info=error)
+            self._outbox.append(partial(self._on_fatal, error))
+        finally:
+            self.busy = False
+            self._send()
+
+    def _take_commands(self) -> None:
+        """Do what was posted; sleep while there is nothing to do."""
+        if not self._works:
+            self.busy = False
+            command = self._commands.get()
+            self.busy, self.progress_at = True, time.monotonic()
+            command()
+        while not self._stopping.is_set():
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            self.progress_at = time.monotonic()
+            command()
+
+    def _step(self) -> None:
+        """One batch of the job whose turn it is: a long one does not hold up a short one."""
+        if self._works and not self._stopping.is_set():
+            work = self._works.popleft()
+            try:
+                done = self._advance(work)
+            except EdgedError as error:
+                self._resolve(work.ticket.future, error)
+            else:
+                if done is None:
+                    self._works.append(work)
+                else:
+                    self._resolve(work.ticket.future, done)
+            self.progress_at = time.monotonic()
+        self.stats = tuple(self._stats(name, loaded) for name, loaded in self._models.items())
+
+    def _advance(self, work: _Work) -> Embeddings | None:
+        """Encode a job, or compute its next batch; what came of it once it is whole."""
+        if work.batches is None:
+            self._encode(work)
+            return None
+        model, batch = work.loaded.model, work.batches.popleft()
+        for i, vector in zip(batch, model.vectors([work.tokens[i] for i in batch]), strict=True):
+            work.vectors[i] = vector.astype("<f4").tobytes()
+        work.loaded.texts += len(batch)
+        work.loaded.tokens += sum(len(work.tokens[i]) for i in batch)
+        if work.batches:
+            return None
+        _check_dimensions(work.ticket.job.dimensions, len(work.vectors[0]) // 4)  # where the file did not tell
+        vectors = tuple(work.vectors[i] for i in range(len(work.tokens)))
+        return Embeddings(vectors=vectors, tokens=sum(map(len, work.tokens)))
+
+    def _encode(self, work: _Work) -> None:
+        job, model = work.ticket.job, work.loaded.model
+        if model.dimensions is not None:
+            _check_dimensions(job.dimensions, model.dimensions)
+        for i, text in enumerate(job.texts):
+            ids = model.encode(text)
+            if len(ids) > model.context:
+                raise ContextExceeded(len(ids), model.context, f"input[{i}]" if len(job.texts) > 1 else "the input")
+            if not ids:
+                raise BadRequest(f"input[{i}]: has no token in it")
+            work.tokens.append(ids)
+            self.progress_at = time.monotonic()
+        work.batches = deque(batches([len(ids) for ids in work.tokens], most_tokens=model.batch_tokens))
+
+    def _stats(self, name: str, loaded: _Loaded) -> ModelStats:
+        model = loaded.model
+        return ModelStats(
+            name=name,
+            state=ModelState.READY,
+            load_ms=loaded.load_ms,
+            provider=model.provider,
+            offered=model.offered,
+            passed_over=dict(model.passed_over),
+            threads=model.threads,
+            context=model.context,
+            dimensions=model.dimensions,
+            running=sum(work.loaded is loaded for work in self._works),
+            texts=loaded.texts,
+            prompt_tokens=loaded.tokens,
+        )
+
+    def _send(self) -> None:
+        """Hand what came of this round to the loop."""
+        outbox, self._outbox = self._outbox, []
+        if not outbox:
+            return
+        try:
+            self._loop.call_soon_threadsafe(_run_all, outbox)
+        except RuntimeError:  # the loop is closed, so nobody waits any more
+            log.debug("%d results came after the event loop was closed", len(outbox))
+
+    # Commands
+
+    def _submit(self, ticket: Ticket) -> None:
+        loaded = self._models.get(ticket.job.model)
+        if loaded is None:
+            self._resolve(ticket.future, ModelUnavailable(f"model {ticket.job.model} is not loaded"))
+        else:
+            self._works.append(_Work(ticket, loaded))
+
+    def _cancel(self, ticket: Ticket) -> None:
+        """The outcome tells the waiting task that nothing of it is computed any more."""
+        self._works = deque(work for work in self._works if work.ticket is not ticket)
+        self._resolve(ticket.future, Cancelled("the request was cancelled"))
+
+    def _load(self, spec: ModelSpec, future: asyncio.Future[None]) -> None:
+        loaded = self._models.get(spec.name)
+        if loaded is not None:
+            same = loaded.model.spec == spec
+            self._resolve(future, None if same else Internal(f"{spec.name} is loaded with other settings"))
+            return
+        watch = Stopwatch()
+        try:
+            model = self._open(spec)
+        except EdgedError as error:
+            memory.trim()
+            self._resolve(future, error)
+            return
+        self._models[spec.name] = _Loaded(model, watch.ms())
+        memory.trim()  # while a session is made, weights are there several times
+        self._resolve(future, None)
+
+    def _open(self, spec: ModelSpec) -> EmbeddingModel:
+        memory.return_at_once()
+        try:
+            from edged.onnx.model import EmbeddingModel
+        except (ImportError, OSError) as error:  # not installed, or built for another machine
+            raise ModelUnavailable(f"onnxruntime cannot be used: {error}") from error
+        threads = spec.threads or self._threads or len(os.sched_getaffinity(0))
+        try:
+            return EmbeddingModel(spec, threads)
+        except MemoryError:
+            raise ModelUnavailable(f"there was no memory to load {spec.name!r}") from None
+
+    def _unload(self, name: str, future: asyncio.Future[None]) -> None:
+        loaded = self._models.get(name)
+        if loaded is not None and (using := sum(work.loaded is loaded for work in self._works)):
+            self._resolve(future, Internal(f"{name} cannot be unloaded: {using} requests use it"))
+            return
+        if loaded is not None:
+            del self._models[name], loaded
+            memory.trim()
+        self._resolve(future, None)
+
+    def _free_all(self) -> None:
+        """The end: whoever still waits is told, and the memory is given back."""
+        for work in self._works:
+            self._resolve(work.ticket.future, Cancelled("the engine stops"))
+        self._works.clear()
+        self._models.clear()
+        self.stats = ()
+        memory.trim()
+
+    def _resolve(self, future: asyncio.Future[Any], value: object) -> None:
+        self._outbox.append(partial(resolve, future, value))
+
+
+def _check_dimensions(wanted: int | None, has: int) -> None:
+    if wanted is not None and wanted != has:
+        raise BadRequest(f"dimensions: the model makes vectors of {has}, which cannot be cut: leave it out")
+
+
+# On the event loop
+
+
+def resolve(future: asyncio.Future[Any], value: object) -> None:
+    """Set a future's result or exception, unless it has one."""
+    if future.done():
+        return
+    if isinstance(value, Exception):
+        future.set_exception(value)
+    else:
+        future.set_result(value)
+
+
+def _run_all(calls: list[Command]) -> None:
+    for call in calls:
+        call()
