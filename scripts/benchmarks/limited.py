@@ -1,8 +1,8 @@
-"""A section of `memory`: two models in a cgroup of 800 MiB that has room for one of them, asked in turn and all at once.
+"""A section of `memory`: two models in a cgroup of 800 MiB that has room for one, asked in turn and all at once.
 
 Before each contestant the files leave the page cache, so that their pages are charged to its cgroup when they come
-back. Peaks are of anonymous memory and mapped files, read every 20 ms; the kernel's own peak counts all page cache, which
-it fills up to any limit, and only explains. llama.cpp's router keeps as many models as it is told: both, and one.
+back. Peaks are of anonymous memory and mapped files, read every 20 ms; the kernel's own peak counts all page cache,
+which it fills up to any limit, and only explains. llama.cpp's router keeps as many models as it is told: both, and one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks import board, cgroups, peers, siblings, subject
 from benchmarks.calls import CallError, Connection, at_once
@@ -32,6 +34,7 @@ CONTEXT = 2048
 SAMPLE_S = 0.02
 PEER_SLOTS = 4
 WAIT_S = 900.0  # for one answer: all the others may come first, with a load before each
+REASONS = 3  # of failures, told in a row
 QUESTIONS = ("What is a valve?", "What is a pump?", "What is a tank?", "What is a sensor?", "What is a relay?")
 
 Ask = Callable[[str, str], None]  # model, text; raises what FAILURES has
@@ -64,48 +67,28 @@ def rows(folder: Path, requests: int, peer_bin: Path | None) -> list[Row]:
     peer = {name: work for name, work in theirs.items() if isinstance(work, Work)}
     told = " / ".join(name if isinstance(work, Work) else f"{name}: {work}" for name, work in theirs.items())
 
-    def beside(value: Callable[[Work], object]) -> str:
-        return " / ".join(str(value(work)) for work in peer.values())
+    def line(what: str, value: Callable[[Work], float | str], unit: str = "", at_most: float | None = None, **more: Any) -> Row:
+        beside = " / ".join(str(value(work)) for work in peer.values())
+        return finding(f"limited: {what}", value(ours), unit, at_most=at_most, peer=beside, **more)
 
-    lines = [
-        finding("limited: kills", ours.kills, at_most=0, peer=beside(lambda w: w.kills), note=f"peer: {told}; {about}"),
-        *(
-            finding(
-                f"limited: failed requests {kind}",
-                len(ours.failed[kind]),
-                at_most=0,
-                peer=beside(lambda w, kind=kind: len(w.failed[kind])),  # type: ignore[misc]
-                n=requests,
-                note="; ".join(sorted(set(ours.failed[kind]))[:3]),
-            )
-            for kind in ours.failed
-        ),
-        finding(
-            "limited: peak of anonymous memory and mapped files",
-            mib(ours.peak),
-            "MiB",
-            at_most=mib(ours.budget),
-            peer=beside(lambda w: mib(w.peak)),
-            note=f"the budget; the limit is {mib(LIMIT_BYTES)} MiB",
-        ),
-        finding(
-            "limited: the kernel's peak, page cache included",
-            _peak(ours),
-            "MiB",
-            peer=beside(_peak),
-        ),
-        *(
-            finding(
-                f"limited: all requests {kind}",
-                round(ours.seconds[kind], 1),
-                "s",
-                peer=beside(lambda w, kind=kind: round(w.seconds[kind], 1)),  # type: ignore[misc]
-                n=requests,
-            )
-            for kind in ours.seconds
-        ),
+    lines = [line("kills", lambda work: work.kills, at_most=0, note=f"peer: {told}; {about}")]
+    for kind, why in ours.failed.items():
+        note = "; ".join(sorted(set(why))[:REASONS])
+        lines += [line(f"failed requests {kind}", partial(_failures, kind), at_most=0, n=requests, note=note)]
+    limit = f"the budget; the limit is {mib(LIMIT_BYTES)} MiB"
+    lines += [
+        line("peak of anonymous memory and mapped files", lambda w: mib(w.peak), "MiB", mib(ours.budget), note=limit),
+        line("the kernel's peak, page cache included", _peak, "MiB"),
     ]
-    return lines
+    return lines + [line(f"all requests {kind}", partial(_seconds, kind), "s", n=requests) for kind in ours.seconds]
+
+
+def _failures(kind: str, work: Work) -> int:
+    return len(work.failed[kind])
+
+
+def _seconds(kind: str, work: Work) -> float:
+    return round(work.seconds[kind], 1)
 
 
 def _peak(work: Work) -> str | float:

@@ -4,14 +4,14 @@ Figures are of the daemon from outside: private memory and resident pages of map
 its cgroup where there is a limit. MiB are 2^20 bytes. A section that cannot be measured is told in its row, and fails
 the bench when that is edged's doing. `--only` runs one.
 
-| section | what |
-|---|---|
-| prediction | what status predicts against what a load and a request took: every GGUF of the catalog that is installed, three contexts, two types of keys and values, a daemon for each |
-| unload | 30 times load, ask, unload: private memory after each |
-| limited | a cgroup of 800 MiB and two models that do not fit together, asked in turn and all at once; llama-server's router beside it |
-| pressure | a signal through $MEMORY_PRESSURE_WATCH, and a process that takes memory until the kernel stalls |
-| too-large | a model twice as large as the board |
-| day | some hundred loads and unloads, embeddings in between |
+* prediction: what status predicts against what a load and a request took: every GGUF of the catalog that is installed,
+  three contexts, two types of keys and values, a daemon for each.
+* unload: 30 times load, ask, unload; private memory after each.
+* limited: a cgroup of 800 MiB and two models that do not fit together, asked in turn and all at once; llama-server's
+  router beside it.
+* pressure: a signal through $MEMORY_PRESSURE_WATCH, and a process that takes memory until the kernel stalls.
+* too-large: a model twice as large as the board.
+* day: some hundred loads and unloads, embeddings in between.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def _prediction(wanted: Wanted) -> list[Row]:
         )
         for case in cases
     ]
-    return rows + [
+    return [
+        *rows,
         _worst("first load of a daemon, worst error", cases, lambda c: error_percent(c.predicted, c.taken)),
         _worst("against what its unload gives back", cases, lambda c: error_percent(c.predicted, c.returned)),
         _worst("second load, worst error", cases, lambda c: error_percent(c.predicted_again, c.taken_again)),

@@ -41,7 +41,13 @@ STEP_S = 0.1
 LEFT_BYTES = 24 * MIB  # of the limit, never taken: without swap the kernel would kill the daemon, not warn it
 STALLS = Path("/proc/pressure/memory")
 STALL_S, WINDOW_S = 0.2, 2.0  # systemd's MemoryPressureThresholdSec= and its window
-HOG = "import sys\nheld = []\nfor line in sys.stdin:\n    held.append(b'x' * int(line))\n    print(len(held), flush=True)\n"
+HOG = """
+import sys
+held = []
+for line in sys.stdin:
+    held.append(b"x" * int(line))
+    print(len(held), flush=True)
+"""
 
 
 @dataclass
@@ -120,7 +126,7 @@ def _real(folder: Path, models: dict[str, str]) -> list[Row]:
     subject.write_config(folder, models)
     with (
         cgroups.limited(LIMIT_BYTES) as group,
-        subject.running(folder, prefix=group.prefix, MEMORY_PRESSURE_WATCH="/dev/null") as daemon,
+        subject.running(folder, prefix=group.prefix) as daemon,
         _at_work(daemon) as (events, busy),
         _hog(group) as hog,
     ):

@@ -53,4 +53,4 @@ def parsed(text: str) -> Memory:
 
 def _bytes(kilobytes: str) -> int:
     """`   123 kB`."""
-    return int(kilobytes.split()[0]) * 1024
+    return int(kilobytes.split(maxsplit=1)[0]) * 1024

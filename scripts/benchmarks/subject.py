@@ -26,6 +26,7 @@ POLL_S = 0.01
 SETTLE_S = 1.0  # without work, before a level is read: caches of prefixes are written, freed memory is handed back
 ANSWER_TOKENS = 16  # of a request that is there to use the model, not to be read
 BUDGET = "90%"  # of the board: what does not fit then does not fit a board of its own either
+PRESSURE = "MEMORY_PRESSURE_"  # of the service that a bench may run in, and not of the daemon it starts
 QUESTION = "In one short sentence: what is a valve?"
 
 
@@ -98,7 +99,8 @@ def running(folder: Path, *, prefix: tuple[str, ...] = (), **environment: str) -
     """
     log = folder / "edged.log"
     command = [*prefix, str(Path(sys.executable).parent / "edged"), "run"]
-    settings = {**os.environ, "EDGED_CONFIG": str(folder / "edged.toml"), **environment}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PRESSURE)}
+    settings = {**inherited, "EDGED_CONFIG": str(folder / "edged.toml"), **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=settings, stderr=output)
     try:
