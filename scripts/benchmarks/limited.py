@@ -8,6 +8,7 @@ which it fills up to any limit, and only explains. llama.cpp's router keeps as m
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import threading
 import time
@@ -40,7 +41,7 @@ QUESTIONS = ("What is a valve?", "What is a pump?", "What is a tank?", "What is 
 Ask = Callable[[str, str], None]  # model, text; raises what FAILURES has
 
 
-FAILURES = (SubjectError, CallError, OSError)
+FAILURES = (SubjectError, CallError, OSError, http.client.HTTPException)
 
 
 @dataclass
@@ -115,7 +116,10 @@ def _edged(folder: Path, files: dict[str, Path], requests: int) -> Work:
 
 def _peers(folder: Path, files: dict[str, Path], requests: int, peer_bin: Path | None) -> dict[str, Work | str]:
     """By how it was started; a text where it was not, or came to nothing."""
-    program = peers.llama_server(peer_bin)
+    try:
+        program = peers.llama_server(peer_bin)
+    except PeerError as error:
+        return {"llama-server": str(error).splitlines()[-1]}
     if not peers.has_router(program):
         return {program.label: "has no router mode"}
     models_dir = folder / "models"

@@ -194,7 +194,7 @@ def test_llama_cpp_finds_nothing_wrong_with_a_sparse_model_but_its_size(module: 
     path = tmp_path / "huge.gguf"
     told = module("sparse_gguf").write(path, 2**40)
     params = llama_cpp.llama_model_default_params()
-    params.no_alloc, params.use_mmap = True, False
+    params.no_alloc, params.load_mode = True, llama_cpp.LLAMA_LOAD_MODE_NONE
     model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
     assert model
     size = llama_cpp.llama_model_size(model)
