@@ -68,7 +68,9 @@ def rows(folder: Path, requests: int, peer_bin: Path | None) -> list[Row]:
     peer = {name: work for name, work in theirs.items() if isinstance(work, Work)}
     told = " / ".join(name if isinstance(work, Work) else f"{name}: {work}" for name, work in theirs.items())
 
-    def line(what: str, value: Callable[[Work], float | str], unit: str = "", at_most: float | None = None, **more: Any) -> Row:
+    def line(
+        what: str, value: Callable[[Work], float | str], unit: str = "", at_most: float | None = None, **more: Any
+    ) -> Row:
         beside = " / ".join(str(value(work)) for work in peer.values())
         return finding(f"limited: {what}", value(ours), unit, at_most=at_most, peer=beside, **more)
 
