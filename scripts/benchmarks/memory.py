@@ -89,7 +89,7 @@ def run(
                 rows += section(Wanted(Path(folder), cycles, requests, model, peer_bin))
             except (SubjectError, PeerError, EdgedCallError, CallError, ConnectionError) as error:
                 failed.append(f"{name}: {error}")
-                rows.append(without(name, str(error).splitlines()[0]))
+                rows.append(without(name, str(error).splitlines()[-1]))
     return Result(rows, {"threads": board.threads(), "sections": only or "all"}, failed)
 
 
@@ -229,21 +229,22 @@ def _too_large(wanted: Wanted) -> list[Row]:
                 said = f"{error.code}: {error.message}"
             else:
                 raise SubjectError(f"a model of {mib(size)} MiB was loaded on a board of {mib(probe.board_bytes())}")
+    missing = _missing(said)
     return [
         finding("too-large: the first refusal", taken[0], "ms", at_most=REFUSED_MS, note=f"{mib(size)} MiB; {said}"),
         finding("too-large: the slowest of all", max(taken), "ms", at_most=REFUSED_MS, n=REFUSALS),
-        finding("too-large: its reason misses", _missing(said) or "nothing", at_most=None),
+        finding("too-large: what its reason does not tell", len(missing), at_most=0, note=", ".join(missing)),
     ]
 
 
-def _missing(said: str) -> str:
+def _missing(said: str) -> list[str]:
     """What a refusal has to tell and does not."""
     found = {
         "the code no_memory": said.startswith("no_memory"),
         "sizes": "MiB" in said or "GiB" in said,
         "what would fit": "fit" in said.replace("does not fit", "").replace("do not fit", ""),
     }
-    return ", ".join(name for name, told in found.items() if not told)
+    return [name for name, told in found.items() if not told]
 
 
 # -- a day ------------------------------------------------------------------------------------------------------------

@@ -213,9 +213,9 @@ def test_kills_are_read_from_either_kind_of_cgroup(module: Any, text: str, wante
 
 def test_a_refusal_has_to_tell_sizes_and_what_would_fit(module: Any) -> None:
     missing = module("memory")._missing
-    assert missing("no_memory: it needs 49152 MiB and does not fit in 14000 MiB") == "what would fit"
-    assert missing("no_memory: it needs 48 GiB, there are 14; smollm2-135m-instruct-q4_1 would fit") == ""
-    assert missing("model_unavailable: it is damaged") == "the code no_memory, sizes, what would fit"
+    assert missing("no_memory: it needs 49152 MiB and does not fit in 14000 MiB") == ["what would fit"]
+    assert missing("no_memory: it needs 48 GiB, there are 14; smollm2-135m-instruct-q4_1 would fit") == []
+    assert missing("model_unavailable: it is damaged") == ["the code no_memory", "sizes", "what would fit"]
 
 
 @pytest.mark.parametrize(
