@@ -33,10 +33,10 @@ BACK_S = 120.0  # until an unloaded model must answer again: refusals meanwhile 
 REQUEST_S = 600.0
 CONTEXT = 2048
 # An answer that lasts while all this happens; the schema does not let the model end sooner.
-LONG = {"type": "string", "minLength": 1500, "maxLength": 1600}
+LONG = {"type": "string", "minLength": 3000, "maxLength": 3100}
 LONG_TOKENS = 1200
-LIMIT_BYTES = 800 * MIB
-STEP_BYTES = 16 * MIB  # taken at a time
+LIMIT_BYTES = 1200 * MIB  # both models fit, and there is something to take
+STEP_BYTES = 32 * MIB  # taken at a time
 STEP_S = 0.1
 LEFT_BYTES = 24 * MIB  # of the limit, never taken: without swap the kernel would kill the daemon, not warn it
 STALLS = Path("/proc/pressure/memory")
@@ -199,6 +199,8 @@ def _at_work(daemon: Subject) -> Iterator[tuple[Events, Busy]]:
     with daemon.client() as client:
         subject.ask(client, "idle")
         subject.ask(client, "busy")
+        if not subject.resident(client, "idle"):
+            raise SubjectError("the two models do not fit into the budget together, so none can be idle: --model")
     events, busy = Events(daemon), Busy()
 
     def work() -> None:

@@ -82,7 +82,8 @@ def write_config(folder: Path, models: Mapping[str, str], *, budget: str = BUDGE
     for name, lines in models.items():
         text += f"[models.{name}]\n{lines}"
         if "all-minilm" not in lines:  # it embeds, and answers nobody
-            text += f'[agents.ask-{name}]\nmodel = "{name}"\nsystem = "You are a helpful assistant."\n'
+            text += f'[agents.ask-{name}]\nmodel = "{name}"\nmax_tokens = 256\n'
+            text += 'system = "You are a helpful assistant."\n'
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "edged.toml").write_text(text)
 
@@ -158,6 +159,11 @@ def unload(client: Client, model: str) -> None:
         time.sleep(POLL_S)
 
 
+def resident(client: Client, model: str) -> bool:
+    """Whether it is in memory."""
+    return bool(client.call("status")["models"][model]["state"] == "ready")
+
+
 def predicted(client: Client, model: str) -> int:
     """Bytes that status says it will take."""
     told = client.call("status")["models"][model]
@@ -193,9 +199,10 @@ class Events:
         return next(((at, event) for at, event in self._seen if at >= since and wanted(event)), None)
 
     def since(self, began: float) -> list[str]:
-        """Names of all that came since then, in order."""
+        """Names of all that came since then, each with its model where it is about one, in order."""
         with self._more:
-            return [event["event"] for at, event in self._seen if at >= began]
+            seen = [event for at, event in self._seen if at >= began]
+        return [" ".join(str(event[key]) for key in ("event", "model") if key in event) for event in seen]
 
     def _read(self, incoming: Iterator[dict[str, Any]]) -> None:
         with contextlib.suppress(OSError):
