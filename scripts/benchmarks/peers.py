@@ -82,6 +82,30 @@ class Settings:
         ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Router:
+    """What llama.cpp's server is started with for several models.
+
+    models_dir: GGUF files; a model's name is its file's stem. models_max: loaded at once. cells: of a model's context,
+        shared by its slots.
+    """
+
+    models_dir: Path
+    models_max: int
+    slots: int
+    cells: int
+    threads: int
+
+    def flags(self, port: int) -> list[str]:
+        """What is not named is on its default."""
+        return [
+            *("--models-dir", str(self.models_dir), "--models-max", str(self.models_max)),
+            *("--host", "127.0.0.1", "--port", str(port)),
+            *("--parallel", str(self.slots), "--ctx-size", str(self.cells), "--kv-unified"),
+            *("--threads", str(self.threads), "--threads-batch", str(self.threads)),
+        ]
+
+
 @dataclass(frozen=True)
 class Program:
     """How a peer is started, and what it is: name and version for the table."""
@@ -160,6 +184,27 @@ def start(program: Program, settings: Settings, folder: Path) -> Peer:
     """A llama.cpp server that has become healthy; whoever calls stops it."""
     port = free_port()
     return _started(program, [*program.command, *settings.flags(port)], port, "/health", folder)
+
+
+def has_router(program: Program) -> bool:
+    """Whether it takes a folder of models and loads what is asked for."""
+    told = subprocess.run([*program.command, "--help"], capture_output=True, text=True, check=False)
+    return "--models-dir" in told.stdout + told.stderr
+
+
+@contextlib.contextmanager
+def serving_router(program: Program, router: Router, folder: Path, prefix: tuple[str, ...] = ()) -> Iterator[Peer]:
+    """llama.cpp's server for a folder of models, from exec to its end; each model runs in a child of its own.
+
+    Args:
+        prefix: goes before its command.
+    """
+    port = free_port()
+    peer = _started(program, [*prefix, *program.command, *router.flags(port)], port, "/health", folder)
+    try:
+        yield peer
+    finally:
+        peer.stop()
 
 
 @contextlib.contextmanager

@@ -15,10 +15,12 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """What a bench found. about: what else its figures depend on, told above the table and kept in the JSON."""
+    """What a bench found. about: what else its figures depend on, told above the table and kept in the JSON. failed:
+    what could not be measured and why; it is told behind the table, and the bench has failed."""
 
     rows: list[Row]
     about: dict[str, Any] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
 
 
 def machine() -> dict[str, Any]:
