@@ -17,7 +17,7 @@ from edged.agent.output import Output, Told
 from edged.agent.prompt import TemplateOf
 from edged.agent.trial import Inexpressible
 from edged.config import Model
-from edged.errors import BadRequest, Busy, ModelUnavailable
+from edged.errors import BadRequest, Busy, ModelUnavailable, NoMemory
 from edged.interfaces import Engine, OnPiece
 from edged.types import (
     JSON,
@@ -97,6 +97,11 @@ class Chats:
         self._dialects: dict[str, Dialect] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
         self._waiting, self._max_waiting = 0, max_waiting
+        self._refusing: NoMemory | None = None
+
+    def refuse(self, error: NoMemory | None) -> None:
+        """Begin no completion, with this error; None: begin them again."""
+        self._refusing = error
 
     async def complete(
         self, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
@@ -111,7 +116,8 @@ class Chats:
             BadRequest: what is asked does not go together, or a schema cannot be kept (Inexpressible).
             Busy: too many wait already.
             ContextExceeded: the messages do not fit.
-            ModelUnavailable, NoMemory: the model cannot be loaded, or its template refuses these messages.
+            ModelUnavailable, NoMemory: the model cannot be loaded, or its template refuses these messages; or the board
+                is short of memory.
         """
         _check(ask)
         if ask.model not in self._models:
@@ -133,6 +139,8 @@ class Chats:
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         """One of the places, in the order of asking."""
+        if self._refusing is not None:
+            raise self._refusing
         if self._places.locked() and self._waiting >= self._max_waiting:
             raise Busy(f"{self._waiting} completions wait already", retry_after_s=RETRY_S)
         self._waiting += 1
