@@ -140,7 +140,7 @@ class Chats:
     async def _place(self) -> AsyncIterator[None]:
         """One of the places, in the order of asking."""
         if self._refusing is not None:
-            raise self._refusing
+            raise NoMemory(self._refusing.message, retry_after_s=self._refusing.retry_after_s)
         if self._places.locked() and self._waiting >= self._max_waiting:
             raise Busy(f"{self._waiting} completions wait already", retry_after_s=RETRY_S)
         self._waiting += 1

@@ -74,7 +74,7 @@ class Dispatcher:
         """Why a new request cannot be taken in now; None: it can, here or elsewhere."""
         if self.refusing is None or router.decide(self._facts(request, ())).go in (Go.CLOUD, Go.WAIT):
             return None
-        return self.refusing
+        return NoMemory(self.refusing.message, retry_after_s=self.refusing.retry_after_s)
 
     async def check_schema(self, request: Request) -> None:
         """Inexpressible where the board is to answer in a shape that no grammar can be made of. Now: once the model is
