@@ -45,11 +45,8 @@ def pressure_lines(pressure: Document | None) -> Iterator[str]:
     for name, stair in (("pressure", pressure), ("board", (pressure or {}).get("board"))):
         if stair and stair["level"]:
             since = time.strftime("%H:%M:%S", time.localtime(stair["since"]))
-            yield line(f"{name}  level {stair['level']} since {since}, without {_and(stair)}: {stair['reason']}")
-
-
-def _and(stair: Document) -> str:
-    return ", ".join(str(name) for name in stair.get("given_up", ()))
+            without = ", ".join(str(given_up) for given_up in stair.get("given_up", ()))
+            yield f"{name}  level {stair['level']} since {since}, without {line(without)}: {line(str(stair['reason']))}"
 
 
 def queue_text(queue: Document) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# Flags of the Raspberry Pi's firmware, as hexadecimal text: bit 0 under-voltage, 1 frequency capped, 2 throttled, 3 soft
-# temperature limit, each now; the same from bit 16 on, since the boot.
+# Flags of the Raspberry Pi's firmware, as hexadecimal text: bit 0 under-voltage, 1 frequency capped, 2 throttled, 3
+# soft temperature limit, each now; the same from bit 16 on, since the boot.
 RASPBERRY = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 
 

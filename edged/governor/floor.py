@@ -55,9 +55,7 @@ class Floor:
         meminfo, root, own: where the kernel tells; anything may be missing.
     """
 
-    def __init__(
-        self, reserve: int, meminfo: Path = MEMINFO, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP
-    ) -> None:
+    def __init__(self, reserve: int, meminfo: Path = MEMINFO, root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> None:
         self.low = max(round(LOW * reserve), LEAST)
         self._fine = max(reserve, 2 * LEAST)
         self._meminfo, self._root, self._own = meminfo, root, own

@@ -32,8 +32,8 @@ from edged.types import JSON
 
 log = logging.getLogger("edged.governor")
 
-# When to ask again that was refused: memory that is needed elsewhere is seldom back before, and what edged gave up comes
-# back after ten seconds at the earliest.
+# When to ask again what was refused: memory that is needed elsewhere is seldom back before, and what edged gave up
+# comes back after ten seconds at the earliest.
 RETRY_S = 15.0
 ACT_S = 5.0  # an act that takes longer (a model is just being loaded, say) ends by itself while the ladder goes on
 
@@ -202,7 +202,7 @@ class Pressure:
         manager: tuple[Path, bytes] | None,
         strain: Callable[[], str | None] | None,
         tell: Callable[[str, dict[str, JSON]], None],
-        pace: Pace = Pace(),
+        pace: Pace,
         board: Path = signals.BOARD,
         group: Callable[[], Path | None] = signals.own_group,
     ) -> None:
@@ -274,7 +274,8 @@ class Pressure:
             state, room = self._floor.look()
             if state is State.LOW:
                 mib = 2**20
-                told = f"{(room.least or 0) // mib} MiB of memory are left, and less than {self._floor.low // mib} is low"
+                left, low = (room.least or 0) // mib, self._floor.low // mib
+                told = f"{left} MiB of memory are left, and less than {low} MiB is low"
                 self.memory.see(told, _figures(room))
             elif state is State.UNEASY:
                 self.memory.doubt()

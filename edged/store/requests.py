@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from edged import clock, wire
-from edged.errors import BadRequest, Busy, NoLink
+from edged.errors import BadRequest, Busy, EdgedError, NoLink
 from edged.router import Finding
 from edged.store import deliveries, lifecycle
 from edged.store.lifecycle import Happening, IllegalTransition, State

@@ -57,6 +57,12 @@ class Watcher(Wired):
         found: dict[str, Any] = models[name]
         return found
 
+    async def begun(self, id: str) -> None:
+        """Wait until a request is being worked on."""
+        async with asyncio.timeout(START_S):
+            while all(row["id"] != id for row in (await self.call(902, "requests.list", {"state": "running"}))[1]):
+                await asyncio.sleep(0.01)
+
     async def climb(self, daemon: Short, level: int) -> None:
         """Signals until so much is given up."""
         async with asyncio.timeout(START_S):
@@ -75,9 +81,7 @@ async def test_what_is_given_up_step_by_step_and_comes_back(tmp_path: Path) -> N
         for msgid, name in enumerate(("small", "other"), 2):
             assert (await client.call(msgid, "models.load", {"name": name}))[0] is None
         client.send([0, 10, "agent.ask", [{"agent": "house", "input": "slow story", "id": "busy"}]])
-        client.send([0, 11, "agent.ask", [{"agent": "house", "input": "slow story", "priority": "batch"}]])
-        while (await client.model("small"))["in_use"] < 2:
-            pass
+        await client.begun("busy")
         # two rungs by one signal: caches, and models that nobody uses
         with daemon.fifo.open("w") as writer:
             writer.write("pressure")
@@ -92,6 +96,10 @@ async def test_what_is_given_up_step_by_step_and_comes_back(tmp_path: Path) -> N
         assert str(daemon.fifo) in risen[0]["reason"]
         assert risen[0]["available_bytes"] == UNEASY * 2**20
         # batch work: what runs stands still, what waits does not begin; others are served, and bring their model back
+        client.send(
+            [0, 11, "agent.ask", [{"agent": "house", "input": "slow story", "id": "slow", "priority": "batch"}]]
+        )
+        await client.begun("slow")
         await client.climb(daemon, 3)
         client.send([0, 12, "agent.ask", [{"agent": "house", "input": "how full", "priority": "batch"}]])
         assert (await client.answer(10))[1]["output"] == STORY
@@ -99,7 +107,7 @@ async def test_what_is_given_up_step_by_step_and_comes_back(tmp_path: Path) -> N
         assert (error, reply["status"]) == (None, "done")
         assert [event["model"] for event in client.events("model_loaded")] == ["small", "other", "other"]
         assert (await client.call(14, "requests.list", {"state": "received"}))[1]
-        assert (await client.call(15, "requests.list", {"state": "running"}))[1]
+        await client.begun("slow")
         # new work
         await client.climb(daemon, 4)
         error, _ = await client.call(16, "agent.ask", {"agent": "house", "input": "how full", "id": "later"})

@@ -37,7 +37,7 @@ def test_status_tells_everything_on_one_line_each() -> None:
 
 def test_status_tells_what_is_given_up_and_why() -> None:
     """Nothing where all is well."""
-    well = {"level": 0, "reason": None, "since": None, "given_up": []}
+    well: dict[str, Any] = {"level": 0, "reason": None, "since": None, "given_up": []}
     hot = {"level": 1, "reason": "too hot", "since": 1e9, "given_up": ["a thread"]}
     short = {"level": 2, "reason": "20 MiB are left", "since": 1e9, "given_up": ["caches", "idle models"]}
     assert status_lines({**STATE, "pressure": {**well, "board": well}}) == status_lines(STATE)

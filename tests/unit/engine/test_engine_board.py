@@ -154,9 +154,7 @@ def test_watch_follows_affinity(stat: Path, nowhere: Strain, monkeypatch: pytest
     assert all(board.load is not None and board.load.cpus == 1 for board in boards)
 
 
-def test_watch_follows_a_quota(
-    stat: Path, nowhere: Strain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watch_follows_a_quota(stat: Path, nowhere: Strain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = tmp_path / "cgroup" / "edged.service"
     group.mkdir(parents=True)
     (tmp_path / "own").write_text("0::/edged.service\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -112,5 +113,5 @@ def test_asked_only_when_it_says_it_moves_as_if_asked_all_the_time() -> None:
                 ladder.settled(now)
         assert [s for s in steps if s[0] < 149] == [s for s in expected if s[0] < 149]
         levels = [0, *(level for _, level in steps)]
-        assert all(abs(a - b) == 1 for a, b in zip(levels, levels[1:], strict=False))
+        assert all(abs(a - b) == 1 for a, b in itertools.pairwise(levels))
         assert set(levels) <= set(range(5))

@@ -136,7 +136,7 @@ async def test_everything_goes_step_by_step_and_comes_back_in_reverse(board: Boa
         assert "20 MiB" in board.refused.message
         board.available(60)  # not well yet: nothing comes back
         await asyncio.sleep(2 * CALM.first_s)
-        assert pressure.memory.level == 4
+        assert pressure.status()["level"] == 4
         board.available(900)
         await until(lambda: pressure.memory.level == 0)
         assert board.done[-4:] == DOWN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from edged.governor import signals
 from edged.governor.signals import BOARD, Signal, Unwatchable, from_manager, own_group, trigger
 
 SOON_S = 10.0  # a test that waits longer has failed
@@ -27,6 +27,11 @@ async def silent(signal: Signal) -> bool:
     for _ in range(10):
         await asyncio.sleep(0)
     return not signal._heard.is_set()
+
+
+def open_files() -> set[Path]:
+    """Descriptors of this process."""
+    return set(Path("/proc/self/fd").iterdir())
 
 
 async def opened(path: Path, text: bytes = b"") -> Signal:
@@ -88,11 +93,11 @@ async def test_ordinary_file_gets_the_text_and_cannot_be_watched(tmp_path: Path)
     """Only a file of the kernel's tells by urgent data; every descriptor is closed again."""
     path = tmp_path / "memory.pressure"
     path.touch()
-    before = set(os.listdir("/proc/self/fd"))
+    before = open_files()
     with pytest.raises(Unwatchable, match="cannot be watched"):
         await from_manager(path, b"some 200000 2000000")
     assert path.read_bytes() == b"some 200000 2000000"
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
 
 
 @pytest.mark.parametrize("what", ["missing", "folder"])
@@ -108,7 +113,7 @@ async def test_urgent_data_is_a_signal_each_time_it_comes() -> None:
         theirs = socket.create_connection(server.getsockname())
         ours, _ = server.accept()
         signal = Signal("a test", ours, urgent=True)
-        with theirs:
+        with theirs, contextlib.closing(signal):
             theirs.send(b"ordinary")
             assert await silent(signal)
             for _ in range(2):
@@ -116,8 +121,7 @@ async def test_urgent_data_is_a_signal_each_time_it_comes() -> None:
                 await heard(signal)
                 assert await silent(signal)
                 assert ours.recv(1, socket.MSG_OOB) == b"!"
-            assert ours.recv(100) == b"ordinary"
-        signal.close()
+            assert ours.recv(100).startswith(b"ordinary")
 
 
 async def test_trigger_of_the_board_opens() -> None:
@@ -143,11 +147,11 @@ async def test_trigger_that_the_kernel_refuses_is_said(
 
     path = tmp_path / "memory"
     path.touch()
-    monkeypatch.setattr(signals.os, "write", refuse)
-    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "write", refuse)
+    before = open_files()
     with pytest.raises(Unwatchable, match=os.strerror(number)):
         trigger(path, "PSI")
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert open_files() == before
     with pytest.raises(Unwatchable, match="No such file"):
         trigger(tmp_path / "none", "PSI")
 
