@@ -147,14 +147,16 @@ def trigger(path: Path, name: str) -> Signal:
 
 
 def own_group(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> Path | None:
-    """`memory.pressure` of the own cgroup; None where there is none, as with cgroup v1."""
+    """`memory.pressure` of the own cgroup; None where there is none, as with cgroup v1, or where it is the board's, as
+    in the root. A container's root is a group like any other: it has a type."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
         return None
     group = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
-    path = root / group / "memory.pressure"
-    return path if path.is_file() else None
+    folder = root / group
+    path = folder / "memory.pressure"
+    return path if path.is_file() and (group or (folder / "cgroup.type").exists()) else None
 
 
 class _Descriptor:

@@ -131,9 +131,10 @@ async def test_everything_goes_step_by_step_and_comes_back_in_reverse(board: Boa
         assert status["given_up"] == ["caches", "idle models", "batch work", "new work"]
         assert status["reason"] == "20 MiB of memory are left, and less than 48 MiB is low"
         assert status["since"] > 1e9
-        assert board.refused is not None
-        assert board.refused.retry_after_s
-        assert "20 MiB" in board.refused.message
+        refused = board.refused
+        assert refused is not None
+        assert refused.retry_after_s
+        assert "20 MiB" in refused.message
         board.available(60)  # not well yet: nothing comes back
         await asyncio.sleep(2 * CALM.first_s)
         assert pressure.status()["level"] == 4

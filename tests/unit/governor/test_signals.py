@@ -160,9 +160,9 @@ async def test_trigger_that_the_kernel_refuses_is_said(
     ("own", "found"),
     [
         ("0::/system.slice/edged.service\n", "system.slice/edged.service/memory.pressure"),
-        ("4:memory:/x\n0::/\n", "memory.pressure"),  # in a container the root is its own
+        ("4:memory:/x\n0::/\n", None),  # the board's
         ("0::/other\n", None),
-        ("4:memory:/x\n", "memory.pressure"),
+        ("4:memory:/x\n", None),
         (None, None),
     ],
 )
@@ -174,3 +174,11 @@ def test_own_group(tmp_path: Path, own: str | None, found: str | None) -> None:
         (tmp_path / "own").write_text(own)
     expected = None if found is None else tmp_path / found
     assert own_group(tmp_path, tmp_path / "own") == expected
+
+
+def test_own_group_of_a_container(tmp_path: Path) -> None:
+    """It sees its group as the root."""
+    for name in ("memory.pressure", "cgroup.type"):
+        (tmp_path / name).touch()
+    (tmp_path / "own").write_text("0::/\n")
+    assert own_group(tmp_path, tmp_path / "own") == tmp_path / "memory.pressure"
