@@ -7,7 +7,6 @@ Protocol: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), and systemd's 
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 import os
 import socket
@@ -99,7 +98,7 @@ def memory_pressure() -> tuple[Path, bytes] | None:
         return None
     try:
         return Path(watch), base64.b64decode(write, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         log.warning("MEMORY_PRESSURE_WRITE is no base64, so %s is not watched: %s", watch, error)
         return None
 

@@ -92,7 +92,7 @@ class Floor:
         folder, found = root / path.strip("/"), []
         while True:
             texts = [_text(folder / name).strip() for name in names]
-            limits = [int(text) for text in texts if text.isdigit() and int(text) < UNLIMITED]
+            limits = [int(text) for text in texts if text.isdecimal() and int(text) < UNLIMITED]
             if limits and (taken := _numbers(folder / "memory.stat")):
                 used = sum(taken.get(name, 0) for name in counted)
                 found.append((max(0, min(limits) - used), min(limits)))
@@ -106,9 +106,9 @@ def _numbers(path: Path) -> dict[str, int]:
     numbers = {}
     for line in _text(path).splitlines():
         match line.split():
-            case [name, number, "kB"] if number.isdigit():
+            case [name, number, "kB"] if number.isdecimal():
                 numbers[name.rstrip(":")] = int(number) * 1024
-            case [name, number] if number.isdigit():
+            case [name, number] if number.isdecimal():
                 numbers[name.rstrip(":")] = int(number)
     return numbers
 

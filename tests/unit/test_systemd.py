@@ -226,6 +226,7 @@ def test_stalled_names_only_parts_that_have_work_and_do_not_get_on() -> None:
         ("/dev/null", "", (Path("/dev/null"), b"")),
         ("/sys/fs/cgroup/x/memory.pressure", "c29tZSAyMDAwMDAgMjAwMDAwMAA=", (..., b"some 200000 2000000\0")),
         ("/run/pressure", "no base64!", None),
+        ("/run/pressure", "ü", None),
     ],
 )
 def test_memory_pressure_is_where_the_environment_says(

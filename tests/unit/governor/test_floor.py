@@ -43,6 +43,7 @@ def group(folder: Path, path: str, files: dict[str, str]) -> None:
         (20, 0, State.UNEASY),
         (15, 0, State.LOW),
         ("what", RESERVE, State.FINE),  # nothing is known
+        ("²", RESERVE, State.FINE),
     ],
 )
 def test_floor_of_the_board(tmp_path: Path, available: int | str, reserve: int, state: State) -> None:
