@@ -23,6 +23,7 @@ from edged.agent.warm import Warmer
 from edged.cloud import Cloud, Served
 from edged.config import Config, Model, PythonTool
 from edged.engine import LlamaEngine
+from edged.engine.heat import Strain
 from edged.engine.predict import predicted_bytes
 from edged.engine.snapshots import Snapshots
 from edged.engine.ticket import ModelStats
@@ -30,7 +31,9 @@ from edged.engines import Engines, Generator, Runtime, embeds_only
 from edged.errors import ConfigError, ModelUnavailable
 from edged.estimate import Speed
 from edged.governor import probe
+from edged.governor.floor import Floor
 from edged.governor.governor import Governor
+from edged.governor.pressure import Pace, Parts, Pressure
 from edged.listeners import Address, Listeners
 from edged.metering import Meter, MeteredEngine
 from edged.methods import Methods
@@ -55,6 +58,7 @@ logger = logging.getLogger("edged")
 EX_OK, EX_SOFTWARE = 0, 70  # sysexits.h
 STALL_S = 120.0  # a part with work that shows no progress for so long is stuck: the slowest board computes a chunk of
 # a prompt in a tenth of it
+PRESSURE_PACE = Pace()
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
 STATE_PACE_S = 1.0  # and how soon after a change; under load it changes with every request
 FILE_NAME = "edged.db"
@@ -139,16 +143,18 @@ class Daemon:
         )
         waiting = settings.queue.max_waiting
         chats = Chats(engine, settings.models, self._template, max_waiting=waiting, served=self._served)
+        embeds = Embeds(engine, settings.models, max_waiting=waiting)
         self._service = Service(
             settings,
             self._pipeline,
             self._governor,
             self._toolbox,
             chats,
-            Embeds(engine, settings.models, max_waiting=waiting),
+            embeds,
             status=self._status,
             served=self._served,
         )
+        self._pressure = self._make_pressure(chats, embeds)
         self._unix.methods = Methods(self._service).table()
         self._http = HttpTransport(
             settings.http_listeners,
@@ -210,6 +216,7 @@ class Daemon:
         await self._http.start()
         self._spawn(tasks, watch_loop(self._metrics), "edged.lag")
         self._spawn(tasks, self._governor.run(), "edged.governor")
+        self._spawn(tasks, self._pressure.run(), "edged.pressure")
         self._spawn(tasks, self._cloud.run(), "edged.cloud")
         self._spawn(tasks, self._served.run(), "edged.served")
         self._spawn(tasks, self._pipeline.run(), "edged.pipeline")
@@ -299,6 +306,23 @@ class Daemon:
         generators: dict[EngineKind, Generator] = {EngineKind.LLAMA: llama}
         onnx = {EngineKind.ONNX: OnnxEngine(threads=threads, on_fatal=self._engine_died)}
         return Engines(self._specs, generators=generators, embedders=onnx if EngineKind.ONNX in kinds else {})
+
+    def _make_pressure(self, chats: Chats, embeds: Embeds) -> Pressure:
+        strain = Strain()
+        return Pressure(
+            Parts(
+                relief=self._governor,
+                engine=self._engine,
+                forget=self._snapshots.forget_queued,
+                pause=(self._pipeline.pause_batch, self._engine.pause_batch),
+                refuse=(self._pipeline.refuse, chats.refuse, embeds.refuse),
+            ),
+            Floor(self._config.reserve_bytes),
+            manager=systemd.memory_pressure(),
+            strain=strain.look if strain.exists else None,
+            tell=self._tell,
+            pace=PRESSURE_PACE,
+        )
 
     def _engine_died(self, error: BaseException) -> None:
         if self._failed and not self._failed.done():
@@ -431,6 +455,7 @@ class Daemon:
             "version": __version__,
             "uptime_s": round(time.monotonic() - self._started_at, 1),
             "memory": {k: v for k, v in self._governor.status().items() if k != "models"},
+            "pressure": self._pressure.status(),
             "models": self._models(),
             "queue": self._counts,
             "link": self._cloud.status(),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from edged.errors import BadRequest
-from edged.interfaces import Embedder, Engine, Loader, OnPiece, Residency
+from edged.interfaces import Embedder, Engine, Loader, OnPiece, Residency, Yielding
 from edged.types import Completion, Embeddings, EmbedJob, EngineKind, Job, ModelSpec
 
 
@@ -22,7 +22,7 @@ class Part(Loader, Protocol):
     def stats(self) -> list[Any]: ...
 
 
-class Generator(Part, Engine, Protocol):
+class Generator(Part, Engine, Yielding, Protocol):
     """An engine of language models."""
 
 
@@ -30,7 +30,7 @@ class EmbeddingEngine(Part, Embedder, Protocol):
     """An engine of embedding models."""
 
 
-class Runtime(Part, Engine, Embedder, Protocol):
+class Runtime(Part, Engine, Embedder, Yielding, Protocol):
     """An engine as the daemon runs it, for models of all kinds."""
 
 
@@ -101,6 +101,20 @@ class Engines:
     async def unload(self, name: str) -> None:
         """See interfaces.Loader."""
         await self._parts[self._kind(name)].unload(name)
+
+    async def trim(self) -> int:
+        """See interfaces.Yielding; embedding models keep nothing between two requests."""
+        return sum([await engine.trim() for engine in self._generators.values()])
+
+    def relax(self) -> None:
+        """See interfaces.Yielding."""
+        for engine in self._generators.values():
+            engine.relax()
+
+    def pause_batch(self, paused: bool) -> None:
+        """See interfaces.Yielding; embeddings are not told to be batch work."""
+        for engine in self._generators.values():
+            engine.pause_batch(paused)
 
     def progress(self) -> tuple[bool, float]:
         """Of the engine that is at work and got on longest ago."""

@@ -97,6 +97,43 @@ class Residency(Protocol):
         ...
 
 
+class Relief(Protocol):
+    """What the governor can give up while memory is short or the board is strained. reason: one phrase, for people."""
+
+    async def relieve(self, reason: str) -> list[str]:
+        """Take out every model that nobody uses and that is not pinned, now; returns their names."""
+        ...
+
+    async def shrink(self, reason: str) -> list[str]:
+        """Go on with smaller variants of models where there are any; returns the names of these models."""
+        ...
+
+    def pause_loads(self, reason: str) -> None:
+        """Bring no model in until `resume_loads`: who wants one that is not there waits."""
+        ...
+
+    def resume_loads(self) -> None:
+        """Loads go on."""
+        ...
+
+
+class Yielding(Protocol):
+    """What an engine gives up while memory is short."""
+
+    async def trim(self) -> int:
+        """Drop what can be computed again, hand freed memory back to the kernel, and keep nothing of the kind until
+        `relax`. Returns the bytes of what was dropped."""
+        ...
+
+    def relax(self) -> None:
+        """There is memory again."""
+        ...
+
+    def pause_batch(self, paused: bool) -> None:
+        """Compute nothing for batch jobs while paused; what they have stays."""
+        ...
+
+
 class Publisher(Protocol):
     """The broker, as an MQTT tool sees it."""
 

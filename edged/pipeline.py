@@ -25,7 +25,7 @@ from edged.agent.loop import Run, Stream
 from edged.agent.tally import Tally
 from edged.cloud import Cloud
 from edged.config import Config
-from edged.errors import Busy, Cancelled, EdgedError, Expired, Internal, Quarantined, UnknownAgent
+from edged.errors import Busy, Cancelled, EdgedError, Expired, Internal, NoMemory, Quarantined, UnknownAgent
 from edged.estimate import Needs, Speed
 from edged.faults import point
 from edged.interfaces import Deliverer
@@ -103,7 +103,7 @@ class Pipeline:
         self._sending: set[int] = set()
         self._results: dict[str, set[asyncio.Future[bytes]]] = {}
         self._watchers: dict[str, list[OnDelta]] = {}
-        self._stopping = False
+        self._stopping = self._batch_paused = False
 
     # -- accept ----------------------------------------------------------------------------------------------------
 
@@ -122,12 +122,12 @@ class Pipeline:
             await self._dispatcher.check_schema(ask.request)
             self._check(ask)  # we may have begun to stop meanwhile
         rid = wire.new_rid()
-        queue, size = self._config.queue, self._config.store_bytes
+        queue, size, refusal = self._config.queue, self._config.store_bytes, self._dispatcher.refusal(ask.request)
         if on_delta:
             self._watchers.setdefault(rid, []).append(on_delta)
         try:
             accepted = await self._database.write(
-                lambda c: requests.accept(c, ask, rid, self._boot, queue.max_waiting, size)
+                lambda c: requests.accept(c, ask, rid, self._boot, queue.max_waiting, size, refusal=refusal)
             )
         except STORE_REFUSES as error:
             raise Busy(f"the store cannot be written: {error}", retry_after_s=60.0) from None
@@ -154,6 +154,16 @@ class Pipeline:
         self._dispatcher.check(request)
         if self._stopping:
             raise Busy("the daemon is stopping", retry_after_s=5.0)
+
+    def pause_batch(self, paused: bool) -> None:
+        """Begin no batch work while paused; it waits in the queue."""
+        self._batch_paused = paused
+        self._waiting.set()
+
+    def refuse(self, error: NoMemory | None) -> None:
+        """Take in nothing new that has to be done on this board, with this error; None: take it in again. What is known
+        already is answered as ever."""
+        self._dispatcher.refusing = error
 
     # -- what callers may ask --------------------------------------------------------------------------------------
 
@@ -309,7 +319,8 @@ class Pipeline:
             self._waiting.clear()
             while self._may_start():
                 # lazy: a claim that is lost with the power only means that the attempt is not counted
-                batch = sum(attempt.batch for attempt in self._running.values()) < MAX_BATCH
+                running = sum(attempt.batch for attempt in self._running.values())
+                batch = running < MAX_BATCH and not self._batch_paused
                 row = await self._until_stored(functools.partial(self._claim, batch=batch))
                 if row is None:
                     break

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     NO_LOCAL_MODEL = "no_local_model"  #: the local model cannot be loaded now
     OFFLINE = "offline"  #: it needs the cloud, and the agent answers here while there is no link
     OVER_BUDGET = "over_budget"  #: it needs the cloud, and today's tokens are spent
+    PRESSURE = "pressure"  #: the board is short of memory, and leaves to others what they can do
 
 
 class Finding(StrEnum):
@@ -82,6 +83,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     upstreams: that may answer for the agent, in their order, without those that refused this request.
     findings: of earlier attempts, oldest first.
     chars: characters of the question; context: tokens of the local model, 0 where it does not count.
+    pressed: the board is so short of memory that it wants no new work.
     """
 
     asked: Preference | None
@@ -92,6 +94,7 @@ class Facts(Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...] = ()
     chars: int = 0
     context: int = 0
+    pressed: bool = False
 
 
 class Decision(Struct, frozen=True):
@@ -123,11 +126,13 @@ def decide(facts: Facts) -> Decision:
     (1) nothing of it may leave: here, or not at all;
     (2) here is where it is wanted: likewise;
     (3) nothing asks for the cloud: here;
-    (4) no upstream is configured, or all have refused it: not at all, unless only a guess asked for the cloud;
+    (4) no upstream is configured, or all have refused it: not at all, unless only a guess, or the board's want of
+        memory, asked for the cloud: what was accepted is done here then;
     (5) an upstream is up, in its budget and has room: there;
     (6) an upstream is up and in its budget, without room: it waits for its turn;
-    (7) every upstream that is up is over its budget: here, where the agent falls back to the board, else not at all;
-    (8) no upstream is up: as the agent says.
+    (7) only the want of memory asked for the cloud: here;
+    (8) every upstream that is up is over its budget: here, where the agent falls back to the board, else not at all;
+    (9) no upstream is up: as the agent says.
 
     Raises:
         BadRequest: the request insists on the cloud and may not, or cannot ever, go there.
@@ -149,17 +154,20 @@ def decide(facts: Facts) -> Decision:
     if not facts.upstreams:  # (4)
         if facts.asked is Preference.CLOUD and last is None:
             raise BadRequest("route: 'cloud' is not possible: no upstream is configured; use auto or local")
-        return Decision(Go.LOCAL, Reason.LOCAL_OK) if why is Reason.CONTEXT and last is None else Decision(Go.FAIL, why)
+        guess = why in (Reason.CONTEXT, Reason.PRESSURE) and last is None
+        return Decision(Go.LOCAL, Reason.LOCAL_OK) if guess else Decision(Go.FAIL, why)
     affordable = [u for u in facts.upstreams if u.up and u.budget_left]
     for upstream in affordable:  # (5)
         if upstream.room:
             return Decision(Go.CLOUD, why, upstream.name)
     if affordable:  # (6)
         return Decision(Go.WAIT, why)
+    if why is Reason.PRESSURE:  # (7)
+        return Decision(Go.LOCAL, Reason.LOCAL_OK)
     here = facts.when_offline is Offline.LOCAL and not FINAL & set(facts.findings)
-    if any(u.up for u in facts.upstreams):  # (7)
+    if any(u.up for u in facts.upstreams):  # (8)
         return Decision(Go.LOCAL if here else Go.FAIL, Reason.OVER_BUDGET, degraded=here)
-    if facts.when_offline is Offline.WAIT:  # (8)
+    if facts.when_offline is Offline.WAIT:  # (9)
         return Decision(Go.WAIT, why)
     return Decision(Go.LOCAL if here else Go.FAIL, Reason.OFFLINE, degraded=here)
 
@@ -172,4 +180,4 @@ def _why_cloud(facts: Facts, wanted: Preference, last: Finding | None) -> Reason
         return Reason.CLOUD_ASKED
     if facts.context and facts.chars > facts.context * CHARS_PER_TOKEN:
         return Reason.CONTEXT
-    return None
+    return Reason.PRESSURE if facts.pressed else None

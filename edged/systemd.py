@@ -1,16 +1,18 @@
 """The service manager: readiness, status, watchdog, reload, stop, through the sdnotify package; and the sockets it
 passes. Without systemd nothing happens.
 
-Protocol: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3).
+Protocol: sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3), and systemd's "Memory Pressure Handling".
 """
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import sdnotify
 
@@ -87,6 +89,18 @@ def watchdog_s() -> float | None:
     if not usec or not usec.isdigit() or (pid and pid != str(os.getpid())):
         return None
     return int(usec) / 1e6
+
+
+def memory_pressure() -> tuple[Path, bytes] | None:
+    """Where the service manager tells of memory pressure, and what is to be written there first; None: it does not."""
+    watch, write = os.environ.get("MEMORY_PRESSURE_WATCH"), os.environ.get("MEMORY_PRESSURE_WRITE", "")
+    if not watch:
+        return None
+    try:
+        return Path(watch), base64.b64decode(write, validate=True)
+    except ValueError as error:
+        log.warning("MEMORY_PRESSURE_WRITE is no base64, so %s is not watched: %s", watch, error)
+        return None
 
 
 def stalled(parts: Iterable[tuple[str, Progress]], limit_s: float) -> list[str]:

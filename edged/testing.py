@@ -34,7 +34,7 @@ from msgspec import Struct
 from edged.clock import Stopwatch
 from edged.errors import BadRequest, ConfigError, ModelUnavailable
 from edged.interfaces import OnPiece, Residency
-from edged.types import JSON, Completion, Embeddings, EmbedJob, Finish, Job, ModelSpec, TokenLogprob
+from edged.types import JSON, Completion, Embeddings, EmbedJob, Finish, Job, ModelSpec, Priority, TokenLogprob
 
 SCHEME = "scripted:"
 
@@ -65,14 +65,17 @@ def read_script(path: Path) -> Script:
 
 
 class ScriptedEngine:
-    """Implements `interfaces.Engine`, `interfaces.Embedder` and `interfaces.Loader`. Belongs to the dialect of a model
-    without a template: calls are one JSON object, results are messages that begin with "Result: "."""
+    """Implements `interfaces.Engine`, `Embedder`, `Loader` and `Yielding`. Belongs to the dialect of a model without a
+    template: calls are one JSON object, results are messages that begin with "Result: "."""
 
     def __init__(self, residency: Residency | None = None) -> None:
         self.residency = residency
         self.jobs: list[Job] = []  # what was asked, newest last; only the last KEPT
         self.warmed: list[Job] = []  # the same of `warm`
+        self.trims = 0  # how often it was told to
         self._scripts: dict[str, Script] = {}
+        self._batch_goes_on = asyncio.Event()
+        self._batch_goes_on.set()
 
     KEPT = 100
 
@@ -92,6 +95,21 @@ class ScriptedEngine:
     async def unload(self, name: str) -> None:
         """Forget the script."""
         del self._scripts[name]
+
+    async def trim(self) -> int:
+        """Nothing takes memory."""
+        self.trims += 1
+        return 0
+
+    def relax(self) -> None:
+        """Nothing comes back."""
+
+    def pause_batch(self, paused: bool) -> None:
+        """Batch jobs say no further word while paused."""
+        if paused:
+            self._batch_goes_on.clear()
+        else:
+            self._batch_goes_on.set()
 
     def progress(self) -> tuple[bool, float]:
         """Never busy."""
@@ -143,6 +161,8 @@ class ScriptedEngine:
             for i, word in enumerate(words):
                 if entry.token_s:
                     await asyncio.sleep(entry.token_s)
+                if job.priority is Priority.BATCH:
+                    await self._batch_goes_on.wait()
                 first_ms = watch.ms() if first_ms is None else first_ms
                 if on_text:
                     on_text(word)

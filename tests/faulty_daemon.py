@@ -3,12 +3,15 @@
 EDGED_TEST_FAULT names a point of `edged.faults`, or "publish.done" (behind a tool's publish); the process kills itself
 there once, which EDGED_TEST_MARKER (a file) remembers over a restart. EDGED_TEST_POISON is a word; whoever asks it
 kills the process, at every attempt. EDGED_TEST_STALL is one that stops the engine as a hung thread would; that is
-noticed after STALL_S seconds. EDGED_TEST_SLOW_LOAD is how many seconds a model takes to load.
+noticed after STALL_S seconds. EDGED_TEST_SLOW_LOAD is how many seconds a model takes to load. EDGED_TEST_MEMINFO is a
+file that is taken for /proc/meminfo where memory is looked at for being short; the board's PSI is not heard then, and
+things are given up and taken back fast.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import sys
@@ -18,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from edged import app, faults, supervisor, testing
+from edged.governor.floor import Floor
+from edged.governor.ladder import Calm
+from edged.governor.pressure import Pace, Pressure
 from edged.interfaces import OnPiece
 from edged.testing import ScriptedEngine
 from edged.tools.toolbox import Toolbox
@@ -25,6 +31,8 @@ from edged.types import Completion, Job, ModelSpec
 
 AFTER_PUBLISH = "publish.done"
 STALL_S = 0.3
+PACE = Pace(look_s=0.05, idle_s=0.05, work_s=0.7, memory=Calm(first_s=0.3, next_s=0.05))
+NOWHERE = Path("/none")
 
 
 def die() -> None:
@@ -102,6 +110,10 @@ def main() -> int:
     if "EDGED_TEST_STALL" in os.environ:
         vars(testing)["ScriptedEngine"] = Stalling
         vars(app)["STALL_S"] = STALL_S
+    if meminfo := os.environ.get("EDGED_TEST_MEMINFO"):
+        vars(app)["PRESSURE_PACE"] = PACE
+        vars(app)["Pressure"] = functools.partial(Pressure, board=NOWHERE, group=lambda: None)
+        vars(app)["Floor"] = functools.partial(Floor, meminfo=Path(meminfo), root=NOWHERE, own=NOWHERE)
     return supervisor.run(sys.argv[1])
 
 

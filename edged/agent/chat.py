@@ -17,7 +17,7 @@ from edged.agent.prompt import TemplateOf
 from edged.agent.trial import Inexpressible
 from edged.cloud import Served
 from edged.config import Model
-from edged.errors import BadRequest, ModelUnavailable
+from edged.errors import BadRequest, ModelUnavailable, NoMemory
 from edged.interfaces import Engine, OnPiece
 from edged.types import (
     Completion,
@@ -66,6 +66,10 @@ class Chats:
         self._dialects: dict[str, Dialect] = {}
         self._places = Places("completions", max_waiting=max_waiting)
 
+    def refuse(self, error: NoMemory | None) -> None:
+        """Begin no completion here, with this error; None: begin them again."""
+        self._places.refusing = error
+
     async def complete(
         self, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
     ) -> ModelAnswer:
@@ -79,12 +83,13 @@ class Chats:
             BadRequest: what is asked does not go together, or a schema cannot be kept (Inexpressible).
             Busy: too many wait already.
             ContextExceeded: the messages do not fit.
-            ModelUnavailable, NoMemory: the model cannot be loaded, or its template refuses these messages.
+            ModelUnavailable, NoMemory: the model cannot be loaded, or its template refuses these messages; or the board
+                is short of memory.
         """
         plain.check(ask)
         if ask.model not in self._models:
             raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
-        async with self._places.one():
+        async with self._places.one(takes_memory=ask.model not in self._served):
             if ask.model in self._served:
                 return await served_chat.complete(self._served, ask, on_piece, on_call)
             dialect, context = await self._dialect(ask.model), self._models[ask.model].context

@@ -72,10 +72,17 @@ class Dispatcher:
     ) -> None:
         self._config, self._engine, self._cloud, self._speak = config, engine, cloud, speak
         self._served = served or Served({})
+        self.refusing: NoMemory | None = None  # what new work that would have to be done here is told
 
     def check(self, request: Request) -> None:
         """BadRequest where it insists on what can never be."""
         router.decide(self._facts(request, ()))
+
+    def refusal(self, request: Request) -> NoMemory | None:
+        """Why a new request cannot be taken in now; None: it can, here or elsewhere."""
+        if self.refusing is None or router.decide(self._facts(request, ())).go in (Go.CLOUD, Go.WAIT):
+            return None
+        return NoMemory(self.refusing.message, retry_after_s=self.refusing.retry_after_s)
 
     async def check_schema(self, request: Request) -> None:
         """Inexpressible where the board is to answer in a shape that no grammar can be made of. Now: once the model is
@@ -156,7 +163,9 @@ class Dispatcher:
             call = {"name": chosen.name, "arguments": chosen.arguments, "confidence": confidence}
             finding = _chose(chosen, confidence, agent)
             decision = router.decide(self._facts(request, (finding,))) if finding else decision
-        error = self._failure(request.agent, decision, None) if decision.go is Go.FAIL else None
+        error: EdgedError | None = self.refusal(request)
+        if decision.go is Go.FAIL:
+            error = self._failure(request.agent, decision, None)
         links = self._cloud.status()
         known = [links.get(upstream.name, {}) for upstream in facts.upstreams]
         return {
@@ -218,6 +227,7 @@ class Dispatcher:
             findings=findings,
             chars=sum(len(message.content) for message in request.messages),
             context=self._config.models[agent.model].context,
+            pressed=self.refusing is not None,
         )
 
     def _failure(self, agent: str, decision: Decision, failure: EdgedError | None) -> EdgedError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from edged.agent.places import Places
-from edged.errors import BadRequest
+from edged.errors import BadRequest, NoMemory
 from edged.interfaces import Embedder
 from edged.types import Embeddings, EmbedJob
 
@@ -22,6 +22,10 @@ class Embeds:
         self._engine, self._models = engine, models
         self._places = Places("requests for embeddings", max_waiting=max_waiting)
 
+    def refuse(self, error: NoMemory | None) -> None:
+        """Begin nothing, with this error; None: begin again."""
+        self._places.refusing = error
+
     async def embed(self, job: EmbedJob) -> Embeddings:
         """A vector for each text. Cancelling the task ends it within one batch.
 
@@ -29,7 +33,7 @@ class Embeds:
             BadRequest: there is no such model, it is none for embeddings, or has not so many dimensions.
             Busy: too many wait already.
             ContextExceeded: a text is longer than the model reads.
-            ModelUnavailable, NoMemory: the model cannot be loaded.
+            ModelUnavailable, NoMemory: the model cannot be loaded; or the board is short of memory.
         """
         if job.model not in self._models:
             raise BadRequest(f"no model {job.model!r}; configured are {', '.join(self._models) or 'none'}")

@@ -25,6 +25,7 @@ WHY = {
     Reason.NO_LOCAL_MODEL: "the board's model cannot be loaded now",
     Reason.OFFLINE: "it needs the cloud, and no upstream can be reached",
     Reason.OVER_BUDGET: "it needs the cloud, and today's tokens are spent",
+    Reason.PRESSURE: "the board is short of memory, and leaves to the cloud what it may",
 }
 
 

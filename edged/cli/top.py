@@ -16,7 +16,7 @@ import typer
 
 from edged.cli.common import AsJson, Socket, daemon, row, shown, size, socket_path, span, table, when
 from edged.cli.outcome import print_json
-from edged.cli.view import broker_text, event_line, queue_text, status_lines, upstream_text
+from edged.cli.view import broker_text, event_line, pressure_lines, queue_text, status_lines, upstream_text
 from edged.client import AsyncClient, EdgedCallError
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ class _Top:
             _text(f"edged {state['version']} on {state['node']}, pid {state['pid']}, up {span(state['uptime_s'])}"),
             _text(self._trouble or "", "bold red"),
             _text(f"memory    {_bar(state['memory'])}"),
+            *(_text(told) for told in pressure_lines(state.get("pressure"))),
             _text(f"requests  {queue_text(state['queue'])}"),
             *(_text(f"broker    {broker_text(link)}") for link in (state["mqtt"],) if link),
             *(_text(f"upstream  {name}: {upstream_text(link)}") for name, link in state["link"].items()),

@@ -22,6 +22,7 @@ def status_lines(state: Document) -> list[str]:
     return [
         f"edged {state['version']} on {state['node']}, pid {state['pid']}, up {span(state['uptime_s'])}",
         f"memory  {memory_text(state['memory'])}",
+        *pressure_lines(state.get("pressure")),
         f"requests  {queue_text(state['queue'])}",
         *(f"model  {name}: {model_text(m, state['engine'].get(name))}" for name, m in state["models"].items()),
         *(f"prefixes  {snapshots_text(kept)}" for kept in (state.get("snapshots"),) if kept and kept["files"]),
@@ -37,6 +38,15 @@ def memory_text(memory: Document) -> str:
         f"{size(memory['private_bytes'])} private, budget {size(memory['budget_bytes'])}, "
         f"{size(memory['available_bytes'])} available on the board"
     )
+
+
+def pressure_lines(pressure: Document | None) -> Iterator[str]:
+    """What is given up, and why; nothing where nothing is."""
+    for name, stair in (("pressure", pressure), ("board", (pressure or {}).get("board"))):
+        if stair and stair["level"]:
+            since = time.strftime("%H:%M:%S", time.localtime(stair["since"]))
+            without = ", ".join(str(given_up) for given_up in stair.get("given_up", ()))
+            yield f"{name}  level {stair['level']} since {since}, without {line(without)}: {line(str(stair['reason']))}"
 
 
 def queue_text(queue: Document) -> str:

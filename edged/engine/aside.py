@@ -24,6 +24,7 @@ class Aside:
     def __init__(self, native: Llama, most_bytes: int) -> None:
         self._native = native
         self._most_bytes = most_bytes
+        self.closed = False  # takes nothing more
         self._states: dict[Sequence, Buffer] = {}
         self._bytes_s = FIRST_BYTES_S
 
@@ -37,7 +38,7 @@ class Aside:
         second is cheaper (None: not known, and it hardly ever is)."""
         size = self._native.state_bytes(seq_id)
         copying_s = 2 * size / self._bytes_s  # out and in
-        if self.n_bytes + size > self._most_bytes or (tokens_s and tokens / tokens_s < copying_s):
+        if self.closed or self.n_bytes + size > self._most_bytes or (tokens_s and tokens / tokens_s < copying_s):
             return False
         began = time.monotonic()
         self._states[sequence] = self._native.state(seq_id)
@@ -51,6 +52,14 @@ class Aside:
     def drop(self, sequence: Sequence) -> None:
         """Forget a state, if there is one."""
         self._states.pop(sequence, None)
+
+    def empty(self) -> int:
+        """Forget all states; those whose they were are computed again. Returns the bytes they took."""
+        dropped = self.n_bytes
+        for sequence in self._states:
+            sequence.n_saved = 0
+        self._states.clear()
+        return dropped
 
     def _learn(self, size: int, seconds: float) -> None:
         if seconds > 0:

@@ -48,11 +48,15 @@ class Grammars:
         self._compiled.move_to_end(grammar)
         return Constraint(matcher.clone(), self._lexicon)
 
-    def clear(self) -> None:
-        """Let go of everything that refers to the model's vocabulary."""
+    def forget(self) -> None:
+        """Drop the compiled grammars; constraints that were made of them go on."""
         for matcher in self._compiled.values():
             matcher.close()
         self._compiled.clear()
+
+    def clear(self) -> None:
+        """Let go of everything that refers to the model's vocabulary."""
+        self.forget()
         self._lexicon.close()
 
     def _compile(self, grammar: str) -> Matcher:

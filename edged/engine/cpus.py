@@ -9,7 +9,7 @@ from collections.abc import Collection, MutableMapping
 from pathlib import Path
 
 from edged.engine import threads
-from edged.engine.heat import Thermometer
+from edged.engine.heat import Strain
 from edged.engine.threads import Board, Load
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -68,14 +68,14 @@ class BoardWatch:
     Args:
         now: seconds on any clock that only goes forward, as for all looks.
         configured: threads that were configured; else as many as affinity and quota allow.
-        thermometer: tells whether the board is hot.
+        strain: tells whether the board is hot or badly powered.
     """
 
-    def __init__(self, now: float, configured: int | None = None, thermometer: Thermometer | None = None) -> None:
+    def __init__(self, now: float, configured: int | None = None, strain: Strain | None = None) -> None:
         self._configured = configured
-        self._thermometer = thermometer or Thermometer()
+        self._strain = strain or Strain()
         self._most = most_threads(configured)
-        self._hot = self._thermometer.is_hot()
+        self._hot = self._strain.look() is not None
         self._load = _LoadMeter(now)
         self._allowed_at = self._heat_at = self._load_at = now
 
@@ -87,9 +87,9 @@ class BoardWatch:
         if now - self._allowed_at >= ALLOWED_S:
             self._allowed_at = now
             self._most = most_threads(self._configured)
-        if self._thermometer.exists and now - self._heat_at >= HEAT_S:
+        if self._strain.exists and now - self._heat_at >= HEAT_S:
             self._heat_at = now
-            self._hot = self._thermometer.is_hot()
+            self._hot = self._strain.look() is not None
         return Board(self._most, self._load.read(now), self._hot)
 
 

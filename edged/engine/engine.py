@@ -17,7 +17,7 @@ from edged.types import Completion, Job, ModelSpec
 
 
 class LlamaEngine:
-    """Implements `interfaces.Engine` and `interfaces.Loader` with llama.cpp. Belongs to the loop it is started on.
+    """Implements `interfaces.Engine`, `Loader` and `Yielding` with llama.cpp. Belongs to the loop it is started on.
 
     Args:
         residency: who decides what is loaded; may be set later, before the first `generate` (the governor, in turn,
@@ -123,6 +123,23 @@ class LlamaEngine:
             await _settled(future)
             raise
         future.result()
+
+    async def trim(self) -> int:
+        """See `interfaces.Yielding`. A load in progress comes first."""
+        worker, future = self._running(), self._future()
+        worker.trim(future)
+        dropped: int = await future
+        return dropped
+
+    def relax(self) -> None:
+        """See `interfaces.Yielding`."""
+        if self._worker is not None:
+            self._worker.relax()
+
+    def pause_batch(self, paused: bool) -> None:
+        """See `interfaces.Yielding`."""
+        if self._worker is not None:
+            self._worker.pause_batch(paused)
 
     def progress(self) -> tuple[bool, float]:
         """Whether the thread is at work, and when it last got on (time.monotonic()). For the watchdog: no locks, no

@@ -1,4 +1,4 @@
-"""Is the board too hot to compute with everything? Reads small files of the kernel.
+"""Is the board too hot, or too badly powered, to compute with everything? Reads small files of the kernel.
 
 A board that is throttled runs all its cores slower, or one after the other for moments at a time, for which all threads
 wait; one core fewer keeps the clock of the others up.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edged.engine.files import RASPBERRY, number, text
+from edged.engine.power import Supply
+
 THERMAL = Path("/sys/class/thermal")
-# The Raspberry Pi's firmware throttles below the kernel, whose trip points it does not know.
-RASPBERRY = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
-# Of the firmware's flags: frequency capped, throttled, soft temperature limit. Bit 0 (under-voltage) alone slows
-# nothing down; the bits from 16 on tell what has been since the boot.
+# Of the flags of the Raspberry Pi's firmware: frequency capped, throttled, soft temperature limit. It throttles below
+# the kernel, whose trip points it does not know. Under-voltage is `power`'s.
 SLOWED_DOWN = 0b1110
 # Degrees below the trip point at which the board counts as hot, and from which on it is cool again.
 NEAR, COOL = 3.0, 8.0
@@ -31,7 +32,7 @@ class Thermometer:
     def __init__(self, thermal: Path = THERMAL, firmware: Path = RASPBERRY) -> None:
         trips = {zone / "temp": _trip(zone) for zone in sorted(thermal.glob("thermal_zone*"))}
         self._zones = {path: trip for path, trip in trips.items() if trip is not None}
-        self._firmware = firmware if _number(firmware, 16) is not None else None
+        self._firmware = firmware if number(firmware, 16) is not None else None
         self._hot = False
 
     @property
@@ -45,13 +46,32 @@ class Thermometer:
         self._hot = self._is_slowed_down() or any(
             temperature > trip - 1000 * below
             for path, trip in self._zones.items()
-            if (temperature := _number(path)) is not None
+            if (temperature := number(path)) is not None
         )
         return self._hot
 
     def _is_slowed_down(self) -> bool:
-        flags = _number(self._firmware, 16) if self._firmware else None
+        flags = number(self._firmware, 16) if self._firmware else None
         return bool(flags and flags & SLOWED_DOWN)
+
+
+class Strain:
+    """Heat and power together: what makes it wise to compute with less."""
+
+    def __init__(self, thermometer: Thermometer | None = None, supply: Supply | None = None) -> None:
+        self._thermometer = thermometer or Thermometer()
+        self._supply = supply or Supply()
+
+    @property
+    def exists(self) -> bool:
+        """Is there anything to read?"""
+        return self._thermometer.exists or self._supply.exists
+
+    def look(self) -> str | None:
+        """What is wrong, for people; None: nothing."""
+        if self._thermometer.is_hot():
+            return "the board is throttled by its temperature, or about to be"
+        return self._supply.trouble()
 
 
 def _trip(zone: Path) -> int | None:
@@ -62,27 +82,12 @@ def _trip(zone: Path) -> int | None:
     """
     passive, hot = [], []
     for kind in zone.glob("trip_point_*_type"):
-        temperature = _number(zone / kind.name.replace("_type", "_temp"))
+        temperature = number(zone / kind.name.replace("_type", "_temp"))
         if temperature is None or temperature < LEAST_TRIP:
             continue
-        match _text(kind):
+        match text(kind):
             case "passive":
                 passive.append(temperature)
             case "hot":
                 hot.append(temperature)
     return max(passive) if passive else min(hot, default=None)
-
-
-def _number(path: Path, base: int = 10) -> int | None:
-    try:
-        return int(_text(path), base)
-    except ValueError:
-        return None
-
-
-def _text(path: Path) -> str:
-    """Empty where it cannot be read: zones come and go with their drivers, and some have no value when asleep."""
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

@@ -110,6 +110,7 @@ class Runner:
         self._news: list[News] = []
         self._order = count()
         self._checked = checked
+        self._trimmed = False
         self._unchecked = False  # something was computed since the books were compared
         self._counters = _Counters()
         self._load_ms = round((time.monotonic() - began) * 1000, 3)
@@ -200,6 +201,25 @@ class Runner:
         self._prefixes.save(self._pace.rate)
         return None
 
+    def trim(self) -> int:
+        """Drop what takes memory and can be made again: states that were set aside, compiled grammars. Nothing is set
+        aside until `relax`. Returns the bytes of the states.
+
+        States that are kept in the context stay: their cells are part of one buffer that the model takes as a whole, so
+        dropping them would free nothing, and cost the time to compute them.
+        """
+        self._trimmed = self._aside.closed = True
+        self._grammars.forget()
+        return self._aside.empty()
+
+    def relax(self) -> None:
+        """There is memory again."""
+        self._trimmed = self._aside.closed = False
+
+    def pause_batch(self, paused: bool) -> None:
+        """Compute nothing for batch jobs while paused."""
+        self._scheduler.batch_paused = paused
+
     def take_news(self) -> list[News]:
         """What has come since the last call."""
         news, self._news = self._news, []
@@ -207,7 +227,7 @@ class Runner:
 
     def close(self) -> None:
         """Store prefixes, free everything native. Jobs that have not ended get no outcome."""
-        if self._prefixes:
+        if self._prefixes and not self._trimmed:  # copying them out takes memory, and time that there is none of
             self._prefixes.save(self._pace.rate, wait=True)
         for generation in self._generations.values():
             generation.close()
@@ -230,7 +250,8 @@ class Runner:
         if not self._sharing:
             return
         running = self._scheduler.running
-        ready = [s for s in running if s.prompt_done and s.n_pending == 1 and not s.repeatable]
+        able = (s for s in running if s.prompt_done and s.n_pending == 1 and not s.repeatable)
+        ready = [s for s in able if not self._scheduler.is_paused(s)]
         for sequence in running:
             sequence.drafts = ()
         for sequence in ready:

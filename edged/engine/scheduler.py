@@ -99,6 +99,9 @@ class Scheduler:
         self.max_ids = max_ids
         self.running: list[Sequence] = []
         self.kept: list[Kept] = []
+        # Batch work gets nothing to compute and no place. What runs keeps its cells: copying it out would take memory,
+        # and it makes room as ever where interactive work needs it.
+        self.batch_paused = False
         self._sharing = sharing
         self._waiting: tuple[deque[Sequence], deque[Sequence]] = (deque(), deque())  # interactive, batch
         self._free_ids = set(range(max_ids))
@@ -113,12 +116,19 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self.running or self._waiting[0] or self._waiting[1])
+        """Whether a step would compute something."""
+        if not self.batch_paused:
+            return bool(self.running or self._waiting[0] or self._waiting[1])
+        return bool(self._waiting[0]) or any(s.interactive for s in self.running)
 
     @property
     def free_ids(self) -> frozenset[int]:
         """Sequence ids that hold nothing."""
         return frozenset(self._free_ids)
+
+    def is_paused(self, sequence: Sequence) -> bool:
+        """Whether it waits until batch work goes on."""
+        return self.batch_paused and not sequence.interactive
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its worst case must fit an empty context, or it could never end."""
@@ -213,7 +223,7 @@ class Scheduler:
         """In order of rank; the first one that finds no room stops it, so that a large request is not overtaken for
         ever. One whose prefix is being computed by another is passed by: it is next anyway."""
         for sequence in list(self.waiting):
-            if self._is_prefix_in_progress(sequence):
+            if self.is_paused(sequence) or self._is_prefix_in_progress(sequence):
                 continue
             if not self._place(sequence, step):
                 return
@@ -223,7 +233,8 @@ class Scheduler:
         key = sequence.prefix_key
         if len(key) < MIN_SHARED_TOKENS or sequence.n_saved or not self._sharing:
             return False
-        return any(s.prefix_tokens and s.prefix_key == key and s.n_computed < len(key) for s in self.running)
+        computing = (s for s in self.running if s.prefix_tokens and not self.is_paused(s))
+        return any(s.prefix_key == key and s.n_computed < len(key) for s in computing)
 
     def _place(self, sequence: Sequence, step: Step) -> bool:
         """Give it an id and the best beginning there is, if there is room for all its tokens."""
@@ -349,7 +360,7 @@ class Scheduler:
         Somebody waits for the first token of an interactive request: the step that brings it is as short as can be,
         and batch work is left out. Not twice in a row: short prompts that follow one another must not stop it.
         """
-        busy = [s for s in self.running if s.n_pending > 0]
+        busy = [s for s in self.running if s.n_pending > 0 and not self.is_paused(s)]
         given = self._serve([s for s in busy if s.interactive], budget.most, budget, step)
         room = budget.most - given
         if given:

@@ -89,10 +89,11 @@ class _File:
 
 @dataclass(slots=True)
 class _Job:
-    """Something for the writer. n_bytes: memory that it holds meanwhile."""
+    """Something for the writer. n_bytes: memory that it holds meanwhile, for the state of this name."""
 
     run: Callable[[], None]
     n_bytes: int = 0
+    name: str = ""
 
 
 class Snapshots:
@@ -151,6 +152,18 @@ class Snapshots:
         for name in names:
             self._index(name, key)
         return Shelf(self, key, prefix)
+
+    def forget_queued(self) -> int:
+        """Drop the states that wait in memory to be written; they are computed again after a restart. Returns their
+        bytes."""
+        with self._lock:
+            dropped = [job for job in self._jobs if job.n_bytes]
+            self._jobs = deque(job for job in self._jobs if not job.n_bytes)
+            freed = sum(job.n_bytes for job in dropped)
+            self._queued_bytes -= freed
+            self._pending.difference_update(job.name for job in dropped)
+            self._lock.notify_all()
+        return freed
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Take nothing any more; return when what is queued is written, or that takes too long. Nothing is left to do
@@ -248,7 +261,7 @@ class Snapshots:
             if not room or self._end_at is not None:
                 return False
             self._pending.add(name)
-            self._post(_Job(lambda: self._store(name, header, state), n_bytes))
+            self._post(_Job(lambda: self._store(name, header, state), n_bytes, name))
             return True
 
     def _restored(self, entry: Entry, seconds: float) -> None:

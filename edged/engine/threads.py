@@ -87,7 +87,7 @@ class Board:
 
     most: threads that affinity and quota allow.
     load: None where nothing is known, or nothing new.
-    hot: throttled, or about to be.
+    hot: throttled, or about to be; or badly powered, against which computing less helps as well.
     """
 
     most: int

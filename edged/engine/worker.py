@@ -60,6 +60,7 @@ class Worker:
         self._threads = threads
         self._snapshots = snapshots
         self._checked = checked
+        self._trimmed = self._batch_paused = False
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._outbox: list[Command] = []
         self._stopping = threading.Event()
@@ -82,6 +83,15 @@ class Worker:
 
     def unload(self, name: str, future: asyncio.Future[None]) -> None:
         self._commands.put(partial(self._unload, name, future))
+
+    def trim(self, future: asyncio.Future[int]) -> None:
+        self._commands.put(partial(self._trim, future))
+
+    def relax(self) -> None:
+        self._commands.put(self._relax)
+
+    def pause_batch(self, paused: bool) -> None:
+        self._commands.put(partial(self._pause_batch, paused))
 
     def stop(self) -> None:
         """End after the step in progress; a load in progress is aborted."""
@@ -178,11 +188,14 @@ class Worker:
             self._resolve(future, None if same else Internal(f"{spec.name} is loaded with other settings"))
             return
         try:
-            self._models[spec.name] = self._open(spec, abort)
+            runner = self._models[spec.name] = self._open(spec, abort)
         except EdgedError as error:
             _trim()
             self._resolve(future, error)
             return
+        runner.pause_batch(self._batch_paused)
+        if self._trimmed:
+            runner.trim()
         self._resolve(future, None)
 
     def _open(self, spec: ModelSpec, abort: threading.Event) -> Runner:
@@ -218,6 +231,22 @@ class Worker:
             del runner
             _trim()
         self._resolve(future, None)
+
+    def _trim(self, future: asyncio.Future[int]) -> None:
+        self._trimmed = True
+        dropped = sum(runner.trim() for runner in self._models.values())
+        _trim()
+        self._outbox.append(partial(resolve, future, dropped))
+
+    def _relax(self) -> None:
+        self._trimmed = False
+        for runner in self._models.values():
+            runner.relax()
+
+    def _pause_batch(self, paused: bool) -> None:
+        self._batch_paused = paused
+        for runner in self._models.values():
+            runner.pause_batch(paused)
 
     def _free_all(self) -> None:
         """The end: whoever still waits is told, and the memory is given back."""

@@ -35,10 +35,11 @@ class _Model:
         self.size_bytes = 0
         self.waiting: list[asyncio.Future[None]] = []
         self.dismissed: asyncio.Future[bool] | None = None  # set: somebody asked for it to be taken out
+        self.why = "asked"  # ... and why
 
 
 class Governor:
-    """Implements `interfaces.Residency`.
+    """Implements `interfaces.Residency` and `interfaces.Relief`.
 
     Args:
         predict: bytes a model will take, from its file; raises ModelUnavailable where the file is no model.
@@ -66,6 +67,7 @@ class Governor:
         self._idle_unload_s = idle_unload_s
         self._tell = tell
         self._changed = asyncio.Event()
+        self._loads_paused = False
 
     @contextlib.asynccontextmanager
     async def hold(self, model: str) -> AsyncIterator[float]:
@@ -96,9 +98,32 @@ class Governor:
             raise ModelUnavailable(f"no model {model!r} is configured")
         if books.state is not ModelState.READY or books.users:
             return False
+        return await self._ask_out(books, "asked")
+
+    async def _ask_out(self, books: _Model, why: str) -> bool:
         books.dismissed = books.dismissed or asyncio.get_running_loop().create_future()
+        books.why = why
         self._changed.set()
         return await asyncio.shield(books.dismissed)
+
+    async def relieve(self, reason: str) -> list[str]:
+        """See interfaces.Relief."""
+        idle = [b for b in self._models.values() if b.state is ModelState.READY and not b.users and not b.spec.pin]
+        out = await asyncio.gather(*(self._ask_out(books, "pressure") for books in idle))
+        return [books.spec.name for books, done in zip(idle, out, strict=True) if done]
+
+    async def shrink(self, reason: str) -> list[str]:
+        """See interfaces.Relief: no model has variants."""
+        return []
+
+    def pause_loads(self, reason: str) -> None:
+        """See interfaces.Relief."""
+        self._loads_paused = True
+
+    def resume_loads(self) -> None:
+        """See interfaces.Relief."""
+        self._loads_paused = False
+        self._changed.set()
 
     async def run(self) -> None:
         """The governor task; ends by being cancelled."""
@@ -108,11 +133,11 @@ class Governor:
                     await self._changed.wait()
             self._changed.clear()
             for books in list(self._models.values()):
-                if books.waiting:
+                if books.waiting and (books.state is ModelState.READY or not self._loads_paused):
                     await self._serve(books)
             for books in self._models.values():
                 if self._is_idle(books):
-                    await self._unload(books, "asked" if books.dismissed else "idle")
+                    await self._unload(books, books.why if books.dismissed else "idle")
                 self._dismiss(books)
 
     def status(self) -> dict[str, JSON]:

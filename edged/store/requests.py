@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from edged import clock, wire
-from edged.errors import BadRequest, Busy, NoLink
+from edged.errors import BadRequest, Busy, EdgedError, NoLink
 from edged.router import Finding
 from edged.store import deliveries, lifecycle
 from edged.store.lifecycle import Happening, IllegalTransition, State
@@ -55,13 +55,22 @@ COLUMNS = (
 )
 
 
-def accept(c: apsw.Connection, ask: Ask, rid: str, boot: str, max_waiting: int, max_bytes: int) -> Accepted:
+def accept(
+    c: apsw.Connection,
+    ask: Ask,
+    rid: str,
+    boot: str,
+    max_waiting: int,
+    max_bytes: int,
+    *,
+    refusal: EdgedError | None = None,
+) -> Accepted:
     """Take a request in, unless it is known.
 
     (1) an MQTT packet that is delivered again and was committed: the request it made;
     (2) the same identity with the same content: joined, or answered from the store;
     (3) the same identity with other content: BadRequest;
-    (4) the queue, or the store, is full: Busy;
+    (4) nothing new is taken: `refusal`; the queue, or the store, is full: Busy;
     (5) else it is new.
     """
     if ask.packet and ask.packet.duplicate:  # (1)
@@ -80,7 +89,9 @@ def accept(c: apsw.Connection, ask: Ask, rid: str, boot: str, max_waiting: int, 
             deliveries.expect(c, accepted.rid, ask.caller.transport, ask.address, answered=accepted.reply is not None)
         _remember_packet(c, ask, accepted.rid)
         return accepted
-    _check_room(c, max_waiting, max_bytes)  # (4)
+    if refusal is not None:  # (4)
+        raise refusal
+    _check_room(c, max_waiting, max_bytes)
     _insert(c, ask, rid, key, digest, boot)  # (5)
     if ask.address:
         deliveries.expect(c, rid, ask.caller.transport, ask.address, answered=False)

@@ -567,6 +567,42 @@ def test_state_that_is_lost_is_computed_again(
     assert last_drift(tight, scratch) <= DRIFT
 
 
+def test_trim_drops_states_that_were_set_aside_and_they_are_computed_again(tight: Bench, scratch: Llama) -> None:
+    """Until memory is back none is copied out; the grammars in use go on."""
+    tight.watch()
+    tickets = crowd(tight)
+    while not tight.runner._aside.n_bytes:
+        tight.step()
+    held = tight.runner._aside.n_bytes
+    assert tight.runner.trim() == held
+    assert tight.runner._aside.n_bytes == 0
+    for _ in range(30):
+        tight.step()
+        assert tight.runner._aside.n_bytes == 0
+    tight.runner.relax()
+    tight.finish()
+    assert all(tight.completion(t).completion_tokens == 45 for t in tickets)
+    assert last_drift(tight, scratch) <= DRIFT
+
+
+def test_paused_batch_generation_goes_on_where_it_was(bench: Bench) -> None:
+    """Beside it an interactive one is answered, and then there is nothing to do until it may go on."""
+    slow = bench.submit(job("Batch.", priority=Priority.BATCH, max_tokens=30, grammar="start: /[a-z ]{90}/"))
+    while not any(bench.texts[slow]):
+        bench.step()
+    bench.runner.pause_batch(True)
+    said = list(bench.texts[slow])
+    urgent = bench.submit(job(QUESTIONS[0], max_tokens=4))
+    bench.finish()
+    assert bench.completion(urgent).text
+    assert slow not in bench.outcomes
+    assert bench.texts[slow] == said
+    bench.runner.rest(0.0)
+    bench.runner.pause_batch(False)
+    bench.finish()
+    assert bench.completion(slow).completion_tokens == 30
+
+
 def test_interactive_request_does_not_wait_for_batch_work(bench: Bench) -> None:
     """All places are taken by batch generations: one makes room, and ends later all the same."""
     batch = [

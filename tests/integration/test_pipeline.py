@@ -441,6 +441,37 @@ async def test_request_that_ends_in_the_queue_tells_what_was_done_before_a_resta
 # -- order -------------------------------------------------------------------------------------------------------------
 
 
+async def test_paused_batch_work_waits_and_interactive_work_does_not(house: House) -> None:
+    """Nothing of it is lost, and all of it is done when it may go on."""
+    house.engine.open.set()
+    house.pipeline.pause_batch(True)
+    batch = [await house.take(f"hello {n}", priority="batch") for n in range(3)]
+    assert (await house.ask("hello you"))["status"] == "done"
+    assert [await house.state(each) for each in batch] == [State.RECEIVED] * 3
+    house.pipeline.pause_batch(False)
+    assert [(await house.reply(each))["status"] for each in batch] == ["done"] * 3
+
+
+async def test_new_work_is_refused_before_it_is_stored_and_known_work_is_not(house: House) -> None:
+    """The same request may be sent again later; what was accepted before gets its answer."""
+    first = await house.take("wait", id="known")
+    house.pipeline.refuse(NoMemory("the board is full", retry_after_s=15.0))
+    for _ in range(2):
+        with pytest.raises(NoMemory, match="the board is full") as refused:
+            await house.take("hello", id="new")
+        assert refused.value.retry_after_s == 15.0
+    again = await house.take("wait", id="known")
+    assert again.rid == first.rid
+    house.engine.open.set()
+    assert (await house.reply(first))["status"] == "done"
+    explained = await house.pipeline.explain(
+        Ask(request=request_from_map({"input": "hello", "agent": "house"}, agent=None), caller=CALLER), decide=False
+    )
+    assert explained["error"] == {"code": "no_memory", "message": "the board is full"}
+    house.pipeline.refuse(None)
+    assert (await house.ask("hello", id="new"))["status"] == "done"
+
+
 async def test_interactive_goes_before_batch_and_the_earliest_deadline_first(house: House) -> None:
     """With every place taken, what waits is started in that order, not in that of arrival."""
     running = await house.busy()

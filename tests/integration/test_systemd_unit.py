@@ -38,6 +38,14 @@ def test_service_is_hardened() -> None:
     assert done.returncode == 0, done.stdout[-500:]
 
 
+def test_nothing_in_the_unit_hides_what_tells_of_memory_pressure() -> None:
+    """systemd's own signal is on unless it is set; /proc/pressure and /proc/meminfo are hidden by ProcSubset= only."""
+    settings = dict(re.findall(r"^(\w+)=(.*)$", SERVICE.read_text(), re.MULTILINE))
+    assert "MemoryPressureWatch" not in settings
+    assert "ProcSubset" not in settings
+    assert not any("pressure" in value for name, value in settings.items() if name.endswith("Paths"))
+
+
 def test_sockets_of_the_unit_are_those_of_a_configuration_that_names_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """So each finds its listener; mode and group are the configuration's defaults too."""
     monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/edged")

@@ -64,6 +64,29 @@ def test_decide_private_never_leaves_whatever_happened(
     assert not router.may_leave(facts(**private))
 
 
+@pytest.mark.parametrize(
+    ("more", "decision"),
+    [
+        ({}, Decision(Go.CLOUD, Reason.PRESSURE, "first")),
+        ({"upstreams": (DOWN, SECOND)}, Decision(Go.CLOUD, Reason.PRESSURE, "second")),
+        ({"upstreams": (FULL,)}, Decision(Go.WAIT, Reason.PRESSURE)),
+        ({"upstreams": (DOWN,)}, Decision(Go.LOCAL, Reason.LOCAL_OK)),
+        ({"upstreams": (DOWN,), "when_offline": FAIL}, Decision(Go.LOCAL, Reason.LOCAL_OK)),
+        ({"upstreams": (SPENT,)}, Decision(Go.LOCAL, Reason.LOCAL_OK)),
+        ({"upstreams": ()}, Decision(Go.LOCAL, Reason.LOCAL_OK)),
+        ({"privacy": Privacy.DEVICE}, Decision(Go.LOCAL, Reason.PRIVATE)),
+        ({"asked": LOCAL}, Decision(Go.LOCAL, Reason.LOCAL_ASKED)),
+        ({"asked": CLOUD}, Decision(Go.CLOUD, Reason.CLOUD_ASKED, "first")),
+        ({"findings": (Finding.FAILED,), "upstreams": (DOWN,)}, Decision(Go.WAIT, Reason.LOCAL_FAILED)),
+    ],
+)
+def test_decide_under_pressure_leaves_to_an_upstream_what_it_can_do_now(
+    more: dict[str, Any], decision: Decision
+) -> None:
+    """(5) (6) (7): what it cannot is done here, if it was accepted; nothing waits for a link because of it."""
+    assert router.decide(facts(more.pop("asked", None), pressed=True, **more)) == decision
+
+
 @pytest.mark.parametrize("finding", list(Finding))
 def test_decide_local_asked_is_not_escalated(finding: Finding) -> None:
     """(2): who asks for the board gets the board, or the reason why it could not."""
@@ -94,7 +117,7 @@ def test_decide_finding_goes_to_the_cloud_under_its_own_reason(finding: Finding,
 def test_decide_falls_back_to_the_board_where_the_agent_says_so(
     finding: Finding | None, upstream: UpstreamFacts, reason: Reason
 ) -> None:
-    """(7) (8): degraded, and only where another local attempt can end otherwise."""
+    """(8) (9): degraded, and only where another local attempt can end otherwise."""
     found = (finding,) if finding else ()
     asked = CLOUD if finding is None else AUTO
     here = facts(asked, upstreams=(upstream,), when_offline=HERE, findings=found)
@@ -106,13 +129,13 @@ def test_decide_falls_back_to_the_board_where_the_agent_says_so(
 
 @pytest.mark.parametrize("finding", [Finding.CONTEXT, Finding.FAILED, Finding.UNAVAILABLE])
 def test_decide_does_not_repeat_a_local_attempt_that_cannot_work(finding: Finding) -> None:
-    """(8): falling back to what failed already would go round in circles."""
+    """(9): falling back to what failed already would go round in circles."""
     offline = facts(upstreams=(DOWN,), when_offline=HERE, findings=(Finding.ESCALATED, finding))
     assert router.decide(offline) == Decision(Go.FAIL, Reason.OFFLINE)
 
 
 def test_decide_over_budget_does_not_wait_for_tomorrow() -> None:
-    """(7): waiting is for a link; a spent budget is told at once, with when to ask again."""
+    """(8): waiting is for a link; a spent budget is told at once, with when to ask again."""
     assert router.decide(facts(CLOUD, upstreams=(SPENT,))) == Decision(Go.FAIL, Reason.OVER_BUDGET)
 
 
@@ -128,7 +151,7 @@ def test_decide_over_budget_does_not_wait_for_tomorrow() -> None:
     ],
 )
 def test_decide_takes_the_first_upstream_that_can(upstreams: tuple[UpstreamFacts, ...], decision: Decision) -> None:
-    """(5) (6) (7): in the order of the file."""
+    """(5) (6) (8): in the order of the file."""
     assert router.decide(facts(CLOUD, upstreams=upstreams)) == decision
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -214,3 +215,28 @@ def test_stalled_names_only_parts_that_have_work_and_do_not_get_on() -> None:
         ("stuck", lambda: (True, now - 1000)),
     ]
     assert systemd.stalled(parts, 100) == ["stuck"]
+
+
+@pytest.mark.parametrize(
+    ("watch", "write", "told"),
+    [
+        (None, None, None),
+        ("", None, None),
+        ("/run/pressure", None, (Path("/run/pressure"), b"")),
+        ("/dev/null", "", (Path("/dev/null"), b"")),
+        ("/sys/fs/cgroup/x/memory.pressure", "c29tZSAyMDAwMDAgMjAwMDAwMAA=", (..., b"some 200000 2000000\0")),
+        ("/run/pressure", "no base64!", None),
+        ("/run/pressure", "ü", None),
+    ],
+)
+def test_memory_pressure_is_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, watch: str | None, write: str | None, told: Any
+) -> None:
+    """What is to be written there is base64."""
+    for name, value in (("MEMORY_PRESSURE_WATCH", watch), ("MEMORY_PRESSURE_WRITE", write)):
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+    found = systemd.memory_pressure()
+    assert found == (told if told is None or told[0] is not ... else (Path(watch or ""), told[1]))

@@ -15,7 +15,7 @@ from edged.agent.chat import Call, CallPiece, Chats, Inexpressible, ModelAnswer,
 from edged.agent.dialect import CHATML, GENERIC, HERMES, CallFormat
 from edged.agent.places import AT_ONCE
 from edged.config import Model
-from edged.errors import BadRequest, Busy, ModelUnavailable
+from edged.errors import BadRequest, Busy, ModelUnavailable, NoMemory
 from edged.interfaces import OnPiece
 from edged.types import Completion, Finish, Job, Message, Sampling, Segment, TokenLogprob, ToolCall, ToolSpec
 
@@ -531,6 +531,24 @@ async def test_complete_reads_a_template_once() -> None:
     await made.complete(ask())
     await made.complete(ask())
     assert read == ["small"]
+
+
+async def test_complete_begins_nothing_while_it_is_to_refuse() -> None:
+    """What runs goes on."""
+    engine = Writer("x", "y")
+    engine.open.clear()
+    made = chats(engine)
+    running = asyncio.create_task(made.complete(ask()))
+    while not engine.running:
+        await asyncio.sleep(0)
+    made.refuse(NoMemory("the board is full", retry_after_s=15.0))
+    with pytest.raises(NoMemory, match="the board is full") as refused:
+        await made.complete(ask())
+    assert refused.value.retry_after_s == 15.0
+    engine.open.set()
+    assert (await running).text == "x"
+    made.refuse(None)
+    assert (await made.complete(ask())).text == "y"
 
 
 async def test_complete_of_more_than_may_wait_is_refused_and_places_come_free() -> None:

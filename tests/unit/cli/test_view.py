@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -32,6 +33,19 @@ def test_status_tells_everything_on_one_line_each() -> None:
         "model  small: ready, 600 MiB, in use by 1, 4 threads, 21 tokens in 6 steps",
         "broker  b:1883: not connected (refused)",
     ]
+
+
+def test_status_tells_what_is_given_up_and_why() -> None:
+    """Nothing where all is well."""
+    well: dict[str, Any] = {"level": 0, "reason": None, "since": None, "given_up": []}
+    hot = {"level": 1, "reason": "too hot", "since": 1e9, "given_up": ["a thread"]}
+    short = {"level": 2, "reason": "20 MiB are left", "since": 1e9, "given_up": ["caches", "idle models"]}
+    assert status_lines({**STATE, "pressure": {**well, "board": well}}) == status_lines(STATE)
+    told = status_lines({**STATE, "pressure": {**short, "board": hot}})[2:4]
+    assert re.fullmatch(
+        r"pressure  level 2 since \d\d:\d\d:\d\d, without caches, idle models: 20 MiB are left", told[0]
+    )
+    assert re.fullmatch(r"board  level 1 since \d\d:\d\d:\d\d, without a thread: too hot", told[1])
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ import pytest
 
 from edged.engine import cpus
 from edged.engine.cpus import SPIN_COUNT, BoardWatch, before_loading, cpu_times
-from edged.engine.heat import Thermometer
+from edged.engine.heat import Strain, Thermometer
+from edged.engine.power import Supply
 from edged.engine.threads import Board
 
 STAT = """\
@@ -84,9 +85,15 @@ def test_most_threads_of_this_process_is_at_least_one() -> None:
     assert cpus.most_threads(3) == 3
 
 
+def strain(folder: Path) -> Strain:
+    """What the files in a folder tell: thermal, hwmon, supplies, get_throttled; any may be missing."""
+    flags = folder / "get_throttled"
+    return Strain(Thermometer(folder / "thermal", flags), Supply(flags, folder / "hwmon", folder / "supplies"))
+
+
 @pytest.fixture
-def nowhere(tmp_path: Path) -> Thermometer:
-    return Thermometer(tmp_path / "none", tmp_path / "none either")
+def nowhere(tmp_path: Path) -> Strain:
+    return strain(tmp_path / "none")
 
 
 @pytest.fixture
@@ -112,7 +119,7 @@ def write(path: Path, used: float, idle: float) -> None:
     path.write_text("\n".join(lines))
 
 
-def test_watch_tells_what_others_use(stat: Path, nowhere: Thermometer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_tells_what_others_use(stat: Path, nowhere: Strain, monkeypatch: pytest.MonkeyPatch) -> None:
     watch = BoardWatch(100.0, None, nowhere)
     write(stat, 1.5, 0.5)
     monkeypatch.setattr(time, "process_time", lambda: 0.7)
@@ -125,7 +132,7 @@ def test_watch_tells_what_others_use(stat: Path, nowhere: Thermometer, monkeypat
     assert watch.look(101.3) is None
 
 
-def test_watch_tells_no_load_of_long_ago_or_where_there_is_none(stat: Path, nowhere: Thermometer) -> None:
+def test_watch_tells_no_load_of_long_ago_or_where_there_is_none(stat: Path, nowhere: Strain) -> None:
     watch = BoardWatch(0.0, None, nowhere)
     write(stat, 100, 100)
     assert look(watch, 100.0).load is None
@@ -137,7 +144,7 @@ def test_watch_tells_no_load_of_long_ago_or_where_there_is_none(stat: Path, nowh
     assert look(watch, 103.0).load is not None
 
 
-def test_watch_follows_affinity(stat: Path, nowhere: Thermometer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_follows_affinity(stat: Path, nowhere: Strain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looked at every ten seconds; a load of other CPUs than before is none."""
     watch = BoardWatch(0.0, None, nowhere)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {1})
@@ -147,9 +154,7 @@ def test_watch_follows_affinity(stat: Path, nowhere: Thermometer, monkeypatch: p
     assert all(board.load is not None and board.load.cpus == 1 for board in boards)
 
 
-def test_watch_follows_a_quota(
-    stat: Path, nowhere: Thermometer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_watch_follows_a_quota(stat: Path, nowhere: Strain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     group = tmp_path / "cgroup" / "edged.service"
     group.mkdir(parents=True)
     (tmp_path / "own").write_text("0::/edged.service\n")
@@ -216,7 +221,7 @@ def test_hot_until_clearly_cooler(tmp_path: Path) -> None:
     ("flags", "hot"),
     [
         ("0\n", False),
-        ("1", False),  # under-voltage only
+        ("1", False),  # under-voltage only: the supply's
         ("2", True),
         ("4", True),
         ("8", True),
@@ -241,7 +246,81 @@ def test_a_board_without_sensors(tmp_path: Path) -> None:
 
 def test_watch_reads_heat_now_and_then(stat: Path, tmp_path: Path) -> None:
     temp = zone(tmp_path / "thermal", 0, 70_000, passive=85_000)
-    watch = BoardWatch(0.0, None, Thermometer(tmp_path / "thermal", tmp_path / "none"))
+    watch = BoardWatch(0.0, None, strain(tmp_path))
     temp.write_text("90000")
     assert not look(watch, 4.0).hot
     assert look(watch, 5.0).hot
+
+
+def supply(folder: Path, **files: str) -> Path:
+    """A power supply of the kernel."""
+    path = folder / "supplies" / files.get("type", "none").lower()
+    path.mkdir(parents=True)
+    for name, word in files.items():
+        (path / name).write_text(word + "\n")
+    return path
+
+
+def test_undervoltage_is_trouble_while_it_lasts_and_when_it_came_between_two_looks(tmp_path: Path) -> None:
+    """The firmware remembers since the boot; what it remembered at the start is old news."""
+    flags, seen = tmp_path / "get_throttled", []
+    flags.write_text("0\n")
+    watched = strain(tmp_path)
+    for told in ("0", "50001", "50000", "50000", "1", "", "what", "0"):
+        flags.write_text(told)
+        seen.append(watched.look() is not None)
+    assert seen == [False, True, False, False, True, False, False, False]
+    flags.write_text("10000")
+    assert strain(tmp_path).look() is None
+    flags.write_text("0")
+    watched = strain(tmp_path)
+    flags.write_text("10000")
+    assert watched.look() == "the supply's voltage is too low"
+    assert watched.look() is None
+
+
+def test_alarm_of_the_voltage_sensor(tmp_path: Path) -> None:
+    for number, name, alarm in ((0, "cpu_thermal", "1"), (1, "rpi_volt", "0")):
+        (tmp_path / "hwmon" / f"hwmon{number}").mkdir(parents=True)
+        (tmp_path / "hwmon" / f"hwmon{number}" / "name").write_text(name + "\n")
+        (tmp_path / "hwmon" / f"hwmon{number}" / "in0_lcrit_alarm").write_text(alarm + "\n")
+    watched = strain(tmp_path)
+    assert watched.exists
+    assert watched.look() is None
+    (tmp_path / "hwmon" / "hwmon1" / "in0_lcrit_alarm").write_text("1\n")
+    assert watched.look() == "the supply's voltage is too low"
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"type": "Battery", "status": "Discharging", "capacity_level": "Normal"}, None),
+        ({"type": "Battery", "status": "Charging", "capacity_level": "Low"}, None),
+        ({"type": "Battery", "status": "Discharging", "capacity_level": "Low"}, "battery is nearly empty"),
+        ({"type": "Battery", "status": "Discharging", "capacity_level": "Critical"}, "battery is nearly empty"),
+        ({"type": "Battery", "status": "Discharging", "capacity_level": "Low", "scope": "Device"}, None),  # a mouse
+        ({"type": "USB", "health": "Good"}, None),
+        ({"type": "USB", "health": "Under voltage"}, "usb reports 'Under voltage'"),
+        ({"type": "Mains"}, None),
+    ],
+)
+def test_power_supplies(tmp_path: Path, files: dict[str, str], reason: str | None) -> None:
+    supply(tmp_path, **files)
+    found = strain(tmp_path).look()
+    assert found is None if reason is None else found is not None and reason in found
+
+
+def test_a_thread_less_while_the_voltage_is_too_low(stat: Path, tmp_path: Path) -> None:
+    """As when it is hot."""
+    (tmp_path / "get_throttled").write_text("0")
+    watch = BoardWatch(0.0, None, strain(tmp_path))
+    (tmp_path / "get_throttled").write_text("10001")
+    assert look(watch, 5.0).hot
+    (tmp_path / "get_throttled").write_text("10000")
+    assert not look(watch, 10.0).hot
+
+
+def test_heat_comes_before_power(tmp_path: Path) -> None:
+    zone(tmp_path / "thermal", 0, 90_000, passive=85_000)
+    (tmp_path / "get_throttled").write_text("1")
+    assert "temperature" in (strain(tmp_path).look() or "")

@@ -576,3 +576,63 @@ def test_books_balance_on_a_random_walk_and_everybody_ends(seed: int) -> None:
     assert not left
     assert not alive
     assert not s.has_work
+
+
+# Batch work that is paused
+
+
+def test_paused_batch_work_gets_nothing_keeps_its_cells_and_goes_on() -> None:
+    """Interactive work is served as ever; without it there is nothing to do."""
+    s = scheduler()
+    batch, waiting = sequence(0, interactive=False), sequence(1, interactive=False)
+    run(s, batch)
+    s.batch_paused = True
+    s.add(waiting)
+    worked = [s.has_work]
+    assert handed_out(s.schedule(budget(), 0)) == []
+    assert s.running == [batch]
+    used = s.cells.total - s.cells.free
+    urgent = sequence(2)
+    s.add(urgent)
+    worked.append(s.has_work)
+    step = s.schedule(budget(), 0)
+    assert [c.sequence for c in step.chunks] == [urgent]
+    compute(s, step)
+    s.remove(urgent, Step())
+    assert s.cells.total - s.cells.free == used
+    worked.append(s.has_work)
+    s.batch_paused = False
+    worked.append(s.has_work)
+    assert worked == [False, True, False, True]
+    assert {c.sequence for c in s.schedule(budget(), 0).chunks} == {batch, waiting}
+
+
+def test_paused_batch_work_makes_room_for_interactive_work() -> None:
+    """Places and cells; it comes back when it may."""
+    s = scheduler(cells=100, running=1)
+    batch = sequence(0, prompt=40, most=30, interactive=False)
+    run(s, batch)
+    s.batch_paused = True
+    urgent = sequence(1, prompt=60, most=20)
+    s.add(urgent)
+    step = s.schedule(budget(), 0)
+    assert SetAside(batch, 0, 40) in step.moves
+    assert s.running == [urgent]
+    s.remove(urgent, step)
+    assert not s.has_work
+    s.batch_paused = False
+    step = s.schedule(budget(), 0)
+    assert BringBack(batch, batch.seq_id) in step.moves
+
+
+def test_nobody_waits_for_a_prefix_that_paused_batch_work_computes() -> None:
+    """It would be for ever."""
+    s = scheduler()
+    batch, urgent = sequence(0, prefix=32, interactive=False), sequence(1, prefix=32)
+    s.add(batch)
+    s.schedule(budget(8), 0)
+    s.add(urgent)
+    s.schedule(budget(8), 0)
+    assert urgent not in s.running
+    s.batch_paused = True
+    assert [c.sequence for c in s.schedule(budget(8), 0).chunks] == [urgent]

@@ -512,6 +512,31 @@ def test_close_does_not_wait_for_ever(make: Make, folder: Path, monkeypatch: pyt
     assert not shelf.write(tokens(first=500), state(), 10.0)
 
 
+def test_what_waits_for_the_disk_can_be_dropped(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its memory is needed: what is being written is finished, the rest is forgotten and may be stored another time."""
+    begun, go, real = threading.Event(), threading.Event(), snapshot_file.write
+
+    def slow(*args: object) -> int:
+        begun.set()
+        go.wait(10)
+        return real(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(snapshot_file, "write", slow)
+    owner = make()
+    shelf = owner.open(KEY)
+    for n in range(3):
+        assert shelf.write(tokens(first=1000 * n), state(), 10.0)
+    assert begun.wait(10)
+    assert owner.forget_queued() == 2000
+    assert [shelf.has(tokens(first=1000 * n)) for n in range(3)] == [True, False, False]
+    assert shelf.write(tokens(first=2000), state(), 10.0)
+    assert owner.forget_queued() == 1000
+    go.set()
+    owner.close(5)
+    assert owner.stats.written_files == 1
+    assert owner.forget_queued() == 0
+
+
 def test_what_waits_for_the_disk_is_bounded(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It lies in memory; whoever can wait does."""
     go, real = threading.Event(), snapshot_file.write
