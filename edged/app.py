@@ -530,7 +530,14 @@ def model_specs(settings: Config) -> dict[str, ModelSpec]:
             path = model.source.removeprefix(testing.SCHEME)
         else:
             path = str(_model_path(settings, name, model.source))
-        specs[name] = ModelSpec(name=name, path=path, context=model.context, pin=model.pin, threads=settings.threads())
+        specs[name] = ModelSpec(
+            name=name,
+            path=path,
+            context=model.context,
+            pin=model.pin,
+            threads=settings.threads(),
+            kv_type=model.kv_type,
+        )
     return specs
 
 
