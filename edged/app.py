@@ -21,13 +21,13 @@ from edged.agent.prompt import PromptBook, specs
 from edged.agent.warm import Warmer
 from edged.cloud import Cloud
 from edged.config import Config, PythonTool
-from edged.engine import LlamaEngine
-from edged.engine.predict import predicted_bytes
+from edged.engine import LlamaEngine, predict
 from edged.engine.snapshots import Snapshots
 from edged.errors import ConfigError, ModelUnavailable
 from edged.estimate import Speed
 from edged.governor import probe
 from edged.governor.governor import Governor
+from edged.governor.sizer import Estimate, Sizer, Weightless
 from edged.interfaces import Engine, Loader, Residency
 from edged.listeners import Address, Listeners
 from edged.metering import Meter, MeteredEngine
@@ -39,6 +39,7 @@ from edged.store import lifecycle, requests
 from edged.store.database import Database
 from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
+from edged.store.sizes import Sizes
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.transport.http.server import HttpTransport
@@ -100,10 +101,11 @@ class Daemon:
         self._specs = specs
         self._snapshots = Snapshots(settings.snapshots_dir, settings.snapshot_bytes)
         self._engine = self._make_engine()
+        self._database = Database(settings.state_dir / FILE_NAME, MIGRATIONS)
         self._governor = Governor(
             specs,
             self._engine,
-            predict=self._predict,
+            sizer=self._make_sizer(),
             budget_bytes=settings.budget_bytes(probe.board_bytes()),
             reserve_bytes=settings.reserve_bytes,
             idle_unload_s=settings.memory.idle_unload_s,
@@ -114,7 +116,6 @@ class Daemon:
         self._toolbox = Toolbox(
             settings.tools, settings.databases, self._mqtt, settings.tools_dir, called=self._metrics.tool_called
         )
-        self._database = Database(settings.state_dir / FILE_NAME, MIGRATIONS)
         self._cloud = Cloud(
             settings.upstreams,
             Spending(self._database),
@@ -282,6 +283,27 @@ class Daemon:
             raise ConfigError(self._config.files[0], "models", "scripted models and others cannot be mixed")
         return testing.ScriptedEngine()
 
+    def _make_sizer(self) -> Sizer | Weightless:
+        if isinstance(self._engine, testing.ScriptedEngine):
+            return Weightless()
+        estimate = Estimate(
+            identity=self._identity,
+            least=predict.least_bytes,
+            ask=predict.dry_run,
+            ask_bytes=predict.dry_run_bytes,
+            calculate=predict.predict,
+            libraries=predict.library_bytes,
+        )
+        most = self._config.budget_bytes(probe.board_bytes())
+        return Sizer(estimate, Sizes(self._database), most=most, spare=self._room)
+
+    def _room(self) -> int:
+        return self._governor.room()
+
+    def _identity(self, spec: ModelSpec) -> str:
+        self._check_present(spec)
+        return predict.identity(spec)
+
     def _engine_died(self, error: BaseException) -> None:
         if self._failed and not self._failed.done():
             self._failed.set_exception(RuntimeError(f"the engine thread died: {error!r}"))
@@ -321,12 +343,6 @@ class Daemon:
 
     async def _session_lost(self) -> None:
         await self._database.write(requests.forget_packets)
-
-    def _predict(self, spec: ModelSpec) -> int:
-        if isinstance(self._engine, testing.ScriptedEngine):
-            return 0
-        self._check_present(spec)
-        return predicted_bytes(spec)
 
     def _template(self, model: str) -> tuple[str | None, dict[str, str]]:
         """The chat template in a model's file and the special tokens it uses."""
@@ -392,7 +408,7 @@ class Daemon:
             memory_used_bytes=memory["private_bytes"],
             threads_in_use=sum(stats.threads for stats in self._engine.stats()),
             models={
-                name: (model["predicted_bytes"] if model["state"] in states else 0, model["predicted_bytes"])
+                name: (model["measured_bytes"] if model["state"] in states else 0, model["predicted_bytes"])
                 for name, model in memory["models"].items()
             },
             links={upstream.name: upstream.up for upstream in self._cloud.facts(self._config.upstreams)},

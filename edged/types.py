@@ -440,6 +440,13 @@ class MemoryNeed(Struct, frozen=True, kw_only=True):
         return self.total - self.libraries
 
 
+class KnownSize(Struct, frozen=True):
+    """A model's size on this board. need: as predicted; measured: bytes that its last load took, None: it had none."""
+
+    need: MemoryNeed
+    measured: int | None = None
+
+
 class ModelState(StrEnum):
     """Life of a model on this board."""
 

@@ -49,7 +49,9 @@ def queue_text(queue: Document) -> str:
 def model_text(model: Document, engine: Document | None) -> str:
     """State, size, users; what its engine does."""
     parts = [str(model["state"])]
-    if model.get("predicted_bytes"):
+    if taken := model.get("measured_bytes") if model["state"] == "ready" else None:
+        parts.append(f"{size(taken)} (predicted {size(model['predicted_bytes'])})")
+    elif model.get("predicted_bytes"):
         parts.append(size(model["predicted_bytes"]))
     if model.get("in_use"):
         parts.append(f"in use by {model['in_use']}")
