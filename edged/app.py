@@ -405,7 +405,7 @@ class Daemon:
             queue_waiting=sum(counted.get(state, 0) for state in lifecycle.WAITING),
             outbox_waiting=self._counts.get("outbox_waiting", 0),
             memory_budget_bytes=memory["budget_bytes"],
-            memory_used_bytes=memory["private_bytes"],
+            memory_used_bytes=memory["private_bytes"] + memory["mapped_bytes"],
             threads_in_use=sum(stats.threads for stats in self._engine.stats()),
             models={
                 name: (model["measured_bytes"] if model["state"] in states else 0, model["predicted_bytes"])

@@ -214,7 +214,8 @@ def header(path: Path) -> tuple[dict[str, JSON], list[Tensor]]:
             dims = tuple(reader.scalar("Q") for _ in range(n_dims))
             kind, offset = reader.scalar("I"), reader.scalar("Q")
             found.append((offset, name, dims, kind))
-        alignment = pairs.get("general.alignment", ALIGNMENT)
+        told = pairs.get("general.alignment")
+        alignment = told if isinstance(told, int) and told > 0 else ALIGNMENT
         ends.append(len(reader.data) - -(-reader.at // alignment) * alignment)
 
     pairs = _scan(path, {}, read)

@@ -34,7 +34,8 @@ def status_lines(state: Document) -> list[str]:
 def memory_text(memory: Document) -> str:
     """What is taken, allowed and left."""
     return (
-        f"{size(memory['private_bytes'])} private, budget {size(memory['budget_bytes'])}, "
+        f"{size(memory['private_bytes'])} private, {size(memory['mapped_bytes'])} mapped, "
+        f"budget {size(memory['budget_bytes'])}, "
         f"{size(memory['available_bytes'])} available on the board"
     )
 

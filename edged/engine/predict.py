@@ -40,6 +40,7 @@ DISTRIBUTIONS = ("llama-cpp-python", "llguidance", "numpy")
 # mxfp4. Which of them depends on the CPU, so without llama.cpp's word all of them count.
 REORDERED = {2, 8, 10, 12, 13, 14, 20, 39}
 MAPPED = "CPU"  # the buffer type whose tensors stay where the file is mapped
+MOST_LAYERS = 1024  # several times as many as the largest models have
 LARGEST_VOCABULARY = 160_000  # where the file does not say: of the small models' vocabularies the largest (Qwen's)
 
 
@@ -60,7 +61,14 @@ def least_bytes(spec: ModelSpec) -> int:
 
 @cache
 def _runtime() -> tuple[str, ...]:
-    return (platform.machine(), *(importlib.metadata.version(name) for name in DISTRIBUTIONS))
+    return (platform.machine(), *map(_version, DISTRIBUTIONS))
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:  # the load will say so
+        return ""
 
 
 def predict(spec: ModelSpec) -> MemoryNeed:
@@ -71,7 +79,10 @@ def predict(spec: ModelSpec) -> MemoryNeed:
     """
     path = Path(spec.path)
     pairs, tensors = _header(path)
-    shape = shape_of(pairs, tensors, path.name)
+    try:
+        shape = shape_of(pairs, tensors, path.name)
+    except (TypeError, ValueError) as error:  # numbers that are none
+        raise ModelUnavailable(f"{path.name} is damaged: {error}") from None
     cells = sizes.context_cells(spec.context)
     copied = sum(t.size for t in tensors if t.kind in REORDERED and len(t.dims) == 2 and t.name != "token_embd.weight")
     return MemoryNeed(
@@ -152,6 +163,8 @@ def shape_of(pairs: dict[str, JSON], tensors: list[gguf.Tensor], name: str) -> S
         return found
 
     n_layer, width = number("block_count"), number("embedding_length")
+    if not 0 < n_layer <= MOST_LAYERS or width < 1:
+        raise ModelUnavailable(f"{name} is damaged: {n_layer} layers of {width} elements")
     heads = number("attention.head_count", 1) or 1
     inner, state = number("ssm.inner_size", 0), number("ssm.state_size", 0)
     convolved = max(0, number("ssm.conv_kernel", 0) - 1) * (inner + 2 * number("ssm.group_count", 0) * state)

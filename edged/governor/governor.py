@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from pathlib import Path
 
 from edged.clock import Stopwatch
 from edged.errors import EdgedError, ModelUnavailable, NoMemory
@@ -30,7 +29,6 @@ class _Model:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self.file = Path(spec.path).name
         self.state = ModelState.UNLOADED
         self.users = 0
         self.used_at = 0.0
@@ -124,6 +122,7 @@ class Governor:
         return {
             "budget_bytes": self._budget_bytes,
             "private_bytes": probe.private_bytes(),
+            "mapped_bytes": sum(books.mapped_bytes for books in self._resident()),
             "available_bytes": probe.available_bytes(),
             "models": {
                 name: {
@@ -196,15 +195,18 @@ class Governor:
 
     def room(self) -> int:
         """Bytes that may still be taken; negative where too much is taken already."""
-        resident = [m for m in self._models.values() if m.state is ModelState.READY]
+        resident = self._resident()
         return budget.room(
             budget.Bounds(self._budget_bytes, probe.cgroups(), probe.available_bytes(), self._reserve_bytes),
             budget.Taken(
                 probe.private_bytes(),
-                max(probe.mapped_bytes(), sum(m.mapped_bytes for m in resident)),
+                sum(m.mapped_bytes for m in resident),
                 sum(budget.promised(m.need.total, m.measured_bytes or 0) for m in resident),
             ),
         )
+
+    def _resident(self) -> list[_Model]:
+        return [m for m in self._models.values() if m.state is ModelState.READY]
 
     def _refusal(self, books: _Model) -> NoMemory:
         mib = 2**20
@@ -218,13 +220,13 @@ class Governor:
 
     async def _load(self, books: _Model) -> None:
         books.state = ModelState.LOADING
-        watch, private = Stopwatch(), probe.private_bytes()
+        watch, private, mapped = Stopwatch(), probe.private_bytes(), probe.file_bytes()
         try:
             await self._loader.load(books.spec)
         except BaseException:
             books.state = ModelState.UNLOADED
             raise
-        books.mapped_bytes = probe.mapped_bytes(books.file)
+        books.mapped_bytes = max(0, probe.file_bytes() - mapped)
         books.measured_bytes = max(0, probe.private_bytes() - private) + books.mapped_bytes
         books.state = ModelState.READY
         books.used_at = time.monotonic()

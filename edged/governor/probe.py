@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from edged.governor.budget import Group
 
 MEMINFO = Path("/proc/meminfo")
-ROLLUP = Path("/proc/self/smaps_rollup")
-SMAPS = Path("/proc/self/smaps")
+# The kernel's counters, which are read in microseconds; smaps walks all pages: 20 ms and more with weights mapped.
+STATUS = Path("/proc/self/status")
 OWN_CGROUP = Path("/proc/self/cgroup")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number near 2^63
-# A mapping of a file that holds weights, with all that smaps says of it. The kernel marks files that are gone.
-WEIGHTS = re.compile(
-    rb"^[0-9a-f]+-[0-9a-f]+ [^\n]* (/[^\n]*\.(?:gguf|onnx)(?: \(deleted\))?)\n((?:\w+:[^\n]*\n)+)", re.MULTILINE
-)
-FIELD = re.compile(rb"^(\w+): +(\d+) kB$", re.MULTILINE)
 # Names of the same thing in both versions: limits, usage, file pages in memory.stat.
 V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
 V2 = (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
@@ -35,17 +29,15 @@ def available_bytes() -> int | None:
 
 
 def private_bytes() -> int:
-    """Memory of this process alone: what is freed if it goes, swapped out or not. Mapped weights are not in it, though
-    the kernel counts pages of a file as private where nobody else maps it."""
-    fields = dict(_fields(ROLLUP))
-    own = sum(fields.get(name, 0) for name in ("Private_Clean", "Private_Dirty", "Swap"))
-    weights = sum(of["Private_Clean"] + of["Private_Dirty"] for _, of in _weights())
-    return max(0, own - weights)
+    """Memory of this process alone, that no file holds: what is freed if it goes, swapped out or not. Neither mapped
+    weights nor code of libraries are in it."""
+    fields = dict(_fields(STATUS))
+    return sum(fields.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
 
 
-def mapped_bytes(*names: str) -> int:
-    """Resident pages of weights that this process maps: of the files of these names, or of all."""
-    return sum(of["Rss"] for path, of in _weights() if not names or Path(path).name in names)
+def file_bytes() -> int:
+    """Resident pages of files that this process maps: weights, and code of libraries."""
+    return dict(_fields(STATUS)).get("RssFile", 0)
 
 
 def cgroup_limit() -> int | None:
@@ -83,21 +75,6 @@ def _number(path: Path) -> int | None:
     """A file's only number; None for `max`, and where there is no such file."""
     text = "".join(_lines(path)).strip()
     return int(text) if text.isdigit() else None
-
-
-def _weights() -> list[tuple[str, dict[str, int]]]:
-    """Mappings of weights: the file, and its sizes in bytes."""
-    try:
-        text = SMAPS.read_bytes()
-    except OSError:
-        return []
-    sizes = ("Rss", "Private_Clean", "Private_Dirty")
-    found = []
-    for path, fields in WEIGHTS.findall(text):
-        told = {name.decode(): int(size) * 1024 for name, size in FIELD.findall(fields)}
-        name = path.decode(errors="replace").removesuffix(" (deleted)")
-        found.append((name, {each: told.get(each, 0) for each in sizes}))
-    return found
 
 
 def _meminfo(name: str) -> int | None:

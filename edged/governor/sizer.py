@@ -17,7 +17,7 @@ from edged.types import KnownSize, MemoryNeed, ModelSpec
 # yet, and a kernel that is short of memory has dropped weights that will be read again; a model must not seem to fit
 # because of that. Up by no more than a quarter: what other requests take meanwhile looks like the model's, and one such
 # measurement must not make it unloadable. The next one moves it again.
-LEAST, MOST = 0.95, 1.25
+LEAST, MOST = 0.9, 1.25
 
 
 class Estimate(Struct, frozen=True):
@@ -61,7 +61,7 @@ class Sizer:
         key = await asyncio.to_thread(self._estimate.identity, spec)
         known = await self._book.known(key)
         if known is None:
-            asked = await asyncio.to_thread(self._ask, spec)
+            asked = await asyncio.to_thread(self._ask, spec, self._spare())
             if asked is None:  # perhaps next time there is room to ask
                 calculated = await asyncio.to_thread(self._estimate.calculate, spec)
                 return replace(calculated, libraries=libraries)
@@ -78,8 +78,8 @@ class Sizer:
             if known is not None and known.measured != measured:
                 await self._book.keep(key, replace(known, measured=measured))
 
-    def _ask(self, spec: ModelSpec) -> MemoryNeed | None:
-        if self._estimate.least(spec) > self._most or self._spare() < self._estimate.ask_bytes(spec):
+    def _ask(self, spec: ModelSpec, spare: int) -> MemoryNeed | None:
+        if self._estimate.least(spec) > self._most or spare < self._estimate.ask_bytes(spec):
             return None
         return self._estimate.ask(spec)
 
@@ -96,10 +96,10 @@ class Weightless:
 
 
 def corrected(known: KnownSize) -> MemoryNeed:
-    """The prediction with what was measured. The difference goes to the graph's part: weights, keys and values are
-    counted to the byte, what is around them is not."""
+    """The prediction with what was measured. The difference goes to the weights, which have the vocabulary and all that
+    is not counted to the byte."""
     if known.measured is None:
         return known.need
     predicted = known.need.loaded
     wanted = min(max(known.measured, int(LEAST * predicted)), int(MOST * predicted))
-    return replace(known.need, compute=max(0, known.need.compute + wanted - predicted))
+    return replace(known.need, weights=max(0, known.need.weights + wanted - predicted))

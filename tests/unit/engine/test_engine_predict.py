@@ -61,6 +61,13 @@ def test_file_that_does_not_tell_its_shape_is_named() -> None:
         predict.shape_of({"general.architecture": "x", "x.block_count": 1}, [], "m")
 
 
+@pytest.mark.parametrize("more", [{"block_count": 2**40}, {"block_count": 0}, {"embedding_length": 0}])
+def test_absurd_shape_is_refused(more: dict[str, Any]) -> None:
+    """A damaged file must not take the memory that it is asked about."""
+    with pytest.raises(ModelUnavailable, match="m is damaged"):
+        shape(**more)
+
+
 def test_counted_parts_add_copies_to_the_mapped_weights() -> None:
     """The file is mapped whole; what is kept in another order is there twice."""
     buffers = {"CPU": Buffers(60_000, 5_000, 700), "CPU_REPACK": Buffers(10_000, 0, 0)}

@@ -96,7 +96,7 @@ class Board:
 def _large_board(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "available_bytes", lambda: 10**9)
     monkeypatch.setattr(probe, "private_bytes", lambda: 0)
-    monkeypatch.setattr(probe, "mapped_bytes", lambda *names: 0)
+    monkeypatch.setattr(probe, "file_bytes", lambda: 0)
     monkeypatch.setattr(probe, "cgroups", list)
 
 
@@ -382,13 +382,13 @@ async def test_load_brings_a_model_in_without_a_request(board: Board) -> None:
 
 async def test_what_a_model_took_is_measured_and_told(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
     """Private memory that came with the load, and the weights that are mapped; what it may still touch is kept free."""
-    taken = {"private": 5}
+    taken = {"private": 5, "mapped": 0}
     monkeypatch.setattr(probe, "private_bytes", lambda: taken["private"])
-    monkeypatch.setattr(probe, "mapped_bytes", lambda *names: 20 if board.loader.done else 0)
+    monkeypatch.setattr(probe, "file_bytes", lambda: 1000 + taken["mapped"])
     begun, go = board.loader.gate("load a")
     loading = asyncio.create_task(board.governor.load("a"))
     await begun.wait()
-    taken["private"] = 12
+    taken.update(private=12, mapped=20)
     go.set()
     await asyncio.wait_for(loading, SOON_S)
     assert board.observed == [("a", 27)]

@@ -16,8 +16,7 @@ MIB = 2**20
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A /proc and a /sys of our own, empty."""
     monkeypatch.setattr(probe, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(probe, "ROLLUP", tmp_path / "rollup")
-    monkeypatch.setattr(probe, "SMAPS", tmp_path / "smaps")
+    monkeypatch.setattr(probe, "STATUS", tmp_path / "status")
     monkeypatch.setattr(probe, "OWN_CGROUP", tmp_path / "cgroup")
     monkeypatch.setattr(probe, "CGROUP_ROOT", tmp_path / "sys")
     return tmp_path
@@ -44,45 +43,13 @@ def test_available_is_none_where_the_kernel_does_not_say(kernel: Path) -> None:
     assert probe.private_bytes() == 0
 
 
-def test_private_is_clean_and_dirty_without_what_is_shared(kernel: Path) -> None:
-    """Mapped weights are shared with the page cache and are not freed by ending."""
-    (kernel / "rollup").write_text(
-        "5500-7ffe ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nShared_Clean: 500 kB\n"
-        "Private_Clean: 3 kB\nPrivate_Dirty: 4 kB\n"
+def test_memory_of_files_is_told_apart_from_private_memory(kernel: Path) -> None:
+    """Mapped weights are the page cache's, and are not freed by ending. What lies in the swap is still ours."""
+    (kernel / "status").write_text(
+        "Name:\tedged\nVmRSS:\t 999 kB\nRssAnon:\t 30 kB\nRssFile:\t 500 kB\nRssShmem:\t 4 kB\nVmSwap:\t 2 kB\n"
     )
-    assert probe.private_bytes() == 7 * 1024
-
-
-SMAPS = """\
-7f00-7f10 r--s 00000000 08:01 11                         /models/a.gguf
-Size:                400 kB
-Rss:                 300 kB
-Private_Clean:       200 kB
-Private_Dirty:         0 kB
-VmFlags: rd sh mr
-7f10-7f20 r-xp 00000000 08:01 12                         /lib/libc.so.6
-Rss:                  50 kB
-Private_Clean:        40 kB
-Private_Dirty:         2 kB
-7f20-7f30 r--s 00000000 08:01 13                         /models/b c.onnx (deleted)
-Rss:                  70 kB
-Private_Clean:         7 kB
-Private_Dirty:         0 kB
-7f30-7f40 rw-p 00000000 00:00 0
-Rss:                  90 kB
-Private_Clean:         0 kB
-Private_Dirty:        90 kB
-"""
-
-
-def test_mapped_weights_are_told_apart_from_private_memory(kernel: Path) -> None:
-    """The kernel counts pages of a file as private where nobody else maps it. What lies in the swap is still ours."""
-    (kernel / "smaps").write_text(SMAPS)
-    (kernel / "rollup").write_text("Rss: 510 kB\nPrivate_Clean: 247 kB\nPrivate_Dirty: 92 kB\nSwap: 10 kB\n")
-    assert probe.mapped_bytes() == 370 * 1024
-    assert probe.mapped_bytes("a.gguf") == 300 * 1024
-    assert probe.mapped_bytes("b c.onnx") == 70 * 1024
-    assert probe.private_bytes() == (247 + 92 + 10 - 200 - 7) * 1024
+    assert probe.private_bytes() == 36 * 1024
+    assert probe.file_bytes() == 500 * 1024
 
 
 @pytest.mark.parametrize(

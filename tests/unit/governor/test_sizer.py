@@ -109,11 +109,11 @@ async def test_observing_a_model_whose_file_went_is_nothing(board: Board) -> Non
 
 @pytest.mark.parametrize(
     ("measured", "loaded"),
-    [(None, 1000), (1000, 1000), (1100, 1100), (980, 980), (400, 950), (9_000, 1250), (0, 950)],
+    [(None, 1000), (1000, 1000), (1100, 1100), (980, 980), (400, 900), (9_000, 1250), (0, 900)],
     ids=["none", "as-said", "more", "a-little-less", "much-less", "absurd", "nothing"],
 )
 def test_correction_is_bounded(measured: int | None, loaded: int) -> None:
     """One odd measurement neither hides that a model does not fit, nor makes it unloadable."""
     need = corrected(KnownSize(ASKED, measured))
     assert need.loaded == loaded
-    assert (need.weights, need.kv, need.prefixes) == (700, 200, 32)
+    assert (need.kv, need.compute, need.output, need.prefixes) == (200, 50, 50, 32)

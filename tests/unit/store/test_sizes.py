@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_models_that_were_not_used_for_longest_are_forgotten(monkeypatch: pytest
     """The table does not grow with every update of a library."""
     c = store()
     for i in range(sizes.KEPT + 2):
-        monkeypatch.setattr(sizes.time, "time", lambda i=i: float(i))
+        monkeypatch.setattr(time, "time", lambda i=i: float(i))
         sizes.keep(c, f"m{i}", KnownSize(NEED))
     assert c.execute("SELECT count(*) FROM model_sizes").get == sizes.KEPT
     assert sizes.known(c, "m1") is None
