@@ -23,7 +23,7 @@ from edged.types import JSON, MemoryNeed, ModelSpec
 
 log = logging.getLogger("edged.engine")
 
-DRY_RUN_S = 60.0  # a second or less here; a large vocabulary from a slow card takes several
+DRY_RUN_S = 30.0  # a second or less here; a large vocabulary from a slow card takes several
 # What the dry run's process takes itself beside the vocabulary: the interpreter, the libraries, nodes of graphs.
 DRY_RUN_BYTES = 64 * 2**20
 # llama.cpp's tables of a vocabulary, in bytes a token; a token and its merges are kept in several.
@@ -31,10 +31,12 @@ TABLE_BYTES = 400
 # llguidance's, with the tables that go with it: measured at 49k and 152k tokens.
 LEXICON_BYTES = 200
 # What requests leave behind: pieces of text that are remembered, masks, books of sequences.
-REQUEST_BYTES = 8 * 2**20
+REQUEST_BYTES = 4 * 2**20
 # What comes in with the first load and stays: llama.cpp, NumPy, llguidance.
-LIBRARY_BYTES = 28 * 2**20
+LIBRARY_BYTES = 32 * 2**20
 LIBRARIES = "llama_cpp"
+# What the service manager told the daemon about itself is not for a child.
+PRIVATE = ("NOTIFY_", "WATCHDOG_", "MEMORY_PRESSURE_", "CREDENTIALS_", "LISTEN_", "FDSTORE")
 DISTRIBUTIONS = ("llama-cpp-python", "llguidance", "numpy")
 # ggml's types whose matrices backends for CPUs copy into another order: q4_0, q8_0, q2_K, q4_K, q5_K, q6_K, iq4_nl,
 # mxfp4. Which of them depends on the CPU, so without llama.cpp's word all of them count.
@@ -102,9 +104,12 @@ def dry_run(spec: ModelSpec) -> MemoryNeed | None:
         ModelUnavailable: as `predict`.
     """
     cells = sizes.context_cells(spec.context)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
     command = [sys.executable, "-m", "edged.engine.dryrun", spec.path, str(cells), spec.kv_type, str(os.getpid())]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=DRY_RUN_S, check=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, timeout=DRY_RUN_S, check=True, stdin=subprocess.DEVNULL, env=environment
+        )
         measured = msgspec.json.decode(done.stdout, type=Measured)
     except subprocess.CalledProcessError as error:
         words = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
