@@ -9,7 +9,7 @@ import grp
 import logging
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,8 @@ from edged.agent.prompt import PromptBook, specs
 from edged.agent.warm import Warmer
 from edged.cloud import Cloud, Served
 from edged.config import Config, Model, PythonTool
-from edged.engine import LlamaEngine
+from edged.engine import LlamaEngine, predict
 from edged.engine.heat import Strain
-from edged.engine.predict import predicted_bytes
 from edged.engine.snapshots import Snapshots
 from edged.engine.ticket import ModelStats
 from edged.engines import Engines, Generator, Runtime, embeds_only
@@ -34,18 +33,20 @@ from edged.governor import probe
 from edged.governor.floor import Floor
 from edged.governor.governor import Governor
 from edged.governor.pressure import Pace, Parts, Pressure
+from edged.governor.sizer import ByEngine, Estimate, Sizer, Weightless
 from edged.listeners import Address, Listeners
 from edged.metering import Meter, MeteredEngine
 from edged.methods import Methods
 from edged.metrics import Metrics, Snapshot, watch_loop
 from edged.onnx import OnnxEngine
-from edged.onnx.sizes import predicted_need
+from edged.onnx import sizes as onnx_sizes
 from edged.pipeline import Pipeline
 from edged.service import Service
 from edged.store import lifecycle, requests
 from edged.store.database import Database
 from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
+from edged.store.sizes import Sizes
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.transport.http.server import HttpTransport
@@ -98,10 +99,11 @@ class Daemon:
         }
         self._snapshots = Snapshots(settings.snapshots_dir, settings.snapshot_bytes)
         self._engine = self._make_engine()
+        self._database = Database(settings.state_dir / FILE_NAME, MIGRATIONS)
         self._governor = Governor(
             specs,
             self._engine,
-            predict=self._predict,
+            sizer=self._make_sizer(),
             budget_bytes=settings.budget_bytes(probe.board_bytes()),
             reserve_bytes=settings.reserve_bytes,
             idle_unload_s=settings.memory.idle_unload_s,
@@ -112,7 +114,6 @@ class Daemon:
         self._toolbox = Toolbox(
             settings.tools, settings.databases, self._mqtt, settings.tools_dir, called=self._metrics.tool_called
         )
-        self._database = Database(settings.state_dir / FILE_NAME, MIGRATIONS)
         self._cloud = Cloud(
             settings.upstreams,
             Spending(self._database),
@@ -324,6 +325,45 @@ class Daemon:
             pace=PRESSURE_PACE,
         )
 
+    def _make_sizer(self) -> ByEngine | Weightless:
+        if isinstance(self._engine, testing.ScriptedEngine):
+            return Weightless()
+        llama = Estimate(
+            identity=self._present(predict.identity),
+            least=predict.least_bytes,
+            ask=predict.dry_run,
+            ask_bytes=predict.dry_run_bytes,
+            calculate=predict.predict,
+            libraries=predict.library_bytes,
+        )
+        onnx = Estimate(
+            identity=self._present(onnx_sizes.identity),
+            least=onnx_sizes.least_bytes,
+            ask=onnx_sizes.predicted_need,
+            ask_bytes=lambda _: 0,
+            calculate=onnx_sizes.predicted_need,
+            libraries=onnx_sizes.library_bytes,
+        )
+        most, book = self._config.budget_bytes(probe.board_bytes()), Sizes(self._database)
+        return ByEngine(
+            {
+                kind: Sizer(estimate, book, most=most, spare=self._room)
+                for kind, estimate in ((EngineKind.LLAMA, llama), (EngineKind.ONNX, onnx))
+            }
+        )
+
+    def _room(self) -> int:
+        return self._governor.room()
+
+    def _present(self, identity: Callable[[ModelSpec], str]) -> Callable[[ModelSpec], str]:
+        """Of models that are installed; the others' error says how to pull them."""
+
+        def checked(spec: ModelSpec) -> str:
+            self._check_present(spec)
+            return identity(spec)
+
+        return checked
+
     def _engine_died(self, error: BaseException) -> None:
         if self._failed and not self._failed.done():
             self._failed.set_exception(RuntimeError(f"an engine's thread died: {error!r}"))
@@ -363,12 +403,6 @@ class Daemon:
 
     async def _session_lost(self) -> None:
         await self._database.write(requests.forget_packets)
-
-    def _predict(self, spec: ModelSpec) -> int:
-        if isinstance(self._engine, testing.ScriptedEngine):
-            return 0
-        self._check_present(spec)
-        return predict(spec)
 
     def _template(self, model: str) -> tuple[str | None, dict[str, str]]:
         """The chat template in a model's file and the special tokens it uses."""
@@ -436,10 +470,10 @@ class Daemon:
             queue_waiting=sum(counted.get(state, 0) for state in lifecycle.WAITING),
             outbox_waiting=self._counts.get("outbox_waiting", 0),
             memory_budget_bytes=memory["budget_bytes"],
-            memory_used_bytes=memory["private_bytes"],
+            memory_used_bytes=memory["private_bytes"] + memory["mapped_bytes"],
             threads_in_use=sum(stats.threads for stats in self._engine.stats()),
             models={
-                name: (model["predicted_bytes"] if model["state"] in states else 0, model["predicted_bytes"])
+                name: (model["measured_bytes"] if model["state"] in states else 0, model["predicted_bytes"])
                 for name, model in memory["models"].items()
             },
             links={upstream.name: upstream.up for upstream in self._cloud.facts(self._config.upstreams)},
@@ -587,14 +621,15 @@ def model_specs(settings: Config) -> dict[str, ModelSpec]:
                 engine, context = EngineKind.ONNX, min(context, file.context or context)
                 _check_no_agent(settings, name)
         specs[name] = ModelSpec(
-            name=name, path=path, context=context, pin=model.pin, threads=settings.threads(), engine=engine
+            name=name,
+            path=path,
+            context=context,
+            pin=model.pin,
+            threads=settings.threads(),
+            engine=engine,
+            kv_type=model.kv_type,
         )
     return specs
-
-
-def predict(spec: ModelSpec) -> int:
-    """Bytes that a model will take, from its file. Raises ModelUnavailable where it is no model."""
-    return predicted_need(spec).total if spec.engine is EngineKind.ONNX else predicted_bytes(spec)
 
 
 def _model_file(settings: Config, name: str, model: Model) -> catalog.ModelFile:

@@ -6,6 +6,7 @@ Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (magic, versio
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ from edged.types import JSON
 MAGIC = b"GGUF"
 INT32, STRING, ARRAY = 5, 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # as llama.cpp names the parts of a model
+ALIGNMENT = 32  # bytes that tensors are aligned to where the file does not say
+MAX_DIMS = 4  # of a tensor of ggml
 MAX_KEPT = 64  # longer arrays (vocabularies) are stepped over: nothing here needs them, and they are megabytes
 
 _LENGTH = struct.Struct("<Q")
@@ -39,6 +43,17 @@ class Vocabulary(Struct, frozen=True):
     ends: list[int]
     types: bytes
     end: int
+
+
+class Tensor(Struct, frozen=True):
+    """What a file says of a tensor. kind: ggml_type; offset: of its bytes, behind the header; size in bytes, with what
+    pads it to the next one."""
+
+    name: str
+    dims: tuple[int, ...]
+    kind: int
+    offset: int
+    size: int
 
 
 class _Reader:
@@ -173,8 +188,52 @@ def vocabulary(path: Path) -> Vocabulary:
     return Vocabulary(model, data, ends, types[0] if types else b"", end)
 
 
-def _scan(path: Path, arrays: dict[str, Callable[[_Reader], None]]) -> dict[str, JSON]:
-    """All pairs but those arrays that have a reader of their own."""
+def parts(path: Path) -> tuple[Path, ...]:
+    """The files of a model of which this is the first: `NAME-00001-of-00003.gguf` has three, others are whole."""
+    found = SPLIT.fullmatch(path.name)
+    if not found:
+        return (path,)
+    name, count = found[1], found[3]
+    return tuple(path.with_name(f"{name}-{i:05}-of-{count}.gguf") for i in range(1, int(count) + 1))
+
+
+def header(path: Path) -> tuple[dict[str, JSON], list[Tensor]]:
+    """`metadata`, and the tensors of one file in the order of their bytes; takes as long.
+
+    Raises:
+        ModelUnavailable: as `metadata`.
+    """
+    found: list[tuple[int, str, tuple[int, ...], int]] = []
+    ends: list[int] = []
+
+    def read(reader: _Reader, count: int, pairs: dict[str, JSON]) -> None:
+        for _ in range(count):
+            name, n_dims = reader.string(), reader.scalar("I")
+            if n_dims > MAX_DIMS:
+                raise struct.error(f"a tensor of {n_dims} dimensions")
+            dims = tuple(reader.scalar("Q") for _ in range(n_dims))
+            kind, offset = reader.scalar("I"), reader.scalar("Q")
+            found.append((offset, name, dims, kind))
+        told = pairs.get("general.alignment")
+        alignment = told if isinstance(told, int) and told > 0 else ALIGNMENT
+        ends.append(len(reader.data) - -(-reader.at // alignment) * alignment)
+
+    pairs = _scan(path, {}, read)
+    found.sort()
+    following = [*(offset for offset, *_ in found[1:]), *ends]
+    return pairs, [
+        Tensor(name, dims, kind, offset, max(0, end - offset))
+        for (offset, name, dims, kind), end in zip(found, following, strict=False)
+    ]
+
+
+def _scan(
+    path: Path,
+    arrays: dict[str, Callable[[_Reader], None]],
+    behind: Callable[[_Reader, int, dict[str, JSON]], None] | None = None,
+) -> dict[str, JSON]:
+    """All pairs but those arrays that have a reader of their own. behind: reads on where they end, and is told how many
+    tensors there are."""
     pairs: dict[str, JSON] = {}
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -182,7 +241,7 @@ def _scan(path: Path, arrays: dict[str, Callable[[_Reader], None]]) -> dict[str,
                 raise ModelUnavailable(f"{path.name} is no GGUF file")
             reader = _Reader(data)
             reader.at = 4
-            version, _, count = reader.scalar("I"), reader.scalar("Q"), reader.scalar("Q")
+            version, n_tensors, count = reader.scalar("I"), reader.scalar("Q"), reader.scalar("Q")
             if version < 2:
                 raise ModelUnavailable(f"{path.name} is GGUF version {version}; 2 and newer can be read")
             for _ in range(count):
@@ -191,6 +250,8 @@ def _scan(path: Path, arrays: dict[str, Callable[[_Reader], None]]) -> dict[str,
                     arrays[key](reader)
                 else:
                     pairs[key] = reader.value(kind)
+            if behind:
+                behind(reader, n_tensors, pairs)
     except (struct.error, KeyError, IndexError, ValueError) as error:
         raise ModelUnavailable(f"{path.name} is damaged: {error}") from None
     except OSError as error:

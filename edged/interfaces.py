@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from edged.types import Completion, Delivery, Embeddings, EmbedJob, Job, MemoryNeed, ModelSpec, TokenLogprob
+from edged.types import Completion, Delivery, Embeddings, EmbedJob, Job, KnownSize, MemoryNeed, ModelSpec, TokenLogprob
 
 OnPiece = Callable[[str, tuple[TokenLogprob, ...]], None]
 
@@ -81,6 +81,18 @@ class Sizer(Protocol):
 
     async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
         """What it really took, measured after a load: the next prediction knows."""
+        ...
+
+
+class SizeBook(Protocol):
+    """Keeps what models take on this board, by everything that decides it."""
+
+    async def known(self, model: str) -> KnownSize | None:
+        """What is known of a model; None: nothing."""
+        ...
+
+    async def keep(self, model: str, size: KnownSize) -> None:
+        """Know it from now on."""
         ...
 
 

@@ -436,8 +436,9 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
 class MemoryNeed(Struct, frozen=True, kw_only=True):
     """What a model takes in memory, in bytes, by what it is for.
 
-    weights: mapped or copied. kv: keys and values, states. compute: buffers of the graph. output: logits and embeddings
-    that are kept. prefixes: states of sequences that wait in host memory.
+    weights: mapped or copied, and the vocabulary. kv: keys and values, states. compute: buffers of the graph and its
+    nodes. output: logits and embeddings that are kept. prefixes: states of sequences that wait in host memory, at most.
+    libraries: what comes with the first load of a process and stays.
     """
 
     weights: int = 0
@@ -445,10 +446,29 @@ class MemoryNeed(Struct, frozen=True, kw_only=True):
     compute: int = 0
     output: int = 0
     prefixes: int = 0
+    libraries: int = 0
+
+    @property
+    def loaded(self) -> int:
+        """After a load and a request. Sequences that wait in host memory come on top, where there are any."""
+        return self.weights + self.kv + self.compute + self.output + self.libraries
 
     @property
     def total(self) -> int:
-        return self.weights + self.kv + self.compute + self.output + self.prefixes
+        """At most, ever."""
+        return self.loaded + self.prefixes
+
+    @property
+    def returned(self) -> int:
+        """What an unload gives back, at most."""
+        return self.total - self.libraries
+
+
+class KnownSize(Struct, frozen=True):
+    """A model's size on this board. need: as predicted; measured: bytes that its last load took, None: it had none."""
+
+    need: MemoryNeed
+    measured: int | None = None
 
 
 class ModelState(StrEnum):

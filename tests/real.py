@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from edged.client import AsyncClient
+from edged.engine import predict
+from edged.types import MemoryNeed, ModelSpec
 from tests.daemons import START_S, Daemon
 
 FILE = "smollm2-135m-instruct-q4_1.gguf"
@@ -50,6 +52,17 @@ def real(folder: Path, *, broker: int | None = None) -> Daemon:
     daemon = Daemon(folder, broker=broker)
     daemon.drop_in(CONFIG.format(path=model_path()))
     return daemon
+
+
+class Calculated:
+    """Implements `interfaces.Sizer` by the files' numbers alone."""
+
+    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+        """What they say."""
+        return await asyncio.to_thread(predict.predict, spec)
+
+    async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
+        """Nothing is learned."""
 
 
 class Board:

@@ -156,10 +156,11 @@ def _text(text: str, style: str = "") -> Any:
 
 def _bar(memory: dict[str, Any]) -> str:
     """What is taken of the budget, drawn, and in numbers."""
-    part = min(1.0, memory["private_bytes"] / max(1, memory["budget_bytes"]))
+    taken = memory["private_bytes"] + memory["mapped_bytes"]
+    part = min(1.0, taken / max(1, memory["budget_bytes"]))
     drawn = "#" * round(part * BAR)
     return (
-        f"{drawn:-<{BAR}} {size(memory['private_bytes'])} of {size(memory['budget_bytes'])}, "
+        f"{drawn:-<{BAR}} {size(taken)} of {size(memory['budget_bytes'])}, "
         f"{size(memory['available_bytes'])} available on the board"
     )
 

@@ -35,7 +35,8 @@ def status_lines(state: Document) -> list[str]:
 def memory_text(memory: Document) -> str:
     """What is taken, allowed and left."""
     return (
-        f"{size(memory['private_bytes'])} private, budget {size(memory['budget_bytes'])}, "
+        f"{size(memory['private_bytes'])} private, {size(memory['mapped_bytes'])} mapped, "
+        f"budget {size(memory['budget_bytes'])}, "
         f"{size(memory['available_bytes'])} available on the board"
     )
 
@@ -63,7 +64,9 @@ def model_text(model: Document, engine: Document | None) -> str:
         reason = f" ({server['reason']})" if server.get("reason") else ""
         parts[0] = f"{'answers' if server['up'] else 'not there'}{reason}"
         parts.append(f"{server['model']} at {server['base_url']}")
-    if model.get("predicted_bytes"):
+    if taken := model.get("measured_bytes") if model["state"] == "ready" else None:
+        parts.append(f"{size(taken)} (predicted {size(model['predicted_bytes'])})")
+    elif model.get("predicted_bytes"):
         parts.append(size(model["predicted_bytes"]))
     if model.get("in_use"):
         parts.append(f"in use by {model['in_use']}")

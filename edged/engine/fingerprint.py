@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from edged import gguf
+
 # The header (metadata, vocabulary, tensor infos) decides how tokens are cut and what the tensors mean. With 152k tokens
 # and their merges it has 6 MB; what of a longer one lies beyond is sampled like the tensors.
 HEAD_BYTES = 8 * 2**20
@@ -19,12 +21,16 @@ def model_fingerprint(path: Path) -> str:
 
     Not of the whole file: 500 MB take 10 s from a card and a second or two of hashing on a Pi, at every load, which is
     what stored states are to save. A file that is written anew has another modification time, whatever its bytes are;
-    one that decays on its medium would have to decay between the blocks, and then computes rubbish in any case.
+    one that decays on its medium would have to decay between the blocks, and then computes rubbish in any case. Of a
+    model in several files the others count by size and time.
 
     Raises:
         OSError: the file cannot be read.
     """
     digest = hashlib.sha256()
+    for part in gguf.parts(path)[1:]:
+        found = part.stat()
+        digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
     with path.open("rb", buffering=0) as file:
         found = os.fstat(file.fileno())
         digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edged.engine import sizes
 from edged.engine.nativelog import NATIVE_LOG
 from edged.errors import ModelUnavailable
+from edged.types import KvType
 
 # Room for the text of one token; a longer one is read with a second call.
 PIECE_BYTES = 512
@@ -25,6 +26,8 @@ PIECE_BYTES = 512
 KEPT_PIECES = 16_384
 # Return codes of llama_decode (llama.h).
 NO_ROOM = 1
+# ggml's number of each type.
+KV_TYPES = {KvType.F16: lc.GGML_TYPE_F16, KvType.Q8_0: lc.GGML_TYPE_Q8_0}
 
 Progress = Callable[[float], bool]
 Row = tuple[int, int, int, bool]
@@ -44,6 +47,30 @@ class DecodeError(Exception):
         self.no_room = code == NO_ROOM
 
 
+def model_params() -> Any:
+    """How models are loaded."""
+    params = lc.llama_model_default_params()
+    params.load_mode = lc.LLAMA_LOAD_MODE_MMAP  # pages come from the page cache and may be dropped under pressure
+    return params
+
+
+def context_params(cells: int, outputs: int, kv_type: KvType) -> Any:
+    """How contexts are made, but for their threads."""
+    params = lc.llama_context_default_params()
+    params.n_ctx = cells
+    params.n_batch = params.n_ubatch = min(sizes.BATCH_TOKENS, cells)
+    params.n_seq_max = sizes.MAX_SEQUENCES
+    # Without a limit the compute buffer holds logits for every token of a batch: 150 MB at 152k tokens.
+    params.n_outputs_max = outputs
+    params.kv_unified = True  # sequences share one pool of cells, and prefixes within it
+    params.type_k = params.type_v = KV_TYPES[kv_type]
+    # Quantized values can be read by flash attention only; where a model has none, llama.cpp then says so.
+    quantized = kv_type is not KvType.F16
+    params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_ENABLED if quantized else lc.LLAMA_FLASH_ATTN_TYPE_AUTO
+    params.no_perf = True
+    return params
+
+
 class Llama:
     """One loaded model with its context.
 
@@ -53,6 +80,7 @@ class Llama:
         threads: threads to compute with.
         on_progress: called with 0..1 while loading; False aborts.
         outputs: most rows of logits per decode; memory for them is kept (n_vocab floats each).
+        kv_type: what keys and values are kept as.
 
     Raises:
         ModelUnavailable: with llama.cpp's own words.
@@ -65,6 +93,7 @@ class Llama:
         threads: int,
         on_progress: Progress | None = None,
         outputs: int = sizes.MAX_SEQUENCES,
+        kv_type: KvType = KvType.F16,
     ) -> None:
         self._model: Any = None
         self._context: Any = None
@@ -73,7 +102,7 @@ class Llama:
         lc.llama_backend_init()
         try:
             self._load(path, on_progress)
-            self._open_context(cells, threads, outputs)
+            self._open_context(cells, threads, outputs, kv_type)
         except BaseException:
             self.close()
             raise
@@ -81,8 +110,7 @@ class Llama:
     def _load(self, path: str, on_progress: Progress | None) -> None:
         if not Path(path).is_file():
             raise ModelUnavailable(f"{path} is not a file")
-        params = lc.llama_model_default_params()
-        params.load_mode = lc.LLAMA_LOAD_MODE_MMAP  # pages come from the page cache and may be dropped under pressure
+        params = model_params()
         callback = _progress_callback(on_progress)
         if callback is not None:
             params.progress_callback = callback
@@ -98,20 +126,13 @@ class Llama:
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._marks: dict[int, bool] = {}
 
-    def _open_context(self, cells: int, threads: int, outputs: int) -> None:
-        params = lc.llama_context_default_params()
-        params.n_ctx = cells
-        params.n_batch = params.n_ubatch = min(sizes.BATCH_TOKENS, cells)
-        params.n_seq_max = sizes.MAX_SEQUENCES
-        # Without a limit the compute buffer holds logits for every token of a batch: 150 MB at 152k tokens.
-        params.n_outputs_max = outputs
+    def _open_context(self, cells: int, threads: int, outputs: int, kv_type: KvType) -> None:
+        params = context_params(cells, outputs, kv_type)
         params.n_threads = params.n_threads_batch = threads
-        params.kv_unified = True  # sequences share one pool of cells, and prefixes within it
-        params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_AUTO
-        params.no_perf = True
         self._context = lc.llama_init_from_model(self._model, params)
         if not self._context:
-            raise ModelUnavailable(f"llama.cpp cannot make a context: {NATIVE_LOG.reason('no reason was given')}")
+            why = NATIVE_LOG.reason("no reason was given")
+            raise ModelUnavailable(f"llama.cpp cannot make a context with kv_type {kv_type}: {why}")
         # What a state's bytes mean depends on it.
         self.layout = f"keys {params.type_k}, values {params.type_v}, flash attention {params.flash_attn_type}"
         self._memory = lc.llama_get_memory(self._context)

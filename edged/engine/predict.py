@@ -1,46 +1,221 @@
-"""What a GGUF model will take in memory, before it is loaded: from the numbers in its file."""
+"""What a GGUF model will take in memory, by parts, before it is loaded: llama.cpp is asked, else it is calculated."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 
+import msgspec
+
 from edged import gguf
-from edged.engine.sizes import Shape, context_bytes
+from edged.engine import sizes
+from edged.engine.dryrun import Measured
+from edged.engine.sizes import Shape
 from edged.errors import ModelUnavailable
-from edged.types import JSON, ModelSpec
+from edged.types import JSON, MemoryNeed, ModelSpec
+
+log = logging.getLogger("edged.engine")
+
+DRY_RUN_S = 30.0  # a second or less here; a large vocabulary from a slow card takes several
+# What the dry run's process takes itself beside the vocabulary: the interpreter, the libraries, nodes of graphs.
+DRY_RUN_BYTES = 64 * 2**20
+# llama.cpp's tables of a vocabulary, in bytes a token; a token and its merges are kept in several.
+TABLE_BYTES = 400
+# llguidance's, with the tables that go with it: measured at 49k and 152k tokens.
+LEXICON_BYTES = 200
+# What requests leave behind: pieces of text that are remembered, masks, books of sequences.
+REQUEST_BYTES = 4 * 2**20
+# What comes in with the first load and stays: llama.cpp, NumPy, llguidance.
+LIBRARY_BYTES = 32 * 2**20
+LIBRARIES = "llama_cpp"
+# What the service manager told the daemon about itself is not for a child.
+PRIVATE = ("NOTIFY_", "WATCHDOG_", "MEMORY_PRESSURE_", "CREDENTIALS_", "LISTEN_", "FDSTORE")
+DISTRIBUTIONS = ("llama-cpp-python", "llguidance", "numpy")
+# ggml's types whose matrices backends for CPUs copy into another order: q4_0, q8_0, q2_K, q4_K, q5_K, q6_K, iq4_nl,
+# mxfp4. Which of them depends on the CPU, so without llama.cpp's word all of them count.
+REORDERED = {2, 8, 10, 12, 13, 14, 20, 39}
+MAPPED = "CPU"  # the buffer type whose tensors stay where the file is mapped
+MOST_LAYERS = 1024  # several times as many as the largest models have
+LARGEST_VOCABULARY = 160_000  # where the file does not say: of the small models' vocabularies the largest (Qwen's)
 
 
-def predicted_bytes(spec: ModelSpec) -> int:
-    """Weights (mapped), keys and values, compute buffers. Reads the file's header: call it in a thread.
+def identity(spec: ModelSpec) -> str:
+    """All that a prediction depends on, as a text: files, context, types, what computes, and on which CPU.
+
+    Raises:
+        ModelUnavailable: a file is missing.
+    """
+    files = [(stat.st_size, stat.st_mtime_ns) for stat in map(_stat, gguf.parts(Path(spec.path)))]
+    return json.dumps([spec.path, files, sizes.context_cells(spec.context), spec.kv_type, *_runtime()])
+
+
+def least_bytes(spec: ModelSpec) -> int:
+    """What it takes in any case; ModelUnavailable as `identity`."""
+    return sum(_stat(part).st_size for part in gguf.parts(Path(spec.path)))
+
+
+@cache
+def _runtime() -> tuple[str, ...]:
+    return (platform.machine(), *map(_version, DISTRIBUTIONS))
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:  # the load will say so
+        return ""
+
+
+def predict(spec: ModelSpec) -> MemoryNeed:
+    """From the numbers in the model's files, erring on the high side. Reads their headers: call it in a thread.
 
     Raises:
         ModelUnavailable: there is no such file, or it is no model.
     """
     path = Path(spec.path)
-    return path.stat().st_size + context_bytes(shape_of(gguf.metadata(path), path.name), spec.context)
-
-
-def shape_of(pairs: dict[str, JSON], name: str) -> Shape:
-    """The shape from GGUF metadata; heads per layer that differ count as the largest."""
-    arch = pairs.get("general.architecture")
-
-    def number(key: str, default: int | None = None) -> int:
-        value = pairs.get(f"{arch}.{key}", default)
-        value = max(value) if isinstance(value, list) and value else value
-        if not isinstance(value, int):
-            raise ModelUnavailable(f"{name} does not tell its {key}")
-        return value
-
-    heads, width = number("attention.head_count"), number("embedding_length")
-    return Shape(
-        n_layer=number("block_count"),
-        n_embd=width,
-        n_ff=number("feed_forward_length", 4 * width),
-        n_head_kv=number("attention.head_count_kv", heads),
-        head_k=number("attention.key_length", width // heads),
-        head_v=number("attention.value_length", width // heads),
-        n_vocab=number("vocab_size", LARGEST_VOCABULARY),
+    pairs, tensors = _header(path)
+    try:
+        shape = shape_of(pairs, tensors, path.name)
+    except (TypeError, ValueError) as error:  # numbers that are none
+        raise ModelUnavailable(f"{path.name} is damaged: {error}") from None
+    cells = sizes.context_cells(spec.context)
+    copied = sum(t.size for t in tensors if t.kind in REORDERED and len(t.dims) == 2 and t.name != "token_embd.weight")
+    return MemoryNeed(
+        weights=sum(t.size for t in tensors) + copied + shape.n_vocab * (TABLE_BYTES + LEXICON_BYTES) + REQUEST_BYTES,
+        kv=sizes.kv_bytes(shape, cells, spec.kv_type),
+        compute=sizes.compute_bytes(shape, cells),
+        output=sizes.output_bytes(shape.n_vocab),
+        prefixes=sizes.ASIDE_BYTES,
     )
 
 
-LARGEST_VOCABULARY = 160_000  # where the file does not say: of the small models' vocabularies the largest (Qwen's)
+def dry_run(spec: ModelSpec) -> MemoryNeed | None:
+    """As llama.cpp itself counts, in a process that is killed with ours. Blocks for as long as a second: call it in a
+    thread. None where it does not say; the log has why.
+
+    Raises:
+        ModelUnavailable: as `predict`.
+    """
+    cells = sizes.context_cells(spec.context)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+    command = [sys.executable, "-m", "edged.engine.dryrun", spec.path, str(cells), spec.kv_type, str(os.getpid())]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, timeout=DRY_RUN_S, check=True, stdin=subprocess.DEVNULL, env=environment
+        )
+        measured = msgspec.json.decode(done.stdout, type=Measured)
+    except subprocess.CalledProcessError as error:
+        words = error.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        log.info("%s: llama.cpp does not tell its size (%s); it is calculated", spec.name, words or error)
+        return None
+    except (OSError, subprocess.SubprocessError, msgspec.DecodeError) as error:
+        log.info("%s: llama.cpp does not tell its size (%s); it is calculated", spec.name, error)
+        return None
+    return counted(measured, _header(Path(spec.path))[1])
+
+
+def dry_run_bytes(spec: ModelSpec) -> int:
+    """What the dry run's process takes, at most; ModelUnavailable as `predict`."""
+    n_vocab = _n_vocab(_header(Path(spec.path))[1]) or LARGEST_VOCABULARY
+    return DRY_RUN_BYTES + n_vocab * TABLE_BYTES
+
+
+def counted(measured: Measured, tensors: list[gguf.Tensor]) -> MemoryNeed:
+    """Parts from a dry run. Whatever is in another buffer than the CPU's plain one is a copy; its mapped pages were
+    read for that, and stay until the kernel takes them."""
+    copied = sum(each.weights for name, each in measured.buffers.items() if name != MAPPED)
+    n_vocab = _n_vocab(tensors) or LARGEST_VOCABULARY
+    return MemoryNeed(
+        weights=sum(t.size for t in tensors) + copied + measured.heap + n_vocab * LEXICON_BYTES + REQUEST_BYTES,
+        kv=sum(each.context for each in measured.buffers.values()),
+        compute=sum(each.compute for each in measured.buffers.values()),
+        output=measured.output,
+        prefixes=sizes.ASIDE_BYTES,
+    )
+
+
+def predicted_bytes(spec: ModelSpec) -> int:
+    """All that a model may take beside the libraries, nothing known of earlier loads. Blocks as `dry_run`, raises as
+    `predict`."""
+    return (dry_run(spec) or predict(spec)).total
+
+
+def library_bytes() -> int:
+    """What the next load brings in beside the model: nothing where one was loaded before."""
+    return 0 if LIBRARIES in sys.modules else LIBRARY_BYTES
+
+
+def shape_of(pairs: dict[str, JSON], tensors: list[gguf.Tensor], name: str) -> Shape:
+    """The shape from GGUF metadata. ModelUnavailable where that does not tell it."""
+    arch = pairs.get("general.architecture")
+
+    def value(key: str) -> JSON:
+        return pairs.get(f"{arch}.{key}")
+
+    def number(key: str, default: int | None = None) -> int:
+        found = value(key)
+        found = max(found) if isinstance(found, list) and found else found
+        found = default if found is None else found
+        if not isinstance(found, int):
+            raise ModelUnavailable(f"{name} does not tell its {key}")
+        return found
+
+    n_layer, width = number("block_count"), number("embedding_length")
+    if not 0 < n_layer <= MOST_LAYERS or width < 1:
+        raise ModelUnavailable(f"{name} is damaged: {n_layer} layers of {width} elements")
+    heads = number("attention.head_count", 1) or 1
+    inner, state = number("ssm.inner_size", 0), number("ssm.state_size", 0)
+    convolved = max(0, number("ssm.conv_kernel", 0) - 1) * (inner + 2 * number("ssm.group_count", 0) * state)
+    return Shape(
+        n_embd=width,
+        n_ff=number("feed_forward_length", 4 * width),
+        heads_kv=_heads_kv(value("attention.head_count_kv"), n_layer, 0 if inner else heads),
+        head_k=number("attention.key_length", width // heads),
+        head_v=number("attention.value_length", width // heads),
+        n_vocab=_n_vocab(tensors) or number("vocab_size", LARGEST_VOCABULARY),
+        window=number("attention.sliding_window", 0),
+        windowed=_windowed(value("attention.sliding_window_pattern"), n_layer),
+        state=inner * state + convolved,
+    )
+
+
+def _heads_kv(told: JSON, n_layer: int, default: int) -> tuple[int, ...]:
+    if isinstance(told, list) and len(told) >= n_layer:
+        return tuple(told[:n_layer])
+    return (told if isinstance(told, int) else default,) * n_layer
+
+
+def _windowed(told: JSON, n_layer: int) -> tuple[bool, ...]:
+    """Which layers have a sliding window: as listed, or all but every nth. Where the file does not say, llama.cpp may
+    know by the architecture; here all layers then count as whole."""
+    if isinstance(told, list):
+        return tuple(bool(each) for each in told)
+    if isinstance(told, int) and told > 0:
+        return tuple((i + 1) % told != 0 for i in range(n_layer))
+    return ()
+
+
+def _n_vocab(tensors: list[gguf.Tensor]) -> int:
+    return next((t.dims[1] for t in tensors if t.name == "token_embd.weight" and len(t.dims) == 2), 0)
+
+
+def _header(path: Path) -> tuple[dict[str, JSON], list[gguf.Tensor]]:
+    """Of all files of a model; what the first says counts."""
+    pairs, tensors = gguf.header(path)
+    for part in gguf.parts(path)[1:]:
+        tensors = tensors + gguf.header(part)[1]
+    return pairs, tensors
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise ModelUnavailable(f"{path.name} cannot be read: {error.strerror}") from None

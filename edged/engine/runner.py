@@ -83,7 +83,9 @@ class Runner:
         self.watch: Watch | None = None
         lexicon = Lexicon(Path(spec.path))  # reads the vocabulary while llama.cpp loads the weights
         try:
-            self._native = Llama(spec.path, sizes.context_cells(spec.context), threads, on_progress)
+            self._native = Llama(
+                spec.path, sizes.context_cells(spec.context), threads, on_progress, kv_type=spec.kv_type
+            )
         except BaseException:
             lexicon.close()
             raise

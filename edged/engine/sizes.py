@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from edged.types import KvType
+
 # Sequences at once. Beyond 8 a CPU has little left to gain, but whoever has got a place hears something soon.
 MAX_RUNNING = 16
 # Sequence ids of one context; those that do not run keep states for others: prefixes of agents, conversations. Each
@@ -20,8 +22,9 @@ BATCH_TOKENS = 256
 SHARED_CELLS = 4096
 # llama.cpp rounds contexts up to this.
 CELL_ALIGNMENT = 256
-# Attention works on 16-bit keys and values.
-KV_ELEMENT_BYTES = 2
+# Bytes that so many elements take: ggml's blocks of each type. Those of q8_0 have a 16-bit scale.
+KV_BLOCKS = {KvType.F16: (1, 2), KvType.Q8_0: (32, 34)}
+HALF_BYTES = 2
 FLOAT_BYTES = 4
 # Activations alive at once in the graph, logits among them, in rows of the widest layer; the smallest whole number that
 # is not below what llama.cpp reports for the models in the tests.
@@ -31,16 +34,21 @@ LIVE_ROWS = 5
 class Shape(Struct, frozen=True, kw_only=True):
     """The numbers of a model's GGUF metadata that decide its sizes; counts of elements, not bytes.
 
+    heads_kv: of keys and values, by layer; 0: the layer has none, because it is recurrent.
     head_k, head_v: elements of one head's key and value (`attention.key_length`; n_embd / n_head where not given).
+    window: tokens that layers with a sliding window see; windowed: which layers have it.
+    state: elements of a recurrent layer's state, for one sequence.
     """
 
-    n_layer: int
     n_embd: int
     n_ff: int
-    n_head_kv: int
+    heads_kv: tuple[int, ...]
     head_k: int
     head_v: int
     n_vocab: int
+    window: int = 0
+    windowed: tuple[bool, ...] = ()
+    state: int = 0
 
 
 def context_cells(spec_context: int) -> int:
@@ -51,30 +59,40 @@ def context_cells(spec_context: int) -> int:
     """
     if spec_context < 1:
         raise ValueError("a context has at least one token")
-    cells = spec_context + min(spec_context, SHARED_CELLS)
-    return -(-cells // CELL_ALIGNMENT) * CELL_ALIGNMENT
+    return _aligned(spec_context + min(spec_context, SHARED_CELLS))
 
 
-def kv_bytes(shape: Shape, cells: int) -> int:
-    """Bytes of keys and values for so many cells, in all layers."""
-    return shape.n_layer * shape.n_head_kv * (shape.head_k + shape.head_v) * KV_ELEMENT_BYTES * cells
+def window_cells(window: int, cells: int) -> int:
+    """Cells that llama.cpp gives layers with a sliding window: one window a sequence, and a batch."""
+    return _aligned(min(cells, window * MAX_SEQUENCES + BATCH_TOKENS))
+
+
+def kv_bytes(shape: Shape, cells: int, kv_type: KvType = KvType.F16) -> int:
+    """Bytes of keys and values for so many cells, in all layers, and of the states of layers that have none."""
+    elements, size = KV_BLOCKS[kv_type]
+    total = 0
+    for i, heads in enumerate(shape.heads_kv):
+        windowed = shape.window and i < len(shape.windowed) and shape.windowed[i]
+        row = (heads * shape.head_k + heads * shape.head_v) * size // elements
+        total += row * (window_cells(shape.window, cells) if windowed else cells)
+        total += 0 if heads else shape.state * FLOAT_BYTES * MAX_SEQUENCES
+    return total
 
 
 def compute_bytes(shape: Shape, cells: int) -> int:
-    """Estimate of the graph's buffer and the logits kept for sampling; errs on the high side.
+    """Estimate of the graph's buffer; errs on the high side.
 
-    The attention mask has a row per token of the batch and a column per cell; logits are kept for one row a sequence.
-    Flash attention is assumed: without it (few models) there are the scores,
-    too, n_head times as large as the mask.
+    The attention mask has a row per token of the batch and a column per cell. Flash attention is assumed: without it
+    (few models) there are the scores, too, n_head times as large as the mask.
     """
     widest = max(shape.n_ff, shape.n_embd)
-    activations = BATCH_TOKENS * widest * LIVE_ROWS * FLOAT_BYTES
-    mask = BATCH_TOKENS * cells * KV_ELEMENT_BYTES
-    logits = MAX_SEQUENCES * shape.n_vocab * FLOAT_BYTES
-    return activations + mask + logits
+    return BATCH_TOKENS * widest * LIVE_ROWS * FLOAT_BYTES + BATCH_TOKENS * cells * HALF_BYTES
 
 
-def context_bytes(shape: Shape, spec_context: int) -> int:
-    """All that a model's context takes beside its weights, in bytes."""
-    cells = context_cells(spec_context)
-    return kv_bytes(shape, cells) + compute_bytes(shape, cells)
+def output_bytes(n_vocab: int) -> int:
+    """Bytes of the logits that are kept: a row for each sequence, whether it is used or not."""
+    return MAX_SEQUENCES * n_vocab * FLOAT_BYTES
+
+
+def _aligned(cells: int) -> int:
+    return -(-cells // CELL_ALIGNMENT) * CELL_ALIGNMENT

@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from edged.clock import Stopwatch
 from edged.errors import EdgedError, ModelUnavailable, NoMemory
-from edged.governor import probe
+from edged.governor import budget, probe
 from edged.governor.policy import Action, Plan, Resident, plan
-from edged.interfaces import Loader
-from edged.types import JSON, ModelSpec, ModelState
+from edged.interfaces import Loader, Sizer
+from edged.types import JSON, MemoryNeed, ModelSpec, ModelState
 
 log = logging.getLogger("edged.governor")
 
@@ -32,7 +32,9 @@ class _Model:
         self.state = ModelState.UNLOADED
         self.users = 0
         self.used_at = 0.0
-        self.size_bytes = 0
+        self.need = MemoryNeed()
+        self.measured_bytes: int | None = None  # what it took, with the libraries that came in with it
+        self.mapped_bytes = 0  # of that, its weights
         self.waiting: list[asyncio.Future[None]] = []
         self.dismissed: asyncio.Future[bool] | None = None  # set: somebody asked for it to be taken out
         self.why = "asked"  # ... and why
@@ -42,7 +44,7 @@ class Governor:
     """Implements `interfaces.Residency` and `interfaces.Relief`.
 
     Args:
-        predict: bytes a model will take, from its file; raises ModelUnavailable where the file is no model.
+        sizer: what models will take; is told what they took.
         budget_bytes: what all models together with the daemon may take.
         reserve_bytes: of MemAvailable, left to others.
         tell: gets (event name, data).
@@ -53,7 +55,7 @@ class Governor:
         specs: Mapping[str, ModelSpec],
         loader: Loader,
         *,
-        predict: Callable[[ModelSpec], int],
+        sizer: Sizer,
         budget_bytes: int,
         reserve_bytes: int,
         idle_unload_s: float,
@@ -61,7 +63,7 @@ class Governor:
     ) -> None:
         self._models = {name: _Model(spec) for name, spec in specs.items()}
         self._loader = loader
-        self._predict = predict
+        self._sizer = sizer
         self._budget_bytes = budget_bytes
         self._reserve_bytes = reserve_bytes
         self._idle_unload_s = idle_unload_s
@@ -145,11 +147,14 @@ class Governor:
         return {
             "budget_bytes": self._budget_bytes,
             "private_bytes": probe.private_bytes(),
+            "mapped_bytes": sum(books.mapped_bytes for books in self._resident()),
             "available_bytes": probe.available_bytes(),
             "models": {
                 name: {
                     "state": books.state,
-                    "predicted_bytes": books.size_bytes or None,
+                    "predicted_bytes": books.need.loaded or None,
+                    "predicted": parts(books.need),
+                    "measured_bytes": books.measured_bytes,
                     "in_use": books.users,
                     "context": books.spec.context,
                 }
@@ -171,7 +176,7 @@ class Governor:
         """One turn of the plan for a model that is waited for."""
         try:
             if books.state is not ModelState.READY:
-                books.size_bytes = await asyncio.to_thread(self._predict, books.spec)
+                books.need = await self._sizer.predict(books.spec)
                 decided = self._plan(books)
                 if decided.action is Action.WAIT:
                     return
@@ -202,28 +207,37 @@ class Governor:
 
     def _plan(self, books: _Model) -> Plan:
         resident = [
-            Resident(m.spec.name, m.size_bytes, m.users > 0, m.spec.pin, m.used_at)
+            Resident(m.spec.name, m.need.returned, m.users > 0, m.spec.pin, m.used_at)
             for m in self._models.values()
             if m.state is ModelState.READY
         ]
         return plan(
-            room_bytes=self._room(sum(m.size_bytes for m in resident)),
+            room_bytes=self.room(),
             resident=resident,
             wanted=books.spec.name,
-            wanted_bytes=books.size_bytes,
+            wanted_bytes=books.need.total,
         )
 
-    def _room(self, resident_bytes: int) -> int:
-        """What may still be taken: of the budget, and of what the kernel says is available."""
-        room = self._budget_bytes - resident_bytes
-        available = probe.available_bytes()
-        return room if available is None else min(room, available - self._reserve_bytes)
+    def room(self) -> int:
+        """Bytes that may still be taken; negative where too much is taken already."""
+        resident = self._resident()
+        return budget.room(
+            budget.Bounds(self._budget_bytes, probe.cgroups(), probe.available_bytes(), self._reserve_bytes),
+            budget.Taken(
+                probe.private_bytes(),
+                sum(m.mapped_bytes for m in resident),
+                sum(budget.promised(m.need.total, m.measured_bytes or 0) for m in resident),
+            ),
+        )
+
+    def _resident(self) -> list[_Model]:
+        return [m for m in self._models.values() if m.state is ModelState.READY]
 
     def _refusal(self, books: _Model) -> NoMemory:
         mib = 2**20
         available = probe.available_bytes() or 0
         return NoMemory(
-            f"model {books.spec.name!r} needs about {books.size_bytes // mib} MiB; the budget is "
+            f"model {books.spec.name!r} needs about {books.need.total // mib} MiB; the budget is "
             f"{self._budget_bytes // mib} MiB, and {available // mib} MiB are available on the board, of which "
             f"{self._reserve_bytes // mib} MiB are reserved for others ([memory])",
             retry_after_s=REFUSED_RETRY_S,
@@ -231,16 +245,19 @@ class Governor:
 
     async def _load(self, books: _Model) -> None:
         books.state = ModelState.LOADING
-        watch = Stopwatch()
+        watch, private, mapped = Stopwatch(), probe.private_bytes(), probe.file_bytes()
         try:
             await self._loader.load(books.spec)
         except BaseException:
             books.state = ModelState.UNLOADED
             raise
+        books.mapped_bytes = max(0, probe.file_bytes() - mapped)
+        books.measured_bytes = max(0, probe.private_bytes() - private) + books.mapped_bytes
         books.state = ModelState.READY
         books.used_at = time.monotonic()
+        await self._sizer.observe(books.spec, books.measured_bytes)
         log.info("model %s loaded in %.0f ms", books.spec.name, watch.ms())
-        self._tell("model_loaded", {"model": books.spec.name, "load_ms": watch.ms(), "bytes": books.size_bytes})
+        self._tell("model_loaded", {"model": books.spec.name, "load_ms": watch.ms(), "bytes": books.measured_bytes})
 
     async def _unload(self, books: _Model, reason: str) -> None:
         books.state = ModelState.UNLOADING
@@ -267,3 +284,8 @@ class Governor:
         """Seconds until the next model may have been idle for long enough; None where there is none."""
         ready = [m for m in self._models.values() if m.state is ModelState.READY and not m.users and not m.spec.pin]
         return min((max(0.0, m.used_at + self._idle_unload_s - time.monotonic()) for m in ready), default=None)
+
+
+def parts(need: MemoryNeed) -> dict[str, JSON]:
+    """A prediction by parts, for `status`; those that take nothing are left out."""
+    return {name: value for name in need.__struct_fields__ if (value := getattr(need, name))}

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edged.governor.budget import Group
+
 MEMINFO = Path("/proc/meminfo")
-ROLLUP = Path("/proc/self/smaps_rollup")
+# The kernel's counters, which are read in microseconds; smaps walks all pages: 20 ms and more with weights mapped.
+STATUS = Path("/proc/self/status")
 OWN_CGROUP = Path("/proc/self/cgroup")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number near 2^63
+# Names of the same thing in both versions: limits, usage, file pages in memory.stat.
+V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+V2 = (("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
 
 
 def board_bytes() -> int:
@@ -23,33 +29,52 @@ def available_bytes() -> int | None:
 
 
 def private_bytes() -> int:
-    """Memory of this process alone: what is freed if it goes. Mapped weights are not in it."""
-    fields = dict(_fields(ROLLUP))
-    return fields.get("Private_Clean", 0) + fields.get("Private_Dirty", 0)
+    """Memory of this process alone, that no file holds: what is freed if it goes, swapped out or not. Neither mapped
+    weights nor code of libraries are in it."""
+    fields = dict(_fields(STATUS))
+    return sum(fields.get(name, 0) for name in ("RssAnon", "RssShmem", "VmSwap"))
+
+
+def file_bytes() -> int:
+    """Resident pages of files that this process maps: weights, and code of libraries."""
+    return dict(_fields(STATUS)).get("RssFile", 0)
 
 
 def cgroup_limit() -> int | None:
     """The smallest memory limit on the way from our cgroup to the root; v2, and v1's memory controller."""
-    limits = []
+    return min((group.limit for group in cgroups()), default=None)
+
+
+def cgroups() -> list[Group]:
+    """Cgroups with a limit, from ours to the root. One that does not say what it uses counts as empty."""
+    groups = []
     for line in _lines(OWN_CGROUP):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            limits += _limits(CGROUP_ROOT, path, "memory.max")
+            groups += _groups(CGROUP_ROOT, path, *V2)
         elif "memory" in controllers.split(","):
-            limits += _limits(CGROUP_ROOT / "memory", path, "memory.limit_in_bytes")
-    return min(limits, default=None)
+            groups += _groups(CGROUP_ROOT / "memory", path, *V1)
+    return groups
 
 
-def _limits(root: Path, path: str, name: str) -> list[int]:
+def _groups(root: Path, path: str, limits: tuple[str, ...], usage: str, cache: tuple[str, ...]) -> list[Group]:
     folder = root / path.strip("/")
     found = []
     while True:
-        text = "".join(_lines(folder / name)).strip()
-        if text.isdigit() and int(text) < UNLIMITED:
-            found.append(int(text))
+        numbers = [number for name in limits if (number := _number(folder / name)) is not None and number < UNLIMITED]
+        if numbers:
+            pages = dict(line.split()[:2] for line in _lines(folder / "memory.stat") if len(line.split()) == 2)
+            cached = sum(int(pages.get(name, 0)) for name in cache)
+            found.append(Group(min(numbers), _number(folder / usage) or 0, cached))
         if folder == root or folder == folder.parent:
             return found
         folder = folder.parent
+
+
+def _number(path: Path) -> int | None:
+    """A file's only number; None for `max`, and where there is no such file."""
+    text = "".join(_lines(path)).strip()
+    return int(text) if text.isdigit() else None
 
 
 def _meminfo(name: str) -> int | None:

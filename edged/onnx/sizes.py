@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
+import os
+import sys
 from pathlib import Path
 
+from edged.errors import ModelUnavailable
 from edged.onnx import file
 from edged.onnx.file import Facts
 from edged.types import MemoryNeed, ModelSpec
@@ -22,6 +27,34 @@ LIVE_ROWS = 3
 LIVE_SCORES = 2
 NOT_TOLD_WIDTH = 1024  # where the file does not tell: of the usual embedding models the largest (bge-large, e5-large)
 WIDEST_FACTOR = 4  # of the feed-forward layer to the width, in nearly every transformer
+
+
+# What comes in with the first load and stays: onnxruntime, tokenizers, NumPy. Private memory of the daemon, measured.
+LIBRARY_BYTES = 40 * 2**20
+LIBRARY = "onnxruntime"
+
+
+def identity(spec: ModelSpec) -> str:
+    """All that a prediction depends on, as a text. ModelUnavailable where the file is missing."""
+    stat = _stat(spec)
+    return json.dumps([spec.path, stat.st_size, stat.st_mtime_ns, spec.context, importlib.metadata.version(LIBRARY)])
+
+
+def least_bytes(spec: ModelSpec) -> int:
+    """What it takes in any case; ModelUnavailable as `identity`."""
+    return _stat(spec).st_size
+
+
+def library_bytes() -> int:
+    """What the next load brings in beside its model."""
+    return 0 if LIBRARY in sys.modules else LIBRARY_BYTES
+
+
+def _stat(spec: ModelSpec) -> os.stat_result:
+    try:
+        return Path(spec.path).stat()
+    except OSError as error:
+        raise ModelUnavailable(f"{spec.path} cannot be read: {error.strerror}") from None
 
 
 def limit(context: int, facts: Facts) -> int:

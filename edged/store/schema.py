@@ -100,4 +100,13 @@ MIGRATIONS = (
     """
     ALTER TABLE requests ADD COLUMN spent BLOB;         -- types.Spent, JSON; NULL: there was none, or it died
     """,
+    # what models take in memory on this board
+    """
+    CREATE TABLE model_sizes(
+        model TEXT PRIMARY KEY,           -- all that the size depends on: another of it is another row
+        need BLOB NOT NULL,               -- types.MemoryNeed, JSON: as predicted
+        measured INTEGER,                 -- bytes that it took; NULL: it was never loaded
+        used_wall REAL NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    """,
 )

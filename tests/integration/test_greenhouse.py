@@ -18,7 +18,6 @@ from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook
 from edged.cloud import Cloud
 from edged.engine import LlamaEngine
-from edged.engine.predict import predicted_bytes
 from edged.governor.governor import Governor
 from edged.pipeline import Pipeline
 from edged.store.database import Database
@@ -26,6 +25,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Ask, Caller, Message, ModelSpec, Request
+from tests.real import Calculated
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "greenhouse"
 MODELS = Path(
@@ -130,7 +130,7 @@ class House:
         self.governor = Governor(
             {"small": spec},
             self.engine,
-            predict=predicted_bytes,
+            sizer=Calculated(),
             budget_bytes=4 * GIB,
             reserve_bytes=0,
             idle_unload_s=600,

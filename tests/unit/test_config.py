@@ -12,7 +12,7 @@ import pytest
 from edged import config
 from edged.config import Config, PublishTool, SqlTool
 from edged.errors import ConfigError
-from edged.types import Preference, Privacy
+from edged.types import KvType, Preference, Privacy
 
 MIB = 2**20
 BASE = """
@@ -494,3 +494,18 @@ def test_http_listens_on_a_socket_of_its_own_unless_told_otherwise(main: Path) -
     assert config.load(str(main)).http_listeners == (Path("/tmp/run/http.sock"),)
     text = '[http]\nlisten = ["unix:/x/y.sock", "[::1]:8377", "0.0.0.0:80"]\napi_keys_file = "/k"'
     assert loaded(main, text).http_listeners == (Path("/x/y.sock"), ("::1", 8377), ("0.0.0.0", 80))
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("", KvType.F16), ('kv_type = "q8_0"', KvType.Q8_0)], ids=["default", "q8_0"]
+)
+def test_kv_type_of_a_model(main: Path, text: str, kept: KvType) -> None:
+    """What its keys and values are kept as."""
+    assert loaded(main, f"[models.m]\n{text}").models["m"].kv_type is kept
+
+
+def test_unknown_kv_type_is_refused_with_those_there_are(main: Path) -> None:
+    """At its key."""
+    error = refused(main, '[models.m]\nkv_type = "q4_0"')
+    assert error.key == "models.m.kv_type"
+    assert "f16, q8_0" in error.problem

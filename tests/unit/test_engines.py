@@ -12,10 +12,10 @@ import pytest
 
 from edged.engines import Engines
 from edged.errors import BadRequest, ModelUnavailable
-from edged.governor import probe
 from edged.governor.governor import Governor
 from edged.testing import ScriptedEngine
 from edged.types import EmbedJob, EngineKind, Job, ModelSpec, Segment
+from tests.sizers import Even, plenty
 
 SCRIPTS = {"talks": "", "embeds": "dimensions = 8", "more": "dimensions = 4"}
 EMBED = EmbedJob(model="embeds", texts=("one two", "one two", "three"))
@@ -40,7 +40,7 @@ class Board:
         self.governor = self.engines.residency = Governor(
             specs,
             self.engines,
-            predict=lambda spec: 40,
+            sizer=Even(40),
             budget_bytes=100,
             reserve_bytes=0,
             idle_unload_s=1e6,
@@ -62,7 +62,7 @@ async def board(folder: Path) -> AsyncIterator[Board]:
 
 async def test_models_go_to_their_engine_and_are_evicted_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Least recently used first, whatever runs them."""
-    monkeypatch.setattr(probe, "available_bytes", lambda: 10**9)
+    plenty(monkeypatch)
     async with board(tmp_path) as at:
         assert (await at.engines.generate(job("talks"))).text == "hello"
         made = await at.engines.embed(EMBED)

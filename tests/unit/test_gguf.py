@@ -160,3 +160,34 @@ def test_text_that_is_not_utf8_does_not_hide_the_rest(file: Path) -> None:
     """Some files have a broken author's name; the template is still there."""
     file.write_bytes(header(pair("a", STRING, struct.pack("<Q", 1) + b"\xff"), pair("b", U8, b"\x01")))
     assert gguf.metadata(file) == {"a": "\ufffd", "b": 1}
+
+
+def tensor(name: str, dims: tuple[int, ...], kind: int, offset: int) -> bytes:
+    return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+
+
+def test_tensors_are_told_in_the_order_of_their_bytes(file: Path) -> None:
+    """A tensor reaches to the next one; the last to the end of the file."""
+    pairs = [pair("general.alignment", U32, struct.pack("<I", 64))]
+    head = b"GGUF" + struct.pack("<IQQ", 3, 2, len(pairs)) + b"".join(pairs)
+    head += tensor("b", (8, 4), 2, 128) + tensor("a", (8,), 0, 0)
+    file.write_bytes(head.ljust(-(-len(head) // 64) * 64, b"\0") + bytes(200))
+    told, found = gguf.header(file)
+    assert told == {"general.alignment": 64}
+    assert found == [gguf.Tensor("a", (8,), 0, 0, 128), gguf.Tensor("b", (8, 4), 2, 128, 72)]
+
+
+def test_tensors_of_a_damaged_file_are_refused(file: Path) -> None:
+    """It ends among them, or one has more dimensions than there are."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0)
+    for body in (b"", tensor("a", (1,), 0, 0)[:-3], tensor("a", (1, 1, 1, 1, 1), 0, 0)):
+        file.write_bytes(head + body)
+        with pytest.raises(ModelUnavailable, match=r"m\.gguf is damaged"):
+            gguf.header(file)
+
+
+def test_parts_of_a_split_model_follow_from_the_name_of_the_first() -> None:
+    """As llama.cpp names them; any other file is whole."""
+    first = Path("/m/x-00001-of-00003.gguf")
+    assert gguf.parts(first) == (first, Path("/m/x-00002-of-00003.gguf"), Path("/m/x-00003-of-00003.gguf"))
+    assert gguf.parts(Path("/m/x-1-of-3.gguf")) == (Path("/m/x-1-of-3.gguf"),)

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from edged import catalog, pull, testing
-from edged.app import model_specs, predict
+from edged.app import model_specs
 from edged.cli.checks.finding import Finding, fail, ok, own_name, warn
 from edged.cli.common import size
 from edged.config import Config
+from edged.engine import predict
 from edged.errors import ConfigError, ModelUnavailable
 from edged.governor import probe
+from edged.onnx import sizes as onnx_sizes
 from edged.types import EngineKind
 
 
@@ -85,6 +87,7 @@ def _needed(settings: Config, name: str) -> int | None:
     if source.startswith(testing.SCHEME):
         return None
     try:
-        return predict(model_specs(settings)[name])
+        spec = model_specs(settings)[name]
+        return (onnx_sizes.predicted_need if spec.engine is EngineKind.ONNX else predict.predict)(spec).total
     except (ModelUnavailable, OSError):
         return None

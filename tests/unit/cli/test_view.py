@@ -15,7 +15,7 @@ STATE: dict[str, Any] = {
     "node": "n1",
     "pid": 7,
     "uptime_s": 90061.0,
-    "memory": {"private_bytes": 2**20, "budget_bytes": 2**30, "available_bytes": None},
+    "memory": {"private_bytes": 2**20, "mapped_bytes": 0, "budget_bytes": 2**30, "available_bytes": None},
     "queue": {"requests": {"done": 3, "waiting_link": 1}, "running": 2, "outbox_waiting": 4},
     "models": {"small": {"state": "ready", "predicted_bytes": 600 * 2**20, "in_use": 1, "context": 4096}},
     "engine": {"small": {"threads": 4, "generated_tokens": 21, "decode_steps": 6}},
@@ -28,7 +28,7 @@ def test_status_tells_everything_on_one_line_each() -> None:
     """What is not known is said to be unknown."""
     assert status_lines(STATE) == [
         "edged 1 on n1, pid 7, up 1 d 1 h",
-        "memory  1 MiB private, budget 1024 MiB, unknown available on the board",
+        "memory  1 MiB private, 0 KiB mapped, budget 1024 MiB, unknown available on the board",
         "requests  2 running; 3 done, 1 waiting_link; 4 replies on their way",
         "model  small: ready, 600 MiB, in use by 1, 4 threads, 21 tokens in 6 steps",
         "broker  b:1883: not connected (refused)",

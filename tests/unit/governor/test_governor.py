@@ -13,7 +13,7 @@ import pytest
 from edged.errors import ModelUnavailable, NoMemory
 from edged.governor import probe
 from edged.governor.governor import Governor
-from edged.types import JSON, ModelSpec
+from edged.types import JSON, MemoryNeed, ModelSpec
 
 SOON_S = 10.0  # a test that waits longer has failed
 ROOM = 100
@@ -60,20 +60,24 @@ class Board:
         self.loader = Loader()
         self.events: list[tuple[str, dict[str, JSON]]] = []
         self.predicts: list[str] = []
+        self.observed: list[tuple[str, int]] = []
         specs = {n: ModelSpec(name=n, path="/m", context=512, pin=n == "fixed") for n in self.SIZES}
         self.governor = Governor(
             specs,
             self.loader,
-            predict=self._predict,
+            sizer=self,
             budget_bytes=ROOM,
             reserve_bytes=0,
             idle_unload_s=idle_unload_s,
             tell=lambda name, data: self.events.append((name, data)),
         )
 
-    def _predict(self, spec: ModelSpec) -> int:
+    async def predict(self, spec: ModelSpec) -> MemoryNeed:
         self.predicts.append(spec.name)
-        return self.SIZES[spec.name]
+        return MemoryNeed(weights=self.SIZES[spec.name])
+
+    async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
+        self.observed.append((spec.name, measured_bytes))
 
     def hold(self, name: str) -> AbstractAsyncContextManager[float]:
         return self.governor.hold(name)
@@ -91,6 +95,9 @@ class Board:
 @pytest.fixture(autouse=True)
 def _large_board(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "available_bytes", lambda: 10**9)
+    monkeypatch.setattr(probe, "private_bytes", lambda: 0)
+    monkeypatch.setattr(probe, "file_bytes", lambda: 0)
+    monkeypatch.setattr(probe, "cgroups", list)
 
 
 @contextlib.asynccontextmanager
@@ -244,7 +251,14 @@ async def test_failed_load_is_told_to_all_who_wait_and_tried_again_later(board: 
     go.set()
     results = await asyncio.gather(*users, return_exceptions=True)
     assert [str(r) for r in results] == ["damaged"] * 3
-    assert board.state("a") == {"state": "unloaded", "predicted_bytes": 40, "in_use": 0, "context": 512}
+    assert board.state("a") == {
+        "state": "unloaded",
+        "predicted_bytes": 40,
+        "predicted": {"weights": 40},
+        "measured_bytes": None,
+        "in_use": 0,
+        "context": 512,
+    }
     await board.use("a")
     assert board.loader.done == ["load a", "load a"]
 
@@ -261,12 +275,12 @@ async def test_file_that_is_no_model_is_refused_before_anything_is_evicted(monke
     """predict says so."""
     board = Board()
 
-    def refuse(spec: ModelSpec) -> int:
+    async def refuse(spec: ModelSpec) -> MemoryNeed:
         if spec.name == "big":
             raise ModelUnavailable("no GGUF file")
-        return 40
+        return MemoryNeed(weights=40)
 
-    monkeypatch.setattr(board.governor, "_predict", refuse)
+    monkeypatch.setattr(board, "predict", refuse)
     async with at_work(board):
         await board.use("a")
         with pytest.raises(ModelUnavailable, match="no GGUF"):
@@ -363,4 +377,20 @@ async def test_load_brings_a_model_in_without_a_request(board: Board) -> None:
     """`models.load` and pins use it."""
     await board.governor.load("a")
     assert board.state("a")["state"] == "ready"
-    assert board.state("b") == {"state": "unloaded", "predicted_bytes": None, "in_use": 0, "context": 512}
+    assert (board.state("b")["state"], board.state("b")["predicted_bytes"]) == ("unloaded", None)
+
+
+async def test_what_a_model_took_is_measured_and_told(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Private memory that came with the load, and the weights that are mapped; what it may still touch is kept free."""
+    taken = {"private": 5, "mapped": 0}
+    monkeypatch.setattr(probe, "private_bytes", lambda: taken["private"])
+    monkeypatch.setattr(probe, "file_bytes", lambda: 1000 + taken["mapped"])
+    begun, go = board.loader.gate("load a")
+    loading = asyncio.create_task(board.governor.load("a"))
+    await begun.wait()
+    taken.update(private=12, mapped=20)
+    go.set()
+    await asyncio.wait_for(loading, SOON_S)
+    assert board.observed == [("a", 27)]
+    assert board.state("a")["measured_bytes"] == 27
+    assert board.governor.room() == ROOM - 12 - 20 - (40 - 27)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edged.governor import probe
+from edged.governor.budget import Group
 
 MIB = 2**20
 
@@ -15,7 +16,7 @@ MIB = 2**20
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A /proc and a /sys of our own, empty."""
     monkeypatch.setattr(probe, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(probe, "ROLLUP", tmp_path / "rollup")
+    monkeypatch.setattr(probe, "STATUS", tmp_path / "status")
     monkeypatch.setattr(probe, "OWN_CGROUP", tmp_path / "cgroup")
     monkeypatch.setattr(probe, "CGROUP_ROOT", tmp_path / "sys")
     return tmp_path
@@ -42,13 +43,13 @@ def test_available_is_none_where_the_kernel_does_not_say(kernel: Path) -> None:
     assert probe.private_bytes() == 0
 
 
-def test_private_is_clean_and_dirty_without_what_is_shared(kernel: Path) -> None:
-    """Mapped weights are shared with the page cache and are not freed by ending."""
-    (kernel / "rollup").write_text(
-        "5500-7ffe ---p 00000000 00:00 0 [rollup]\nRss: 900 kB\nShared_Clean: 500 kB\n"
-        "Private_Clean: 3 kB\nPrivate_Dirty: 4 kB\n"
+def test_memory_of_files_is_told_apart_from_private_memory(kernel: Path) -> None:
+    """Mapped weights are the page cache's, and are not freed by ending. What lies in the swap is still ours."""
+    (kernel / "status").write_text(
+        "Name:\tedged\nVmRSS:\t 999 kB\nRssAnon:\t 30 kB\nRssFile:\t 500 kB\nRssShmem:\t 4 kB\nVmSwap:\t 2 kB\n"
     )
-    assert probe.private_bytes() == 7 * 1024
+    assert probe.private_bytes() == 36 * 1024
+    assert probe.file_bytes() == 500 * 1024
 
 
 @pytest.mark.parametrize(
@@ -59,6 +60,9 @@ def test_private_is_clean_and_dirty_without_what_is_shared(kernel: Path) -> None
         ("0::/a/b", {"a/b/memory.max": "300\n", "a/memory.max": "200\n"}, 200),
         ("0::/", {"memory.max": "100\n"}, 100),
         ("0::/a", {"a/memory.max": "max\n"}, None),
+        ("0::/a", {"a/memory.max": "max\n", "a/memory.high": "250\n"}, 250),
+        ("0::/a", {"a/memory.max": "300\n", "a/memory.high": "max\n"}, 300),
+        ("0::/a", {"a/memory.max": "300\n", "a/memory.high": "250\n", "memory.high": "240\n"}, 240),
         ("0::/a", {}, None),
         ("0::/../..", {}, None),
         ("3:cpu,memory:/x\n0::/a", {"memory/x/memory.limit_in_bytes": "500\n"}, 500),
@@ -66,7 +70,8 @@ def test_private_is_clean_and_dirty_without_what_is_shared(kernel: Path) -> None
         ("3:cpu:/x", {"memory/x/memory.limit_in_bytes": "500\n"}, None),
     ],
     ids=[
-        "v2", "v2-parent", "v2-both", "v2-root", "v2-unlimited", "v2-no-files", "v2-namespace", "v1", "v1-unlimited",
+        "v2", "v2-parent", "v2-both", "v2-root", "v2-unlimited", "v2-high-only", "v2-high-unlimited",
+        "v2-high-above-us", "v2-no-files", "v2-namespace", "v1", "v1-unlimited",
         "v1-other-controller",
     ],
 )  # fmt: skip
@@ -78,6 +83,44 @@ def test_cgroup_limit_is_the_smallest_on_the_way_to_the_root(
     for path, text in limits.items():
         limit(kernel, path, text)
     assert probe.cgroup_limit() == found
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "found"),
+    [
+        (
+            "0::/a/b",
+            {
+                "a/b/memory.max": "900\n", "a/b/memory.high": "800\n", "a/b/memory.current": "500\n",
+                "a/b/memory.stat": "anon 100\ninactive_file 250\nactive_file 100\nactive_anon 9\n",
+                "a/memory.max": "max\n", "memory.max": "2000\n", "memory.current": "1500\n",
+                "memory.stat": "inactive_file 1\n",
+            },
+            [Group(800, 500, 350), Group(2000, 1500, 1)],
+        ),
+        (
+            "4:memory:/x",
+            {
+                "memory/x/memory.limit_in_bytes": "900\n", "memory/x/memory.usage_in_bytes": "400\n",
+                "memory/x/memory.stat": "inactive_file 1\ntotal_inactive_file 30\ntotal_active_file 20\n",
+                "memory/memory.limit_in_bytes": "9223372036854771712\n",
+            },
+            [Group(900, 400, 50)],
+        ),
+        ("0::/a", {"a/memory.max": "900\n"}, [Group(900, 0, 0)]),
+        ("0::/a", {"a/memory.max": "max\n", "a/memory.current": "400\n"}, []),
+        ("", {}, []),
+    ],
+    ids=["v2-nested", "v1-counts-what-is-below", "says-nothing-of-its-use", "unlimited", "none"],
+)  # fmt: skip
+def test_cgroups_tell_limit_use_and_page_cache(
+    kernel: Path, own: str, files: dict[str, str], found: list[Group]
+) -> None:
+    """memory.high counts as a limit: a service above it is throttled."""
+    (kernel / "cgroup").write_text(own + "\n" if own else "")
+    for path, text in files.items():
+        limit(kernel, path, text)
+    assert probe.cgroups() == found
 
 
 def test_board_is_the_cgroups_limit_where_that_is_smaller(kernel: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from edged.governor import probe
 from edged.governor.governor import Governor
 from edged.types import ModelSpec
+from tests.sizers import Even, plenty
 
 SOON_S = 10.0  # a test that waits longer has failed
 
@@ -39,7 +39,7 @@ class Board:
         self.governor = Governor(
             specs,
             self.loader,
-            predict=lambda spec: 1,
+            sizer=Even(1),
             budget_bytes=100,
             reserve_bytes=0,
             idle_unload_s=1e6,
@@ -49,7 +49,7 @@ class Board:
 
 @pytest.fixture
 async def board(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Board]:
-    monkeypatch.setattr(probe, "available_bytes", lambda: 10**9)
+    plenty(monkeypatch)
     made = Board()
     task = asyncio.create_task(made.governor.run())
     async with asyncio.timeout(SOON_S):

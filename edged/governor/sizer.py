@@ -1,0 +1,120 @@
+"""What models take: asked once, corrected by what they really took, kept in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from edged.errors import ModelUnavailable
+from edged.interfaces import SizeBook
+from edged.types import EngineKind, KnownSize, MemoryNeed, ModelSpec
+
+# How far a measurement moves a prediction. Down by little: right after a load much of what was promised is not touched
+# yet, and a kernel that is short of memory has dropped weights that will be read again; a model must not seem to fit
+# because of that. Up by no more than a quarter: what other requests take meanwhile looks like the model's, and one such
+# measurement must not make it unloadable. The next one moves it again.
+LEAST, MOST = 0.9, 1.25
+
+
+class Estimate(Struct, frozen=True):
+    """How models are predicted; all of it runs in a thread, and raises ModelUnavailable where there is no model.
+
+    Attributes:
+        identity: all that a prediction depends on, as a text.
+        least: bytes that it takes in any case, known in no time.
+        ask: the runtime itself; None where it does not say.
+        ask_bytes: what asking takes meanwhile, in bytes.
+        calculate: from the file's numbers.
+        libraries: bytes that the next load brings in beside its model.
+    """
+
+    identity: Callable[[ModelSpec], str]
+    least: Callable[[ModelSpec], int]
+    ask: Callable[[ModelSpec], MemoryNeed | None]
+    ask_bytes: Callable[[ModelSpec], int]
+    calculate: Callable[[ModelSpec], MemoryNeed]
+    libraries: Callable[[], int]
+
+
+class Sizer:
+    """Implements `interfaces.Sizer`.
+
+    Args:
+        most: bytes of the largest model there can be: about larger ones nobody is asked, for they are refused anyway.
+        spare: bytes that may be taken for a moment.
+    """
+
+    def __init__(self, estimate: Estimate, book: SizeBook, *, most: int, spare: Callable[[], int]) -> None:
+        self._estimate = estimate
+        self._book = book
+        self._most = most
+        self._spare = spare
+        self._libraries: dict[ModelSpec, int] = {}  # what the last prediction counted for them
+
+    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+        """See interfaces.Sizer."""
+        libraries = self._libraries[spec] = self._estimate.libraries()
+        key = await asyncio.to_thread(self._estimate.identity, spec)
+        known = await self._book.known(key)
+        if known is None:
+            asked = await asyncio.to_thread(self._ask, spec, self._spare())
+            if asked is None:  # perhaps next time there is room to ask
+                calculated = await asyncio.to_thread(self._estimate.calculate, spec)
+                return replace(calculated, libraries=libraries)
+            known = KnownSize(asked)
+            await self._book.keep(key, known)
+        return replace(corrected(known), libraries=libraries)
+
+    async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
+        """See interfaces.Sizer."""
+        with contextlib.suppress(ModelUnavailable):  # its file went meanwhile, and with it all that was to be learned
+            key = await asyncio.to_thread(self._estimate.identity, spec)
+            known = await self._book.known(key)
+            measured = measured_bytes - self._libraries.get(spec, 0)
+            if known is not None and known.measured != measured:
+                await self._book.keep(key, replace(known, measured=measured))
+
+    def _ask(self, spec: ModelSpec, spare: int) -> MemoryNeed | None:
+        if self._estimate.least(spec) > self._most or spare < self._estimate.ask_bytes(spec):
+            return None
+        return self._estimate.ask(spec)
+
+
+class ByEngine:
+    """Implements `interfaces.Sizer`: what runs a model tells what it takes."""
+
+    def __init__(self, sizers: Mapping[EngineKind, Sizer]) -> None:
+        self._sizers = sizers
+
+    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+        """See interfaces.Sizer."""
+        return await self._sizers[spec.engine].predict(spec)
+
+    async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
+        """See interfaces.Sizer."""
+        await self._sizers[spec.engine].observe(spec, measured_bytes)
+
+
+class Weightless:
+    """Implements `interfaces.Sizer` for models that take nothing: they follow a script."""
+
+    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+        """See interfaces.Sizer."""
+        return MemoryNeed()
+
+    async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
+        """See interfaces.Sizer."""
+
+
+def corrected(known: KnownSize) -> MemoryNeed:
+    """The prediction with what was measured. The difference goes to the weights, which have the vocabulary and all that
+    is not counted to the byte."""
+    if known.measured is None:
+        return known.need
+    predicted = known.need.loaded
+    wanted = min(max(known.measured, int(LEAST * predicted)), int(MOST * predicted))
+    return replace(known.need, weights=max(0, known.need.weights + wanted - predicted))
