@@ -9,7 +9,7 @@ import grp
 import logging
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook, specs
 from edged.agent.warm import Warmer
 from edged.cloud import Cloud
+from edged.catalog import ModelFile
 from edged.config import Config, PythonTool
 from edged.engine import LlamaEngine
 from edged.engine.predict import predicted_bytes
@@ -27,6 +28,7 @@ from edged.engine.snapshots import Snapshots
 from edged.errors import ConfigError, ModelUnavailable
 from edged.estimate import Speed
 from edged.governor import probe
+from edged.governor.books import Alias
 from edged.governor.governor import Governor
 from edged.interfaces import Engine, Loader, Residency
 from edged.listeners import Address, Listeners
@@ -44,7 +46,7 @@ from edged.tools.toolbox import Toolbox
 from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix import UnixTransport
-from edged.types import JSON, Ask, ModelSpec, ModelState
+from edged.types import JSON, Ask, MemoryNeed, ModelSpec, ModelState
 
 logger = logging.getLogger("edged")
 
@@ -96,17 +98,23 @@ class Daemon:
             sources=self._snapshot,
         )
         self._meter = Meter(self._metrics)
-        specs = model_specs(settings)
-        self._specs = specs
+        aliases = model_aliases(settings)
+        self._sources = {
+            spec.path: source
+            for name, alias in aliases.items()
+            for spec, source in zip(alias.variants, settings.models[name].sources, strict=True)
+        }
+        self._specs = [spec for alias in aliases.values() for spec in alias.variants]
         self._snapshots = Snapshots(settings.snapshots_dir, settings.snapshot_bytes)
         self._engine = self._make_engine()
         self._governor = Governor(
-            specs,
+            aliases,
             self._engine,
-            predict=self._predict,
+            sizer=FileSizer(self._check_present, scripted=isinstance(self._engine, testing.ScriptedEngine)),
             budget_bytes=settings.budget_bytes(probe.board_bytes()),
             reserve_bytes=settings.reserve_bytes,
             idle_unload_s=settings.memory.idle_unload_s,
+            lost_s=self._lost_s,
             tell=self._tell,
         )
         self._engine.residency = self._governor
@@ -122,8 +130,8 @@ class Daemon:
             changed=self._link_changed,
             answered=self._meter.answered,
         )
-        engine = MeteredEngine(self._engine, self._metrics)
-        speak = PromptBook(settings.agents, settings.tools, self._template, settings.may_escalate)
+        engine = MeteredEngine(self._engine, self._metrics, lambda model: self._governor.spec(model).variant)
+        speak = PromptBook(settings.agents, settings.tools, self._template, settings.may_escalate, file_of=self._file)
         self._pipeline = Pipeline(
             settings,
             self._database,
@@ -144,7 +152,9 @@ class Daemon:
         self._unix = UnixTransport(
             settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), agents=settings.agents
         )
-        chats = Chats(engine, settings.models, self._template, max_waiting=settings.queue.max_waiting)
+        chats = Chats(
+            engine, settings.models, self._template, max_waiting=settings.queue.max_waiting, file_of=self._file
+        )
         self._service = Service(settings, self._pipeline, self._governor, self._toolbox, chats, status=self._status)
         self._unix.methods = Methods(self._service).table()
         self._http = HttpTransport(
@@ -275,7 +285,7 @@ class Daemon:
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def _make_engine(self) -> Runtime:
-        scripted = [m.source.startswith(testing.SCHEME) for m in self._config.models.values()]
+        scripted = [source.startswith(testing.SCHEME) for m in self._config.models.values() for source in m.sources]
         if not any(scripted):
             return LlamaEngine(threads=self._config.threads(), on_fatal=self._engine_died, snapshots=self._snapshots)
         if not all(scripted):
@@ -322,30 +332,42 @@ class Daemon:
     async def _session_lost(self) -> None:
         await self._database.write(requests.forget_packets)
 
-    def _predict(self, spec: ModelSpec) -> int:
-        if isinstance(self._engine, testing.ScriptedEngine):
-            return 0
+    async def _file(self, model: str) -> str:
+        """The file that a request to a model is answered with. Where it has several variants, the model is brought in:
+        which of them fits is not known before."""
+        if len(self._governor.aliases[model].variants) > 1:
+            await self._governor.load(model)
+        spec = self._governor.spec(model)
         self._check_present(spec)
-        return predicted_bytes(spec)
+        return spec.path
 
-    def _template(self, model: str) -> tuple[str | None, dict[str, str]]:
+    def _lost_s(self, model: str) -> float:
+        """Seconds to compute again what a model holds; nothing where states of prefixes are kept on the disk."""
+        if self._config.snapshot_bytes:
+            return 0.0
+        held = next((stats for stats in self._engine.stats() if stats.name == model), None)
+        return held.cells_used / held.prefill_tokens_s if held and held.prefill_tokens_s else 0.0
+
+    def _template(self, path: str) -> tuple[str | None, dict[str, str]]:
         """The chat template in a model's file and the special tokens it uses."""
         if isinstance(self._engine, testing.ScriptedEngine):
             return None, {}
-        spec = self._specs[model]
-        self._check_present(spec)
-        pairs = gguf.metadata(Path(spec.path))
+        pairs = gguf.metadata(Path(path))
         template = pairs.get("tokenizer.chat_template")
         source = template if isinstance(template, str) else None
         used = source and ("bos_token" in source or "eos_token" in source)
-        return source, gguf.special_tokens(Path(spec.path), pairs) if used else {}
+        return source, gguf.special_tokens(Path(path), pairs) if used else {}
 
     def _check_present(self, spec: ModelSpec) -> None:
-        if not Path(spec.path).is_file():
-            raise ModelUnavailable(_not_installed(spec.name, self._config.models[spec.name].source))
+        if isinstance(self._engine, testing.ScriptedEngine) or Path(spec.path).is_file():
+            return
+        source = self._sources.get(spec.path)
+        raise ModelUnavailable(
+            _not_installed(spec.name, source) if source else f"model {spec.name!r}: there is no file {spec.path}"
+        )
 
     def _warn_of_missing_models(self) -> None:
-        for spec in self._specs.values():
+        for spec in self._specs:
             try:
                 self._check_present(spec)
             except ModelUnavailable as error:
@@ -465,6 +487,32 @@ class Daemon:
             await asyncio.sleep(period_s)
 
 
+class FileSizer:
+    """Implements `interfaces.Sizer` from the numbers in a model's file; what was measured is not kept.
+
+    Args:
+        check: raises ModelUnavailable where a file is missing, with what to do.
+        scripted: the files are scripts, which take nothing.
+    """
+
+    def __init__(self, check: Callable[[ModelSpec], None] = lambda spec: None, *, scripted: bool = False) -> None:
+        self._check, self._scripted = check, scripted
+
+    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+        """See interfaces.Sizer."""
+        return await asyncio.to_thread(self._predict, spec)
+
+    async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
+        """See interfaces.Sizer."""
+
+    def _predict(self, spec: ModelSpec) -> MemoryNeed:
+        if self._scripted:
+            return MemoryNeed()
+        self._check(spec)
+        weights = Path(spec.path).stat().st_size
+        return MemoryNeed(weights=weights, kv=predicted_bytes(spec) - weights)
+
+
 def _address(address: str | tuple[str, int]) -> str:
     return address if isinstance(address, str) else f"{address[0]}:{address[1]}"
 
@@ -475,8 +523,8 @@ async def check_all(settings: Config) -> list[str]:
     problems = [str(error) for error in wrong]
     problems += [str(error) for error in await tools_that_fail(settings)]
     problems += [str(error) for error in await _inexpressible(settings)]
-    for name, spec in model_specs(settings).items():
-        if not Path(spec.path).is_file():
+    for name, alias in model_aliases(settings).items():
+        if not any(Path(spec.path).is_file() for spec in alias.variants):
             problems.append(f"{settings.files[0]}: models.{name}: {_not_installed(name, settings.models[name].source)}")
     return list(dict.fromkeys(problems))  # what two of them find is told once
 
@@ -523,26 +571,48 @@ def addresses(settings: Config) -> tuple[Address, ...]:
 
 
 def model_specs(settings: Config) -> dict[str, ModelSpec]:
-    """The configured models with their files. ConfigError where a source means nothing."""
-    specs = {}
-    for name, model in settings.models.items():
-        if model.source.startswith(testing.SCHEME):
-            path = model.source.removeprefix(testing.SCHEME)
-        else:
-            path = str(_model_path(settings, name, model.source))
-        specs[name] = ModelSpec(name=name, path=path, context=model.context, pin=model.pin, threads=settings.threads())
-    return specs
+    """The best file of every configured model. ConfigError where a source means nothing."""
+    return {name: alias.variants[0] for name, alias in model_aliases(settings).items()}
 
 
-def _model_path(settings: Config, name: str, source: str) -> Path:
+def model_aliases(settings: Config) -> dict[str, Alias]:
+    """The configured models with all their variants. ConfigError where a source means nothing."""
+    return {name: _alias(settings, name) for name in settings.models}
+
+
+def _alias(settings: Config, name: str) -> Alias:
+    model = settings.models[name]
+    files = [_model_file(settings, name, source) for source in model.sources]
+    labels = [file.name for file in files]
+    if len(set(labels)) < len(labels):  # files of one name in several folders
+        labels = list(model.sources)
+    specs = [
+        ModelSpec(
+            name=name,
+            path=str(file.path),
+            context=model.context,
+            pin=model.pin,
+            threads=settings.threads(),
+            variant=label if len(files) > 1 else "",
+        )
+        for file, label in zip(files, labels, strict=True)
+    ]
+    return Alias(tuple(specs), model.min_context)
+
+
+def _model_file(settings: Config, name: str, source: str) -> ModelFile:
+    if source.startswith(testing.SCHEME):
+        path = Path(source.removeprefix(testing.SCHEME))
+        return ModelFile(name=path.stem, path=path)
+    key = f"models.{name}.{'variants' if settings.models[name].variants else 'source'}"
     try:
         file = catalog.resolve(source, settings.models_dir)
     except ModelUnavailable as error:
-        raise ConfigError(settings.files[0], f"models.{name}.source", error.message) from None
+        raise ConfigError(settings.files[0], key, error.message) from None
     if file.engine == "onnx":
         problem = f"not available yet: {source!r} is an ONNX model, and only GGUF models run"
-        raise ConfigError(settings.files[0], f"models.{name}.source", problem)
-    return file.path
+        raise ConfigError(settings.files[0], key, problem)
+    return file
 
 
 async def _end(tasks: list[asyncio.Task[Any]]) -> None:

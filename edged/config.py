@@ -31,7 +31,6 @@ NOT_YET: Mapping[tuple[str, ...], str] = {
     ("roles",): "roles",
     ("access",): "roles",
     ("mqtt", "shared_group"): "fleets",
-    ("models", "*", "variants"): "model variants",
     ("models", "*", "engine"): "models behind a local server",
     ("models", "*", "base_url"): "models behind a local server",
 }
@@ -140,6 +139,9 @@ class Database(Strict, frozen=True):
 class Model(Strict, frozen=True):
     """[models.NAME]: context in tokens that one request may use.
 
+    variants: sources of the same model in other sizes or quantizations, best first: the best that memory has room for
+        is loaded. `source` is then left out, or is the first of them.
+    min_context: tokens that are enough where memory has no room for `context`; default: it is not shortened.
     pin: it is never unloaded.
     preload: load it at the start and bring its agents' prefixes in, so that the first request is as quick as the
         second. Afterwards it goes when it is idle, like any other.
@@ -147,8 +149,15 @@ class Model(Strict, frozen=True):
 
     source: str = DEFAULT_MODEL
     context: int = 4096
+    min_context: int | None = None
+    variants: tuple[str, ...] = ()
     pin: bool = False
     preload: bool = False
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All variants, best first."""
+        return self.variants or (self.source,)
 
 
 class Upstream(Strict, frozen=True):
@@ -455,7 +464,7 @@ class _Build:
             http=self._one("http", Http),
             mqtt=self._one("mqtt", Mqtt) if "mqtt" in self.raw else None,
             databases=self._many("databases", Database),
-            models=self._many("models", Model),
+            models=self._models(),
             upstreams=self._many("upstreams", Upstream),
             agents=self._many("agents", Agent),
             tools=self._tools(),
@@ -540,6 +549,24 @@ class _Build:
             if not Path(path).is_absolute():
                 raise self.fail(("node", key), f"{path!r} is not an absolute path")
         return Node(id=ident, **paths)
+
+    def _models(self) -> dict[str, Model]:
+        """Where variants are listed, the first of them is the source."""
+        models = self._many("models", Model)
+        for name, model in models.items():
+            table = self.raw["models"][name]
+            if "variants" not in table:
+                continue
+            at = ("models", name, "variants")
+            if not model.variants:
+                raise self.fail(at, "is empty: list the sources, best first, or write `source` instead")
+            if len(set(model.variants)) != len(model.variants):
+                raise self.fail(at, "names a source twice")
+            if "source" in table and model.source != model.variants[0]:
+                problem = f"is not the first of `variants`, {model.variants[0]!r}: leave it out, or write that"
+                raise self.fail(("models", name, "source"), problem)
+            models[name] = msgspec.structs.replace(model, source=model.variants[0])
+        return models
 
     def _tools(self) -> dict[str, Tool]:
         tools: dict[str, Tool] = {}
@@ -639,10 +666,14 @@ class _Build:
     def _check_models(self, config: Config) -> None:
         for name, model in config.models.items():
             self._range(("models", name, "context"), model.context, 256, 2**20)
-            if not re.match(r"(catalog|file|https|hf|scripted):", model.source):
-                raise self.fail(
-                    ("models", name, "source"), f"{model.source!r}; write catalog:NAME, file:PATH, https:URL or hf:..."
-                )
+            if model.min_context is not None:
+                self._range(("models", name, "min_context"), model.min_context, 256, model.context)
+            key = "variants" if model.variants else "source"
+            for source in model.sources:
+                if not re.match(r"(catalog|file|https|hf|scripted):", source):
+                    raise self.fail(
+                        ("models", name, key), f"{source!r}; write catalog:NAME, file:PATH, https:URL or hf:..."
+                    )
 
     def _check_agents(self, config: Config) -> None:
         for name, agent in config.agents.items():

@@ -14,7 +14,7 @@ from edged.agent import grammar, trial
 from edged.agent.calls import Call, CallPiece, CallReader
 from edged.agent.dialect import Dialect, write_json
 from edged.agent.output import Output, Told
-from edged.agent.prompt import TemplateOf
+from edged.agent.prompt import FileOf, TemplateOf
 from edged.agent.trial import Inexpressible
 from edged.config import Model
 from edged.errors import BadRequest, Busy, ModelUnavailable
@@ -73,7 +73,7 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
 
 class ModelAnswer(Struct, frozen=True, kw_only=True):
     """What the model wrote: text, calls, or text and then calls. The last call may be cut off in its arguments where
-    `finish` says LENGTH."""
+    `finish` says LENGTH. variant: of the model, that wrote it; empty where it has only one."""
 
     text: str
     calls: tuple[Call, ...] = ()
@@ -82,18 +82,28 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     cached_tokens: int
     completion_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    variant: str = ""
 
 
 class Chats:
     """Completions of plain models, a bounded number at once.
 
     Args:
-        template_of: (template, special tokens) of a model, by name; called in a thread. Raises ModelUnavailable.
+        template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
         max_waiting: so many wait for a place; one more is refused.
+        file_of: see PromptBook.
     """
 
-    def __init__(self, engine: Engine, models: dict[str, Model], template_of: TemplateOf, *, max_waiting: int) -> None:
-        self._engine, self._models, self._template_of = engine, models, template_of
+    def __init__(
+        self,
+        engine: Engine,
+        models: dict[str, Model],
+        template_of: TemplateOf,
+        *,
+        max_waiting: int,
+        file_of: FileOf | None = None,
+    ) -> None:
+        self._engine, self._models, self._template_of, self._file_of = engine, models, template_of, file_of
         self._dialects: dict[str, Dialect] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
         self._waiting, self._max_waiting = 0, max_waiting
@@ -146,9 +156,10 @@ class Chats:
             self._places.release()
 
     async def _dialect(self, model: str) -> Dialect:
-        if model not in self._dialects:
-            self._dialects[model] = Dialect(*await asyncio.to_thread(self._template_of, model))
-        return self._dialects[model]
+        file = await self._file_of(model) if self._file_of else model
+        if file not in self._dialects:
+            self._dialects[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
+        return self._dialects[file]
 
 
 class _Work:
@@ -277,6 +288,7 @@ def _model_answer(
         cached_tokens=done.cached_tokens,
         completion_tokens=done.completion_tokens,
         logprobs=logprobs,
+        variant=done.variant,
     )
 
 

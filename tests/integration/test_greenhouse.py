@@ -14,11 +14,11 @@ import pytest
 import pytest_asyncio
 
 from edged import catalog, config, gguf
+from edged.app import FileSizer
 from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook
 from edged.cloud import Cloud
 from edged.engine import LlamaEngine
-from edged.engine.predict import predicted_bytes
 from edged.governor.governor import Governor
 from edged.pipeline import Pipeline
 from edged.store.database import Database
@@ -130,7 +130,7 @@ class House:
         self.governor = Governor(
             {"small": spec},
             self.engine,
-            predict=predicted_bytes,
+            sizer=FileSizer(),
             budget_bytes=4 * GIB,
             reserve_bytes=0,
             idle_unload_s=600,

@@ -16,10 +16,10 @@ import pytest
 import pytest_asyncio
 
 from edged import gguf
+from edged.app import FileSizer
 from edged.agent.chat import Chats
 from edged.config import Model
 from edged.engine import LlamaEngine
-from edged.engine.predict import predicted_bytes
 from edged.governor.governor import Governor
 from edged.types import ModelSpec
 from tests.openai_server import Served, serving
@@ -96,7 +96,7 @@ async def board(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Board
         specs[name] = ModelSpec(name=name, path=str(MODELS / file), context=CONTEXT[name])
     engine = LlamaEngine(checked=True)
     engine.residency = governor = Governor(
-        specs, engine, predict=predicted_bytes, budget_bytes=4 * GIB, reserve_bytes=0, idle_unload_s=600
+        specs, engine, sizer=FileSizer(), budget_bytes=4 * GIB, reserve_bytes=0, idle_unload_s=600
     )
     models = {name: Model(context=CONTEXT[name]) for name in FILES}
     await engine.start()

@@ -183,7 +183,6 @@ NOT_YET: list[tuple[str, str]] = [
     ("roles", '[roles.a]\nagents = ["house"]'),
     ("access", '[access]\ndefault = ""'),
     ("mqtt.shared_group", '[mqtt]\nshared_group = "g"'),
-    ("models.small.variants", "[models.small]\nvariants = []"),
     ("models.small.engine", '[models.small]\nengine = "x"'),
     ("models.small.base_url", '[models.small]\nbase_url = "x"'),
 ]
