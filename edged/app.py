@@ -19,8 +19,8 @@ from edged.agent.chat import Chats
 from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook, specs
 from edged.agent.warm import Warmer
-from edged.cloud import Cloud
 from edged.catalog import ModelFile
+from edged.cloud import Cloud
 from edged.config import Config, PythonTool
 from edged.engine import LlamaEngine
 from edged.engine.predict import predicted_bytes

@@ -66,7 +66,8 @@ def test_transports_do_not_know_each_other(path: Path) -> None:
 
 PURE = """
     router access wire estimate cloud/answer cloud/link cloud/request cloud/sse cloud/trouble store/lifecycle
-    governor/policy governor/refusal governor/turns agent/dialect agent/grammar agent/output agent/calls agent/schemas engine/cells engine/drafts
+    governor/policy governor/refusal governor/turns agent/dialect agent/grammar agent/output agent/calls agent/schemas
+    engine/cells engine/drafts
     engine/duel engine/rates engine/scheduler engine/snapshot_worth engine/threads tools/values
     transport/http/openai_request transport/http/openai_reply transport/http/openai_stream
 """

@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 
 from edged import catalog, config, gguf
-from edged.app import FileSizer
 from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook
+from edged.app import FileSizer
 from edged.cloud import Cloud
 from edged.engine import LlamaEngine
 from edged.governor.governor import Governor

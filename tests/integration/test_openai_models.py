@@ -16,8 +16,8 @@ import pytest
 import pytest_asyncio
 
 from edged import gguf
-from edged.app import FileSizer
 from edged.agent.chat import Chats
+from edged.app import FileSizer
 from edged.config import Model
 from edged.engine import LlamaEngine
 from edged.governor.governor import Governor
