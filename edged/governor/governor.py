@@ -322,6 +322,7 @@ class Governor:
                 left = room + sum(sizes[name] for name in decided.out) - ways[decided.way]
                 after = left if after is None else min(after, left)
             elif after is None or (not decided.out and ways[decided.way] <= after):
+                closed |= {name for name in decided.out if self._turn_is_over(self._models[name])}
                 return (books, decided), closed, refused
         return None, closed, refused
 
