@@ -238,11 +238,12 @@ class Governor:
             self._changed.clear()
             await self._do_wishes()
             await self._do_changes()
-            await self._serve()
-            for books in list(self._models.values()):
+            for books in list(self._models.values()):  # before somebody else has to make room
                 if books.idle and not books.spec.pin and time.monotonic() - books.used_at >= self._idle_unload_s:
                     await self._unload(books, "idle")
-                elif self._may_improve(books):
+            await self._serve()
+            for books in list(self._models.values()):
+                if self._may_improve(books):
                     await self._improve(books)
 
     async def _do_wishes(self) -> None:

@@ -222,8 +222,9 @@ async def test_best_variant_that_fits_is_loaded(
 
 async def test_best_variant_evicts_what_is_idle_but_not_what_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
     """Smaller only where the better one can have no room."""
-    models = {"m": family("/80/best", "/20/least"), "a": spec("/60/a", "a"), "p": spec("/60/p", "p", pin=True)}
-    async with at_work(Board(dict(models)), monkeypatch) as board:
+    models: dict[str, ModelSpec | Alias] = {"m": family("/80/best", "/20/least"), "a": spec("/60/a", "a")}
+    models |= {"p": spec("/60/p", "p", pin=True)}
+    async with at_work(Board(models), monkeypatch) as board:
         await board.use("a")
         assert await board.use("m") == "/80/best"
         assert await board.governor.unload("m")
