@@ -20,16 +20,18 @@ from edged.agent.dispatch import Dispatcher
 from edged.agent.embed import Embeds
 from edged.agent.prompt import PromptBook, specs
 from edged.agent.warm import Warmer
+from edged.catalog import ModelFile
 from edged.cloud import Cloud, Served
-from edged.config import Config, Model, PythonTool
+from edged.config import Config, PythonTool
 from edged.engine import LlamaEngine, predict
 from edged.engine.heat import Strain
 from edged.engine.snapshots import Snapshots
 from edged.engine.ticket import ModelStats
-from edged.engines import Engines, Generator, Runtime, embeds_only
+from edged.engines import EmbeddingEngine, Engines, Generator, Runtime, embeds_only
 from edged.errors import ConfigError, ModelUnavailable
 from edged.estimate import Speed
 from edged.governor import probe
+from edged.governor.books import Alias
 from edged.governor.floor import Floor
 from edged.governor.governor import Governor
 from edged.governor.pressure import Pace, Parts, Pressure
@@ -94,19 +96,26 @@ class Daemon:
             sources=self._snapshot,
         )
         self._meter = Meter(self._metrics)
-        self._specs = specs = {  # of the models that take memory here
-            name: spec for name, spec in model_specs(settings).items() if spec.engine is not EngineKind.SERVER
+        aliases = {  # of the models that take memory here
+            name: alias for name, alias in model_aliases(settings).items() if not settings.models[name].is_served
         }
+        self._sources = {
+            spec.path: source
+            for name, alias in aliases.items()
+            for spec, source in zip(alias.variants, settings.models[name].sources, strict=True)
+        }
+        self._specs = [spec for alias in aliases.values() for spec in alias.variants]
         self._snapshots = Snapshots(settings.snapshots_dir, settings.snapshot_bytes)
         self._engine = self._make_engine()
         self._database = Database(settings.state_dir / FILE_NAME, MIGRATIONS)
         self._governor = Governor(
-            specs,
+            aliases,
             self._engine,
             sizer=self._make_sizer(),
             budget_bytes=settings.budget_bytes(probe.board_bytes()),
             reserve_bytes=settings.reserve_bytes,
             idle_unload_s=settings.memory.idle_unload_s,
+            lost_s=self._lost_s,
             tell=self._tell,
         )
         self._engine.residency = self._governor
@@ -122,8 +131,8 @@ class Daemon:
             answered=self._meter.answered,
         )
         self._served = Served(settings.served, tell=self._tell, answered=self._meter.answered)
-        engine = MeteredEngine(self._engine, self._metrics)
-        speak = PromptBook(settings.agents, settings.tools, self._template, settings.may_escalate)
+        engine = MeteredEngine(self._engine, self._metrics, lambda model: self._governor.spec(model).variant)
+        speak = PromptBook(settings.agents, settings.tools, self._template, settings.may_escalate, file_of=self._file)
         self._pipeline = Pipeline(
             settings,
             self._database,
@@ -143,7 +152,9 @@ class Daemon:
             settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), agents=settings.agents
         )
         waiting = settings.queue.max_waiting
-        chats = Chats(engine, settings.models, self._template, max_waiting=waiting, served=self._served)
+        chats = Chats(
+            engine, settings.models, self._template, max_waiting=waiting, served=self._served, file_of=self._file
+        )
         embeds = Embeds(engine, settings.models, max_waiting=waiting)
         self._service = Service(
             settings,
@@ -293,20 +304,22 @@ class Daemon:
 
     def _make_engine(self) -> Runtime:
         ours = [model for model in self._config.models.values() if not model.is_served]
-        scripted = [model.source.startswith(testing.SCHEME) for model in ours]
+        scripted = [source.startswith(testing.SCHEME) for model in ours for source in model.sources]
         if not any(scripted):
-            return self._make_engines({spec.engine for spec in self._specs.values()})
+            return self._make_engines()
         if not all(scripted):
             raise ConfigError(self._config.files[0], "models", "scripted models and others cannot be mixed")
         return testing.ScriptedEngine()
 
-    def _make_engines(self, kinds: set[EngineKind]) -> Engines:
+    def _make_engines(self) -> Engines:
         """Those that the models need; llama.cpp's always, so that there is one."""
         threads = self._config.threads()
         llama = LlamaEngine(threads=threads, on_fatal=self._engine_died, snapshots=self._snapshots)
         generators: dict[EngineKind, Generator] = {EngineKind.LLAMA: llama}
-        onnx = {EngineKind.ONNX: OnnxEngine(threads=threads, on_fatal=self._engine_died)}
-        return Engines(self._specs, generators=generators, embedders=onnx if EngineKind.ONNX in kinds else {})
+        embedders: dict[EngineKind, EmbeddingEngine] = {}
+        if any(spec.engine is EngineKind.ONNX for spec in self._specs):
+            embedders[EngineKind.ONNX] = OnnxEngine(threads=threads, on_fatal=self._engine_died)
+        return Engines({spec.name: spec for spec in self._specs}, generators=generators, embedders=embedders)
 
     def _make_pressure(self, chats: Chats, embeds: Embeds) -> Pressure:
         strain = Strain()
@@ -404,26 +417,46 @@ class Daemon:
     async def _session_lost(self) -> None:
         await self._database.write(requests.forget_packets)
 
-    def _template(self, model: str) -> tuple[str | None, dict[str, str]]:
-        """The chat template in a model's file and the special tokens it uses."""
-        if isinstance(self._engine, testing.ScriptedEngine):
-            return None, {}
-        spec = self._specs[model]
+    async def _file(self, model: str) -> str:
+        """The file that a request to a model is answered with. Where it has several variants, the model is brought in:
+        which of them fits is not known before."""
+        if len(self._governor.aliases[model].variants) > 1:
+            await self._governor.load(model)
+        spec = self._governor.spec(model)
         if spec.engine is EngineKind.ONNX:
             raise embeds_only(model)
         self._check_present(spec)
-        pairs = gguf.metadata(Path(spec.path))
+        return spec.path
+
+    def _lost_s(self, model: str) -> float:
+        """Seconds to compute again what a model holds; nothing where states of prefixes are kept on the disk."""
+        if self._config.snapshot_bytes:
+            return 0.0
+        held = next((stats for stats in self._engine.stats() if stats.name == model), None)
+        if not isinstance(held, ModelStats) or not held.prefill_tokens_s:
+            return 0.0
+        return held.cells_used / held.prefill_tokens_s
+
+    def _template(self, path: str) -> tuple[str | None, dict[str, str]]:
+        """The chat template in a model's file and the special tokens it uses."""
+        if isinstance(self._engine, testing.ScriptedEngine):
+            return None, {}
+        pairs = gguf.metadata(Path(path))
         template = pairs.get("tokenizer.chat_template")
         source = template if isinstance(template, str) else None
         used = source and ("bos_token" in source or "eos_token" in source)
-        return source, gguf.special_tokens(Path(spec.path), pairs) if used else {}
+        return source, gguf.special_tokens(Path(path), pairs) if used else {}
 
     def _check_present(self, spec: ModelSpec) -> None:
-        if not Path(spec.path).is_file():
-            raise ModelUnavailable(_not_installed(spec.name, self._config.models[spec.name].source))
+        if isinstance(self._engine, testing.ScriptedEngine) or Path(spec.path).is_file():
+            return
+        source = self._sources.get(spec.path)
+        raise ModelUnavailable(
+            _not_installed(spec.name, source) if source else f"model {spec.name!r}: there is no file {spec.path}"
+        )
 
     def _warn_of_missing_models(self) -> None:
-        for spec in self._specs.values():
+        for spec in self._specs:
             try:
                 self._check_present(spec)
             except ModelUnavailable as error:
@@ -557,8 +590,8 @@ async def check_all(settings: Config) -> list[str]:
     problems = [str(error) for error in wrong]
     problems += [str(error) for error in await tools_that_fail(settings)]
     problems += [str(error) for error in await _inexpressible(settings)]
-    for name, spec in model_specs(settings).items():
-        if spec.engine is not EngineKind.SERVER and not Path(spec.path).is_file():
+    for name, alias in model_aliases(settings).items():
+        if not settings.models[name].is_served and not any(Path(spec.path).is_file() for spec in alias.variants):
             problems.append(f"{settings.files[0]}: models.{name}: {_not_installed(name, settings.models[name].source)}")
     return list(dict.fromkeys(problems))  # what two of them find is told once
 
@@ -605,39 +638,57 @@ def addresses(settings: Config) -> tuple[Address, ...]:
 
 
 def model_specs(settings: Config) -> dict[str, ModelSpec]:
-    """The configured models with their files; one that a server runs has none. ConfigError where a source means
-    nothing."""
-    specs = {}
-    for name, model in settings.models.items():
-        engine, context, path = EngineKind.LLAMA, model.context, ""
-        if model.is_served:
-            engine = EngineKind.SERVER
-        elif model.source.startswith(testing.SCHEME):
-            path = model.source.removeprefix(testing.SCHEME)
-        else:
-            file = _model_file(settings, name, model)
-            path = str(file.path)
-            if file.engine == EngineKind.ONNX.value:
-                engine, context = EngineKind.ONNX, min(context, file.context or context)
-                _check_no_agent(settings, name)
-        specs[name] = ModelSpec(
+    """The best file of every configured model. ConfigError where a source means nothing."""
+    return {name: alias.variants[0] for name, alias in model_aliases(settings).items()}
+
+
+def model_aliases(settings: Config) -> dict[str, Alias]:
+    """The configured models with all their variants; one that a server runs has no file. ConfigError where a source
+    means nothing."""
+    return {name: _alias(settings, name) for name in settings.models}
+
+
+def _alias(settings: Config, name: str) -> Alias:
+    model = settings.models[name]
+    if model.is_served:
+        return Alias((ModelSpec(name=name, path="", context=model.context, engine=EngineKind.SERVER),))
+    files = [_model_file(settings, name, source) for source in model.sources]
+    kinds = {EngineKind(file.engine or EngineKind.LLAMA) for file in files}
+    if len(kinds) > 1:
+        problem = f"are files for {' and '.join(sorted(kinds))}: one kind only"
+        raise settings.error(("models", name, "variants"), problem)
+    [kind] = kinds
+    if kind is EngineKind.ONNX:
+        _check_no_agent(settings, name)
+    labels = [file.name for file in files]
+    if len(set(labels)) < len(labels):  # files of one name in several folders
+        labels = list(model.sources)
+    specs = [
+        ModelSpec(
             name=name,
-            path=path,
-            context=context,
+            path=str(file.path),
+            context=min(model.context, file.context or model.context) if kind is EngineKind.ONNX else model.context,
             pin=model.pin,
             threads=settings.threads(),
-            engine=engine,
+            engine=kind,
             kv_type=model.kv_type,
+            variant=label if len(files) > 1 else "",
         )
-    return specs
+        for file, label in zip(files, labels, strict=True)
+    ]
+    return Alias(tuple(specs), model.min_context)
 
 
-def _model_file(settings: Config, name: str, model: Model) -> catalog.ModelFile:
-    source = model.source
+def _model_file(settings: Config, name: str, source: str) -> ModelFile:
+    if source.startswith(testing.SCHEME):
+        path = Path(source.removeprefix(testing.SCHEME))
+        return ModelFile(name=path.stem, path=path)
+    model = settings.models[name]
     try:
         file = catalog.resolve(source, settings.models_dir)
     except ModelUnavailable as error:
-        raise ConfigError(settings.files[0], f"models.{name}.source", error.message) from None
+        key = f"models.{name}.{'variants' if model.variants else 'source'}"
+        raise ConfigError(settings.files[0], key, error.message) from None
     if model.engine is not None and model.engine.value != file.engine:
         problem = f"{model.engine}, and {source!r} is a file for {file.engine}; leave it out"
         raise settings.error(("models", name, "engine"), problem)

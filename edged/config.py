@@ -33,7 +33,6 @@ NOT_YET: Mapping[tuple[str, ...], str] = {
     ("roles",): "roles",
     ("access",): "roles",
     ("mqtt", "shared_group"): "fleets",
-    ("models", "*", "variants"): "model variants",
 }
 
 # Their defaults ask for nothing, so whoever writes them out is not refused.
@@ -145,6 +144,9 @@ class Model(Strict, frozen=True):
 
     kv_type: what keys and values are kept as. q8_0 takes little more than half of f16's memory, for a little of the
         quality and of the speed.
+    variants: sources of the same model in other sizes or quantizations, best first: the best that memory has room for
+        is loaded. `source` is then left out, or is the first of them.
+    min_context: tokens that are enough where memory has no room for `context`; default: it is not shortened.
     pin: it is never unloaded.
     preload: load it at the start and bring its agents' prefixes in, so that the first request is as quick as the
         second. Afterwards it goes when it is idle, like any other. In a server: one token is asked of it.
@@ -156,6 +158,8 @@ class Model(Strict, frozen=True):
 
     source: str = DEFAULT_MODEL
     context: int = 4096
+    min_context: int | None = None
+    variants: tuple[str, ...] = ()
     kv_type: KvType = KvType.F16
     pin: bool = False
     preload: bool = False
@@ -169,6 +173,11 @@ class Model(Strict, frozen=True):
     def is_served(self) -> bool:
         """Whether a server on this board runs it, and not edged."""
         return self.engine is EngineKind.SERVER
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All variants, best first."""
+        return self.variants or (self.source,)
 
 
 class Upstream(Strict, frozen=True):
@@ -480,7 +489,7 @@ class _Build:
             http=self._one("http", Http),
             mqtt=self._one("mqtt", Mqtt) if "mqtt" in self.raw else None,
             databases=self._many("databases", Database),
-            models=self._many("models", Model),
+            models=self._models(),
             upstreams=self._many("upstreams", Upstream),
             agents=self._many("agents", Agent),
             tools=self._tools(),
@@ -565,6 +574,24 @@ class _Build:
             if not Path(path).is_absolute():
                 raise self.fail(("node", key), f"{path!r} is not an absolute path")
         return Node(id=ident, **paths)
+
+    def _models(self) -> dict[str, Model]:
+        """Where variants are listed, the first of them is the source."""
+        models = self._many("models", Model)
+        for name, model in models.items():
+            table = self.raw["models"][name]
+            if "variants" not in table:
+                continue
+            at = ("models", name, "variants")
+            if not model.variants:
+                raise self.fail(at, "is empty: list the sources, best first, or write `source` instead")
+            if len(set(model.variants)) != len(model.variants):
+                raise self.fail(at, "names a source twice")
+            if "source" in table and model.source != model.variants[0]:
+                problem = f"is not the first of `variants`, {model.variants[0]!r}: leave it out, or write that"
+                raise self.fail(("models", name, "source"), problem)
+            models[name] = msgspec.structs.replace(model, source=model.variants[0])
+        return models
 
     def _tools(self) -> dict[str, Tool]:
         tools: dict[str, Tool] = {}
@@ -670,10 +697,14 @@ class _Build:
             for key in SERVER_KEYS:
                 if key in self.raw["models"][name]:
                     raise self.fail(("models", name, key), 'is for a model in a server: write engine = "openai" too')
-            if not re.match(r"(catalog|file|https|hf|scripted):", model.source):
-                raise self.fail(
-                    ("models", name, "source"), f"{model.source!r}; write catalog:NAME, file:PATH, https:URL or hf:..."
-                )
+            if model.min_context is not None:
+                self._range(("models", name, "min_context"), model.min_context, 256, model.context)
+            key = "variants" if model.variants else "source"
+            for source in model.sources:
+                if not re.match(r"(catalog|file|https|hf|scripted):", source):
+                    raise self.fail(
+                        ("models", name, key), f"{source!r}; write catalog:NAME, file:PATH, https:URL or hf:..."
+                    )
 
     def _check_served(self, at: tuple[str, ...], model: Model, given: set[str]) -> None:
         for key in sorted(given - SERVED_MAY):

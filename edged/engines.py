@@ -52,6 +52,7 @@ class Engines:
     ) -> None:
         self._specs, self._generators, self._embedders = specs, generators, embedders
         self._parts: dict[EngineKind, Part] = {**generators, **embedders}
+        self._loaded: dict[str, EngineKind] = {}  # by name: a file on trial is not among the configured models
         self._residency: Residency | None = None
 
     @property
@@ -97,6 +98,7 @@ class Engines:
     async def load(self, spec: ModelSpec) -> None:
         """See interfaces.Loader."""
         await self._parts[spec.engine].load(spec)
+        self._loaded[spec.name] = spec.engine
 
     async def unload(self, name: str) -> None:
         """See interfaces.Loader."""
@@ -133,6 +135,8 @@ class Engines:
 
     def _kind(self, model: str) -> EngineKind:
         """Of a model nobody configured: any; its engine asks who decides what is loaded, and that says so."""
+        if model in self._loaded:
+            return self._loaded[model]
         spec = self._specs.get(model)
         return spec.engine if spec is not None else next(iter(self._parts))
 

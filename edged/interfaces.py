@@ -120,6 +120,10 @@ class Relief(Protocol):
         """Go on with smaller variants of models where there are any; returns the names of these models."""
         ...
 
+    def grow(self, reason: str) -> None:
+        """The reason to `shrink` is gone."""
+        ...
+
     def pause_loads(self, reason: str) -> None:
         """Bring no model in until `resume_loads`: who wants one that is not there waits."""
         ...

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from msgspec import structs
+
 from edged.interfaces import Embedder, Engine, OnPiece
 from edged.metrics import Metrics
 from edged.types import JSON, ChatAnswer, Completion, Embeddings, EmbedJob, Job, Reply, Status
@@ -15,17 +17,26 @@ class Counted(Engine, Embedder, Protocol):
 
 
 class MeteredEngine:
-    """Implements `interfaces.Engine` and `interfaces.Embedder` with another one, and counts its tokens and steps."""
+    """Implements `interfaces.Engine` and `interfaces.Embedder` with another one, counts its tokens and steps, and notes
+    which variant answered.
 
-    def __init__(self, engine: Counted, metrics: Metrics) -> None:
+    Args:
+        variant_of: the variant of a model that is in memory, by the model's name.
+    """
+
+    def __init__(self, engine: Counted, metrics: Metrics, variant_of: Callable[[str], str] = lambda model: "") -> None:
         self._engine = engine
         self._metrics = metrics
+        self._variant_of = variant_of
 
     async def generate(
         self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
     ) -> Completion:
         """See interfaces.Engine."""
         done = await self._engine.generate(job, on_text, on_piece=on_piece)
+        # The engine let go of the model in this very step of the event loop: nobody has put another in its place yet.
+        if variant := self._variant_of(job.model):
+            done = structs.replace(done, variant=variant)
         self._metrics.generated(
             job.model,
             prompt=done.prompt_tokens,

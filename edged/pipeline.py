@@ -415,7 +415,7 @@ class Pipeline:
             status=Status.DONE,
             output=outcome.output,
             tool_calls=run.records,
-            route=self._dispatcher.route(row.agent, attempt.trail, run.confidence),
+            route=self._dispatcher.route(row.agent, attempt.trail, run.confidence, run.variant),
             usage=tally.usage(),
             timing=tally.timing(),
             degraded=decision is not None and decision.degraded,
@@ -502,7 +502,10 @@ class Pipeline:
             status=Status.REFUSED if _may_be_asked_again(status, error, records) else status,
             tool_calls=records,
             route=self._dispatcher.route(
-                row.agent, attempt.trail if attempt else None, run.confidence if run else None
+                row.agent,
+                attempt.trail if attempt else None,
+                run.confidence if run else None,
+                run.variant if run else "",
             ),
             usage=tally.usage(),
             timing=tally.timing(),

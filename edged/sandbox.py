@@ -49,9 +49,10 @@ def _read(settings: Config) -> Iterator[Path]:
     for database in settings.databases.values():
         yield _real(database.path).parent
     for model in settings.models.values():
-        kind, _, path = model.source.partition(":")
-        if kind == "file":
-            yield _real(path)
+        for source in model.sources:
+            kind, _, path = source.partition(":")
+            if kind == "file":
+                yield _real(path)
     if settings.mqtt:
         yield from (_real(f) for f in (settings.mqtt.ca_file, settings.mqtt.cert_file, settings.mqtt.key_file) if f)
     secrets = [settings.mqtt.password_file if settings.mqtt else None, settings.http.api_keys_file]

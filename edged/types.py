@@ -120,13 +120,15 @@ class ToolRecord(Struct, frozen=True):
 
 class RouteTaken(Struct, frozen=True):
     """Where the answer came from and why. confidence: see CONTRACT section 3; null where nothing was sampled.
-    upstream: its name in the configuration, only where the cloud was asked."""
+    upstream: its name in the configuration, only where the cloud was asked. variant: which of the model's variants
+    answered, only where it has several."""
 
     where: str
     model: str
     reason: str
     confidence: float | None = None
     upstream: str | UnsetType = UNSET
+    variant: str | UnsetType = UNSET
 
 
 class Usage(Struct, frozen=True):
@@ -315,6 +317,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     logprobs: of the text's tokens where the job asked for them, in order. A token that a stop string cut in two is not
         among them, nor one that spells nothing.
     decode_steps: model steps in which this sequence took part after its first token.
+    variant: of the model, that answered; empty where it has only one.
     Times in milliseconds: queue_ms waits for a place among the sequences, prefill_ms until the prompt was computed,
     first_token_ms from the call to the first token, decode_ms from then to the end.
     """
@@ -333,6 +336,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     prefill_ms: float
     first_token_ms: float
     decode_ms: float
+    variant: str = ""
 
 
 class Chat(Struct, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from edged.agent.dialect import Dialect
 from edged.agent.output import Output, Told
 from edged.agent.places import Places
 from edged.agent.plain import MAX_TOP, ModelAnswer, ModelAsk, OnCall, ToolChoice
-from edged.agent.prompt import TemplateOf
+from edged.agent.prompt import FileOf, TemplateOf
 from edged.agent.trial import Inexpressible
 from edged.cloud import Served
 from edged.config import Model
@@ -47,9 +47,10 @@ class Chats:
     """Completions of plain models, a bounded number at once.
 
     Args:
-        template_of: (template, special tokens) of a model, by name; called in a thread. Raises ModelUnavailable.
+        template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
         max_waiting: so many wait for a place; one more is refused.
         served: the models among them that servers on this board run.
+        file_of: see PromptBook.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Chats:
         *,
         max_waiting: int,
         served: Served | None = None,
+        file_of: FileOf | None = None,
     ) -> None:
-        self._engine, self._models, self._template_of = engine, models, template_of
+        self._engine, self._models, self._template_of, self._file_of = engine, models, template_of, file_of
         self._served = served or Served({})
         self._dialects: dict[str, Dialect] = {}
         self._places = Places("completions", max_waiting=max_waiting)
@@ -106,9 +108,10 @@ class Chats:
         return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
 
     async def _dialect(self, model: str) -> Dialect:
-        if model not in self._dialects:
-            self._dialects[model] = Dialect(*await asyncio.to_thread(self._template_of, model))
-        return self._dialects[model]
+        file = await self._file_of(model) if self._file_of else model
+        if file not in self._dialects:
+            self._dialects[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
+        return self._dialects[file]
 
 
 class _Work:
@@ -237,6 +240,7 @@ def _model_answer(
         cached_tokens=done.cached_tokens,
         completion_tokens=done.completion_tokens,
         logprobs=logprobs,
+        variant=done.variant,
     )
 
 

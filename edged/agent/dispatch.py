@@ -8,6 +8,7 @@ import math
 from collections.abc import Awaitable, Callable
 
 import msgspec
+from msgspec import UNSET
 
 from edged import router, wire
 from edged.agent import grammar, trial
@@ -135,14 +136,14 @@ class Dispatcher:
                 else:
                     await trail.found(finding)
 
-    def route(self, agent: str, trail: Trail | None, confidence: float | None) -> RouteTaken:
+    def route(self, agent: str, trail: Trail | None, confidence: float | None, variant: str = "") -> RouteTaken:
         """Where a request was answered, or tried last, and why."""
         decision = (trail.decision if trail else None) or Decision(Go.LOCAL, Reason.LOCAL_OK)
         if decision.upstream is not None:
             model = self._config.upstreams[decision.upstream].model
             return RouteTaken("cloud", model, decision.reason, confidence, decision.upstream)
         model = self._config.agents[agent].model if agent in self._config.agents else ""
-        return RouteTaken("local", model, decision.reason, confidence)
+        return RouteTaken("local", model, decision.reason, confidence, variant=variant or UNSET)
 
     async def explain(self, request: Request, toolbox: Toolbox, journal: Journal, *, decide: bool) -> dict[str, JSON]:
         """Where a request would go now and why; nothing is stored or done.

@@ -118,6 +118,7 @@ class LocalMind:
             try:
                 with run.tally.local() as generating:
                     generating.done = done = await self._engine.generate(job, generating.hearing(on_text))
+                    run.variant = done.variant
                     return done
             except ContextExceeded:
                 if not run.history:

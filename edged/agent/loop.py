@@ -121,6 +121,7 @@ class Run:
         self.history = list(history)
         self.stream = stream
         self.tally = tally or Tally()
+        self.variant = ""  # of the board's model that generated last; empty where it has only one
         self._journal = journal
         self._records: list[ToolRecord] = []
         self._logprobs: list[float] = []

@@ -48,7 +48,7 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
 
 class ModelAnswer(Struct, frozen=True, kw_only=True):
     """What the model wrote: text, calls, or text and then calls. The last call may be cut off in its arguments where
-    `finish` says LENGTH."""
+    `finish` says LENGTH. variant: of the model, that wrote it; empty where it has only one."""
 
     text: str
     calls: tuple[Call, ...] = ()
@@ -57,6 +57,7 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     cached_tokens: int
     completion_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    variant: str = ""
 
 
 def check(ask: ModelAsk) -> None:

@@ -13,7 +13,7 @@ question always stay.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -57,6 +57,7 @@ STAND_IN = (Message("user", "Hello"),)  # for a question, where only what stands
 
 Turn = tuple[Message, ...]
 TemplateOf = Callable[[str], tuple[str | None, dict[str, str]]]
+FileOf = Callable[[str], Awaitable[str]]
 
 
 class Prompt(Struct, frozen=True):
@@ -186,8 +187,9 @@ class PromptBook:
     milliseconds.
 
     Args:
-        template_of: (template, special tokens) of a model, by name; called in a thread. Raises ModelUnavailable.
+        template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
         escalates: whether requests of an agent may be handed to an upstream, by the agent's name.
+        file_of: the file a model's name stands for now, which `template_of` gets; without it that is the name itself.
     """
 
     def __init__(
@@ -196,21 +198,25 @@ class PromptBook:
         tools: Mapping[str, Tool],
         template_of: TemplateOf,
         escalates: Callable[[str], bool] = lambda agent: False,
+        *,
+        file_of: FileOf | None = None,
     ) -> None:
         self._escalates = escalates
+        self._file_of = file_of
         self._agents = agents
         self._tools = tools
         self._template_of = template_of
         self._dialects: dict[str, Dialect] = {}
-        self._made: dict[str, Prompts] = {}
+        self._made: dict[tuple[str, str], Prompts] = {}
 
     async def __call__(self, agent: str) -> Prompts:
         """The prompts of an agent."""
-        if agent not in self._made:
-            model = self._agents[agent].model
-            if model not in self._dialects:
-                self._dialects[model] = Dialect(*await asyncio.to_thread(self._template_of, model))
-            self._made[agent] = Prompts(
-                self._agents[agent], self._tools, self._dialects[model], escalates=self._escalates(agent)
+        model = self._agents[agent].model
+        file = await self._file_of(model) if self._file_of else model
+        if (agent, file) not in self._made:
+            if file not in self._dialects:
+                self._dialects[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
+            self._made[agent, file] = Prompts(
+                self._agents[agent], self._tools, self._dialects[file], escalates=self._escalates(agent)
             )
-        return self._made[agent]
+        return self._made[agent, file]

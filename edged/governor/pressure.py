@@ -303,7 +303,7 @@ class Pressure:
         return [
             Step(Rung("a thread"), _agree, _nothing),
             Step(Rung("batch work", pace.batch_s), partial(self._pause, "board"), partial(self._resume, "board")),
-            Step(Rung("larger variants", pace.smaller_s), self._parts.relief.shrink, _nothing),
+            Step(Rung("larger variants", pace.smaller_s), self._parts.relief.shrink, self._grow),
         ]
 
     async def _trim(self, _: str) -> None:
@@ -320,6 +320,9 @@ class Pressure:
         if not self._paused:
             for pause in self._parts.pause:
                 pause(False)
+
+    def _grow(self) -> None:
+        self._parts.relief.grow("the board is well again")
 
     async def _refuse(self, reason: str) -> None:
         error = NoMemory(f"the board is short of memory and takes no new work now: {reason}", retry_after_s=RETRY_S)

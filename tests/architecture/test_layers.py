@@ -66,10 +66,11 @@ def test_transports_do_not_know_each_other(path: Path) -> None:
 
 PURE = """
     router access wire estimate loopback cloud/answer cloud/link cloud/request cloud/sse cloud/trouble store/lifecycle
-    governor/budget governor/ladder governor/policy agent/dialect agent/grammar agent/output agent/calls agent/schemas
-    engine/cells engine/costs engine/drafts engine/duel engine/rates engine/scheduler engine/sizes engine/snapshot_worth
-    engine/threads onnx/batches onnx/providers tools/values transport/http/openai_request
-    transport/http/openai_embeddings transport/http/openai_reply transport/http/openai_stream
+    governor/budget governor/ladder governor/policy governor/refusal governor/turns agent/dialect agent/grammar
+    agent/output agent/calls agent/schemas engine/cells engine/costs engine/drafts engine/duel engine/rates
+    engine/scheduler engine/sizes engine/snapshot_worth engine/threads onnx/batches onnx/providers tools/values
+    transport/http/openai_request transport/http/openai_embeddings transport/http/openai_reply
+    transport/http/openai_stream
 """
 
 

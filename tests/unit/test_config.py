@@ -183,7 +183,6 @@ NOT_YET: list[tuple[str, str]] = [
     ("roles", '[roles.a]\nagents = ["house"]'),
     ("access", '[access]\ndefault = ""'),
     ("mqtt.shared_group", '[mqtt]\nshared_group = "g"'),
-    ("models.small.variants", "[models.small]\nvariants = []"),
 ]
 
 
@@ -193,6 +192,35 @@ def test_key_of_a_part_that_does_not_exist_is_refused_as_not_available_yet(main:
     error = refused(main, text)
     assert error.key == key
     assert "not available yet" in error.problem
+
+
+VARIANTS = '[models.v]\nvariants = ["file:/m/best.gguf", "file:/m/small.gguf"]\n'
+
+
+def test_first_variant_is_the_source(main: Path) -> None:
+    """Written out or not."""
+    for more in ("", 'source = "file:/m/best.gguf"\n'):
+        model = loaded(main, VARIANTS + more).models["v"]
+        assert model.source == model.sources[0] == "file:/m/best.gguf"
+        assert model.sources[1:] == ("file:/m/small.gguf",)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "problem"),
+    [
+        ("models.v.source", VARIANTS + 'source = "file:/m/small.gguf"', "is not the first of `variants`"),
+        ("models.v.variants", "[models.v]\nvariants = []", "is empty"),
+        ("models.v.variants", '[models.v]\nvariants = ["file:/m", "file:/m"]', "names a source twice"),
+        ("models.v.variants", '[models.v]\nvariants = ["file:/m", "m"]', "write catalog:NAME"),
+        ("models.v.min_context", "[models.v]\ncontext = 1024\nmin_context = 2048", "256 to 1024"),
+    ],
+    ids=["other-source", "none", "twice", "no-source", "min-context"],
+)
+def test_variants_that_make_no_sense_are_refused(main: Path, key: str, text: str, problem: str) -> None:
+    """With what is allowed."""
+    error = refused(main, text)
+    assert error.key == key
+    assert problem in error.problem
 
 
 def test_default_of_a_key_that_is_not_available_yet_is_taken(main: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edged import catalog, pull, testing
-from edged.app import model_specs
+from edged.app import model_aliases, model_specs
 from edged.cli.checks.finding import Finding, fail, ok, own_name, warn
 from edged.cli.common import size
 from edged.config import Config
@@ -35,8 +36,18 @@ def look(settings: Config, status: dict[str, Any] | None) -> Iterator[Finding]:
 
 
 def present(settings: Config, name: str) -> Finding:
-    """Whether a model's files are here with the right size."""
-    source = settings.models[name].source
+    """Whether a model's files are here with the right size; of several variants one is enough."""
+    found = [_present(settings, name, source) for source in settings.models[name].sources]
+    here = [finding for finding in found if finding.do is None]
+    if len(found) == 1 or not here:
+        return found[0]
+    if len(here) < len(found):
+        gone = next(finding for finding in found if finding.do)
+        return warn("models", f"{len(here)} of {len(found)} variants are here; {gone.message}", gone.do or "")
+    return ok("models", "; ".join(finding.message for finding in found))
+
+
+def _present(settings: Config, name: str, source: str) -> Finding:
     if source.startswith(testing.SCHEME):
         path = Path(source.removeprefix(testing.SCHEME))
         if path.is_file():
@@ -82,12 +93,12 @@ def memory(settings: Config, status: dict[str, Any] | None) -> Finding:
 
 
 def _needed(settings: Config, name: str) -> int | None:
-    """Bytes a model takes, from its file; None where there is none, or it does not tell."""
-    source = settings.models[name].source
-    if source.startswith(testing.SCHEME):
+    """Bytes a model takes, in the smallest of its variants that is here; None where there is none, or it does not
+    tell."""
+    if settings.models[name].source.startswith(testing.SCHEME):
         return None
-    try:
-        spec = model_specs(settings)[name]
-        return (onnx_sizes.predicted_need if spec.engine is EngineKind.ONNX else predict.predict)(spec).total
-    except (ModelUnavailable, OSError):
-        return None
+    found = []
+    for spec in model_aliases(settings)[name].variants:
+        with contextlib.suppress(ModelUnavailable, OSError):
+            found.append((onnx_sizes.predicted_need if spec.engine is EngineKind.ONNX else predict.predict)(spec).total)
+    return min(found, default=None)

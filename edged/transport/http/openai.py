@@ -225,7 +225,7 @@ class OpenAI:
                     for piece in joined([piece for piece in pieces if isinstance(piece, CallPiece)]):
                         await stream.send({"tool_calls": [shapes.call_piece(piece)]})
                 done = work.result()
-            await stream.end(shapes.finish_reason(done), shapes.model_usage(done))
+            await stream.end(shapes.finish_reason(done), shapes.model_usage(done), **shapes.of_variant(done))
 
         return await _streamed(request, chat, answer)
 
@@ -271,10 +271,14 @@ class _Stream:
         await self._begin("" if "content" in delta else None)
         await self._write({**shapes.chunk(self._head, delta, logprobs=logprobs), **self._no_usage})
 
-    async def end(self, finish_reason: str, usage: JSON, *, edged: JSON = None) -> None:
+    async def end(
+        self, finish_reason: str, usage: JSON, *, edged: JSON = None, system_fingerprint: str | None = None
+    ) -> None:
         """The answer is whole."""
         await self._begin("")
-        ours = {"edged": edged} if edged else {}
+        ours: dict[str, JSON] = {"edged": edged} if edged else {}
+        if system_fingerprint:
+            ours["system_fingerprint"] = system_fingerprint
         last = shapes.chunk(self._head, {}, finish_reason=finish_reason)
         await self._write({**last, **self._no_usage, **ours})
         if self._no_usage:

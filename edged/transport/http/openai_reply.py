@@ -51,7 +51,12 @@ def of_model(head: Head, answer: ModelAnswer, *, logprobs: bool) -> JSON:
         "logprobs": told(answer.logprobs) if logprobs else None,
         "finish_reason": finish_reason(answer),
     }
-    return {**head.fields("chat.completion"), "choices": [choice], "usage": model_usage(answer)}
+    return {**head.fields("chat.completion"), "choices": [choice], "usage": model_usage(answer), **of_variant(answer)}
+
+
+def of_variant(answer: ModelAnswer) -> dict[str, JSON]:
+    """Which variant of the model answered, as OpenAI tells what a model ran on; nothing where it has only one."""
+    return {"system_fingerprint": answer.variant} if answer.variant else {}
 
 
 def of_agent(head: Head, reply: dict[str, JSON]) -> JSON:

@@ -62,6 +62,9 @@ class Board:
         self.note("shrink")
         return []
 
+    def grow(self, reason: str) -> None:
+        self.done.append("grow")
+
     def pause_loads(self, reason: str) -> None:
         self.note("pause loads")
 
@@ -253,7 +256,7 @@ async def test_heat_defers_batch_work_and_wants_smaller_models(board: Board) -> 
         assert (status["level"], status["board"]["level"], status["board"]["reason"]) == (0, 3, "too hot")
         board.strained = None
         await until(lambda: pressure.board.level == 0)
-        assert board.done == ["pause", "shrink", "go on"]
+        assert board.done == ["pause", "shrink", "grow", "go on"]
     kinds = {data["kind"] for _, data in board.events}
     assert kinds == {"board"}
 
