@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from edged import __version__, catalog, clock, config, gguf, systemd, testing
 from edged.agent import grammar, schemas, trial
 from edged.agent.chat import Chats
+from edged.agent.dialect import Dialect
 from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook, specs
 from edged.agent.warm import Warmer
@@ -45,6 +46,8 @@ from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix import UnixTransport
 from edged.types import JSON, Ask, ModelSpec, ModelState
+from edged.updates.ledger import Ledger, in_force, read
+from edged.updates.updater import Updater
 
 logger = logging.getLogger("edged")
 
@@ -138,6 +141,7 @@ class Daemon:
         self._warmer = Warmer(
             settings.models, settings.agents, engine, speak, load=self._governor.load, tell=self._tell
         )
+        self._speak = speak
         self._warming: list[asyncio.Task[Any]] = []
         if self._mqtt:
             self._pipeline.deliverers = {"mqtt": self._mqtt}
@@ -145,7 +149,22 @@ class Daemon:
             settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), agents=settings.agents
         )
         chats = Chats(engine, settings.models, self._template, max_waiting=settings.queue.max_waiting)
-        self._service = Service(settings, self._pipeline, self._governor, self._toolbox, chats, status=self._status)
+        self._chats = chats
+        self._updater = Updater(
+            {name: model.source for name, model in settings.models.items()},
+            specs,
+            settings.models_dir,
+            Ledger(settings.state_dir),
+            self._governor,
+            self._engine,
+            dialect=self._dialect,
+            is_resident=self._is_resident,
+            switched=self._switched,
+            tell=self._tell,
+        )
+        self._service = Service(
+            settings, self._pipeline, self._governor, self._toolbox, chats, self._updater, status=self._status
+        )
         self._unix.methods = Methods(self._service).table()
         self._http = HttpTransport(
             settings.http_listeners,
@@ -196,6 +215,8 @@ class Daemon:
 
     async def _start(self, tasks: list[asyncio.Task[Any]]) -> None:
         await self._database.start()
+        for note in await asyncio.to_thread(self._updater.open):
+            logger.warning("%s", note)
         await self._engine.start()
         await self._pipeline.recover()
         for name, problem in (await self._toolbox.check()).items():
@@ -259,6 +280,7 @@ class Daemon:
         if self._mqtt:
             self._mqtt.stop_taking()  # what comes now stays with the broker
         await _end(self._warming)  # it would compete with the requests that are to be finished
+        await self._updater.stop()
         if tasks:  # else it did not come so far: there is nothing to finish, and perhaps no store
             await self._pipeline.stop()
         if self._mqtt:
@@ -330,9 +352,15 @@ class Daemon:
 
     def _template(self, model: str) -> tuple[str | None, dict[str, str]]:
         """The chat template in a model's file and the special tokens it uses."""
+        return self._template_of(self._specs[model])
+
+    async def _dialect(self, spec: ModelSpec) -> Dialect:
+        """How the model in a file is spoken to."""
+        return Dialect(*await asyncio.to_thread(self._template_of, spec))
+
+    def _template_of(self, spec: ModelSpec) -> tuple[str | None, dict[str, str]]:
         if isinstance(self._engine, testing.ScriptedEngine):
             return None, {}
-        spec = self._specs[model]
         self._check_present(spec)
         pairs = gguf.metadata(Path(spec.path))
         template = pairs.get("tokenizer.chat_template")
@@ -342,7 +370,17 @@ class Daemon:
 
     def _check_present(self, spec: ModelSpec) -> None:
         if not Path(spec.path).is_file():
+            if spec.name not in self._config.models:  # a candidate of an update
+                raise ModelUnavailable(f"there is no file {spec.path}")
             raise ModelUnavailable(_not_installed(spec.name, self._config.models[spec.name].source))
+
+    def _is_resident(self, model: str) -> bool:
+        return bool(self._governor.status()["models"][model]["state"] == ModelState.READY)
+
+    def _switched(self, model: str) -> None:
+        """A model's name means another file: what was read from the old one is forgotten."""
+        self._speak.forget(model)
+        self._chats.forget(model)
 
     def _warn_of_missing_models(self) -> None:
         for spec in self._specs.values():
@@ -425,6 +463,8 @@ class Daemon:
         for stats in self._engine.stats():
             measured = {name: value for name, value in _plain(stats).items() if name in rates and value is not None}
             models[stats.name] = {**models[stats.name], **measured}
+        for name in self._config.models:
+            models[name] = {**models[name], "update": self._updater.status(name)}
         return models
 
     async def _status(self) -> dict[str, JSON]:
@@ -523,13 +563,17 @@ def addresses(settings: Config) -> tuple[Address, ...]:
 
 
 def model_specs(settings: Config) -> dict[str, ModelSpec]:
-    """The configured models with their files. ConfigError where a source means nothing."""
+    """The configured models with their files, or those they were updated to. ConfigError where a source means
+    nothing."""
     specs = {}
+    updated = in_force(read(settings.state_dir), {name: model.source for name, model in settings.models.items()})
     for name, model in settings.models.items():
         if model.source.startswith(testing.SCHEME):
             path = model.source.removeprefix(testing.SCHEME)
         else:
             path = str(_model_path(settings, name, model.source))
+        if name in updated.versions:
+            path = updated.versions[name].path
         specs[name] = ModelSpec(name=name, path=path, context=model.context, pin=model.pin, threads=settings.threads())
     return specs
 

@@ -20,6 +20,7 @@ from edged.store.requests import Accepted, Row
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
 from edged.types import JSON, Ask, Caller, Request
+from edged.updates.updater import Updater, Watch
 
 MAX_LISTED = 1000  # rows one list returns; what is older is asked for by name
 # CONTRACT section 6: how an unfinished request is called
@@ -42,6 +43,7 @@ class Service:
         governor: Governor,
         toolbox: Toolbox,
         chats: Chats,
+        updater: Updater,
         *,
         status: Callable[[], Awaitable[dict[str, JSON]]],
     ) -> None:
@@ -50,6 +52,7 @@ class Service:
         self._governor = governor
         self._toolbox = toolbox
         self._chats = chats
+        self._updater = updater
         self._status = status
         self._listeners: list[OnEvent] = []
         self._cleanups: set[asyncio.Task[object]] = set()
@@ -177,6 +180,14 @@ class Service:
     async def unload(self, name: str) -> bool:
         """Unload a model; False where it is in use or not loaded."""
         return await self._governor.unload(name)
+
+    async def update(self, name: str, source: str | None, watch: Watch) -> JSON:
+        """Bring a new file of a model in, if it works (see Updater.update)."""
+        return await self._updater.update(name, source, watch)
+
+    async def rollback(self, name: str) -> JSON:
+        """Back to the file before the last update."""
+        return await self._updater.rollback(name)
 
     async def complete(
         self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None

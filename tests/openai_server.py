@@ -117,7 +117,8 @@ async def serving(folder: Path, chats: Chats, models: dict[str, Model]) -> Async
     config = Config(node=Node(), models=models, agents={"house": Agent(model="small"), "barn": Agent(model="small")})
     house = House()
     service = Service(
-        config, cast(Any, house), cast(Any, None), cast(Any, None), chats, status=lambda: asyncio.sleep(0, {})
+        *(config, cast(Any, house), cast(Any, None), cast(Any, None), chats, cast(Any, None)),
+        status=lambda: asyncio.sleep(0, {}),
     )
     app = web.Application()
     served: Served | None = None

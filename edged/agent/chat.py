@@ -130,6 +130,10 @@ class Chats:
     async def _answer(self, work: _Work) -> ModelAnswer:
         return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
 
+    def forget(self, model: str) -> None:
+        """Its file is another one: the template is read anew."""
+        self._dialects.pop(model, None)
+
     @contextlib.asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         """One of the places, in the order of asking."""

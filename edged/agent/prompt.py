@@ -214,3 +214,9 @@ class PromptBook:
                 self._agents[agent], self._tools, self._dialects[model], escalates=self._escalates(agent)
             )
         return self._made[agent]
+
+    def forget(self, model: str) -> None:
+        """Its file is another one: the template is read anew."""
+        self._dialects.pop(model, None)
+        for agent in [name for name in self._made if self._agents[name].model == model]:
+            del self._made[agent]

@@ -1,4 +1,4 @@
-"""`edged models ls|pull|verify|fit|rm`: the catalog's models and what of them is on this board.
+"""`edged models ls|pull|verify|rm`: the catalog's models and what of them is on this board; and the others there.
 
 stdout is the answer (with --json exactly one JSON document), stderr is progress and complaints.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,22 +17,18 @@ import msgspec
 import typer
 from msgspec import Struct
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from edged import catalog, config, pull
 from edged.catalog import Entry, ModelFile, UnknownModel
 from edged.cli import complete
 from edged.cli.common import AsJson
+from edged.cli.models_update import rollback_model, update_model
 from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, Stop, told
+from edged.cli.progress import shown_progress
 from edged.errors import EdgedError
-from edged.pull import Progress
 
 T = TypeVar("T")
-
-SLOWEST_RATE = 10_000  # bytes per second; below it nothing flows, and the time left would be days
-SECONDS_BETWEEN_LINES = 3.0  # without a terminal: shows life, and does not fill a log
 
 app = typer.Typer(name="models", help="Model weights: what there is, what is here.", no_args_is_help=True)
 
@@ -175,6 +170,10 @@ def fit_models(as_json: AsJson = False) -> None:
         raise Stop("usage", "models fit: not available yet; `edged models ls` shows how large the models are")
 
 
+app.command("update")(update_model)
+app.command("rollback")(rollback_model)
+
+
 def _for_each(
     names: Callable[[Path], list[str]],
     where: Path | None,
@@ -190,7 +189,7 @@ def _for_each(
     codes: list[int] = []
     with _ended(as_json):
         folder = models_dir(where)
-        with _progress() as report:
+        with shown_progress() as report:
             for name in names(folder):
                 outcome, code = _attempt(name, folder, one, report)
                 outcomes.append(outcome)
@@ -230,60 +229,6 @@ def _ended(as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)
         raise typer.Exit(EX_INTERRUPTED) from None
-
-
-@contextmanager
-def _progress() -> Iterator[pull.Report]:
-    """A live bar on a terminal, else a line every few seconds; both on stderr."""
-    if not sys.stderr.isatty():
-        yield _Lines(time.monotonic).report
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        yield _Bars(bar).report
-
-
-class _Lines:
-    """Progress for logs."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._last = clock()
-
-    def report(self, progress: Progress) -> None:
-        if progress.note:
-            print(f"{progress.file}: {progress.note}", file=sys.stderr, flush=True)
-        elif self._clock() - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = self._clock()
-            print(f"{progress.file}: {_amount(progress)}", file=sys.stderr, flush=True)
-
-
-class _Bars:
-    """Progress for people: one bar a file, notes above the bars."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self._tasks: dict[str, TaskID] = {}
-
-    def report(self, progress: Progress) -> None:
-        if progress.note:
-            self._bar.console.print(f"{progress.file}: {progress.note}", markup=False, highlight=False)
-            return
-        if progress.file not in self._tasks:
-            self._tasks[progress.file] = self._bar.add_task(progress.file, total=progress.total, text="")
-        self._bar.update(self._tasks[progress.file], completed=progress.done, text=_amount(progress))
-
-
-def _amount(progress: Progress) -> str:
-    """ "120 of 491 MB, 8.1 MB/s, 46 s left", as far as it is known."""
-    if progress.total is None:
-        return f"{progress.done / 1e6:.0f} MB, {progress.rate / 1e6:.1f} MB/s"
-    text = f"{progress.done / 1e6:.0f} of {progress.total / 1e6:.0f} MB"
-    if progress.rate < SLOWEST_RATE:
-        return text
-    left_s = (progress.total - progress.done) / progress.rate
-    left = f"{left_s:.0f} s" if left_s < 120 else f"{left_s / 60:.0f} min"
-    return f"{text}, {progress.rate / 1e6:.1f} MB/s, {left} left"
 
 
 def _listed(entry: Entry, folder: Path) -> Listed:

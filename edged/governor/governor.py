@@ -35,6 +35,7 @@ class _Model:
         self.size_bytes = 0
         self.waiting: list[asyncio.Future[None]] = []
         self.dismissed: asyncio.Future[bool] | None = None  # set: somebody asked for it to be taken out
+        self.successor: tuple[ModelSpec | None, asyncio.Future[None]] | None = None  # set: it is to become that, or go
 
 
 class Governor:
@@ -76,7 +77,7 @@ class Governor:
         watch = Stopwatch()
         books.users += 1
         try:
-            if books.state is not ModelState.READY:
+            if books.state is not ModelState.READY or books.successor:
                 await self._wait_for(books)
             yield watch.ms()
         finally:
@@ -100,6 +101,41 @@ class Governor:
         self._changed.set()
         return await asyncio.shield(books.dismissed)
 
+    def admit(self, spec: ModelSpec) -> None:
+        """See interfaces.Residents."""
+        if spec.name in self._models:
+            raise ValueError(f"there is a model {spec.name!r}")
+        self._models[spec.name] = _Model(spec)
+
+    async def dismiss(self, name: str) -> None:
+        """See interfaces.Residents."""
+        await self._succeed(name, None)
+
+    async def switch(self, name: str, spec: ModelSpec) -> None:
+        """See interfaces.Residents."""
+        await self._succeed(name, spec)
+
+    async def _succeed(self, name: str, spec: ModelSpec | None) -> None:
+        books = self._models[name]
+        books.successor = spec, asyncio.get_running_loop().create_future()
+        self._changed.set()
+        await asyncio.shield(books.successor[1])
+
+    async def _replace(self, books: _Model) -> None:
+        """Another file for a name, or none any more, as soon as nobody uses the old one."""
+        if books.successor is None or books.users > len(books.waiting):  # who waits does not use it yet
+            return
+        if books.state is ModelState.READY:
+            await self._unload(books, "asked")
+        (spec, future), books.successor = books.successor, None
+        if spec is None:
+            del self._models[books.spec.name]
+            self._answer(books, ModelUnavailable(f"no model {books.spec.name!r} is configured"))
+        else:
+            books.spec = spec
+        if not future.done():
+            future.set_result(None)
+
     async def run(self) -> None:
         """The governor task; ends by being cancelled."""
         while True:
@@ -108,7 +144,9 @@ class Governor:
                     await self._changed.wait()
             self._changed.clear()
             for books in list(self._models.values()):
-                if books.waiting:
+                await self._replace(books)
+            for books in list(self._models.values()):
+                if books.waiting and not books.successor:
                     await self._serve(books)
             for books in self._models.values():
                 if self._is_idle(books):

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from edged import catalog, pull
 from edged.catalog import ModelFile
-from edged.cli import models
+from edged.cli import models, progress
 
 BYTES = b"weights" * 1000
 SHA256 = hashlib.sha256(BYTES).hexdigest()
@@ -182,7 +182,7 @@ def test_broken_catalog_is_a_configuration_error(tmp_path: Path) -> None:
 def test_lines_appear_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     """A log gets notes at once and amounts rarely."""
     now = 0.0
-    lines = models._Lines(lambda: now)
+    lines = progress.Lines(lambda: now)
     lines.report(pull.Progress("m", 1_000_000, 4_000_000, 1_000_000.0))
     lines.report(pull.Progress("m", 1_000_000, 4_000_000, 1_000_000.0, "from hf:x"))
     now = 3.0
@@ -192,13 +192,13 @@ def test_lines_appear_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("progress", "text"),
+    ("at", "text"),
     [
         (pull.Progress("m", 5_000_000, None, 2e6), "5 MB, 2.0 MB/s"),
         (pull.Progress("m", 0, 4_000_000, 0.0), "0 of 4 MB"),
         (pull.Progress("m", 0, 4_000_000_000, 1e6), "0 of 4000 MB, 1.0 MB/s, 67 min left"),
     ],
 )
-def test_amount_says_what_is_known(progress: pull.Progress, text: str) -> None:
+def test_amount_says_what_is_known(at: pull.Progress, text: str) -> None:
     """No total, no rate: nothing is made up."""
-    assert models._amount(progress) == text
+    assert progress.amount(at) == text
