@@ -6,7 +6,6 @@ stdout is the answer (with --json exactly one JSON document), stderr is progress
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -23,8 +22,10 @@ from edged import catalog, config, pull
 from edged.catalog import Entry, ModelFile, UnknownModel
 from edged.cli import complete
 from edged.cli.common import AsJson
+from edged.cli.models_fit import fit_models, room, why_never, why_not_in_budget
 from edged.cli.models_update import rollback_model, update_model
-from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, Stop, told
+from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, told
+from edged.cli.places import ModelsDir, models_dir
 from edged.cli.progress import shown_progress
 from edged.errors import EdgedError
 
@@ -36,19 +37,6 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME]...", help="Name in the catalog, https://... or hf:", autocompletion=complete.models),
 ]
-ModelsDir = Annotated[
-    Path | None, typer.Option("--models-dir", envvar="EDGED_MODELS_DIR", help="Folder that holds the models.")
-]
-
-
-def models_dir(given: Path | None) -> Path:
-    """The folder the commands work on: --models-dir or $EDGED_MODELS_DIR, else that of the configuration where there
-    is one, else the user's cache folder."""
-    if given is not None:
-        return given.expanduser().absolute()
-    if config.find(None).exists():
-        return config.load().models_dir
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "models"
 
 
 class Outcome(Struct, frozen=True, omit_defaults=True):
@@ -120,12 +108,20 @@ def list_models(where: ModelsDir = None, as_json: AsJson = False) -> None:
 def pull_models(
     names: Names = None,
     where: ModelsDir = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch again what is here already.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch again what is here already, and what cannot run here.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Download models (without a name: the default one). An interrupted pull goes on where it ended."""
 
     async def one(model: ModelFile, report: pull.Report) -> Outcome:
+        if not model.present() and model.name in catalog.catalog():
+            entry, here = catalog.find(model.name), room(config.load() if config.find(None).exists() else None)
+            if (never := why_never(entry, here)) and not force:
+                raise pull.PullFailed(never)  # not NoMemory: asking again changes nothing
+            if told_of := never or why_not_in_budget(entry, here):
+                print(f"{model.name}: {told_of}", file=sys.stderr)
         fetched = await pull.pull(model, progress=report, force=force)
         return Outcome(model.name, "pulled" if fetched else "present", str(model.path))
 
@@ -163,13 +159,7 @@ def remove_models(
     _for_each(lambda _: names, where, one, as_json)
 
 
-@app.command("fit")
-def fit_models(as_json: AsJson = False) -> None:
-    """Not available yet: say which models fit this board."""
-    with told(as_json):
-        raise Stop("usage", "models fit: not available yet; `edged models ls` shows how large the models are")
-
-
+app.command("fit")(fit_models)
 app.command("update")(update_model)
 app.command("rollback")(rollback_model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -11,11 +12,17 @@ from typing import Any
 
 import pytest
 
+from edged import catalog, gguf, pull
+from edged.agent.dialect import Dialect
 from edged.catalog import FileSpec, ModelFile, Source
+from edged.engine import LlamaEngine
 from edged.pull import Progress, PullFailed
+from edged.types import ModelSpec
+from edged.updates import selftest
 from edged.updates.fetch import fetch
 from tests.commands import edged
 from tests.daemons import SCRIPT, Daemon, Wired, entry
+from tests.real import model_path, real
 
 NEW = entry("which one", text="the new one")
 OLD = entry("which one", text="the old one")
@@ -225,3 +232,47 @@ async def test_cancelled_pull_ends_its_child(tmp_path: Path) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_real_model_is_updated_to_a_copy_and_not_to_a_damaged_one(tmp_path: Path) -> None:
+    """Loaded beside the old one and asked; a file that ends in the middle is refused by the runtime."""
+    async with real(tmp_path) as daemon, Wired(daemon.socket) as client:
+        data = model_path().read_bytes()
+        (tmp_path / "damaged.gguf").write_bytes(data[: len(data) // 2])
+        (tmp_path / "copy.gguf").write_bytes(data)
+        for name, state in (("damaged", "failed"), ("copy", "done")):
+            params = {"name": "small", "source": f"file:{tmp_path}/{name}.gguf"}
+            error, done = await client.call(1, "models.update", params)
+            assert (error, done["state"]) == (None, state)
+        _, status = await client.call(2, "status")
+        assert status["models"]["small"]["update"]["state"] == "done"
+        assert await daemon.stop() == 0
+        assert "Traceback" not in daemon.text()
+
+
+@pytest.mark.slow
+async def test_models_of_the_catalog_pass_their_own_self_tests() -> None:
+    """Those that are here; else no update to them would ever succeed."""
+    engine = LlamaEngine(Held(), threads=1)
+    await engine.start()
+    for model in pull.installed(model_path().parent):
+        if model.engine == "llama.cpp":
+            await engine.load(ModelSpec(name=model.name, path=str(model.path), context=512))
+            pairs = gguf.metadata(model.path)
+            template = pairs["tokenizer.chat_template"]
+            dialect = Dialect(template, gguf.special_tokens(model.path, pairs))
+            tests = catalog.find(model.name).self_test
+            assert tests
+            assert await selftest.problem(model.name, tests, engine, dialect) is None
+            assert await selftest.problem(model.name, (), engine, dialect) is None
+            await engine.unload(model.name)
+    await engine.stop()
+
+
+class Held:
+    """A residency for what is loaded by hand."""
+
+    @contextlib.asynccontextmanager
+    async def hold(self, model: str) -> AsyncIterator[float]:
+        """See interfaces.Residency."""
+        yield 0.0

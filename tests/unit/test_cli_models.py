@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from edged import catalog, pull
 from edged.catalog import ModelFile
 from edged.cli import models, progress
+from edged.governor import probe
 
 BYTES = b"weights" * 1000
 SHA256 = hashlib.sha256(BYTES).hexdigest()
@@ -202,3 +203,38 @@ def test_lines_appear_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> N
 def test_amount_says_what_is_known(at: pull.Progress, text: str) -> None:
     """No total, no rate: nothing is made up."""
     assert progress.amount(at) == text
+
+
+def test_pull_refuses_what_can_never_run_here_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """70, with numbers; --force pulls it and says so; what is here already is no question."""
+    monkeypatch.setenv("EDGED_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setattr(probe, "board_bytes", lambda: 1000)
+    result = run("pull", "here")
+    assert result.exit_code == 70
+    assert "it cannot run here" in result.stderr
+    assert "no model of the catalog fits" in result.stderr
+    assert not list((tmp_path / "models").glob("*"))
+    assert run("pull", "here", "--force").exit_code == 0
+    assert document(run("pull", "here", "--json"))["models"][0]["status"] == "present"
+
+
+def test_fit_says_what_fits_and_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a daemon, a configuration or a model; the second time nothing is measured."""
+    monkeypatch.setenv("EDGED_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(probe, "board_bytes", lambda: 2**30)
+    monkeypatch.setattr(probe, "available_bytes", lambda: 2**30)
+    first = document(run("fit", "--json"))
+    assert [(m["name"], m["fits"], m["about"]) for m in first["models"]] == [
+        ("here", "yes", True),
+        ("away", "yes", True),
+        ("gone", "yes", True),
+    ]
+    assert first["measured_by"] == "memory and arithmetic"
+    assert all(m["decode_tokens_s"] > 0 for m in first["models"])
+    assert document(run("fit", "here", "--json"))["measured_at"] == first["measured_at"]
+    assert document(run("fit", "--again", "--json"))["measured_at"] > first["measured_at"]
+    assert "NAME" in run("fit").stdout
+    assert run("fit", "nothing").exit_code == 65
