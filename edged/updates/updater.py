@@ -230,6 +230,25 @@ class Updater:
         in_force = now.sha256
         if in_force is None and Path(now.path).is_file():
             in_force = await pull.sha256(Path(now.path), progress=self._progress)
+        if file.sha256 is not None and file.sha256 == in_force:
+            return None, False
+        candidate = catalog.beside(file)
+        got = await self._fetch(candidate, self._progress)
+        if got.sha256 == in_force:
+            await asyncio.to_thread(forget_file, candidate.path)
+            return None, False
+        path = candidate.path
+        if file.sha256 is None:
+            path = catalog.beside(structs.replace(file, sha256=got.sha256)).path
+            await asyncio.to_thread(candidate.path.replace, path)
+        return Version(target.source, str(path), got.sha256, ours=True), got.new
+
+    async def _try(self, name: str, target: Target, version: Version) -> None:
+        """Load the new file beside everything else, and ask it. Raises ModelUnavailable, NoMemory with the reason."""
+        self._say(name, "loading", target.source)
+        spec = structs.replace(
+            self._specs[name], name=CANDIDATE.format(name=name), path=version.path, pin=False, variant=""
+        )
         if spec.engine is EngineKind.LLAMA and not version.source.startswith(testing.SCHEME):
             await asyncio.to_thread(gguf.metadata, Path(version.path))
         self._residents.admit(spec)
