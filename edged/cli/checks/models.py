@@ -39,7 +39,10 @@ def present(settings: Config, name: str) -> Finding:
         if path.is_file():
             return ok("models", f"{name}: the script {path}")
         return fail("models", f"{name}: there is no script {path}", f"write one, or change models.{name}.source")
+    now = model_specs(settings)[name].path
     file = catalog.resolve(source, settings.models_dir)
+    if now != str(file.path):  # it was updated, and its file is there
+        return ok("models", f"{name}: {now}, by an update")
     if file.present():
         return ok("models", f"{name}: {file.path}, {size(sum(path.stat().st_size for path in file.paths()))}")
     if not file.files:
