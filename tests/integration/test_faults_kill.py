@@ -62,7 +62,7 @@ async def test_mqtt_request_has_one_outcome_wherever_the_daemon_is_killed(
         assert daemon.states() == ["done"]
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point not in (*NOT_ON_A_SOCKET, *ON_THE_LINK)])
+@pytest.mark.parametrize("point", [point for point in POINTS if point not in (*NOT_ON_A_SOCKET, *ELSEWHERE)])
 async def test_socket_request_with_an_id_has_one_outcome_wherever_the_daemon_is_killed(
     point: str, tmp_path: Path
 ) -> None:
