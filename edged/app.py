@@ -13,9 +13,12 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from edged import __version__, catalog, clock, config, gguf, systemd, testing
 from edged.agent import grammar, schemas, trial
 from edged.agent.chat import Chats
+from edged.agent.dialect import Dialect
 from edged.agent.dispatch import Dispatcher
 from edged.agent.embed import Embeds
 from edged.agent.prompt import PromptBook, specs
@@ -55,6 +58,8 @@ from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix import UnixTransport
 from edged.types import JSON, Ask, EngineKind, ModelSpec, ModelState
+from edged.updates.ledger import Ledger, in_force, read
+from edged.updates.updater import Updater
 
 logger = logging.getLogger("edged")
 
@@ -156,6 +161,7 @@ class Daemon:
             engine, settings.models, self._template, max_waiting=waiting, served=self._served, file_of=self._file
         )
         embeds = Embeds(engine, settings.models, max_waiting=waiting)
+        self._updater = self._make_updater(aliases)
         self._service = Service(
             settings,
             self._pipeline,
@@ -163,6 +169,7 @@ class Daemon:
             self._toolbox,
             chats,
             embeds,
+            self._updater,
             status=self._status,
             served=self._served,
         )
@@ -217,6 +224,8 @@ class Daemon:
 
     async def _start(self, tasks: list[asyncio.Task[Any]]) -> None:
         await self._database.start()
+        for note in await asyncio.to_thread(self._updater.open):
+            logger.warning("%s", note)
         await self._engine.start()
         await self._pipeline.recover()
         for name, problem in (await self._toolbox.check()).items():
@@ -286,6 +295,7 @@ class Daemon:
         if self._mqtt:
             self._mqtt.stop_taking()  # what comes now stays with the broker
         await _end(self._warming)  # it would compete with the requests that are to be finished
+        await self._updater.stop()
         if tasks:  # else it did not come so far: there is nothing to finish, and perhaps no store
             await self._pipeline.stop()
         if self._mqtt:
@@ -320,6 +330,21 @@ class Daemon:
         if any(spec.engine is EngineKind.ONNX for spec in self._specs):
             embedders[EngineKind.ONNX] = OnnxEngine(threads=threads, on_fatal=self._engine_died)
         return Engines({spec.name: spec for spec in self._specs}, generators=generators, embedders=embedders)
+
+    def _make_updater(self, aliases: dict[str, Alias]) -> Updater:
+        """For models of one file; where there are variants, the configuration says which."""
+        single = {name: alias.variants[0] for name, alias in aliases.items() if len(alias.variants) == 1}
+        return Updater(
+            {name: self._config.models[name].source for name in single},
+            single,
+            self._config.models_dir,
+            Ledger(self._config.state_dir),
+            self._governor,
+            self._engine,
+            dialect=self._dialect,
+            is_resident=self._is_resident,
+            tell=self._tell,
+        )
 
     def _make_pressure(self, chats: Chats, embeds: Embeds) -> Pressure:
         strain = Strain()
@@ -447,6 +472,10 @@ class Daemon:
         used = source and ("bos_token" in source or "eos_token" in source)
         return source, gguf.special_tokens(Path(path), pairs) if used else {}
 
+    async def _dialect(self, spec: ModelSpec) -> Dialect:
+        """How the model in a file is spoken to."""
+        return Dialect(*await asyncio.to_thread(self._template, spec.path))
+
     def _check_present(self, spec: ModelSpec) -> None:
         if isinstance(self._engine, testing.ScriptedEngine) or Path(spec.path).is_file():
             return
@@ -454,6 +483,9 @@ class Daemon:
         raise ModelUnavailable(
             _not_installed(spec.name, source) if source else f"model {spec.name!r}: there is no file {spec.path}"
         )
+
+    def _is_resident(self, model: str) -> bool:
+        return bool(self._governor.status()["models"][model]["state"] == ModelState.READY)
 
     def _warn_of_missing_models(self) -> None:
         for spec in self._specs:
@@ -540,6 +572,8 @@ class Daemon:
         for stats in self._engine.stats():
             measured = {name: value for name, value in _plain(stats).items() if name in rates and value is not None}
             models[stats.name] = {**models[stats.name], **measured}
+        for name in self._config.models:
+            models[name] = {**models[name], "update": self._updater.status(name)}
         return models
 
     async def _status(self) -> dict[str, JSON]:
@@ -643,9 +677,15 @@ def model_specs(settings: Config) -> dict[str, ModelSpec]:
 
 
 def model_aliases(settings: Config) -> dict[str, Alias]:
-    """The configured models with all their variants; one that a server runs has no file. ConfigError where a source
-    means nothing."""
-    return {name: _alias(settings, name) for name in settings.models}
+    """The configured models with all their variants, or the file they were updated to; one that a server runs has none.
+    ConfigError where a source means nothing."""
+    updated = in_force(read(settings.state_dir), {name: model.source for name, model in settings.models.items()})
+    aliases = {name: _alias(settings, name) for name in settings.models}
+    for name, version in updated.versions.items():
+        if len(aliases[name].variants) == 1:
+            spec = msgspec.structs.replace(aliases[name].variants[0], path=version.path)
+            aliases[name] = msgspec.structs.replace(aliases[name], variants=(spec,))
+    return aliases
 
 
 def _alias(settings: Config, name: str) -> Alias:

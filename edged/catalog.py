@@ -15,9 +15,10 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from edged.errors import ConfigError, ModelUnavailable
+from edged.types import JSON
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]  # becomes a file name: no separators
 Suffix = Annotated[str, Meta(pattern=r"^\.[a-z0-9][a-z0-9._-]*$", max_length=50)]
@@ -110,10 +111,44 @@ class Companion(Struct, frozen=True, forbid_unknown_fields=True):
     sources: Annotated[tuple[Source, ...], Meta(min_length=1)]
 
 
+class Expect(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an answer has to be like: exactly one of the three.
+
+    contains: a text that is in it, whatever the case of its letters. regex: is found in it. json_schema: the whole
+    answer is JSON that fits.
+    """
+
+    contains: str | None = None
+    regex: str | None = None
+    json_schema: dict[str, JSON] | None = None
+
+    def __post_init__(self) -> None:
+        if sum(way is not None for way in (self.contains, self.regex, self.json_schema)) != 1:
+            raise ValueError("expect has exactly one of contains, regex, json_schema")
+        if self.regex is not None:
+            try:
+                re.compile(self.regex)
+            except re.error as error:
+                raise ValueError(f"regex: {error}") from None
+
+
+class SelfTest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A question to which a model answers the same every time (greedy), and what is right.
+
+    max_tokens: of the answer, which may be cut off there.
+    """
+
+    prompt: Annotated[str, Meta(min_length=1)]
+    expect: Expect
+    max_tokens: Annotated[int, Meta(ge=1, le=256)] = 32
+
+
 class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model of the catalog, as its TOML file says.
 
     parameters: their number; bytes: size of the file; context: most tokens it was trained for; family: chat dialect.
+    kv_bytes_per_token: of keys and values in 16 bits, all layers; 0 where it keeps none, or it is not known.
+    self_test: what a new file has to get right before an update takes it.
     """
 
     name: Name
@@ -130,6 +165,8 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     sources: Annotated[tuple[Source, ...], Meta(min_length=1)]
     companions: tuple[Companion, ...] = ()
     default: bool = False
+    kv_bytes_per_token: Annotated[int, Meta(ge=0)] = 0
+    self_test: tuple[SelfTest, ...] = ()
 
     @property
     def files(self) -> tuple[FileSpec, ...]:
@@ -265,6 +302,15 @@ def of_entry(entry: Entry, models_dir: Path) -> ModelFile:
         engine=entry.engine,
         context=entry.context,
     )
+
+
+def beside(model: ModelFile) -> ModelFile:
+    """The same model under a name that no other version of it has, so that both can be here: its name and the first
+    digits of its sha256, or `.next` where that is not known before it is here."""
+    mark = f"-{model.sha256[:8]}" if model.sha256 else ".next"
+    name = model.name + mark
+    files = tuple(structs.replace(spec, name=name + spec.name.removeprefix(model.name)) for spec in model.files)
+    return structs.replace(model, name=name, path=model.path.with_name(files[0].name), files=files)
 
 
 def _of_file(source: str) -> ModelFile:

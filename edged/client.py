@@ -26,6 +26,7 @@ READ_BYTES = 64 * 1024
 
 OnText = Callable[[str], None]
 OnEvent = Callable[[dict[str, Any]], None]
+OnProgress = Callable[[dict[str, Any]], None]
 
 
 class EdgedCallError(Exception):
@@ -62,8 +63,15 @@ class Client:
             self._socket.close()
             raise
 
-    def call(self, method: str, params: dict[str, Any] | None = None, on_text: OnText | None = None) -> Any:
-        """Any method; the result, or EdgedCallError."""
+    def call(
+        self,
+        method: str,
+        params: dict[str, Any] | None = None,
+        on_text: OnText | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+    ) -> Any:
+        """Any method; the result, or EdgedCallError. on_progress: gets how a `models.update` goes."""
         self._msgid += 1
         with contextlib.suppress(BrokenPipeError):  # closed on us while we sent: what it said of that can be read
             self._socket.sendall(msgpack.packb([0, self._msgid, method, [params or {}]]))
@@ -75,6 +83,8 @@ class Client:
                     return result
                 case [2, "agent.delta", [self._msgid, _, text]] if on_text:
                     on_text(text)
+                case [2, "models.progress", [self._msgid, told]] if on_progress:
+                    on_progress(told)
                 case [2, "error", [error]]:
                     raise EdgedCallError(error)
         raise ConnectionError("the daemon closed the connection before it answered")

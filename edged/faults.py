@@ -20,6 +20,10 @@ POINTS = (
     "settle.committed",  # the answer is stored, nothing was sent
     "deliver.confirmed",  # the broker has the reply, the store does not know
     "deliver.marked",  # the store knows
+    "update.pulled",  # the new file of a model is here and whole, nothing was asked of it
+    "update.tested",  # it passed its self-test, the old one is in force
+    "update.recorded",  # it is written down as the one in force, the old one still answers
+    "update.switched",  # it answers, nobody was told
 )
 
 _armed: dict[str, Callable[[], None]] = {}

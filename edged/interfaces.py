@@ -150,6 +150,27 @@ class Yielding(Protocol):
         ...
 
 
+class Residents(Protocol):
+    """What an update uses of the governor: a model beside the configured ones, and another file for one of them."""
+
+    def admit(self, spec: ModelSpec) -> None:
+        """From now on there is a model of this name, under the same budget as all others; loads nothing."""
+        ...
+
+    async def dismiss(self, name: str) -> None:
+        """Take an admitted model out, once nobody uses it, and forget it."""
+        ...
+
+    async def load(self, model: str) -> None:
+        """Bring a model in now. Raises as `Residency.hold`."""
+        ...
+
+    async def switch(self, name: str, spec: ModelSpec) -> None:
+        """From the next request on the name means this spec. Returns when it does: requests that run end with the file
+        they began with, none fails."""
+        ...
+
+
 class Publisher(Protocol):
     """The broker, as an MQTT tool sees it."""
 

@@ -31,6 +31,8 @@ class Methods:
             "models.list": self.models,
             "models.load": self.load,
             "models.unload": self.unload,
+            "models.update": self.update,
+            "models.rollback": self.rollback,
             "tools.list": self.tools,
             "tools.call": self.call_tool,
             "events.subscribe": self.subscribe,
@@ -97,6 +99,19 @@ class Methods:
         name = _one(params, "name")
         return {"model": name, "unloaded": await self._service.unload(name)}
 
+    async def update(self, session: Session, msgid: int, params: dict[str, JSON]) -> JSON:
+        """Update a model: {name, source?}. How it goes comes as notifications `models.progress` [msgid, {state, ...}];
+        it goes on when the caller leaves."""
+        _known(params, {"name", "source"})
+        name, source = _one({"name": params.get("name")}, "name"), params.get("source")
+        if source is not None and not isinstance(source, str):
+            raise BadRequest("source: is a text")
+        return await self._service.update(name, source, lambda told: _notify(session, msgid, told))
+
+    async def rollback(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
+        """Back to the file before a model's last update."""
+        return await self._service.rollback(_one(params, "name"))
+
     async def tools(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
         """The tools as the models see them."""
         _known(params, set())
@@ -126,6 +141,10 @@ class Methods:
 
             session.on_close += [self._service.subscribe(tell), lambda: self._subscribed.discard(session)]
         return {"subscribed": True}
+
+
+def _notify(session: Session, msgid: int, told: dict[str, JSON]) -> None:
+    session.notify("models.progress", [msgid, told])
 
 
 def _known(params: dict[str, JSON], names: set[str]) -> None:

@@ -22,6 +22,7 @@ from edged.store.requests import Accepted, Row
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
 from edged.types import JSON, Ask, Caller, Embeddings, EmbedJob, Request
+from edged.updates.updater import Updater, Watch
 
 MAX_LISTED = 1000  # rows one list returns; what is older is asked for by name
 # CONTRACT section 6: how an unfinished request is called
@@ -46,6 +47,7 @@ class Service:
         toolbox: Toolbox,
         chats: Chats,
         embeds: Embeds,
+        updater: Updater,
         *,
         status: Callable[[], Awaitable[dict[str, JSON]]],
         served: Served | None = None,
@@ -57,6 +59,7 @@ class Service:
         self._chats = chats
         self._served = served or Served({})
         self._embeds = embeds
+        self._updater = updater
         self._status = status
         self._listeners: list[OnEvent] = []
         self._cleanups: set[asyncio.Task[object]] = set()
@@ -193,6 +196,16 @@ class Service:
         if name in self._served:
             told = f"model {name!r} runs in the server at {self._served.where(name)}, which loads and unloads it"
             raise BadRequest(f"{told}; `status` says whether it answers")
+
+    async def update(self, name: str, source: str | None, watch: Watch) -> JSON:
+        """Bring a new file of a model in, if it works (see Updater.update)."""
+        self._check_ours(name)
+        return await self._updater.update(name, source, watch)
+
+    async def rollback(self, name: str) -> JSON:
+        """Back to the file before the last update."""
+        self._check_ours(name)
+        return await self._updater.rollback(name)
 
     async def complete(
         self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None

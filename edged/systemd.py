@@ -91,6 +91,16 @@ def watchdog_s() -> float | None:
     return int(usec) / 1e6
 
 
+# Variables by which the service manager tells the daemon about itself: sockets, watchdog, secrets. A
+# child that spoke on NOTIFY_SOCKET would speak for the daemon.
+PRIVATE = ("NOTIFY_", "WATCHDOG_", "MEMORY_PRESSURE_", "CREDENTIALS_", "LISTEN_", "FDSTORE", "JOURNAL_STREAM")
+
+
+def child_environment() -> dict[str, str]:
+    """This process's environment without what is meant for it alone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+
+
 def memory_pressure() -> tuple[Path, bytes] | None:
     """Where the service manager tells of memory pressure, and what is to be written there first; None: it does not."""
     watch, write = os.environ.get("MEMORY_PRESSURE_WATCH"), os.environ.get("MEMORY_PRESSURE_WRITE", "")

@@ -9,6 +9,10 @@ A configuration uses it with `source = "scripted:/path/to/script.toml"`; everyth
     token_s = 0.0                               # seconds between two words of it
     confidence = 1.0                            # of each call
 
+    [[self_test]]                               # as in a manifest of the catalog: what an update asks it
+    prompt = "open the north valve"
+    expect = { contains = "open" }
+
 The first entry that matches counts; without one the answer is the user's text. It ends where a stop string of the
 request comes, and is as long as it is written, whatever `max_tokens` says. Where a client offers tools of its own, the
 calls that are among them are made, one a turn. Every token, which is a word here, is certain.
@@ -31,6 +35,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from edged.catalog import SelfTest
 from edged.clock import Stopwatch
 from edged.errors import BadRequest, ConfigError, ModelUnavailable
 from edged.interfaces import OnPiece, Residency
@@ -54,6 +59,7 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
 
     replies: tuple[Scripted, ...] = ()
     dimensions: int = 0
+    self_test: tuple[SelfTest, ...] = ()
 
 
 def read_script(path: Path) -> Script:

@@ -126,6 +126,7 @@ async def serving(
         cast(Any, None),
         chats,
         cast(Any, embeds),
+        cast(Any, None),
         status=lambda: asyncio.sleep(0, {}),
     )
     app = web.Application()

@@ -48,6 +48,11 @@ def models(incomplete: str) -> Offers:
     return []
 
 
+def aliases(ctx: typer.Context, incomplete: str) -> Offers:
+    """Models of the daemon."""
+    return _beginning(incomplete, [(name, str(m["state"])) for name, m in (_ask(ctx, "models.list") or {}).items()])
+
+
 def routes(incomplete: str) -> Offers:
     """The routes a request may ask for."""
     return _beginning(incomplete, [(name, "") for name in ROUTES])

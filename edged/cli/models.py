@@ -1,4 +1,4 @@
-"""`edged models ls|pull|verify|fit|rm`: the catalog's models and what of them is on this board.
+"""`edged models ls|pull|verify|rm`: the catalog's models and what of them is on this board; and the others there.
 
 stdout is the answer (with --json exactly one JSON document), stderr is progress and complaints.
 """
@@ -6,9 +6,7 @@ stdout is the answer (with --json exactly one JSON document), stderr is progress
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,22 +16,20 @@ import msgspec
 import typer
 from msgspec import Struct
 from rich.console import Console
-from rich.progress import BarColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from edged import catalog, config, pull
 from edged.catalog import Entry, ModelFile, UnknownModel
 from edged.cli import complete
 from edged.cli.common import AsJson
-from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, Stop, told
+from edged.cli.models_fit import fit_models, room, why_never, why_not_in_budget
+from edged.cli.models_update import rollback_model, update_model
+from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, told
+from edged.cli.places import ModelsDir, models_dir
+from edged.cli.progress import shown_progress
 from edged.errors import ConfigError, EdgedError
-from edged.pull import Progress
 
 T = TypeVar("T")
-
-SLOWEST_RATE = 10_000  # bytes per second; below it nothing flows, and the time left would be days
-SECONDS_BETWEEN_LINES = 3.0  # without a terminal: shows life, and does not fill a log
 
 app = typer.Typer(name="models", help="Model weights: what there is, what is here.", no_args_is_help=True)
 
@@ -41,19 +37,6 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME]...", help="Name in the catalog, https://... or hf:", autocompletion=complete.models),
 ]
-ModelsDir = Annotated[
-    Path | None, typer.Option("--models-dir", envvar="EDGED_MODELS_DIR", help="Folder that holds the models.")
-]
-
-
-def models_dir(given: Path | None) -> Path:
-    """The folder the commands work on: --models-dir or $EDGED_MODELS_DIR, else that of the configuration where there
-    is one, else the user's cache folder."""
-    if given is not None:
-        return given.expanduser().absolute()
-    if config.find(None).exists():
-        return config.load().models_dir
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "models"
 
 
 class Outcome(Struct, frozen=True, omit_defaults=True):
@@ -136,12 +119,20 @@ def list_models(where: ModelsDir = None, as_json: AsJson = False) -> None:
 def pull_models(
     names: Names = None,
     where: ModelsDir = None,
-    force: Annotated[bool, typer.Option("--force", help="Fetch again what is here already.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Fetch again what is here already, and what cannot run here.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Download models (without a name: the default one). An interrupted pull goes on where it ended."""
 
     async def one(model: ModelFile, report: pull.Report) -> Outcome:
+        if not model.present() and model.name in catalog.catalog():
+            entry, here = catalog.find(model.name), room(config.load() if config.find(None).exists() else None)
+            if (never := why_never(entry, here)) and not force:
+                raise pull.PullFailed(never)  # not NoMemory: asking again changes nothing
+            if told_of := never or why_not_in_budget(entry, here):
+                print(f"{model.name}: {told_of}", file=sys.stderr)
         fetched = await pull.pull(model, progress=report, force=force)
         return Outcome(model.name, "pulled" if fetched else "present", str(model.path))
 
@@ -179,11 +170,9 @@ def remove_models(
     _for_each(lambda _: names, where, one, as_json)
 
 
-@app.command("fit")
-def fit_models(as_json: AsJson = False) -> None:
-    """Not available yet: say which models fit this board."""
-    with told(as_json):
-        raise Stop("usage", "models fit: not available yet; `edged models ls` shows how large the models are")
+app.command("fit")(fit_models)
+app.command("update")(update_model)
+app.command("rollback")(rollback_model)
 
 
 def _for_each(
@@ -201,7 +190,7 @@ def _for_each(
     codes: list[int] = []
     with _ended(as_json):
         folder = models_dir(where)
-        with _progress() as report:
+        with shown_progress() as report:
             for name in names(folder):
                 outcome, code = _attempt(name, folder, one, report)
                 outcomes.append(outcome)
@@ -241,60 +230,6 @@ def _ended(as_json: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)
         raise typer.Exit(EX_INTERRUPTED) from None
-
-
-@contextmanager
-def _progress() -> Iterator[pull.Report]:
-    """A live bar on a terminal, else a line every few seconds; both on stderr."""
-    if not sys.stderr.isatty():
-        yield _Lines(time.monotonic).report
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        yield _Bars(bar).report
-
-
-class _Lines:
-    """Progress for logs."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._last = clock()
-
-    def report(self, progress: Progress) -> None:
-        if progress.note:
-            print(f"{progress.file}: {progress.note}", file=sys.stderr, flush=True)
-        elif self._clock() - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = self._clock()
-            print(f"{progress.file}: {_amount(progress)}", file=sys.stderr, flush=True)
-
-
-class _Bars:
-    """Progress for people: one bar a file, notes above the bars."""
-
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self._tasks: dict[str, TaskID] = {}
-
-    def report(self, progress: Progress) -> None:
-        if progress.note:
-            self._bar.console.print(f"{progress.file}: {progress.note}", markup=False, highlight=False)
-            return
-        if progress.file not in self._tasks:
-            self._tasks[progress.file] = self._bar.add_task(progress.file, total=progress.total, text="")
-        self._bar.update(self._tasks[progress.file], completed=progress.done, text=_amount(progress))
-
-
-def _amount(progress: Progress) -> str:
-    """ "120 of 491 MB, 8.1 MB/s, 46 s left", as far as it is known."""
-    if progress.total is None:
-        return f"{progress.done / 1e6:.0f} MB, {progress.rate / 1e6:.1f} MB/s"
-    text = f"{progress.done / 1e6:.0f} of {progress.total / 1e6:.0f} MB"
-    if progress.rate < SLOWEST_RATE:
-        return text
-    left_s = (progress.total - progress.done) / progress.rate
-    left = f"{left_s:.0f} s" if left_s < 120 else f"{left_s / 60:.0f} min"
-    return f"{text}, {progress.rate / 1e6:.1f} MB/s, {left} left"
 
 
 def _listed(entry: Entry, folder: Path) -> Listed:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from edged import gguf
+from edged import gguf, systemd
 from edged.engine import sizes
 from edged.engine.dryrun import Measured
 from edged.engine.sizes import Shape
@@ -35,8 +35,6 @@ REQUEST_BYTES = 4 * 2**20
 # What comes in with the first load and stays: llama.cpp, NumPy, llguidance.
 LIBRARY_BYTES = 32 * 2**20
 LIBRARIES = "llama_cpp"
-# What the service manager told the daemon about itself is not for a child.
-PRIVATE = ("NOTIFY_", "WATCHDOG_", "MEMORY_PRESSURE_", "CREDENTIALS_", "LISTEN_", "FDSTORE")
 DISTRIBUTIONS = ("llama-cpp-python", "llguidance", "numpy")
 # ggml's types whose matrices backends for CPUs copy into another order: q4_0, q8_0, q2_K, q4_K, q5_K, q6_K, iq4_nl,
 # mxfp4. Which of them depends on the CPU, so without llama.cpp's word all of them count.
@@ -104,7 +102,7 @@ def dry_run(spec: ModelSpec) -> MemoryNeed | None:
         ModelUnavailable: as `predict`.
     """
     cells = sizes.context_cells(spec.context)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+    environment = systemd.child_environment()
     command = [sys.executable, "-m", "edged.engine.dryrun", spec.path, str(cells), spec.kv_type, str(os.getpid())]
     try:
         done = subprocess.run(

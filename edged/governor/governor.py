@@ -41,7 +41,7 @@ MAX_TOLD = 3  # models that a refusal names as fitting
 
 
 class Governor:
-    """Implements `interfaces.Residency` and `interfaces.Relief`.
+    """Implements `interfaces.Residency`, `interfaces.Relief` and `interfaces.Residents`.
 
     Args:
         specs: what each name stands for.
@@ -165,7 +165,7 @@ class Governor:
     async def switch(self, name: str, spec: ModelSpec) -> None:
         """Let a name mean another file from the next request on; returns when it does. Requests that run end with the
         old file, those that come meanwhile wait and get the new one."""
-        await self._change(name, Alias((structs.replace(spec, name=name),)))
+        await self._change(name, structs.replace(self._of(name).alias, variants=(structs.replace(spec, name=name),)))
 
     def status(self) -> dict[str, JSON]:
         """Memory and models for `status`, in bytes."""

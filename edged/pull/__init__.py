@@ -27,7 +27,18 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-__all__ = ["Patience", "Progress", "PullFailed", "Unreachable", "installed", "partial", "pull", "remove", "verify"]
+__all__ = [
+    "Patience",
+    "Progress",
+    "PullFailed",
+    "Unreachable",
+    "installed",
+    "partial",
+    "pull",
+    "remove",
+    "sha256",
+    "verify",
+]
 
 REPORTS_PER_S = 5  # what a progress bar can show; more would cost a small board time
 RATE_WINDOW_S = 5.0  # long enough to be steady, short enough to show a link that slows down
@@ -156,6 +167,18 @@ def _journal(folder: Path, spec: FileSpec) -> Path:
 
 def _leftovers(folder: Path, spec: FileSpec) -> tuple[Path, ...]:
     return _part(folder, spec), _archive(folder, spec), _journal(folder, spec)
+
+
+async def sha256(path: Path, *, progress: Report) -> str:
+    """Hex digest of a file.
+
+    Raises:
+        PullFailed: it cannot be read.
+    """
+    try:
+        return await _hash(path, progress)
+    except OSError as error:
+        raise PullFailed(f"{error.filename or path}: {error.strerror or error}") from error
 
 
 async def _hash(path: Path, progress: Report) -> str:

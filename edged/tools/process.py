@@ -22,6 +22,7 @@ from typing import IO, Any, TypeVar
 import msgspec
 from msgspec import Struct
 
+from edged import systemd
 from edged.errors import ToolFailed
 from edged.tools import child
 from edged.tools.child import HEAD, Answer, Hello
@@ -38,8 +39,6 @@ CHUNK = 1 << 16  # bytes of a tool's output read at once: what a pipe holds
 LINES, WINDOW_S = 20, 10.0  # of a tool's output: so many lines in so many seconds are logged, the others counted
 MAX_LINE = 1000  # bytes of one line of it
 
-# What the service manager told the daemon about itself. A child that spoke on NOTIFY_SOCKET would speak for the daemon.
-PRIVATE = ("NOTIFY_", "WATCHDOG_", "MEMORY_PRESSURE_", "CREDENTIALS_", "LISTEN_", "FDSTORE", "JOURNAL_STREAM")
 
 T = TypeVar("T")
 
@@ -235,7 +234,7 @@ def _spawn(channel: int, module: Module, functions: Sequence[str]) -> tuple[subp
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         pass_fds=[channel],
-        env={name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)},
+        env=systemd.child_environment(),
         start_new_session=True,
     )
     assert started.stdout is not None

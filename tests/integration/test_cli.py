@@ -131,13 +131,6 @@ async def test_wrong_usage_is_one_document_where_json_is_asked_for() -> None:
     assert "--colour" in ended.json()["error"]["message"]
 
 
-async def test_models_fit_is_refused_with_a_sentence() -> None:
-    """What is not there yet says so, and is no typing error."""
-    ended = await edged("models", "fit", "--json")
-    assert ended.code == 64
-    assert "not available yet" in ended.json()["error"]["message"]
-
-
 async def test_no_daemon_is_69(tmp_path: Path) -> None:
     """By --socket, by the configuration, and where a killed daemon left its socket."""
     ended = await edged("ask", "x", "--socket", str(tmp_path / "none.sock"))

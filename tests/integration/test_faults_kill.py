@@ -22,6 +22,8 @@ VALVE = "open the north valve"
 NOT_ON_A_SOCKET = ("deliver.confirmed", "deliver.marked")  # nothing is published to whoever waits on the socket
 
 ON_THE_LINK = ("link.parked",)  # passed only by what needs the cloud: test_cloud_pipeline.py kills there
+IN_UPDATES = tuple(point for point in POINTS if point.startswith("update."))  # test_model_updates.py kills there
+ELSEWHERE = (*ON_THE_LINK, *IN_UPDATES)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ async def customer(broker: Mosquitto) -> AsyncIterator[Customer]:
         yield customer
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point not in ON_THE_LINK])
+@pytest.mark.parametrize("point", [point for point in POINTS if point not in ELSEWHERE])
 async def test_mqtt_request_has_one_outcome_wherever_the_daemon_is_killed(
     point: str, tmp_path: Path, broker: Mosquitto, customer: Customer
 ) -> None:
@@ -60,7 +62,7 @@ async def test_mqtt_request_has_one_outcome_wherever_the_daemon_is_killed(
         assert daemon.states() == ["done"]
 
 
-@pytest.mark.parametrize("point", [point for point in POINTS if point not in (*NOT_ON_A_SOCKET, *ON_THE_LINK)])
+@pytest.mark.parametrize("point", [point for point in POINTS if point not in (*NOT_ON_A_SOCKET, *ELSEWHERE)])
 async def test_socket_request_with_an_id_has_one_outcome_wherever_the_daemon_is_killed(
     point: str, tmp_path: Path
 ) -> None:

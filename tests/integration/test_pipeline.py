@@ -539,7 +539,8 @@ async def test_pieces_of_a_streamed_answer_carry_their_offsets(house: House) -> 
 @pytest.mark.parametrize(("id", "state"), [(None, State.CANCELLED), ("q", State.DONE)])
 async def test_client_that_goes_away_while_its_request_is_stored(house: House, id: str | None, state: State) -> None:
     """Without an id it is not worked on for nobody; with one it is, and not only when the next one comes."""
-    service = Service(house.config, house.pipeline, None, house.toolbox, None, None, status=None)  # type: ignore[arg-type]
+    parts: Any = (house.config, house.pipeline, None, house.toolbox, None, None, None)
+    service = Service(*parts, status=None)  # type: ignore[arg-type]
     request = request_from_map({"input": "pause", "agent": "house", **({"id": id} if id else {})}, agent=None)
     gone = asyncio.Event()
     house.store.held = asyncio.Event()

@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 
 from edged import catalog, pull
 from edged.catalog import ModelFile
-from edged.cli import models
+from edged.cli import models, progress
+from edged.governor import probe
 
 BYTES = b"weights" * 1000
 SHA256 = hashlib.sha256(BYTES).hexdigest()
@@ -198,7 +199,7 @@ def test_broken_catalog_is_a_configuration_error(tmp_path: Path) -> None:
 def test_lines_appear_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> None:
     """A log gets notes at once and amounts rarely."""
     now = 0.0
-    lines = models._Lines(lambda: now)
+    lines = progress.Lines(lambda: now)
     lines.report(pull.Progress("m", 1_000_000, 4_000_000, 1_000_000.0))
     lines.report(pull.Progress("m", 1_000_000, 4_000_000, 1_000_000.0, "from hf:x"))
     now = 3.0
@@ -208,13 +209,48 @@ def test_lines_appear_every_few_seconds(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    ("progress", "text"),
+    ("at", "text"),
     [
         (pull.Progress("m", 5_000_000, None, 2e6), "5 MB, 2.0 MB/s"),
         (pull.Progress("m", 0, 4_000_000, 0.0), "0 of 4 MB"),
         (pull.Progress("m", 0, 4_000_000_000, 1e6), "0 of 4000 MB, 1.0 MB/s, 67 min left"),
     ],
 )
-def test_amount_says_what_is_known(progress: pull.Progress, text: str) -> None:
+def test_amount_says_what_is_known(at: pull.Progress, text: str) -> None:
     """No total, no rate: nothing is made up."""
-    assert models._amount(progress) == text
+    assert progress.amount(at) == text
+
+
+def test_pull_refuses_what_can_never_run_here_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """70, with numbers; --force pulls it and says so; what is here already is no question."""
+    monkeypatch.setenv("EDGED_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setattr(probe, "board_bytes", lambda: 1000)
+    result = run("pull", "here")
+    assert result.exit_code == 70
+    assert "it cannot run here" in result.stderr
+    assert "no model of the catalog fits" in result.stderr
+    assert not list((tmp_path / "models").glob("*"))
+    assert run("pull", "here", "--force").exit_code == 0
+    assert document(run("pull", "here", "--json"))["models"][0]["status"] == "present"
+
+
+def test_fit_says_what_fits_and_keeps_what_it_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a daemon, a configuration or a model; the second time nothing is measured."""
+    monkeypatch.setenv("EDGED_CONFIG", str(tmp_path / "none.toml"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(probe, "board_bytes", lambda: 2**30)
+    monkeypatch.setattr(probe, "available_bytes", lambda: 2**30)
+    first = document(run("fit", "--json"))
+    assert [(m["name"], m["fits"], m["about"]) for m in first["models"]] == [
+        ("here", "yes", True),
+        ("away", "yes", True),
+        ("gone", "yes", True),
+    ]
+    assert first["measured_by"] == "memory and arithmetic"
+    assert all(m["decode_tokens_s"] > 0 for m in first["models"])
+    assert document(run("fit", "here", "--json"))["measured_at"] == first["measured_at"]
+    assert document(run("fit", "--again", "--json"))["measured_at"] > first["measured_at"]
+    assert "NAME" in run("fit").stdout
+    assert run("fit", "nothing").exit_code == 65

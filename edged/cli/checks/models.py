@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ from edged import catalog, pull, testing
 from edged.app import model_aliases, model_specs
 from edged.cli.checks.finding import Finding, fail, ok, own_name, warn
 from edged.cli.common import size
+from edged.cli.needs import calculated
 from edged.config import Config
-from edged.engine import predict
-from edged.errors import ConfigError, ModelUnavailable
+from edged.errors import ConfigError
 from edged.governor import probe
-from edged.onnx import sizes as onnx_sizes
 from edged.types import EngineKind
 
 
@@ -53,7 +51,10 @@ def _present(settings: Config, name: str, source: str) -> Finding:
         if path.is_file():
             return ok("models", f"{name}: the script {path}")
         return fail("models", f"{name}: there is no script {path}", f"write one, or change models.{name}.source")
+    now = model_specs(settings)[name].path
     file = catalog.resolve(source, settings.models_dir)
+    if now != str(file.path):  # it was updated, and its file is there
+        return ok("models", f"{name}: {now}, by an update")
     if file.present():
         return ok("models", f"{name}: {file.path}, {size(sum(path.stat().st_size for path in file.paths()))}")
     if not file.files:
@@ -97,8 +98,5 @@ def _needed(settings: Config, name: str) -> int | None:
     tell."""
     if settings.models[name].source.startswith(testing.SCHEME):
         return None
-    found = []
-    for spec in model_aliases(settings)[name].variants:
-        with contextlib.suppress(ModelUnavailable, OSError):
-            found.append((onnx_sizes.predicted_need if spec.engine is EngineKind.ONNX else predict.predict)(spec).total)
-    return min(found, default=None)
+    needs = (calculated(spec) for spec in model_aliases(settings)[name].variants)
+    return min((need for need in needs if need is not None), default=None)
