@@ -24,6 +24,9 @@ FIXED_USES = 4.0
 # Beside interactive work, batch work gets one token for so many: a step with one of each takes less than twice as long,
 # and a prompt of fifty tokens a fifth longer.
 BATCH_SHARE = 4
+# A prompt whose text is to repeat is computed in chunks of so many tokens, whatever the board's speed allows: chunks of
+# another size round differently. Every budget has room for them (`pace.MIN_RHYTHM_TOKENS`).
+REPEATABLE_TOKENS = 16
 
 
 @dataclass(slots=True, frozen=True)
@@ -400,6 +403,8 @@ class Scheduler:
             # A chunk of its own: a later sequence that shares the prefix then computes its turn in the same shapes as
             # this one, and so gets the same logits.
             count = min(count, sequence.prefix_tokens - sequence.n_computed)
+        if sequence.repeatable:
+            count = min(count, REPEATABLE_TOKENS)
         if count > 0:
             count = min(count, self._free_for(sequence, count, step))
         if count <= 0:

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.broker
 
 COUNT = 30
 NAMES = [b"n%d" % number for number in range(COUNT)]
-# each takes a tenth of a second: eight at a time they are about half a second of work
-WORK = "".join(entry(f"note {n};", note(f"n{n}"), text=f"noted {n}", token_s=0.05) for n in range(COUNT))
+# each takes half a second: sixteen at a time they are a second of work
+WORK = "".join(entry(f"note {n};", note(f"n{n}"), text=f"noted {n}", token_s=0.25) for n in range(COUNT))
 LOG_LINES = 40 + 2 * COUNT  # of a life with an outage: start, stop and link some dozen, a request one or two
 
 
