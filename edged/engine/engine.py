@@ -10,9 +10,10 @@ from typing import Any
 
 from edged.engine.snapshots import Snapshots
 from edged.engine.ticket import ModelStats, Ticket
-from edged.engine.worker import Worker, resolve
+from edged.engine.worker import Worker
 from edged.errors import Cancelled, EdgedError, Internal
 from edged.interfaces import OnPiece, Residency
+from edged.mailbox import resolve, settled
 from edged.types import Completion, Job, ModelSpec
 
 
@@ -94,7 +95,7 @@ class LlamaEngine:
             except asyncio.CancelledError:
                 ticket.on_piece = None  # whoever asked has left
                 worker.cancel(ticket)
-                await _settled(ticket.future)
+                await settled(ticket.future)
                 raise
             return ticket.future.result()
 
@@ -107,7 +108,7 @@ class LlamaEngine:
             await asyncio.wait([future])
         except asyncio.CancelledError:
             abort.set()
-            if await _settled(future) is None:
+            if await settled(future) is None:
                 await self._unload_anyway(spec.name)
             raise
         future.result()
@@ -120,7 +121,7 @@ class LlamaEngine:
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError:
-            await _settled(future)
+            await settled(future)
             raise
         future.result()
 
@@ -168,7 +169,7 @@ class LlamaEngine:
         if self._worker is not None:  # stopped or dead meanwhile: then the model is gone with it
             future = self._future()
             self._worker.unload(name, future)
-            await _settled(future)
+            await settled(future)
 
     def _on_fatal(self, error: BaseException) -> None:
         self._worker = None
@@ -183,14 +184,3 @@ class LlamaEngine:
 
 def _without_logprobs(on_text: Callable[[str], None] | None) -> OnPiece | None:
     return (lambda text, _: on_text(text)) if on_text is not None else None
-
-
-async def _settled(future: asyncio.Future[Any]) -> BaseException | None:
-    """Wait for a future whatever happens, and return its exception. The wait is bounded by one step or one load: more
-    cancellations meanwhile change nothing, the first one is raised afterwards."""
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue
-    return future.exception()

@@ -6,8 +6,6 @@ It loads, frees and steps models. Others post commands; results go back to the e
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import gc
 import logging
 import queue
 import threading
@@ -16,9 +14,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from edged import heap
 from edged.engine import cpus
 from edged.engine.ticket import ModelStats, News, Ticket
 from edged.errors import Cancelled, EdgedError, Internal, ModelUnavailable
+from edged.mailbox import resolve, run_all
 from edged.types import ModelSpec
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Worker:
         if not outbox:
             return
         try:
-            self._loop.call_soon_threadsafe(_run_all, outbox)
+            self._loop.call_soon_threadsafe(run_all, outbox)
         except RuntimeError:  # the loop is closed, so nobody waits any more
             log.debug("%d results came after the event loop was closed", len(outbox))
 
@@ -190,7 +190,7 @@ class Worker:
         try:
             runner = self._models[spec.name] = self._open(spec, abort)
         except EdgedError as error:
-            _trim()
+            heap.trim()
             self._resolve(future, error)
             return
         runner.pause_batch(self._batch_paused)
@@ -229,13 +229,13 @@ class Worker:
             del self._models[name]
             runner.close()
             del runner
-            _trim()
+            heap.trim()
         self._resolve(future, None)
 
     def _trim(self, future: asyncio.Future[int]) -> None:
         self._trimmed = True
         dropped = sum(runner.trim() for runner in self._models.values())
-        _trim()
+        heap.trim()
         self._outbox.append(partial(resolve, future, dropped))
 
     def _relax(self) -> None:
@@ -255,7 +255,7 @@ class Worker:
                 self._tell(ticket, Cancelled("the engine stops"))
             runner.close()
         self._models.clear()
-        _trim()
+        heap.trim()
 
     def _tell(self, ticket: Ticket, outcome: EdgedError) -> None:
         self._outbox.append(partial(tell, News(ticket, outcome=outcome)))
@@ -280,27 +280,3 @@ def tell(news: News) -> None:
             ticket.on_piece = None
     if outcome is not None:
         resolve(ticket.future, outcome)
-
-
-def resolve(future: asyncio.Future[Any], value: object) -> None:
-    """Set a future's result or exception, unless it has one."""
-    if future.done():
-        return
-    if isinstance(value, Exception):
-        future.set_exception(value)
-    else:
-        future.set_result(value)
-
-
-def _run_all(calls: list[Command]) -> None:
-    for call in calls:
-        call()
-
-
-def _trim() -> None:
-    """Give freed memory back to the kernel. glibc keeps it otherwise: half of a model, for the process's life."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:  # another C library, without such a cache
-        pass

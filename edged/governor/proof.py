@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-
 from msgspec import Struct
 
+from edged import heap
 from edged.governor import probe
 
 
@@ -39,14 +38,7 @@ def after_load(before: Held) -> Held:
 def after_unload(took_bytes: int, before_bytes: int) -> Unloaded:
     """Measure, trim, measure again. Args: private memory that the load took, and that there was before the unload."""
     untrimmed = probe.private_bytes()
-    trim()
+    heap.trim()
     now = probe.private_bytes()
     freed = before_bytes - now
     return Unloaded(freed, untrimmed - now, max(0, took_bytes - freed))
-
-
-def trim() -> bool:
-    """Tell the C library to give free memory back to the kernel. False: there was none, or it has no such call (only
-    glibc does)."""
-    call = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    return call is not None and bool(call(0))

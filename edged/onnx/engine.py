@@ -9,8 +9,9 @@ from typing import Any
 
 from edged.errors import Cancelled, EdgedError, Internal
 from edged.interfaces import Residency
+from edged.mailbox import resolve, settled
 from edged.onnx.ticket import ModelStats, Ticket
-from edged.onnx.worker import Worker, resolve
+from edged.onnx.worker import Worker
 from edged.types import Embeddings, EmbedJob, ModelSpec
 
 
@@ -67,7 +68,7 @@ class OnnxEngine:
                 await asyncio.wait([ticket.future])
             except asyncio.CancelledError:
                 worker.cancel(ticket)
-                await _settled(ticket.future)
+                await settled(ticket.future)
                 raise
             return ticket.future.result()
 
@@ -79,10 +80,10 @@ class OnnxEngine:
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError:
-            if await _settled(future) is None and self._worker is not None:
+            if await settled(future) is None and self._worker is not None:
                 again = self._future()
                 self._worker.unload(spec.name, again)
-                await _settled(again)
+                await settled(again)
             raise
         future.result()
 
@@ -94,7 +95,7 @@ class OnnxEngine:
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError:
-            await _settled(future)
+            await settled(future)
             raise
         future.result()
 
@@ -130,13 +131,3 @@ class OnnxEngine:
     def _fail_all(self, error: EdgedError) -> None:
         for future in list(self._futures):
             resolve(future, error)
-
-
-async def _settled(future: asyncio.Future[Any]) -> BaseException | None:
-    """Wait for a future whatever happens, and return its exception. The wait is bounded by one batch or one load."""
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue
-    return future.exception()

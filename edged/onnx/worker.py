@@ -16,9 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from edged import heap
 from edged.clock import Stopwatch
 from edged.errors import BadRequest, Cancelled, ContextExceeded, EdgedError, Internal, ModelUnavailable
-from edged.onnx import memory
+from edged.mailbox import resolve, run_all
 from edged.onnx.batches import batches
 from edged.onnx.ticket import ModelStats, Ticket
 from edged.types import Embeddings, ModelSpec, ModelState
@@ -203,7 +204,7 @@ class Worker:
         if not outbox:
             return
         try:
-            self._loop.call_soon_threadsafe(_run_all, outbox)
+            self._loop.call_soon_threadsafe(run_all, outbox)
         except RuntimeError:  # the loop is closed, so nobody waits any more
             log.debug("%d results came after the event loop was closed", len(outbox))
 
@@ -231,15 +232,15 @@ class Worker:
         try:
             model = self._open(spec)
         except EdgedError as error:
-            memory.trim()
+            heap.trim()
             self._resolve(future, error)
             return
         self._models[spec.name] = _Loaded(model, watch.ms())
-        memory.trim()  # while a session is made, weights are there several times
+        heap.trim()  # while a session is made, weights are there several times
         self._resolve(future, None)
 
     def _open(self, spec: ModelSpec) -> EmbeddingModel:
-        memory.return_at_once()
+        heap.return_at_once()
         try:
             from edged.onnx.model import EmbeddingModel
         except (ImportError, OSError) as error:  # not installed, or built for another machine
@@ -257,7 +258,7 @@ class Worker:
             return
         if loaded is not None:
             del self._models[name], loaded
-            memory.trim()
+            heap.trim()
         self._resolve(future, None)
 
     def _free_all(self) -> None:
@@ -267,7 +268,7 @@ class Worker:
         self._works.clear()
         self._models.clear()
         self.stats = ()
-        memory.trim()
+        heap.trim()
 
     def _resolve(self, future: asyncio.Future[Any], value: object) -> None:
         self._outbox.append(partial(resolve, future, value))
@@ -276,21 +277,3 @@ class Worker:
 def _check_dimensions(wanted: int | None, has: int) -> None:
     if wanted is not None and wanted != has:
         raise BadRequest(f"dimensions: the model makes vectors of {has}, which cannot be cut: leave it out")
-
-
-# On the event loop
-
-
-def resolve(future: asyncio.Future[Any], value: object) -> None:
-    """Set a future's result or exception, unless it has one."""
-    if future.done():
-        return
-    if isinstance(value, Exception):
-        future.set_exception(value)
-    else:
-        future.set_result(value)
-
-
-def _run_all(calls: list[Command]) -> None:
-    for call in calls:
-        call()

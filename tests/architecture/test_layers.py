@@ -23,7 +23,7 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"catalog"},
     {"interfaces"},
     {"config", "log", "metrics", "systemd"},
-    {"types", "errors", "clock", "faults", "client", "loopback"},
+    {"types", "errors", "clock", "faults", "client", "loopback", "heap", "mailbox"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}
 SHARED = "sockets"  # what transports have in common; it knows none of them

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 import pytest
 
+from edged import heap
 from edged.errors import ModelUnavailable, NoMemory
-from edged.governor import probe, proof
+from edged.governor import probe
 from edged.governor.governor import Governor
 from edged.types import JSON, MemoryNeed, ModelSpec
 
@@ -98,7 +99,7 @@ def _large_board(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "private_bytes", lambda: 0)
     monkeypatch.setattr(probe, "file_bytes", lambda: 0)
     monkeypatch.setattr(probe, "cgroups", list)
-    monkeypatch.setattr(proof, "trim", lambda: False)  # it is slow in a process as large as a test's
+    monkeypatch.setattr(heap, "trim", lambda: False)  # it is slow in a process as large as a test's
 
 
 @contextlib.asynccontextmanager

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from edged import heap
 from edged.errors import ModelUnavailable, NoMemory
-from edged.governor import probe, proof
+from edged.governor import probe
 from edged.governor.books import Alias
 from edged.governor.governor import BETTER_S, SPARED_S, Governor
 from edged.types import JSON, MemoryNeed, ModelSpec
@@ -110,7 +111,7 @@ def family(*paths: str, min_context: int | None = None, **more: Any) -> Alias:
 async def at_work(board: Board, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Board]:
     monkeypatch.setattr(probe, "available_bytes", board.memory.available)
     monkeypatch.setattr(probe, "private_bytes", lambda: board.memory.private)
-    monkeypatch.setattr(proof, "trim", lambda: False)
+    monkeypatch.setattr(heap, "trim", lambda: False)
     task = asyncio.create_task(board.governor.run())
     try:
         async with asyncio.timeout(SOON_S):

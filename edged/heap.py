@@ -1,4 +1,4 @@
-"""What is freed goes back to the kernel."""
+"""The C library's heap: what is freed goes back to the kernel. Takes milliseconds; any thread may call it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ M_MMAP_THRESHOLD = -3  # malloc.h
 MMAPPED_BYTES = 256 * 1024  # smaller than any buffer that matters, larger than what Python asks for all the time
 
 
+def trim() -> bool:
+    """Give freed memory back. glibc keeps it otherwise: half of a model, for the process's life. False: there was none,
+    or the C library has no such call (only glibc does)."""
+    gc.collect()
+    call = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    return call is not None and bool(call(0))
+
+
 def return_at_once() -> None:
     """From now on glibc maps every larger block by itself, and unmaps it when it is freed.
 
@@ -16,16 +24,6 @@ def return_at_once() -> None:
     the top of the heap of each thread, where no malloc_trim reaches it, and puts a batch's buffers there: after an
     unload 8 or 15 MiB of the MiniLM stay, and a batch of 512 tokens takes 81 MiB at its worst instead of 26.
     """
-    try:
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAPPED_BYTES)
-    except AttributeError:  # another C library, which does not learn
-        pass
-
-
-def trim() -> None:
-    """Give back what was freed in small pieces."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:  # another C library, without such a cache
-        pass
+    call = getattr(ctypes.CDLL(None), "mallopt", None)
+    if call is not None:  # other C libraries do not learn
+        call(M_MMAP_THRESHOLD, MMAPPED_BYTES)
