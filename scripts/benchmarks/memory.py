@@ -135,7 +135,12 @@ def _prediction(wanted: Wanted) -> list[Row]:
     return [
         *rows,
         _worst("first load of a daemon, worst error", cases, lambda c: error_percent(c.predicted, c.taken)),
-        _worst("against what its unload gives back", cases, lambda c: error_percent(c.predicted, c.returned)),
+        finding(
+            "prediction: most that a first unload kept, libraries among it",
+            max(mib(case.taken - case.returned) for case in cases),
+            "MiB",
+            n=len(cases),
+        ),
         _worst("second load, worst error", cases, lambda c: error_percent(c.predicted_again, c.taken_again)),
     ]
 
