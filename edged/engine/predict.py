@@ -9,7 +9,7 @@ import os
 import platform
 import subprocess
 import sys
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import msgspec
@@ -205,9 +205,15 @@ def _n_vocab(tensors: list[gguf.Tensor]) -> int:
 
 
 def _header(path: Path) -> tuple[dict[str, JSON], list[gguf.Tensor]]:
-    """Of all files of a model; what the first says counts."""
-    pairs, tensors = gguf.header(path)
-    for part in gguf.parts(path)[1:]:
+    """Of all files of a model; what the first says counts. Not to be changed: it is remembered."""
+    parts = gguf.parts(path)
+    return _read(parts, tuple((stat.st_size, stat.st_mtime_ns) for stat in map(_stat, parts)))
+
+
+@lru_cache(maxsize=4)  # a prediction reads it several times, and vocabularies take 30 ms and more to pass over
+def _read(parts: tuple[Path, ...], _state: tuple[tuple[int, int], ...]) -> tuple[dict[str, JSON], list[gguf.Tensor]]:
+    pairs, tensors = gguf.header(parts[0])
+    for part in parts[1:]:
         tensors = tensors + gguf.header(part)[1]
     return pairs, tensors
 
