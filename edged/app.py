@@ -570,6 +570,8 @@ class Daemon:
         models: dict[str, JSON] = self._service.models()
         rates = ("prefill_tokens_s", "decode_tokens_s")
         for stats in self._engine.stats():
+            if stats.name not in models:  # a file on trial, see `updates`
+                continue
             measured = {name: value for name, value in _plain(stats).items() if name in rates and value is not None}
             models[stats.name] = {**models[stats.name], **measured}
         for name in self._config.models:

@@ -13,6 +13,9 @@ from edged.governor.policy import Resident, worth_s
 from edged.types import JSON, MemoryNeed, ModelSpec, ModelState
 
 
+IN_MEMORY = (ModelState.READY, ModelState.UNLOADING)
+
+
 class Alias(Struct, frozen=True):
     """What a name stands for: one file, or several, best first. min_context: as many tokens of context are enough where
     memory has no room for the configured ones; None: it is not shortened."""
@@ -139,7 +142,7 @@ class Books:
             "state": self.state,
             "predicted_bytes": self.need.loaded or None,
             "predicted": {part: size for part, size in structs.asdict(self.need).items() if size},
-            "measured_bytes": self.measured_bytes if self.ready else None,
+            "measured_bytes": self.measured_bytes if self.state in IN_MEMORY else None,
             "in_use": self.active + len(self.waiting),
             "context": self.spec.context,
         }

@@ -15,6 +15,7 @@ import pytest
 from edged import catalog, gguf, pull
 from edged.agent.dialect import Dialect
 from edged.catalog import FileSpec, ModelFile, Source
+from edged.client import AsyncClient
 from edged.engine import LlamaEngine
 from edged.pull import Progress, PullFailed
 from edged.types import ModelSpec
@@ -235,15 +236,23 @@ async def test_cancelled_pull_ends_its_child(tmp_path: Path) -> None:
 
 
 async def test_real_model_is_updated_to_a_copy_and_not_to_a_damaged_one(tmp_path: Path) -> None:
-    """Loaded beside the old one and asked; a file that ends in the middle is refused by the runtime."""
-    async with real(tmp_path) as daemon, Wired(daemon.socket) as client:
+    """Loaded beside the old one and asked; a file that ends in the middle is refused by the runtime. Whoever looks at
+    the daemon meanwhile sees both."""
+    async with real(tmp_path) as daemon, Wired(daemon.socket) as client, AsyncClient(daemon.socket) as other:
         data = model_path().read_bytes()
         (tmp_path / "damaged.gguf").write_bytes(data[: len(data) // 2])
         (tmp_path / "copy.gguf").write_bytes(data)
         for name, state in (("damaged", "failed"), ("copy", "done")):
             params = {"name": "small", "source": f"file:{tmp_path}/{name}.gguf"}
-            error, done = await client.call(1, "models.update", params)
+            updating = asyncio.create_task(client.call(1, "models.update", params))
+            seen: set[str] = set()
+            while not updating.done():
+                now = await other.call("status")
+                assert set(now["models"]) == {"small", "long"}
+                seen |= set(now["engine"])
+            error, done = await updating
             assert (error, done["state"]) == (None, state)
+            assert ("small@next" in seen) is (state == "done")
         _, status = await client.call(2, "status")
         assert status["models"]["small"]["update"]["state"] == "done"
         assert await daemon.stop() == 0
