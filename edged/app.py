@@ -13,9 +13,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from edged import __version__, catalog, clock, config, gguf, systemd, testing
+from edged import __version__, clock, config, gguf, systemd, testing
 from edged.agent import grammar, schemas, trial
 from edged.agent.chat import Chats
 from edged.agent.dialect import Dialect
@@ -23,7 +21,7 @@ from edged.agent.dispatch import Dispatcher
 from edged.agent.embed import Embeds
 from edged.agent.prompt import PromptBook, specs
 from edged.agent.warm import Warmer
-from edged.catalog import ModelFile
+from edged.aliases import model_aliases
 from edged.cloud import Cloud, Served
 from edged.config import Config, PythonTool
 from edged.engine import LlamaEngine, predict
@@ -58,7 +56,7 @@ from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix import UnixTransport
 from edged.types import JSON, Ask, EngineKind, ModelSpec, ModelState
-from edged.updates.ledger import Ledger, in_force, read
+from edged.updates.ledger import Ledger
 from edged.updates.updater import Updater
 
 logger = logging.getLogger("edged")
@@ -671,78 +669,6 @@ def _not_installed(name: str, source: str) -> str:
 def addresses(settings: Config) -> tuple[Address, ...]:
     """Where clients connect to a daemon of this configuration."""
     return (settings.socket_path, *settings.http_listeners)
-
-
-def model_specs(settings: Config) -> dict[str, ModelSpec]:
-    """The best file of every configured model. ConfigError where a source means nothing."""
-    return {name: alias.variants[0] for name, alias in model_aliases(settings).items()}
-
-
-def model_aliases(settings: Config) -> dict[str, Alias]:
-    """The configured models with all their variants, or the file they were updated to; one that a server runs has none.
-    ConfigError where a source means nothing."""
-    updated = in_force(read(settings.state_dir), {name: model.source for name, model in settings.models.items()})
-    aliases = {name: _alias(settings, name) for name in settings.models}
-    for name, version in updated.versions.items():
-        if len(aliases[name].variants) == 1:
-            spec = msgspec.structs.replace(aliases[name].variants[0], path=version.path)
-            aliases[name] = msgspec.structs.replace(aliases[name], variants=(spec,))
-    return aliases
-
-
-def _alias(settings: Config, name: str) -> Alias:
-    model = settings.models[name]
-    if model.is_served:
-        return Alias((ModelSpec(name=name, path="", context=model.context, engine=EngineKind.SERVER),))
-    files = [_model_file(settings, name, source) for source in model.sources]
-    kinds = {EngineKind(file.engine or EngineKind.LLAMA) for file in files}
-    if len(kinds) > 1:
-        problem = f"are files for {' and '.join(sorted(kinds))}: one kind only"
-        raise settings.error(("models", name, "variants"), problem)
-    [kind] = kinds
-    if kind is EngineKind.ONNX:
-        _check_no_agent(settings, name)
-    labels = [file.name for file in files]
-    if len(set(labels)) < len(labels):  # files of one name in several folders
-        labels = list(model.sources)
-    specs = [
-        ModelSpec(
-            name=name,
-            path=str(file.path),
-            context=min(model.context, file.context or model.context) if kind is EngineKind.ONNX else model.context,
-            pin=model.pin,
-            threads=settings.threads(),
-            engine=kind,
-            kv_type=model.kv_type,
-            variant=label if len(files) > 1 else "",
-        )
-        for file, label in zip(files, labels, strict=True)
-    ]
-    return Alias(tuple(specs), model.min_context)
-
-
-def _model_file(settings: Config, name: str, source: str) -> ModelFile:
-    if source.startswith(testing.SCHEME):
-        path = Path(source.removeprefix(testing.SCHEME))
-        return ModelFile(name=path.stem, path=path)
-    model = settings.models[name]
-    try:
-        file = catalog.resolve(source, settings.models_dir)
-    except ModelUnavailable as error:
-        key = f"models.{name}.{'variants' if model.variants else 'source'}"
-        raise ConfigError(settings.files[0], key, error.message) from None
-    if model.engine is not None and model.engine.value != file.engine:
-        problem = f"{model.engine}, and {source!r} is a file for {file.engine}; leave it out"
-        raise settings.error(("models", name, "engine"), problem)
-    return file
-
-
-def _check_no_agent(settings: Config, model: str) -> None:
-    """Raises ConfigError where an agent is to speak with an embedding model."""
-    for name, agent in settings.agents.items():
-        if agent.model == model:
-            problem = f"{model!r} is an embedding model: it does not generate; name a language model"
-            raise settings.error(("agents", name, "model"), problem)
 
 
 async def _end(tasks: list[asyncio.Task[Any]]) -> None:

@@ -10,7 +10,7 @@ import typer
 from msgspec import Struct, structs
 
 from edged import catalog, config, testing
-from edged.app import model_aliases
+from edged.aliases import model_aliases
 from edged.catalog import Entry
 from edged.cli import complete
 from edged.cli.calibrate import Calibration, cached, measured

@@ -6,18 +6,17 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from edged.engine.snapshots import Snapshots
 from edged.engine.ticket import ModelStats, Ticket
 from edged.engine.worker import Worker
-from edged.errors import Cancelled, EdgedError, Internal
+from edged.errors import Internal
 from edged.interfaces import OnPiece, Residency
-from edged.mailbox import resolve, settled
+from edged.native import Owner, settled
 from edged.types import Completion, Job, ModelSpec
 
 
-class LlamaEngine:
+class LlamaEngine(Owner[Worker]):
     """Implements `interfaces.Engine`, `Loader` and `Yielding` with llama.cpp. Belongs to the loop it is started on.
 
     Args:
@@ -39,37 +38,14 @@ class LlamaEngine:
         checked: bool = False,
         snapshots: Snapshots | None = None,
     ) -> None:
+        super().__init__("the engine", on_fatal)
         self.residency = residency
         self._threads = threads
         self._snapshots = snapshots
-        self._report_fatal = on_fatal
         self._checked = checked
-        self._worker: Worker | None = None
-        self._futures: set[asyncio.Future[Any]] = set()
 
-    async def start(self) -> None:
-        """Start the thread; loads nothing."""
-        if self._worker is not None:
-            raise RuntimeError("the engine is started")
-        self._worker = Worker(
-            asyncio.get_running_loop(),
-            self._on_fatal,
-            self._threads,
-            snapshots=self._snapshots,
-            checked=self._checked,
-        )
-        self._worker.start()
-
-    async def stop(self) -> None:
-        """End everything within one step: running requests fail with Cancelled, models are freed."""
-        worker, self._worker = self._worker, None
-        if worker is None:
-            return
-        worker.stop()
-        await asyncio.to_thread(worker.join)
-        # What the thread sent last is in the loop's queue already; commands it never took are answered here.
-        await asyncio.sleep(0)
-        self._fail_all(Cancelled("the engine stops"))
+    def _make(self, loop: asyncio.AbstractEventLoop) -> Worker:
+        return Worker(loop, self._on_fatal, self._threads, snapshots=self._snapshots, checked=self._checked)
 
     async def generate(
         self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
@@ -113,18 +89,6 @@ class LlamaEngine:
             raise
         future.result()
 
-    async def unload(self, name: str) -> None:
-        """See `interfaces.Loader`; does nothing where no such model is loaded. Not to be interrupted: a cancelled call
-        returns when it is done."""
-        future = self._future()
-        self._running().unload(name, future)
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            await settled(future)
-            raise
-        future.result()
-
     async def trim(self) -> int:
         """See `interfaces.Yielding`. A load in progress comes first."""
         worker, future = self._running(), self._future()
@@ -142,44 +106,10 @@ class LlamaEngine:
         if self._worker is not None:
             self._worker.pause_batch(paused)
 
-    def progress(self) -> tuple[bool, float]:
-        """Whether the thread is at work, and when it last got on (time.monotonic()). For the watchdog: no locks, no
-        I/O."""
-        worker = self._worker
-        return (worker.busy, worker.progress_at) if worker else (False, time.monotonic())
-
     def stats(self) -> list[ModelStats]:
         """The loaded models, as they were after their last step."""
         worker = self._worker
         return list(worker.stats) if worker else []
-
-    def _running(self) -> Worker:
-        if self._worker is None:
-            raise Internal("the engine is not running")
-        return self._worker
-
-    def _future(self) -> asyncio.Future[Any]:
-        """A future that is answered even if the thread dies."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._futures.add(future)
-        future.add_done_callback(self._futures.discard)
-        return future
-
-    async def _unload_anyway(self, name: str) -> None:
-        if self._worker is not None:  # stopped or dead meanwhile: then the model is gone with it
-            future = self._future()
-            self._worker.unload(name, future)
-            await settled(future)
-
-    def _on_fatal(self, error: BaseException) -> None:
-        self._worker = None
-        self._fail_all(Internal(f"the engine thread died: {error!r}"))
-        if self._report_fatal:
-            self._report_fatal(error)
-
-    def _fail_all(self, error: EdgedError) -> None:
-        for future in list(self._futures):
-            resolve(future, error)
 
 
 def _without_logprobs(on_text: Callable[[str], None] | None) -> OnPiece | None:

@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edged import heap
+from edged import heap, native
 from edged.engine import cpus
 from edged.engine.ticket import ModelStats, News, Ticket
 from edged.errors import Cancelled, EdgedError, Internal, ModelUnavailable
-from edged.mailbox import resolve, run_all
+from edged.native import Command, resolve
 from edged.types import ModelSpec
 
 if TYPE_CHECKING:
@@ -27,17 +27,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Command = Callable[[], None]
 
-
-class Worker:
-    """The thread, its models and its mailbox.
-
-    `busy`, `progress_at` (time.monotonic()) and `stats` may be read from anywhere: each is replaced as a whole.
+class Worker(native.Worker):
+    """The thread and its models.
 
     Args:
-        loop: where futures and callbacks live.
-        on_fatal: called on the loop with the exception that ended the thread.
+        loop, on_fatal: see native.Worker.
         threads: threads to compute with where a model names none; None: what the process may use.
         snapshots, checked: see Runner.
     """
@@ -51,87 +46,42 @@ class Worker:
         snapshots: Snapshots | None,
         checked: bool,
     ) -> None:
-        self.busy = False
-        self.progress_at = time.monotonic()
+        super().__init__(loop, on_fatal, name="edged.engine")
         self.stats: tuple[ModelStats, ...] = ()
         self._models: dict[str, Runner] = {}
-        self._loop = loop
-        self._on_fatal = on_fatal
         self._threads = threads
         self._snapshots = snapshots
         self._checked = checked
         self._trimmed = self._batch_paused = False
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._outbox: list[Command] = []
-        self._stopping = threading.Event()
-        # A daemon thread: if a native call never returns, the process must still be able to end.
-        self._thread = threading.Thread(target=self._run, name="edged.engine", daemon=True)
 
     # Called from the event loop
 
-    def start(self) -> None:
-        self._thread.start()
-
     def submit(self, ticket: Ticket) -> None:
-        self._commands.put(partial(self._submit, ticket))
+        self.post(partial(self._submit, ticket))
 
     def cancel(self, ticket: Ticket) -> None:
-        self._commands.put(partial(self._cancel, ticket))
+        self.post(partial(self._cancel, ticket))
 
     def load(self, spec: ModelSpec, abort: threading.Event, future: asyncio.Future[None]) -> None:
-        self._commands.put(partial(self._load, spec, abort, future))
+        self.post(partial(self._load, spec, abort, future))
 
     def unload(self, name: str, future: asyncio.Future[None]) -> None:
-        self._commands.put(partial(self._unload, name, future))
+        self.post(partial(self._unload, name, future))
 
     def trim(self, future: asyncio.Future[int]) -> None:
-        self._commands.put(partial(self._trim, future))
+        self.post(partial(self._trim, future))
 
     def relax(self) -> None:
-        self._commands.put(self._relax)
+        self.post(self._relax)
 
     def pause_batch(self, paused: bool) -> None:
-        self._commands.put(partial(self._pause_batch, paused))
-
-    def stop(self) -> None:
-        """End after the step in progress; a load in progress is aborted."""
-        self._stopping.set()
-        self._commands.put(lambda: None)
-
-    def join(self) -> None:
-        """Wait for the thread's end. Blocks."""
-        self._thread.join()
+        self.post(partial(self._pause_batch, paused))
 
     # The thread
 
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                self._take_commands()
-                self._step()
-                self._send()
-            self._free_all()
-        except BaseException as error:  # whatever it is, the loop has to hear of it
-            log.critical("the engine thread died", exc_info=error)
-            self._outbox.append(partial(self._on_fatal, error))
-        finally:
-            self.busy = False
-            self._send()
-
-    def _take_commands(self) -> None:
-        """Do what was posted; sleep while there is nothing at all to do."""
-        if not any(r.has_work for r in self._models.values()) and not self._outbox:
-            self.busy = False
-            command = self._await_command()
-            self.busy, self.progress_at = True, time.monotonic()
-            command()
-        while not self._stopping.is_set():
-            try:
-                command = self._commands.get_nowait()
-            except queue.Empty:
-                return
-            self.progress_at = time.monotonic()
-            command()
+    @property
+    def _has_work(self) -> bool:
+        return any(runner.has_work for runner in self._models.values())
 
     def _await_command(self) -> Command:
         """The next command; the models do meanwhile what can wait until then."""
@@ -151,16 +101,6 @@ class Worker:
                 self.progress_at = time.monotonic()
             self._outbox.extend(partial(tell, news) for news in runner.take_news())
         self.stats = tuple(r.stats for r in self._models.values())
-
-    def _send(self) -> None:
-        """Hand everything of this round to the loop in one call: one wake-up per step, not one per token."""
-        outbox, self._outbox = self._outbox, []
-        if not outbox:
-            return
-        try:
-            self._loop.call_soon_threadsafe(run_all, outbox)
-        except RuntimeError:  # the loop is closed, so nobody waits any more
-            log.debug("%d results came after the event loop was closed", len(outbox))
 
     # Commands
 
@@ -259,9 +199,6 @@ class Worker:
 
     def _tell(self, ticket: Ticket, outcome: EdgedError) -> None:
         self._outbox.append(partial(tell, News(ticket, outcome=outcome)))
-
-    def _resolve(self, future: asyncio.Future[Any], error: EdgedError | None) -> None:
-        self._outbox.append(partial(resolve, future, error))
 
 
 # On the event loop

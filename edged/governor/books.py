@@ -12,7 +12,6 @@ from edged.governor import turns
 from edged.governor.policy import Resident, worth_s
 from edged.types import JSON, MemoryNeed, ModelSpec, ModelState
 
-
 IN_MEMORY = (ModelState.READY, ModelState.UNLOADING)
 
 

@@ -8,18 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import queue
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edged import heap
+from edged import heap, native
 from edged.clock import Stopwatch
 from edged.errors import BadRequest, Cancelled, ContextExceeded, EdgedError, Internal, ModelUnavailable
-from edged.mailbox import resolve, run_all
 from edged.onnx.batches import batches
 from edged.onnx.ticket import ModelStats, Ticket
 from edged.types import Embeddings, ModelSpec, ModelState
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
     from edged.onnx.model import EmbeddingModel
 
 log = logging.getLogger(__name__)
-
-Command = Callable[[], None]
 
 
 class _Loaded:
@@ -52,88 +47,42 @@ class _Work:
         self.vectors: dict[int, bytes] = {}
 
 
-class Worker:
-    """The thread, its models and its mailbox.
-
-    `busy`, `progress_at` (time.monotonic()) and `stats` may be read from anywhere: each is replaced as a whole.
+class Worker(native.Worker):
+    """The thread and its models.
 
     Args:
-        loop: where futures live.
-        on_fatal: called on the loop with the exception that ended the thread.
+        loop, on_fatal: see native.Worker.
         threads: to compute with where a model names none; None: as many as the process may use.
     """
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, on_fatal: Callable[[BaseException], None], threads: int | None
     ) -> None:
-        self.busy = False
-        self.progress_at = time.monotonic()
+        super().__init__(loop, on_fatal, name="edged.onnx")
         self.stats: tuple[ModelStats, ...] = ()
-        self._loop, self._on_fatal, self._threads = loop, on_fatal, threads
+        self._threads = threads
         self._models: dict[str, _Loaded] = {}
         self._works: deque[_Work] = deque()
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        self._outbox: list[Command] = []
-        self._stopping = threading.Event()
-        # A daemon thread: if a native call never returns, the process must still be able to end.
-        self._thread = threading.Thread(target=self._run, name="edged.onnx", daemon=True)
 
     # Called from the event loop
 
-    def start(self) -> None:
-        self._thread.start()
-
     def submit(self, ticket: Ticket) -> None:
-        self._commands.put(partial(self._submit, ticket))
+        self.post(partial(self._submit, ticket))
 
     def cancel(self, ticket: Ticket) -> None:
-        self._commands.put(partial(self._cancel, ticket))
+        self.post(partial(self._cancel, ticket))
 
     def load(self, spec: ModelSpec, future: asyncio.Future[None]) -> None:
-        self._commands.put(partial(self._load, spec, future))
+        self.post(partial(self._load, spec, future))
 
     def unload(self, name: str, future: asyncio.Future[None]) -> None:
-        self._commands.put(partial(self._unload, name, future))
-
-    def stop(self) -> None:
-        """End after the batch in progress."""
-        self._stopping.set()
-        self._commands.put(lambda: None)
-
-    def join(self) -> None:
-        """Wait for the thread's end. Blocks."""
-        self._thread.join()
+        self.post(partial(self._unload, name, future))
 
     # The thread
 
-    def _run(self) -> None:
-        try:
-            while not self._stopping.is_set():
-                self._take_commands()
-                self._step()
-                self._send()
-            self._free_all()
-        except BaseException as error:  # whatever it is, the loop has to hear of it
-            log.critical("the thread of onnxruntime died", exc_info=error)
-            self._outbox.append(partial(self._on_fatal, error))
-        finally:
-            self.busy = False
-            self._send()
-
-    def _take_commands(self) -> None:
-        """Do what was posted; sleep while there is nothing to do."""
-        if not self._works:
-            self.busy = False
-            command = self._commands.get()
-            self.busy, self.progress_at = True, time.monotonic()
-            command()
-        while not self._stopping.is_set():
-            try:
-                command = self._commands.get_nowait()
-            except queue.Empty:
-                return
-            self.progress_at = time.monotonic()
-            command()
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._works)
 
     def _step(self) -> None:
         """One batch of the job whose turn it is: a long one does not hold up a short one."""
@@ -198,16 +147,6 @@ class Worker:
             prompt_tokens=loaded.tokens,
         )
 
-    def _send(self) -> None:
-        """Hand what came of this round to the loop."""
-        outbox, self._outbox = self._outbox, []
-        if not outbox:
-            return
-        try:
-            self._loop.call_soon_threadsafe(run_all, outbox)
-        except RuntimeError:  # the loop is closed, so nobody waits any more
-            log.debug("%d results came after the event loop was closed", len(outbox))
-
     # Commands
 
     def _submit(self, ticket: Ticket) -> None:
@@ -269,9 +208,6 @@ class Worker:
         self._models.clear()
         self.stats = ()
         heap.trim()
-
-    def _resolve(self, future: asyncio.Future[Any], value: object) -> None:
-        self._outbox.append(partial(resolve, future, value))
 
 
 def _check_dimensions(wanted: int | None, has: int) -> None:

@@ -13,7 +13,7 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"cli"},
     {"supervisor"},
     {"app"},
-    {"listeners", "metering", "engines"},
+    {"listeners", "metering", "engines", "aliases"},
     {"methods"},
     {"service"},
     {"transport", "pipeline", "updates"},
@@ -22,8 +22,8 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"router", "gguf", "wire", "access", "sandbox", "estimate", "testing"},
     {"catalog"},
     {"interfaces"},
-    {"config", "log", "metrics", "systemd"},
-    {"types", "errors", "clock", "faults", "client", "loopback", "heap", "mailbox"},
+    {"config", "log", "metrics", "systemd", "native"},
+    {"types", "errors", "clock", "faults", "client", "loopback", "heap"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}
 SHARED = "sockets"  # what transports have in common; it knows none of them

@@ -18,7 +18,8 @@ from edged import config
 from edged.agent.chat import Chats
 from edged.agent.embed import Embeds
 from edged.agent.places import AT_ONCE
-from edged.app import check_all, model_specs
+from edged.aliases import model_specs
+from edged.app import check_all
 from edged.config import Model
 from edged.engines import embeds_only
 from edged.errors import Busy, ConfigError, ContextExceeded
@@ -208,6 +209,14 @@ def test_agent_of_an_embedding_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"agents.house.model: 'minilm' is an embedding model") as caught:
         model_specs(settings(tmp_path, '[agents.house]\nmodel = "minilm"\n'))
     assert caught.value.key == "agents.house.model"
+
+
+@pytest.mark.parametrize("line", ['kv_type = "q8_0"', "min_context = 256"])
+def test_what_means_nothing_for_an_embedding_model_is_refused(tmp_path: Path, line: str) -> None:
+    """By its key."""
+    with pytest.raises(ConfigError, match="means nothing for an embedding model") as caught:
+        model_specs(settings(tmp_path, f"{line}\n"))
+    assert caught.value.key == f"models.minilm.{line.partition(' ')[0]}"
 
 
 async def test_daemon_embeds_with_the_real_model(tmp_path: Path) -> None:

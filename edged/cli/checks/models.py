@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edged import catalog, pull, testing
-from edged.app import model_aliases, model_specs
+from edged.aliases import model_aliases, model_specs
 from edged.cli.checks.finding import Finding, fail, ok, own_name, warn
 from edged.cli.common import size
 from edged.cli.needs import calculated

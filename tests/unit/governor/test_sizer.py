@@ -105,6 +105,8 @@ async def test_observing_a_model_whose_file_went_is_nothing(board: Board) -> Non
     await board.sizer.predict(SPEC)
     board.gone = True
     await board.sizer.observe(SPEC, 1100)
+    board.gone = False
+    assert (await board.sizer.predict(SPEC)).loaded == 1000
 
 
 @pytest.mark.parametrize(
