@@ -198,12 +198,32 @@ class Reply(Struct, frozen=True, kw_only=True):
 
 class Caller(Struct, frozen=True):
     """Who asks. `client` owns ids and conversations; what it may use was decided by `access`. admitted: it may use the
-    daemon at all, also where no agent is configured."""
+    daemon at all, also where no agent is configured. role: by which that was decided; empty where no roles are
+    configured."""
 
     client: str
     transport: str
     agents: frozenset[str]
     admitted: bool = True
+    role: str = ""
+
+
+class AuditEntry(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """One entry of the audit log: who did what, and what came of it. When is added by the log.
+
+    what: a dotted word, the object first: `request.accepted`, `request.ended`, `request.refused`, `tool.called`,
+        `upstream.asked`, `model.loaded`, ...
+    who: the client; "edged" where the daemon did it by itself.
+    outcome: "ok", or an error's code.
+    about: more of it, by name; no secrets, and of private values only that they were there.
+    """
+
+    what: str
+    who: str
+    role: str = ""
+    outcome: str = "ok"
+    rid: str = ""
+    about: dict[str, JSON] = field(default_factory=dict)
 
 
 class Packet(Struct, frozen=True):
