@@ -119,8 +119,8 @@ def running(folder: Path, *, prefix: tuple[str, ...] = (), **environment: str) -
 def _wait_until_it_answers(process: subprocess.Popen[bytes], folder: Path, log: Path) -> None:
     until = time.monotonic() + START_S
     while True:
-        with contextlib.suppress(OSError):
-            board.client(folder).close()
+        with contextlib.suppress(OSError), board.client(folder) as client:
+            client.call("status", {})  # who connects earlier waits for the start, too
             return
         if process.poll() is not None:
             raise SubjectError(f"edged ended with {process.returncode} at its start:\n{tail(log)}")
