@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edged.engine import sizes
+from edged.engine.mapped import Mapped
 from edged.engine.nativelog import NATIVE_LOG
 from edged.errors import ModelUnavailable
 from edged.types import KvType
@@ -111,14 +112,19 @@ class Llama:
         if not Path(path).is_file():
             raise ModelUnavailable(f"{path} is not a file")
         params = model_params()
-        callback = _progress_callback(on_progress)
-        if callback is not None:
-            params.progress_callback = callback
+        mapped = Mapped(Path(path))
+
+        def progress(fraction: float) -> bool:
+            mapped.loaded(fraction)
+            return on_progress is None or on_progress(fraction)
+
+        params.progress_callback = _progress_callback(progress)
         self._model = lc.llama_model_load_from_file(path.encode(), params)
         if not self._model:
             raise ModelUnavailable(f"llama.cpp cannot load {path}: {NATIVE_LOG.reason('no reason was given')}")
         if not lc.llama_model_has_decoder(self._model) or lc.llama_model_has_encoder(self._model):
             raise ModelUnavailable(f"{path} is not a text generation model")
+        mapped.release()
         self._vocab = lc.llama_model_get_vocab(self._model)
         self.n_vocab: int = lc.llama_vocab_n_tokens(self._vocab)
         self.trained_context: int = lc.llama_model_n_ctx_train(self._model)
@@ -324,10 +330,7 @@ def _pointer(array: NDArray[Any], kind: Any) -> Any:
     return ctypes.cast(array.ctypes.data, ctypes.POINTER(kind))
 
 
-def _progress_callback(on_progress: Progress | None) -> Any:
-    if on_progress is None:
-        return None
-
+def _progress_callback(on_progress: Progress) -> Any:
     def receive(fraction: float, _user_data: object) -> bool:
         try:
             return on_progress(fraction)

@@ -17,6 +17,7 @@ import msgspec
 from edged import gguf, systemd
 from edged.engine import sizes
 from edged.engine.dryrun import Measured
+from edged.engine.mapped import EMBEDDINGS
 from edged.engine.sizes import Shape
 from edged.errors import ModelUnavailable
 from edged.types import JSON, MemoryNeed, ModelSpec
@@ -36,10 +37,7 @@ REQUEST_BYTES = 4 * 2**20
 LIBRARY_BYTES = 26 * 2**20
 LIBRARIES = "llama_cpp"
 DISTRIBUTIONS = ("llama-cpp-python", "llguidance", "numpy")
-# ggml's types whose matrices backends for CPUs copy into another order: q4_0, q8_0, q2_K, q4_K, q5_K, q6_K, iq4_nl,
-# mxfp4. Which of them depends on the CPU, so without llama.cpp's word all of them count.
-REORDERED = {2, 8, 10, 12, 13, 14, 20, 39}
-MAPPED = "CPU"  # the buffer type whose tensors stay where the file is mapped
+OUTPUT = "output.weight"
 MOST_LAYERS = 1024  # several times as many as the largest models have
 LARGEST_VOCABULARY = 160_000  # where the file does not say: of the small models' vocabularies the largest (Qwen's)
 
@@ -84,9 +82,11 @@ def predict(spec: ModelSpec) -> MemoryNeed:
     except (TypeError, ValueError) as error:  # numbers that are none
         raise ModelUnavailable(f"{path.name} is damaged: {error}") from None
     cells = sizes.context_cells(spec.context)
-    copied = sum(t.size for t in tensors if t.kind in REORDERED and len(t.dims) == 2 and t.name != "token_embd.weight")
     return MemoryNeed(
-        weights=sum(t.size for t in tensors) + copied + shape.n_vocab * (TABLE_BYTES + LEXICON_BYTES) + REQUEST_BYTES,
+        weights=sum(t.size for t in tensors)
+        + _used_twice(tensors)
+        + shape.n_vocab * (TABLE_BYTES + LEXICON_BYTES)
+        + REQUEST_BYTES,
         kv=sizes.kv_bytes(shape, cells, spec.kv_type),
         compute=sizes.compute_bytes(shape, cells),
         output=sizes.output_bytes(shape.n_vocab),
@@ -126,12 +126,14 @@ def dry_run_bytes(spec: ModelSpec) -> int:
 
 
 def counted(measured: Measured, tensors: list[gguf.Tensor]) -> MemoryNeed:
-    """Parts from a dry run. Whatever is in another buffer than the CPU's plain one is a copy; its mapped pages were
-    read for that, and stay until the kernel takes them."""
-    copied = sum(each.weights for name, each in measured.buffers.items() if name != MAPPED)
+    """Parts from a dry run. What is copied into another buffer than the CPU's plain one is mapped no more (`mapped`),
+    so each tensor is there once for every buffer it is in."""
     n_vocab = _n_vocab(tensors) or LARGEST_VOCABULARY
     return MemoryNeed(
-        weights=sum(t.size for t in tensors) + copied + measured.heap + n_vocab * LEXICON_BYTES + REQUEST_BYTES,
+        weights=sum(each.weights for each in measured.buffers.values())
+        + measured.heap
+        + n_vocab * LEXICON_BYTES
+        + REQUEST_BYTES,
         kv=sum(each.context for each in measured.buffers.values()),
         compute=sum(each.compute for each in measured.buffers.values()),
         output=measured.output,
@@ -200,8 +202,14 @@ def _windowed(told: JSON, n_layer: int) -> tuple[bool, ...]:
     return ()
 
 
+def _used_twice(tensors: list[gguf.Tensor]) -> int:
+    """Bytes of embeddings that are the output's matrix, too, for which a copy may be made."""
+    sizes_by_name = {tensor.name: tensor.size for tensor in tensors}
+    return 0 if OUTPUT in sizes_by_name else sizes_by_name.get(EMBEDDINGS, 0)
+
+
 def _n_vocab(tensors: list[gguf.Tensor]) -> int:
-    return next((t.dims[1] for t in tensors if t.name == "token_embd.weight" and len(t.dims) == 2), 0)
+    return next((t.dims[1] for t in tensors if t.name == EMBEDDINGS and len(t.dims) == 2), 0)
 
 
 def _header(path: Path) -> tuple[dict[str, JSON], list[gguf.Tensor]]:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from edged.engine import predict, sizes
+from edged import gguf
+from edged.engine import mapped, predict, sizes
 from edged.engine.dryrun import Buffers, Measured
 from edged.errors import ModelUnavailable
 from edged.gguf import Tensor
@@ -68,12 +69,12 @@ def test_absurd_shape_is_refused(more: dict[str, Any]) -> None:
         shape(**more)
 
 
-def test_counted_parts_add_copies_to_the_mapped_weights() -> None:
-    """The file is mapped whole; what is kept in another order is there twice."""
+def test_counted_parts_are_what_the_buffers_hold() -> None:
+    """What is kept in another order is mapped no more."""
     buffers = {"CPU": Buffers(60_000, 5_000, 700), "CPU_REPACK": Buffers(10_000, 0, 0)}
     need = predict.counted(Measured(buffers, output=96_000, heap=3_000), [EMBEDDING])
     around = 3_000 + 1000 * predict.LEXICON_BYTES + predict.REQUEST_BYTES
-    assert (need.weights, need.kv, need.compute, need.output) == (70_000 + 10_000 + around, 5_000, 700, 96_000)
+    assert (need.weights, need.kv, need.compute, need.output) == (60_000 + 10_000 + around, 5_000, 700, 96_000)
     assert need.prefixes == sizes.ASIDE_BYTES
     assert need.total == need.loaded + need.prefixes
 
@@ -121,4 +122,6 @@ def test_calculation_agrees_with_llama_cpp(kv_type: KvType) -> None:
     assert said is not None
     assert (said.kv, said.output, said.prefixes) == (calculated.kv, calculated.output, calculated.prefixes)
     assert said.compute <= calculated.compute <= 1.25 * said.compute
-    assert abs(said.loaded - calculated.loaded) < 8 * MIB
+    # a copy of the embeddings, which are the output's matrix as well, may be made or not: that is the CPU's choice
+    embeddings = next(t.size for t in gguf.header(model_path())[1] if t.name == mapped.EMBEDDINGS)
+    assert -8 * MIB < calculated.loaded - said.loaded < 8 * MIB + embeddings
