@@ -286,7 +286,7 @@ class Governor:
         waiting = [books for books in waiting if not books.ready and books.change is None and self._paused is None]
         for books in waiting:
             await self._look(books)
-        resident = self._resident()
+        resident = self._resident() if waiting else []
         turn, closed, refused = self._decide([m for m in waiting if m.waiting and m.ways], resident)
         for books in self._models.values():
             books.closed = books.name in closed
@@ -303,6 +303,8 @@ class Governor:
     ) -> tuple[tuple[Books, Plan] | None, set[str], list[Books]]:
         """(the model to load and how, those that let nobody in from now on, those that are refused). Who has waited
         longest is served first; somebody else is before only where that takes nothing from him."""
+        if not waiting:  # with every request that ends: the kernel is asked only where somebody wants memory
+            return None, set(), []
         room, after = self.room(), None
         closed: set[str] = set()
         refused: list[Books] = []

@@ -21,6 +21,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edged.transport.mqtt import packets, tls
+from edged.transport.mqtt.buffered import Buffered, BufferedClient
 from edged.transport.mqtt.dial import in_thread
 from edged.transport.mqtt.messages import Incoming, Outgoing, Unsendable
 from edged.transport.mqtt.pacing import V5
@@ -147,7 +148,7 @@ class Client:
         if self._fd is not None:
             loop = asyncio.get_running_loop()
             loop.add_reader(self._fd, self._read)
-            loop.call_soon(self._read)  # TLS may hold bytes that the selector does not know of
+            loop.call_soon(self._read)  # there may be bytes that the selector does not know of
 
     # What is sent
 
@@ -192,7 +193,7 @@ class Client:
 
     def _make(self, will: Will) -> paho.Client:
         five = self.version == V5
-        client = paho.Client(
+        client = BufferedClient(
             CallbackAPIVersion.VERSION2,
             client_id=f"edged-{self._settings.node_id}",
             clean_session=None if five else False,
@@ -241,9 +242,9 @@ class Client:
 
     def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
         sock = self._paho.socket()
-        assert isinstance(sock, socket.socket)
+        assert isinstance(sock, Buffered)
         # With Nagle's algorithm a PUBACK and the reply after it wait for each other: 40 ms for each request.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._fd = sock.fileno()
         self._paused = False
         self._bare.clear()
@@ -269,8 +270,8 @@ class Client:
             while self._fd is not None and not self._paused:
                 self._paho.loop_read()
                 sock = self._paho.socket()
-                # What TLS has decrypted and paho not yet asked for does not make the socket readable.
-                if not isinstance(sock, ssl.SSLSocket) or not sock.pending():
+                # What was read and paho not yet asked for does not make the socket readable.
+                if not isinstance(sock, Buffered) or not sock.pending():
                     break
         except Exception as error:  # a damaged packet must not end up in the loop's exception handler, for ever
             self.abort(f"a packet from the broker could not be read: {error!r}")
