@@ -18,9 +18,9 @@ from benchmarks.peers import PeerError
 from benchmarks.report import Result, machine, table, versions
 from edged.catalog import catalog
 
-BENCHES = ("ipc", "routing", "toolcall", "restart", "concurrency", "contention", "memory")
+BENCHES = ("ipc", "routing", "toolcall", "restart", "concurrency", "contention", "memory", "mqtt")
 NAMES = {name: f"benchmarks.{name}" for name in BENCHES}
-LATER = ("mqtt", "durability")
+LATER = ("durability",)
 COUNTS = ("rounds", "cycles", "requests")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from benchmarks.report import Row
 from benchmarks.smaps import MIB
 
@@ -12,6 +14,7 @@ def finding(
     unit: str = "",
     *,
     at_most: float | None = None,
+    at_least: float | None = None,
     peer: object = "",
     n: int = 0,
     note: str = "",
@@ -19,17 +22,20 @@ def finding(
     """A row.
 
     Args:
-        at_most: what is to be reached; None where the figure only explains others.
+        at_most, at_least: what is to be reached; neither where the figure only explains others.
         peer: the same of a peer.
     """
-    reached = "" if at_most is None else "yes" if isinstance(found, int | float) and found <= at_most else "NO"
+    bounds = [("at most", at_most), ("at least", at_least)]
+    wanted = " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+    least, most = -math.inf if at_least is None else at_least, math.inf if at_most is None else at_most
+    within = isinstance(found, int | float) and least <= found <= most
     return {
         "what": what,
         "edged": round(found, 2) if isinstance(found, float) else found,
         "peer": peer,
         "unit": unit,
-        "to reach": "" if at_most is None else f"at most {at_most:g}",
-        "reached": reached,
+        "to reach": wanted,
+        "reached": ("yes" if within else "NO") if wanted else "",
         "n": n or "",
         "note": note,
     }

@@ -41,9 +41,9 @@ def run() -> list[Row]:
     """Rows: name, unit, median, p99, limit."""
     with tempfile.TemporaryDirectory(prefix="edged-bench-") as name:
         folder = Path(name)
-        port = _free_port()
+        port = free_port()
         _write_config(folder, port)
-        with _mosquitto(folder, port):
+        with mosquitto(folder, port):
             starts, memory = zip(*(_start_once(folder) for _ in range(STARTS)), strict=True)
             with daemon(folder):
                 unix, over_http, over_mqtt = _latencies(folder, port)
@@ -254,10 +254,14 @@ class _Mqtt:
 
 
 @contextlib.contextmanager
-def _mosquitto(folder: Path, port: int) -> Iterator[None]:
-    """A broker of our own. Without TCP_NODELAY its answers wait 40 ms for the kernel."""
+def mosquitto(folder: Path, port: int, more: str = "") -> Iterator[None]:
+    """A broker of our own. Without TCP_NODELAY its answers wait 40 ms for the kernel.
+
+    Args:
+        more: lines of its configuration.
+    """
     config = folder / "mosquitto.conf"
-    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nlog_dest none\n")
+    config.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nlog_dest none\n{more}\n")
     with subprocess.Popen(["/usr/sbin/mosquitto", "-c", str(config)]) as process:
         try:
             _wait_for(port)
@@ -278,7 +282,7 @@ def _wait_for(port: int) -> None:
             time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

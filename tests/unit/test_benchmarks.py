@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import math
 import os
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from edged import gguf
+from tests.brokers import Mosquitto
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -174,6 +176,35 @@ def test_the_error_of_a_prediction_has_its_sign(module: Any) -> None:
 )
 def test_a_finding_says_whether_it_reached_its_bound(module: Any, found: Any, at_most: Any, reached: str) -> None:
     assert module("findings").finding("it", found, at_most=at_most)["reached"] == reached
+
+
+def test_a_finding_may_have_to_be_large(module: Any) -> None:
+    finding = module("findings").finding
+    assert (finding("it", 499.0, at_least=500)["reached"], finding("it", 501, at_least=500)["reached"]) == ("NO", "yes")
+    assert finding("it", 1, at_least=1)["to reach"] == "at least 1"
+
+
+async def test_the_load_speaks_mqtt_with_a_real_broker(module: Any, tmp_path: Path) -> None:
+    """More at once than the broker takes unacknowledged, in pieces of any size; each comes back once."""
+    heard: dict[bytes, bytes] = {}
+    done = asyncio.Event()
+    wanted = {str(number).encode(): bytes([number % 256]) * (number * 37 % 3000) for number in range(300)}
+
+    def hear(correlation: bytes, payload: bytes) -> None:
+        assert correlation not in heard
+        heard[correlation] = payload
+        if len(heard) == len(wanted):
+            done.set()
+
+    async with Mosquitto(tmp_path) as broker:
+        line = await module("mqtt_line").Line.open(broker.port, "load", hear)
+        await line.subscribe("here")
+        for correlation, payload in wanted.items():
+            await line.publish("here", payload, response="nowhere", correlation=correlation)
+        async with asyncio.timeout(10):
+            await done.wait()
+        line.close()
+    assert heard == wanted
 
 
 @pytest.mark.parametrize("size", [1, 10 * 2**30, 3 * 2**40])
