@@ -35,12 +35,13 @@ from edged.store import deliveries, journal, lifecycle, requests
 from edged.store.database import Database
 from edged.store.journal import Intent, Journal, Result, Step
 from edged.store.lifecycle import State
-from edged.store.requests import Accepted, Row
+from edged.store.requests import Accepted, Places, Row
 from edged.tools.toolbox import Toolbox
 from edged.types import (
     JSON,
     Ask,
     Delivery,
+    PastTurn,
     Priority,
     Reply,
     Request,
@@ -96,8 +97,11 @@ class Pipeline:
         self._boot = clock.boot_id()
         self._waiting, self._outgoing, self._deadlines = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._idle, self._sent, self._link = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._crowded = asyncio.Event()
         self._idle.set()
         self._running: dict[str, _Attempt] = {}
+        self._promised = 0  # places that a claim may fill which is being written
+        self._group: asyncio.TaskGroup | None = None
         self._suspects: set[str] = set()
         self._resumed: set[str] = set()  # queued for an upstream's room, and not there yet
         self._sending: set[int] = set()
@@ -125,18 +129,22 @@ class Pipeline:
         queue, size, refusal = self._config.queue, self._config.store_bytes, self._dispatcher.refusal(ask.request)
         if on_delta:
             self._watchers.setdefault(rid, []).append(on_delta)
+        places = self._free(most=1)
+
+        def take(c: apsw.Connection) -> tuple[Accepted, list[Row]]:
+            accepted = requests.accept(c, ask, rid, self._boot, queue.max_waiting, size, refusal=refusal)
+            # Begun in the same commit where there is a place: one write to the medium less.
+            return accepted, requests.claim(c, places)
+
         try:
-            accepted = await self._database.write(
-                lambda c: requests.accept(c, ask, rid, self._boot, queue.max_waiting, size, refusal=refusal)
-            )
+            accepted, _ = await self._claiming(take, places, durable=True)
         except STORE_REFUSES as error:
             raise Busy(f"the store cannot be written: {error}", retry_after_s=60.0) from None
+        except requests.StoreFullError:
+            self._crowded.set()
+            raise
         finally:
             watchers = self._watchers.pop(rid, [])
-            # Also for a caller that left meanwhile: what it asked is stored all the same, in the store's own time, and
-            # the claim that this leads to comes behind it.
-            self._waiting.set()
-            self._deadlines.set()
         if watchers and accepted.reply is None:
             self._watchers.setdefault(accepted.rid, []).extend(watchers)
         point("accept.committed")
@@ -289,7 +297,8 @@ class Pipeline:
         self._deadlines.set()
         self._link.set()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._work_loop(group), name="edged.pipeline.work")
+            self._group = group
+            group.create_task(self._work_loop(), name="edged.pipeline.work")
             group.create_task(self._link_loop(), name="edged.pipeline.link")
             group.create_task(self._expire_loop(), name="edged.pipeline.expire")
             group.create_task(self._deliver_loop(group), name="edged.pipeline.deliver")
@@ -313,27 +322,55 @@ class Pipeline:
                     await self._sent.wait()
                     self._sent.clear()
 
-    async def _work_loop(self, group: asyncio.TaskGroup) -> None:
+    async def _work_loop(self) -> None:
         while True:
             await self._waiting.wait()
             self._waiting.clear()
-            while self._may_start():
+            while (places := self._free()).all > 0:
                 # lazy: a claim that is lost with the power only means that the attempt is not counted
-                running = sum(attempt.batch for attempt in self._running.values())
-                batch = running < MAX_BATCH and not self._batch_paused
-                row = await self._until_stored(functools.partial(self._claim, batch=batch))
-                if row is None:
+                _, rows = await self._until_stored(
+                    functools.partial(self._claiming, lambda c: (None, requests.claim(c, places)), places)
+                )
+                if not rows:
                     break
-                self._idle.clear()
-                attempt = self._running[row.rid] = _Attempt(row.agent, batch=row.request.priority is Priority.BATCH)
-                task = group.create_task(self._work(row, attempt), name=f"edged.request.{row.rid}")
-                task.add_done_callback(functools.partial(self._worked, row.rid))
 
-    def _claim(self, *, batch: bool) -> Awaitable[Row | None]:
-        return self._database.write(functools.partial(requests.claim, batch=batch), durable=False)
+    async def _claiming(
+        self, work: Callable[[apsw.Connection], tuple[T, list[Row]]], places: Places, *, durable: bool = False
+    ) -> tuple[T, list[Row]]:
+        """Write what claims rows for these places, and begin the work on them, also where the caller leaves meanwhile:
+        what is written is written."""
+        self._promised += places.all
+        self._idle.clear()
+        writing = asyncio.ensure_future(self._database.write(work, durable=durable))
 
-    def _may_start(self) -> bool:
-        return len(self._running) < self._places() and not self._stopping
+        def written(done: asyncio.Future[tuple[T, list[Row]]]) -> None:
+            self._promised -= places.all
+            rows = [] if done.cancelled() or done.exception() else done.result()[1]
+            for row in rows:
+                self._begin(row)
+            self._look_whether_idle()
+            if len(rows) == places.all:  # there may be more of them, and places again
+                self._waiting.set()
+            self._deadlines.set()
+
+        writing.add_done_callback(written)
+        return await asyncio.shield(writing)
+
+    def _begin(self, row: Row) -> None:
+        assert self._group is not None, "nothing is claimed before"
+        attempt = self._running[row.rid] = _Attempt(row.agent, batch=row.request.priority is Priority.BATCH)
+        if self._stopping:
+            attempt.interrupt()
+        task = self._group.create_task(self._work(row, attempt), name=f"edged.request.{row.rid}")
+        task.add_done_callback(functools.partial(self._worked, row.rid))
+
+    def _free(self, most: int = MAX_RUNNING) -> Places:
+        """Places for requests to begin with."""
+        if self._stopping or self._group is None:
+            return Places(0, 0)
+        batch = sum(attempt.batch for attempt in self._running.values())
+        left = min(most, self._places() - len(self._running) - self._promised)
+        return Places(max(0, left), 0 if self._batch_paused else MAX_BATCH - batch - self._promised)
 
     def _places(self) -> int:
         """How many requests are worked on at once."""
@@ -344,9 +381,12 @@ class Pipeline:
         if rid in self._resumed:
             self._resumed.discard(rid)
             self._link.set()
-        if not self._running:
-            self._idle.set()
+        self._look_whether_idle()
         self._waiting.set()
+
+    def _look_whether_idle(self) -> None:
+        if not self._running and not self._promised:
+            self._idle.set()
 
     async def _work(self, row: Row, attempt: _Attempt) -> None:
         """From a claimed row to its stored outcome."""
@@ -389,7 +429,7 @@ class Pipeline:
         agent = self._config.agents.get(row.agent)
         if agent is None:
             raise UnknownAgent(f"agent {row.agent!r} was taken out of the configuration while the request waited")
-        history, steps = await self._database.read(lambda c: (requests.history(c, row), journal.steps(c, row.rid)))
+        history, steps = await self._known(row)
         run = attempt.run = Run(
             row.rid,
             agent,
@@ -420,6 +460,12 @@ class Pipeline:
             timing=tally.timing(),
             degraded=decision is not None and decision.degraded,
         )
+
+    async def _known(self, row: Row) -> tuple[list[PastTurn], list[Step]]:
+        """Of most requests nothing: then the store is not asked."""
+        if row.conversation is None and not row.begun:
+            return [], []
+        return await self._database.read(lambda c: (requests.history(c, row), journal.steps(c, row.rid)))
 
     async def _keep_findings(self, rid: str, findings: tuple[Finding, ...]) -> None:
         # lazy: losing it with the power only means that the board tries once more
@@ -597,7 +643,7 @@ class Pipeline:
             point("deliver.confirmed")
             # lazy: losing it with the power only means that the same bytes go out again
             await self._until_stored(
-                lambda: self._database.write(lambda c: deliveries.confirm(c, delivery.id), durable=False)
+                lambda: self._database.write(lambda c: deliveries.confirm(c, delivery.id), durable=False, patient=True)
             )
             point("deliver.marked")
         finally:
@@ -606,7 +652,8 @@ class Pipeline:
             self._sent.set()
 
     async def _tidy_loop(self) -> None:
-        """Forgets what is older than the retention; nothing else depends on it, so a full disk may skip a turn."""
+        """Forgets what is older than the retention, and at once what there is no room for; nothing else depends on it,
+        so a full disk may skip a turn."""
         keep_s = self._config.store.retention_days * 86400
         while True:
             with contextlib.suppress(apsw.Error):
@@ -615,7 +662,10 @@ class Pipeline:
                     forgotten = await self._database.write(
                         lambda c: requests.trim(c, keep_s, self._boot, self._config.store_bytes), durable=False
                     )
-            await asyncio.sleep(HOUSEKEEPING_S)
+            self._crowded.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HOUSEKEEPING_S):
+                    await self._crowded.wait()
 
 
 class _Attempt:

@@ -7,12 +7,13 @@ from typing import Any
 import apsw
 
 from edged.store import requests
-from edged.store.requests import Accepted, Row
+from edged.store.requests import Accepted, Places, Row
 from edged.store.schema import MIGRATIONS
 from edged.types import Address, Ask, Caller, Message, Packet, Reply, Request, Status
 from edged.wire import new_rid, reply_bytes
 
 PLENTY = 2**30
+ONE, ANY = Places(1, 1), Places(16, 16)
 
 
 def store() -> apsw.Connection:
@@ -53,8 +54,7 @@ def put(c: apsw.Connection, wanted: Ask | None = None, *, boot: str = "boot-1", 
 
 def claim(c: apsw.Connection) -> Row:
     """The next request, which must exist."""
-    row = requests.claim(c)
-    assert row is not None
+    [row] = requests.claim(c, ONE)
     return row
 
 

@@ -2,7 +2,8 @@
 
 Everything queued while the writer was busy goes into one transaction (group commit): under load many requests share
 one fsync. A caller says whether it waits for the disk: a `durable` write is on the medium when its await returns, a
-lazy one survives the death of the process but may be lost with the power.
+lazy one survives the death of the process but may be lost with the power. One that is also `patient` waits a moment for
+others to share their transaction, so that it costs the medium no pages of its own.
 """
 
 from __future__ import annotations
@@ -25,15 +26,31 @@ Work = Callable[[apsw.Connection], T]
 
 GROUP = 512  # most pieces of work in one transaction: bounds how long the first of them waits for its commit
 CACHE_KIB = 2048  # page cache a connection may use; the tables are read by index, a few pages at a time
-CHECKPOINT_PAGES = 400  # 1.6 MiB of WAL: fewer checkpoints wear flash less, and this much is replayed in milliseconds
+LINGER_S = 0.05  # a patient write waits so long for company: at 20 requests a second and more it always has some
+# Of a new file, and of an old one after its next start. A request changes a few bytes on each of 20 pages, and all of a
+# page is written: with SQLite's default of 4 KiB that is 80 KiB a request, while no row is much larger than this.
+PAGE_BYTES = 1024
+FRAME_HEADER = 24  # bytes that the WAL adds to a page
+CHECKPOINT_PAGES = 2000  # 2 MiB of WAL: fewer checkpoints wear flash less, and this much is replayed in milliseconds
+WAL_BYTES = 4 * 2**20  # what a WAL that had to grow behind a long read is cut back to
+CHECKPOINT_SYNCS = 2  # of the WAL before its pages are copied, of the file behind it
 BUSY_MS = 10_000  # another process (a backup, a curious person with a shell) may hold the file for a moment
 
 UNUSABLE_FOLDER = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError)
 
 
+class Written(NamedTuple):
+    """What the file has cost the medium since the start: fsyncs, and bytes at most (pages that a checkpoint copies once
+    for several of their versions are counted for each)."""
+
+    syncs: int = 0
+    bytes: int = 0
+
+
 class _Item(NamedTuple):
     work: Callable[[apsw.Connection], Any]
     durable: bool
+    patient: bool
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
 
@@ -49,6 +66,8 @@ class Database:
         self._threads: list[threading.Thread] = []
         self._busy = False
         self._progress = time.monotonic()
+        self._wal_pages = 0
+        self.written = Written()
 
     async def start(self) -> None:
         """Open or create the file and bring its tables up to date.
@@ -76,10 +95,15 @@ class Database:
             work.put(None)
             await asyncio.to_thread(thread.join)
 
-    async def write(self, work: Work[T], *, durable: bool = True) -> T:
+    async def write(self, work: Work[T], *, durable: bool = True, patient: bool = False) -> T:
         """Run `work` on the writer; returns when its transaction is committed. An exception of `work` undoes its own
-        changes only, and is raised here."""
-        return cast(T, await self._post(self._writes, work, durable))
+        changes only, and is raised here.
+
+        Args:
+            durable: it is on the medium then.
+            patient: nobody waits for it; it may take LINGER_S longer.
+        """
+        return cast(T, await self._post(self._writes, work, durable, patient=patient))
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` on the read-only connection."""
@@ -89,23 +113,47 @@ class Database:
         """Whether the writer has work, and when (time.monotonic) it last finished some. No locks, no I/O."""
         return self._busy or not self._writes.empty(), self._progress
 
-    def _post(self, where: queue.SimpleQueue[_Item | None], work: Work[Any], durable: bool) -> asyncio.Future[Any]:
+    def _post(
+        self, where: queue.SimpleQueue[_Item | None], work: Work[Any], durable: bool, *, patient: bool = False
+    ) -> asyncio.Future[Any]:
         if not self._threads:
             raise RuntimeError("the store is not running")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if where is self._writes and not self._busy and self._writes.empty():
             self._progress = time.monotonic()  # idle until now: the watchdog counts from here
-        where.put(_Item(work, durable, loop, future))
+        where.put(_Item(work, durable, patient, loop, future))
         return future
 
     def _write_loop(self, connection: apsw.Connection) -> None:
+        connection.set_wal_hook(self._committed)
         while (items := _take(self._writes)) is not None:
             self._busy = True
-            _commit(connection, items)
+            durable = _commit(connection, items)
+            self._count(syncs=durable)
+            if self._wal_pages >= CHECKPOINT_PAGES:
+                self._checkpoint(connection)
             self._progress = time.monotonic()
             self._busy = False
         connection.close()
+
+    def _committed(self, _: apsw.Connection, __: str, pages: int) -> int:
+        """SQLite's hook: the WAL has so many pages now; fewer than before: it began anew, with a sync of its header."""
+        began = pages < self._wal_pages
+        new = pages if began else pages - self._wal_pages
+        self._wal_pages = pages
+        self._count(syncs=began, size=new * (PAGE_BYTES + FRAME_HEADER))
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self, connection: apsw.Connection) -> None:
+        try:
+            _, copied = connection.wal_checkpoint()
+        except apsw.Error:  # somebody reads, or the disk is full; the next commit tries again
+            return
+        self._count(syncs=CHECKPOINT_SYNCS, size=copied * PAGE_BYTES)
+
+    def _count(self, syncs: int = 0, size: int = 0) -> None:
+        self.written = Written(self.written.syncs + syncs, self.written.bytes + size)
 
     def _read_loop(self, connection: apsw.Connection) -> None:
         while (items := _take(self._reads)) is not None:
@@ -114,24 +162,29 @@ class Database:
 
 
 def _take(source: queue.SimpleQueue[_Item | None]) -> list[_Item] | None:
-    """Wait for work, then take all there is; None when the end was queued (what came before it goes first)."""
+    """Wait for work, then take all there is; None when the end was queued (what came before it goes first). Patient
+    work alone waits a moment for company."""
     first = source.get()
     if first is None:
         return None
     items = [first]
+    patient, until = first.patient, time.monotonic() + LINGER_S
     while len(items) < GROUP:
         try:
-            item = source.get_nowait()
+            left = until - time.monotonic() if patient else 0.0
+            item = source.get(timeout=left) if left > 0 else source.get_nowait()
         except queue.Empty:
             break
         if item is None:
             source.put(None)  # seen again by the next call
             break
         items.append(item)
+        patient = patient and item.patient
     return items
 
 
-def _commit(connection: apsw.Connection, items: list[_Item]) -> None:
+def _commit(connection: apsw.Connection, items: list[_Item]) -> bool:
+    """One transaction of all of it; whether it was synced."""
     outcomes: list[tuple[Any, BaseException | None]] = []
     durable = any(item.durable for item in items)
     try:
@@ -147,6 +200,7 @@ def _commit(connection: apsw.Connection, items: list[_Item]) -> None:
             connection.execute("ROLLBACK")
         outcomes = [(None, error)] * len(items)
     _settle(items, outcomes)
+    return durable
 
 
 def _nested(work: Work[T], connection: apsw.Connection) -> T:
@@ -195,13 +249,23 @@ def _open(path: Path, migrations: tuple[str, ...]) -> apsw.Connection:
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(BUSY_MS)
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table: lets retention shrink the file
+    _set_page_size(connection)
     connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     connection.execute("PRAGMA synchronous = FULL")
     _migrate(connection, path, migrations)
     return connection
+
+
+def _set_page_size(connection: apsw.Connection) -> None:
+    """Of a new file, before its first table; a file of an earlier edged is written anew, once."""
+    if connection.pragma("page_size") == PAGE_BYTES:
+        return
+    connection.execute("PRAGMA journal_mode = DELETE")  # in WAL mode the size stays
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    connection.execute("VACUUM")
 
 
 def _open_reader(path: Path) -> apsw.Connection:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import apsw
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edged import clock, wire
 from edged.errors import BadRequest, Busy, EdgedError, NoLink
@@ -19,6 +19,13 @@ from edged.types import Ask, Message, PastTurn, Priority, Request, Spent, Status
 FINISH_GUESS_S = 2.0  # retry_after_s of a full queue: about the time one tool call takes on a small board
 
 
+FULL_RETRY_S = 60.0  # what fills a store is not gone sooner: replies that nobody takes, requests that wait for a link
+
+
+class StoreFullError(Busy):
+    """[store] max_bytes is reached."""
+
+
 class Accepted(Struct, frozen=True):
     """What became of a request that was handed in. known: it had been asked before; reply: its stored reply."""
 
@@ -28,7 +35,7 @@ class Accepted(Struct, frozen=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """A request in the store."""
+    """A request in the store. begun: its journal may have steps; of a claimed row it is known."""
 
     seq: int
     rid: str
@@ -47,6 +54,7 @@ class Row(Struct, frozen=True, kw_only=True):
     status: str | None
     findings: tuple[Finding, ...]
     spent: Spent | None = None
+    begun: bool = True
 
 
 COLUMNS = (
@@ -115,7 +123,7 @@ def _check_room(c: apsw.Connection, max_waiting: int, max_bytes: int) -> None:
             f"{waiting} requests wait already, and [queue] max_waiting is {max_waiting}", retry_after_s=FINISH_GUESS_S
         )
     if used_bytes(c) >= max_bytes:
-        raise Busy(f"the store is full ([store] max_bytes is {max_bytes})", retry_after_s=60.0)
+        raise StoreFullError(f"the store is full ([store] max_bytes is {max_bytes})", retry_after_s=FULL_RETRY_S)
 
 
 def used_bytes(c: apsw.Connection) -> int:
@@ -181,15 +189,27 @@ CLAIM = f"""
 """
 
 
-def claim(c: apsw.Connection, *, batch: bool = True) -> Row | None:
-    """The next request to work on: what ran when the daemon died goes first, then interactive before batch, earliest
-    deadline first, a conversation in its order.
+class Places(Struct, frozen=True):
+    """How many requests may be begun: of any kind, and of batch work among them."""
 
-    Args:
-        batch: batch work may be begun, too.
-    """
-    row = c.execute(CLAIM, (1 if batch else 0,)).fetchone()
-    return _row(row) if row else None
+    all: int
+    batch: int
+
+
+def claim(c: apsw.Connection, places: Places) -> list[Row]:
+    """The next requests to work on: what ran when the daemon died goes first, then interactive before batch, earliest
+    deadline first, a conversation in its order."""
+    rows: list[Row] = []
+    batch = places.batch
+    while len(rows) < places.all:
+        found = c.execute(CLAIM, (1 if batch > 0 else 0,)).fetchone()
+        if found is None:
+            break
+        row = _row(found)
+        begun = bool(c.execute("SELECT EXISTS(SELECT 1 FROM steps WHERE rid = ?)", (row.rid,)).get)
+        rows.append(structs.replace(row, begun=begun))
+        batch -= rows[-1].request.priority is Priority.BATCH
+    return rows
 
 
 def release(c: apsw.Connection, rid: str, spent: Spent) -> None:
@@ -387,7 +407,7 @@ def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
     limits = (boot, clock.boot() - keep_s, boot, clock.wall() - keep_s)
     old = _delete_finished(c, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits)
     if not old and used_bytes(c) > max_bytes * 9 // 10:
-        old = _delete_finished(c, "", ())
+        old = _delete_finished(c, "", ()) or _delete_turns(c)
     c.execute("PRAGMA incremental_vacuum(64)").fetchall()
     c.execute("DELETE FROM turns WHERE expires_wall < ?", (clock.wall(),))
     return old
@@ -399,6 +419,15 @@ def _delete_finished(c: apsw.Connection, condition: str, values: tuple[Any, ...]
         f" {condition} AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = r.rid AND d.state <> 'delivered')"
         f" ORDER BY finished_wall LIMIT {TRIM})",
         values,
+    )
+    return c.changes()
+
+
+def _delete_turns(c: apsw.Connection) -> int:
+    """The conversations that end first: memory of a dialogue is worth less than taking a request in."""
+    c.execute(
+        "DELETE FROM turns WHERE (client, agent, conversation, seq) IN"
+        f" (SELECT client, agent, conversation, seq FROM turns ORDER BY expires_wall LIMIT {TRIM})"
     )
     return c.changes()
 

@@ -77,12 +77,12 @@ class Stubborn(Database):
         super().__init__(*arguments)
         self.committed = asyncio.Event()
 
-    async def write(self, work: Work[Any], *, durable: bool = True) -> Any:
+    async def write(self, work: Work[Any], *, durable: bool = True, patient: bool = False) -> Any:
         """See Database."""
         if self.refuses is not None:
             self.refused += 1
             raise self.refuses
-        done = await super().write(work, durable=durable)
+        done = await super().write(work, durable=durable, patient=patient)
         if durable and self.held is not None:
             self.committed.set()
             await self.held.wait()
@@ -779,13 +779,16 @@ async def test_disk_that_refuses_a_claim_leaves_the_request_in_the_queue(
     monkeypatch.setattr("edged.pipeline.RETRY_S", (0.01, 0.02))
     original, failing = requests.claim, [apsw.IOError("io"), apsw.FullError("full"), apsw.BusyError("locked")]
 
-    def claim(c: apsw.Connection, *, batch: bool) -> Any:
+    def claim(c: apsw.Connection, places: requests.Places) -> Any:
         if failing:
             raise failing.pop()
-        return original(c, batch=batch)
+        return original(c, places)
 
+    waiting = await house.busy()
+    accepted = await house.take("hello")  # waits for a place: it is claimed by the worker, not where it is taken in
     monkeypatch.setattr(requests, "claim", claim)
-    assert (await house.ask("hello"))["status"] == "done"
+    house.engine.open.set()
+    assert [(await house.reply(each))["status"] for each in (*waiting, accepted)] == ["done"] * (MAX_RUNNING + 1)
     assert not failing
 
 

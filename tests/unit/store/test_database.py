@@ -14,9 +14,10 @@ import apsw
 import pytest
 
 from edged.errors import ConfigError
-from edged.store import database, requests
+from edged.store import database
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
+from tests.asks import claim
 
 TABLE = ("CREATE TABLE t(a UNIQUE)",)
 
@@ -193,7 +194,8 @@ async def test_lazy_commit_syncs_nothing_and_a_durable_one_syncs_once(tmp_path: 
     counted: list[int] = []
     for durable, number in ((False, 1), (False, 5), (True, 1), (True, 5), (False, 1)):
         items = [
-            database._Item(insert(f"{len(counted)}.{i}"), durable, loop, loop.create_future()) for i in range(number)
+            database._Item(insert(f"{len(counted)}.{i}"), durable, False, loop, loop.create_future())
+            for i in range(number)
         ]
         before = vfs.syncs
         database._commit(connection, items)
@@ -332,7 +334,6 @@ async def test_store_of_an_earlier_version_keeps_its_requests(tmp_path: Path) ->
         old.pragma("user_version", 1)
     store = Database(path, MIGRATIONS)
     await store.start()
-    row = await store.write(requests.claim)
-    assert row is not None
+    row = await store.write(claim)
     assert (row.rid, row.conversation, row.findings) == ("r1", "k", ())
     await store.stop()

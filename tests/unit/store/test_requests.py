@@ -16,7 +16,7 @@ from edged.store import deliveries, journal, requests
 from edged.store.journal import Intent, Result
 from edged.store.lifecycle import WAITING, IllegalTransition, State
 from edged.types import Ask, Message, Packet, PastTurn, Priority, Spent, Status, Timing, ToolCall, Usage
-from tests.asks import PLENTY, answer, ask, claim, finished, put, settle, store
+from tests.asks import ANY, ONE, PLENTY, answer, ask, claim, finished, put, settle, store
 
 DAY = 86400.0
 
@@ -64,7 +64,7 @@ def test_accept_of_the_same_identity_joins_while_it_waits_and_while_it_runs(
     claim(c)
     running = put(c, ask(**name))
     assert (running.rid, running.known, running.reply) == (first.rid, True, None)
-    assert requests.claim(c) is None
+    assert not requests.claim(c, ANY)
 
 
 @pytest.mark.parametrize("status", [Status.DONE, Status.FAILED, Status.EXPIRED, Status.CANCELLED])
@@ -76,7 +76,7 @@ def test_accept_of_the_same_identity_gets_the_stored_reply_afterwards(
     rid = finished(c, ask(**name), status)
     again = put(c, ask(**name))
     assert (again.rid, again.known, again.reply) == (rid, True, answer(rid, status))
-    assert requests.claim(c) is None
+    assert not requests.claim(c, ANY)
 
 
 @pytest.mark.parametrize("name", NAMED.values(), ids=NAMED)
@@ -228,7 +228,7 @@ def test_claim_takes_interactive_before_batch_and_earliest_deadline_first(c: aps
     order = [claim(c).rid for _ in names]
     assert [rids[rid] for rid in order] == ["soon", "by-expiry", "late", "none-1", "none-2", "batch-soon", "batch"]
     assert [waiting[rid] for rid in order] == list(range(7))  # `ahead` tells the same order
-    assert requests.claim(c) is None
+    assert not requests.claim(c, ANY)
 
 
 def test_claim_counts_the_attempt_and_gives_the_whole_row(c: apsw.Connection, clocks: Clocks) -> None:
@@ -252,7 +252,7 @@ def test_claim_keeps_a_conversation_in_its_order(c: apsw.Connection) -> None:
     agent = put(c, ask("5", conversation="k", agent="car")).rid
     loose = put(c, ask("6")).rid
     assert [claim(c).rid for _ in range(5)] == [other, stranger, agent, loose, first]
-    assert requests.claim(c) is None
+    assert not requests.claim(c, ANY)
     requests.release(c, first, Spent())
     assert claim(c).rid == first
     settle(c, first)
@@ -353,7 +353,7 @@ def test_park_is_no_attempt_and_keeps_what_was_found(c: apsw.Connection) -> None
     assert (row.state, row.attempts) == (State.WAITING_LINK, 0)
     assert row.findings == (Finding.ESCALATED, Finding.FAILED)
     assert row.spent == SPENT
-    assert requests.claim(c) is None
+    assert not requests.claim(c, ANY)
     assert requests.resume(c, ("house",), 5) == [rid]
     assert claim(c).findings == (Finding.ESCALATED, Finding.FAILED)
 
@@ -387,7 +387,7 @@ def test_parked_request_holds_back_the_next_of_its_conversation_and_nothing_else
     parked(c, ask(conversation="k"))
     second, apart = put(c, ask(conversation="k")).rid, put(c, ask()).rid
     assert claim(c).rid == apart
-    assert requests.claim(c) is None
+    assert not requests.claim(c, ANY)
     [first] = requests.resume(c, ("house",), 1)
     assert claim(c).rid == first
     settle(c, first)
@@ -449,7 +449,7 @@ def test_random_events_give_every_request_one_outcome(c: apsw.Connection) -> Non
         rid = chance.choice(rids)
         action = chance.randrange(4)
         if action == 0:
-            requests.claim(c)
+            requests.claim(c, ONE)
         elif action == 1:
             try:
                 requests.release(c, rid, Spent())
