@@ -338,10 +338,10 @@ class Pipeline:
         self, work: Callable[[apsw.Connection], tuple[T, list[Row]]], places: Places, *, durable: bool = False
     ) -> tuple[T, list[Row]]:
         """Write what claims rows for these places, and begin the work on them, also where the caller leaves meanwhile:
-        what is written is written."""
+        what is written is written. It is begun before anybody can hear of a later commit, a cancel's for one."""
+        writing = self._database.post(work, durable=durable)
         self._promised += places.all
         self._idle.clear()
-        writing = asyncio.ensure_future(self._database.write(work, durable=durable))
 
         def written(done: asyncio.Future[tuple[T, list[Row]]]) -> None:
             self._promised -= places.all

@@ -103,7 +103,12 @@ class Database:
             durable: it is on the medium then.
             patient: nobody waits for it; it may take LINGER_S longer.
         """
-        return cast(T, await self._post(self._writes, work, durable, patient=patient))
+        return await self.post(work, durable=durable, patient=patient)
+
+    def post(self, work: Work[T], *, durable: bool = True, patient: bool = False) -> asyncio.Future[T]:
+        """As `write`, for whoever must hear of a commit before anybody hears of a later one: callbacks of the futures
+        come in the order of the commits."""
+        return cast("asyncio.Future[T]", self._post(self._writes, work, durable, patient=patient))
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` on the read-only connection."""

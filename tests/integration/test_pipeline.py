@@ -77,16 +77,21 @@ class Stubborn(Database):
         super().__init__(*arguments)
         self.committed = asyncio.Event()
 
-    async def write(self, work: Work[Any], *, durable: bool = True, patient: bool = False) -> Any:
+    def post(self, work: Work[Any], *, durable: bool = True, patient: bool = False) -> asyncio.Future[Any]:
         """See Database."""
         if self.refuses is not None:
             self.refused += 1
-            raise self.refuses
-        done = await super().write(work, durable=durable, patient=patient)
-        if durable and self.held is not None:
-            self.committed.set()
-            await self.held.wait()
-        return done
+            refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            refused.set_exception(self.refuses)
+            return refused
+        done = super().post(work, durable=durable, patient=patient)
+        return asyncio.ensure_future(self._told_later(done, self.held)) if durable and self.held is not None else done
+
+    async def _told_later(self, done: asyncio.Future[Any], held: asyncio.Event) -> Any:
+        value = await done
+        self.committed.set()
+        await held.wait()
+        return value
 
 
 class Mailbox:
