@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from edged import heap, native
 from edged.clock import Stopwatch
 from edged.errors import BadRequest, Cancelled, ContextExceeded, EdgedError, Internal, ModelUnavailable
+from edged.onnx import sizes
 from edged.onnx.batches import batches
 from edged.onnx.ticket import ModelStats, Ticket
 from edged.types import Embeddings, ModelSpec, ModelState
@@ -198,6 +199,8 @@ class Worker(native.Worker):
         if loaded is not None:
             del self._models[name], loaded
             heap.trim()
+            if not self._models:
+                heap.give_back_code(sizes.LIBRARIES)
         self._resolve(future, None)
 
     def _free_all(self) -> None:
