@@ -535,6 +535,8 @@ class Daemon:
             memory_budget_bytes=memory["budget_bytes"],
             memory_used_bytes=memory["private_bytes"] + memory["mapped_bytes"],
             threads_in_use=sum(stats.threads for stats in self._engine.stats()),
+            store_syncs=self._database.written.syncs,
+            store_written_bytes=self._database.written.bytes,
             models={
                 name: (model["measured_bytes"] if model["state"] in states else 0, model["predicted_bytes"])
                 for name, model in memory["models"].items()

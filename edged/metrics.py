@@ -35,7 +35,8 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of the text format 
 class Snapshot(Struct, frozen=True, kw_only=True):
     """What the gauges show, now. Sizes in bytes; None where it is not known.
 
-    models: name -> (resident, predicted) bytes; links: upstream -> whether it can be used.
+    models: name -> (resident, predicted) bytes; links: upstream -> whether it can be used. store_syncs,
+    store_written_bytes: what edged's own database has cost the medium since the start.
     """
 
     queue_waiting: int
@@ -43,6 +44,8 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     memory_budget_bytes: int
     memory_used_bytes: int | None
     threads_in_use: int
+    store_syncs: int = 0
+    store_written_bytes: int = 0
     models: dict[str, tuple[int | None, int | None]] = field(default_factory=dict)
     links: dict[str, bool] = field(default_factory=dict)
 
@@ -183,6 +186,10 @@ class _Gauges:
         yield _gauges("model_predicted_bytes", "What a model was expected to take.", "model", predicted)
         links = {name: int(up) for name, up in now.links.items()}
         yield _gauges("link_up", "Whether an upstream can be used.", "upstream", links)
+        help = "Times that edged's own database had the medium write everything down (fsync)."
+        yield CounterMetricFamily("edged_store_syncs", help, value=now.store_syncs)
+        help = "Bytes that edged's own database wrote, its log included, at most."
+        yield CounterMetricFamily("edged_store_written_bytes", help, value=now.store_written_bytes)
         if (written := _written_bytes()) is not None:
             help = "Bytes this process had written to the disk: what wears flash."
             yield CounterMetricFamily("edged_disk_written_bytes", help, value=written)

@@ -28,10 +28,11 @@ GROUP = 512  # most pieces of work in one transaction: bounds how long the first
 CACHE_KIB = 2048  # page cache a connection may use; the tables are read by index, a few pages at a time
 LINGER_S = 0.05  # a patient write waits so long for company: at 20 requests a second and more it always has some
 # Of a new file, and of an old one after its next start. A request changes a few bytes on each of 20 pages, and all of a
-# page is written: with SQLite's default of 4 KiB that is 80 KiB a request, while no row is much larger than this.
-PAGE_BYTES = 1024
+# page is written: 80 KiB a request with SQLite's default of 4 KiB. The log is written in one piece, so small pages cost
+# the medium nothing.
+PAGE_BYTES = 512
 FRAME_HEADER = 24  # bytes that the WAL adds to a page
-CHECKPOINT_PAGES = 2000  # 2 MiB of WAL: fewer checkpoints wear flash less, and this much is replayed in milliseconds
+CHECKPOINT_PAGES = 4000  # 2 MiB of WAL: fewer checkpoints wear flash less, and this much is replayed in milliseconds
 WAL_BYTES = 4 * 2**20  # what a WAL that had to grow behind a long read is cut back to
 CHECKPOINT_SYNCS = 2  # of the WAL before its pages are copied, of the file behind it
 BUSY_MS = 10_000  # another process (a backup, a curious person with a shell) may hold the file for a moment
@@ -66,7 +67,7 @@ class Database:
         self._threads: list[threading.Thread] = []
         self._busy = False
         self._progress = time.monotonic()
-        self._wal_pages = 0
+        self._wal_pages = self._copied_pages = 0  # of the WAL, and how many of them the last checkpoint had copied
         self.written = Written()
 
     async def start(self) -> None:
@@ -136,7 +137,7 @@ class Database:
             self._busy = True
             durable = _commit(connection, items)
             self._count(syncs=durable)
-            if self._wal_pages >= CHECKPOINT_PAGES:
+            if self._wal_pages - self._copied_pages >= CHECKPOINT_PAGES:
                 self._checkpoint(connection)
             self._progress = time.monotonic()
             self._busy = False
@@ -145,17 +146,24 @@ class Database:
     def _committed(self, _: apsw.Connection, __: str, pages: int) -> int:
         """SQLite's hook: the WAL has so many pages now; fewer than before: it began anew, with a sync of its header."""
         began = pages < self._wal_pages
-        new = pages if began else pages - self._wal_pages
-        self._wal_pages = pages
+        if began:
+            self._wal_pages = self._copied_pages = 0
+        new, self._wal_pages = pages - self._wal_pages, pages
         self._count(syncs=began, size=new * (PAGE_BYTES + FRAME_HEADER))
         return apsw.SQLITE_OK
 
     def _checkpoint(self, connection: apsw.Connection) -> None:
+        """Copy the log into the file. It begins anew with the next commit, unless somebody reads just now; where that
+        happened several times in a row the reader is waited for, or the log would grow with each."""
+        patient = self._wal_pages > WAL_BYTES // PAGE_BYTES
         try:
-            _, copied = connection.wal_checkpoint()
-        except apsw.Error:  # somebody reads, or the disk is full; the next commit tries again
+            _, copied = connection.wal_checkpoint(
+                mode=apsw.SQLITE_CHECKPOINT_RESTART if patient else apsw.SQLITE_CHECKPOINT_PASSIVE
+            )
+        except apsw.Error:  # a long read, or a full disk; the next commit tries again
             return
-        self._count(syncs=CHECKPOINT_SYNCS, size=copied * PAGE_BYTES)
+        self._count(syncs=CHECKPOINT_SYNCS, size=(copied - self._copied_pages) * PAGE_BYTES)
+        self._copied_pages = copied
 
     def _count(self, syncs: int = 0, size: int = 0) -> None:
         self.written = Written(self.written.syncs + syncs, self.written.bytes + size)

@@ -33,9 +33,9 @@ def release(c: apsw.Connection, rid: str) -> int:
 def ready(c: apsw.Connection, transports: tuple[str, ...], except_ids: tuple[int, ...], limit: int) -> list[Delivery]:
     """The oldest deliveries to make by these transports, without those that are on their way."""
     query = (
-        "SELECT d.id, d.rid, d.transport, r.id, r.status, d.topic, d.correlation, d.format, r.reply,"
+        "SELECT d.id, d.rid, d.transport, r.id, r.status, d.topic, d.correlation, d.format, a.reply,"
         " CASE WHEN r.boot = ? THEN r.deadline_boot END"  # a deadline of another boot says nothing in this one
-        " FROM deliveries d JOIN requests r USING (rid) WHERE d.state = 'ready'"
+        " FROM deliveries d JOIN requests r USING (rid) JOIN replies a USING (seq) WHERE d.state = 'ready'"
         f" AND d.transport IN ({_marks(transports)}) AND d.id NOT IN ({_marks(except_ids)}) ORDER BY d.id LIMIT ?"
     )
     earliest = clock.boot() + MIN_LIFE_S

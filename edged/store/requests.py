@@ -57,10 +57,14 @@ class Row(Struct, frozen=True, kw_only=True):
     begun: bool = True
 
 
-COLUMNS = (
+FIELDS = (
     "seq, rid, client, id, transport, agent, conversation, body, accepted_wall, accepted_boot, deadline_boot, state, "
-    "attempts, reply, status, findings, spent"
+    "attempts, status, findings, spent, reply"
 )
+REPLY = "(SELECT reply FROM replies WHERE replies.seq = requests.seq)"
+WAITING = "finished_wall IS NULL AND state IN ('received', 'waiting_link')"  # as the index of the unfinished has it
+PARKED = "finished_wall IS NULL AND state = 'waiting_link'"
+COLUMNS = FIELDS.removesuffix("reply") + REPLY
 
 
 def accept(
@@ -87,7 +91,7 @@ def accept(
             return Accepted(cast(str, rid_known), known=True)
     key, digest = identity(ask), wire.digest(ask.request)
     found = c.execute(
-        "SELECT rid, digest, reply FROM requests WHERE client = ? AND key = ?", (ask.caller.client, key)
+        f"SELECT rid, digest, {REPLY} FROM requests WHERE client = ? AND key = ?", (ask.caller.client, key)
     ).fetchone()
     if found:
         if found[1] != digest:  # (3)
@@ -117,7 +121,9 @@ def _named(ask: Ask) -> str:
 
 
 def _check_room(c: apsw.Connection, max_waiting: int, max_bytes: int) -> None:
-    waiting = cast(int, c.execute("SELECT count(*) FROM requests WHERE state = 'received'").get)
+    waiting = cast(
+        int, c.execute("SELECT count(*) FROM requests WHERE finished_wall IS NULL AND state = 'received'").get
+    )
     if waiting >= max_waiting:
         raise Busy(
             f"{waiting} requests wait already, and [queue] max_waiting is {max_waiting}", retry_after_s=FINISH_GUESS_S
@@ -180,7 +186,7 @@ def forget_packets(c: apsw.Connection) -> None:
 CLAIM = f"""
     UPDATE requests SET state = 'running', attempts = attempts + 1 WHERE seq = (
         SELECT seq FROM requests r
-        WHERE state = 'received' AND priority <= ? AND (r.conversation IS NULL OR NOT EXISTS (
+        WHERE finished_wall IS NULL AND state = 'received' AND priority <= ? AND (r.conversation IS NULL OR NOT EXISTS (
             SELECT 1 FROM requests o
             WHERE o.client = r.client AND o.agent = r.agent AND o.conversation = r.conversation
             AND o.state IN ('received', 'running', 'waiting_link') AND o.conversation IS NOT NULL AND o.seq < r.seq))
@@ -235,7 +241,7 @@ def park(c: apsw.Connection, rid: str, max_parked: int, spent: Spent) -> None:
     Raises:
         NoLink: so many wait already that one more is not kept.
     """
-    parked = cast(int, c.execute("SELECT count(*) FROM requests WHERE state = 'waiting_link'").get)
+    parked = cast(int, c.execute(f"SELECT count(*) FROM requests WHERE {PARKED}").get)
     if parked >= max_parked:
         raise NoLink(f"{parked} requests wait for a link already ([queue] max_waiting)", retry_after_s=60.0)
     _move(c, rid, Happening.PARK, "attempts = attempts - 1, spent = ?", (msgspec.json.encode(spent),))
@@ -243,7 +249,7 @@ def park(c: apsw.Connection, rid: str, max_parked: int, spent: Spent) -> None:
 
 def parked(c: apsw.Connection, agents: tuple[str, ...]) -> int:
     """How many requests of these agents wait for a link."""
-    query = f"SELECT count(*) FROM requests WHERE state = 'waiting_link' AND agent IN ({_marks(agents)})"
+    query = f"SELECT count(*) FROM requests WHERE {PARKED} AND agent IN ({_marks(agents)})"
     return cast(int, c.execute(query, agents).get)
 
 
@@ -251,7 +257,7 @@ def resume(c: apsw.Connection, agents: tuple[str, ...], limit: int) -> list[str]
     """Queue up to `limit` requests of these agents that wait for a link: interactive before batch, earliest deadline
     first. Returns their rids."""
     query = (
-        f"SELECT rid FROM requests WHERE state = 'waiting_link' AND agent IN ({_marks(agents)})"
+        f"SELECT rid FROM requests WHERE {PARKED} AND agent IN ({_marks(agents)})"
         " ORDER BY priority, deadline_boot IS NULL, deadline_boot, seq LIMIT ?"
     )
     rids = [cast(str, rid) for (rid,) in c.execute(query, (*agents, limit)).fetchall()]
@@ -262,7 +268,7 @@ def resume(c: apsw.Connection, agents: tuple[str, ...], limit: int) -> list[str]
 
 def resume_others(c: apsw.Connection, agents: tuple[str, ...]) -> None:
     """Queue what waits for a link and is of none of these agents."""
-    query = f"SELECT rid FROM requests WHERE state = 'waiting_link' AND agent NOT IN ({_marks(agents)})"
+    query = f"SELECT rid FROM requests WHERE {PARKED} AND agent NOT IN ({_marks(agents)})"
     for (rid,) in c.execute(query, agents).fetchall():
         _move(c, cast(str, rid), Happening.RESUME)
 
@@ -275,7 +281,7 @@ def try_again(c: apsw.Connection, rid: str) -> None:
         BadRequest: it is not in a state in which that can be.
     """
     columns = (
-        "attempts = 0, reply = NULL, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = '',"
+        "attempts = 0, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = '',"
         " spent = NULL, accepted_boot = ?, accepted_wall = ?"
     )
     try:
@@ -283,6 +289,7 @@ def try_again(c: apsw.Connection, rid: str) -> None:
     except IllegalTransition as error:
         allowed = ", ".join(lifecycle.sources(Happening.REQUEUE))
         raise BadRequest(f"request {rid}: {error}; only what is {allowed} can be queued again") from None
+    c.execute("DELETE FROM replies WHERE seq = (SELECT seq FROM requests WHERE rid = ?)", (rid,))
     deliveries.retract(c, rid)
 
 
@@ -301,11 +308,12 @@ def settle(
         return False
     happening = Happening.QUARANTINE if quarantine else lifecycle.ENDING[status]
     # a refusal may be asked again under the same id, so it gives the id free
-    also = "reply = ?, status = ?, finished_wall = ?" + (", key = NULL" if status is Status.REFUSED else "")
+    also = "status = ?, finished_wall = ?" + (", key = NULL" if status is Status.REFUSED else "")
     try:
-        _move(c, rid, happening, also, (reply, status, clock.wall()))
+        _move(c, rid, happening, also, (status, clock.wall()))
     except IllegalTransition:
         return False
+    c.execute("INSERT INTO replies VALUES ((SELECT seq FROM requests WHERE rid = ?), ?)", (rid, reply))
     if not deliveries.release(c, rid) and happening is Happening.ANSWER:
         _move(c, rid, Happening.DELIVERED)
     return True
@@ -335,7 +343,10 @@ def recover(c: apsw.Connection, boot: str) -> list[Row]:
         " OR rid IN (SELECT rid FROM deliveries WHERE state = 'ready'))",
         {"boot": boot, "now": now, "wall": wall},
     )
-    return [_row(row) for row in c.execute(f"SELECT {COLUMNS} FROM requests WHERE state = 'running'")]
+    return [
+        _row(row)
+        for row in c.execute(f"SELECT {COLUMNS} FROM requests WHERE finished_wall IS NULL AND state = 'running'")
+    ]
 
 
 def requeue(c: apsw.Connection, rid: str) -> None:
@@ -345,13 +356,13 @@ def requeue(c: apsw.Connection, rid: str) -> None:
 
 def overdue(c: apsw.Connection) -> list[Row]:
     """Waiting requests whose deadline has passed."""
-    query = f"SELECT {COLUMNS} FROM requests WHERE state IN ('received', 'waiting_link') AND deadline_boot <= ?"
+    query = f"SELECT {COLUMNS} FROM requests WHERE {WAITING} AND deadline_boot <= ?"
     return [_row(row) for row in c.execute(query, (clock.boot(),))]
 
 
 def next_deadline(c: apsw.Connection) -> float | None:
     """The earliest deadline among those that wait, on the boot clock."""
-    query = "SELECT min(deadline_boot) FROM requests WHERE state IN ('received', 'waiting_link')"
+    query = f"SELECT min(deadline_boot) FROM requests WHERE {WAITING}"
     return cast("float | None", c.execute(query).get)
 
 
@@ -389,7 +400,8 @@ def ahead(c: apsw.Connection, row: Row) -> list[str]:
     later = float("inf") if row.deadline_boot is None else row.deadline_boot
     order = "attempts = 0, priority, coalesce(deadline_boot, 9e999), seq"
     priority = 0 if row.request.priority is Priority.INTERACTIVE else 1
-    query = f"SELECT agent FROM requests WHERE state = ? AND ({order}) < (?, ?, ?, ?) ORDER BY {order}"
+    where = f"finished_wall IS NULL AND state = ? AND ({order}) < (?, ?, ?, ?)"
+    query = f"SELECT agent FROM requests WHERE {where} ORDER BY {order}"
     place = (row.attempts == 0, priority, later, row.seq)
     return [cast(str, agent) for (agent,) in c.execute(query, (row.state, *place))]
 
@@ -473,7 +485,7 @@ def _marks(values: tuple[object, ...]) -> str:
 
 
 def _row(values: tuple[Any, ...]) -> Row:
-    row = dict(zip(COLUMNS.split(", "), values, strict=True))
+    row = dict(zip(FIELDS.split(", "), values, strict=True))
     request = msgspec.json.decode(row.pop("body"), type=Request)
     findings = tuple(Finding(word) for word in row.pop("findings").split())
     spent = row.pop("spent")

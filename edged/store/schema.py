@@ -109,4 +109,20 @@ MIGRATIONS = (
         used_wall REAL NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    # what changes with every step of a request lies on as few pages as can be: a page is written whole
+    """
+    CREATE TABLE replies(                 -- the one reply, JSON: every copy that is sent is made from these bytes
+        seq INTEGER PRIMARY KEY REFERENCES requests(seq) ON DELETE CASCADE,
+        reply BLOB NOT NULL
+    ) STRICT;
+    INSERT INTO replies SELECT seq, reply FROM requests WHERE reply IS NOT NULL;
+    ALTER TABLE requests DROP COLUMN reply;
+
+    DROP INDEX requests_waiting;
+    DROP INDEX requests_running;
+    DROP INDEX requests_parked;
+    CREATE INDEX requests_unfinished ON requests(state, priority, deadline_boot, seq) WHERE finished_wall IS NULL;
+    DROP INDEX packets_seq;               -- some hundred rows: quicker read than kept in order
+    DROP INDEX packets_rid;
+    """,
 )

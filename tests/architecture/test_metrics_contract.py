@@ -29,6 +29,8 @@ CONTRACT: dict[str, set[str]] = {
     "edged_outbox_waiting": set(),
     "edged_tool_calls_total": {"tool", "result"},
     "edged_disk_written_bytes_total": set(),
+    "edged_store_syncs_total": set(),
+    "edged_store_written_bytes_total": set(),
     "edged_loop_lag_seconds": set(),
     "edged_threads_in_use": set(),
 }
