@@ -52,6 +52,7 @@ from edged.types import (
 log = logging.getLogger("edged.pipeline")
 
 MAX_RUNNING = 16  # requests worked on at once: as many as a model has places for
+MAX_HELD = 64  # with those whose outcome is being stored: a disk that refuses holds so many in memory
 MAX_BATCH = 8  # of these, batch work: more gain nothing on boards of 2 to 8 cores, and the rest is for who waits
 MAX_SENDING = 64  # replies on their way at once; the broker's Receive Maximum bounds it further
 GRACE_S = 5.0  # a stop waits this long for running requests; what is not done goes back into the queue
@@ -369,7 +370,9 @@ class Pipeline:
         if self._stopping or self._group is None:
             return Places(0, 0)
         batch = sum(attempt.batch for attempt in self._running.values())
-        left = min(most, self._places() - len(self._running) - self._promised)
+        working = sum(not attempt.settling or bool(self._suspects) for attempt in self._running.values())
+        held = len(self._running) + self._promised
+        left = min(most, self._places() - working - self._promised, MAX_HELD - held)
         return Places(max(0, left), 0 if self._batch_paused else MAX_BATCH - batch - self._promised)
 
     def _places(self) -> int:
@@ -422,6 +425,8 @@ class Pipeline:
         if not isinstance(outcome, Reply):
             records = await self._told(row, attempt.run)
             outcome = self._ended(row, *outcome, records, attempt)
+        attempt.settling = True
+        self._waiting.set()  # its place is free
         await self._settle(row, outcome, attempt.messages)
 
     async def _answer(self, row: Row, attempt: _Attempt, tally: Tally) -> Reply | None:
@@ -671,7 +676,8 @@ class Pipeline:
 class _Attempt:
     """A request being worked on: what is known of the run when it ends, however it ends, and how to end it.
 
-    cancelled: it is interrupted because its client wants it; else because the daemon stops.
+    cancelled: it is interrupted because its client wants it; else because the daemon stops. settling: its outcome is
+    being stored.
     """
 
     def __init__(self, agent: str, *, batch: bool) -> None:
@@ -682,7 +688,7 @@ class _Attempt:
         self.run: Run | None = None
         self.trail: Trail | None = None
         self.messages: requests.Turn = ()
-        self.cancelled = False
+        self.cancelled = self.settling = False
         self.ended = asyncio.Event()
         self._interrupted = False
         self._working: asyncio.Task[None] | None = None

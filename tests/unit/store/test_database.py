@@ -337,3 +337,105 @@ async def test_store_of_an_earlier_version_keeps_its_requests(tmp_path: Path) ->
     row = await store.write(claim)
     assert (row.rid, row.conversation, row.findings) == ("r1", "k", ())
     await store.stop()
+
+
+# -- how often the medium is asked to write everything down -----------------------------------------------------------
+
+
+def test_synced_commits_are_bounded_a_second_after_some_at_once() -> None:
+    """A request alone never waits; so many a second for ever do."""
+    pace = database.Pace(0.0)
+    for _ in range(database.SYNCS_AT_ONCE):
+        assert pace.wait_s(0.0) == 0.0
+        pace.synced(0.0, 100)
+    assert pace.wait_s(0.0) == pytest.approx(1 / database.SYNCS_A_SECOND)
+    now = synced = 0.0
+    while now < 10.0:
+        now += pace.wait_s(now) or 1e-9
+        pace.synced(now, 100)
+        synced += 1
+    assert synced == pytest.approx(10 * database.SYNCS_A_SECOND, abs=2)
+
+
+def test_nobody_waits_where_waiting_brings_no_company() -> None:
+    """One client that asks, waits for the answer and asks again: its own rate is the bound. It is tried again later."""
+    pace = database.Pace(0.0)
+    for _ in range(database.SYNCS_AT_ONCE):
+        pace.synced(0.0, 1)
+    waited = pace.wait_s(0.0)
+    assert waited > 0.0
+    pace.synced(waited, database.COMPANY - 1)
+    assert pace.wait_s(waited) == 0.0
+    pace.synced(waited, 1)
+    assert pace.wait_s(waited + 0.9 * database.ALONE_S) == 0.0
+    for _ in range(database.SYNCS_AT_ONCE):
+        pace.synced(waited + 1.1 * database.ALONE_S, 1)
+    assert pace.wait_s(waited + 1.1 * database.ALONE_S) > 0.0
+
+
+async def test_patient_write_shares_the_transaction_of_the_next_one(commits: list[str], opened: Database) -> None:
+    """And is done without one, a moment later."""
+    await opened.read(count)
+    commits.clear()
+    patient = asyncio.create_task(opened.write(insert(1), durable=False, patient=True))
+    await asyncio.sleep(0)
+    await opened.write(insert(2))
+    await patient
+    assert commits == ["FULL"]
+    await opened.write(insert(3), durable=False, patient=True)
+    assert commits == ["FULL", "NORMAL"]
+
+
+async def test_what_is_written_is_counted(tmp_path: Path) -> None:
+    """As the files show it: frames of the log and their pages, one sync a durable commit, and two a checkpoint."""
+    store = Database(tmp_path / "x.db", TABLE)
+    await store.start()
+    log = tmp_path / "x.db-wal"
+    begun = store.written
+    for number in range(5):
+        await store.write(insert(number))
+    assert store.written.syncs - begun.syncs == 5
+    frames = (log.stat().st_size - 32) // (database.PAGE_BYTES + database.FRAME_HEADER)
+    assert store.written.bytes <= frames * (database.PAGE_BYTES + database.FRAME_HEADER)
+    assert store.written.bytes >= 5 * (database.PAGE_BYTES + database.FRAME_HEADER)
+    before = store.written
+    large = "x" * database.CHECKPOINT_PAGES * database.PAGE_BYTES
+    await store.write(insert(large))
+    await store.write(lambda _: None, durable=False)  # the checkpoint is behind the commit
+    assert store.written.syncs - before.syncs == 1 + database.CHECKPOINT_SYNCS
+    assert store.written.bytes - before.bytes > 2 * len(large)
+    await store.stop()
+
+
+async def test_log_begins_anew_though_somebody_reads_all_the_time(tmp_path: Path) -> None:
+    """It does not grow with every commit for ever."""
+    store = Database(tmp_path / "x.db", TABLE)
+    await store.start()
+    reading = True
+
+    async def read() -> None:
+        while reading:
+            await store.read(count)
+
+    readers = [asyncio.create_task(read()) for _ in range(4)]
+    for number in range(40):
+        await store.write(insert(f"{number}" + "x" * 2**18))
+    reading = False
+    await asyncio.gather(*readers)
+    assert (tmp_path / "x.db-wal").stat().st_size < 4 * database.WAL_BYTES
+    await store.stop()
+
+
+async def test_file_of_larger_pages_is_written_anew_at_the_start(tmp_path: Path) -> None:
+    """An upgrade; its rows stay."""
+    path = tmp_path / "x.db"
+    with contextlib.closing(apsw.Connection(str(path))) as old:
+        old.execute("PRAGMA page_size = 4096; PRAGMA journal_mode = WAL")
+        old.execute(TABLE[0])
+        old.execute("INSERT INTO t VALUES (7)")
+        old.pragma("user_version", 1)
+    store = Database(path, TABLE)
+    await store.start()
+    assert await store.read(lambda c: (c.pragma("page_size"), c.pragma("journal_mode"))) == (database.PAGE_BYTES, "wal")
+    assert await store.read(count) == 1
+    await store.stop()
