@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import getpass
 import itertools
 import socket
@@ -84,6 +85,13 @@ class Mosquitto:
             while not await self._listens():
                 assert self._process.returncode is None, self.log.read_text()
                 await asyncio.sleep(0.01)
+
+    async def kill(self) -> None:
+        """End it without a word, as a power cut does; what it had not saved is lost."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            await process.wait()
 
     async def stop(self) -> None:
         """End it; it says goodbye to its clients and saves its sessions."""
@@ -206,13 +214,21 @@ class Wire:
         port: of the broker.
         greet: sees the first bytes of each connection (CONNECT); returns bytes to answer with before it is closed, or
             None to let it through.
+        hear: gets (connection, whether it goes to the broker, bytes) of all that passes.
     """
 
-    def __init__(self, port: int, *, greet: Callable[[bytes], bytes | None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        port: int,
+        *,
+        greet: Callable[[bytes], bytes | None] = lambda _: None,
+        hear: Callable[[int, bool, bytes], None] = lambda connection, up, data: None,
+    ) -> None:
         self.port = 0
         self.connections = 0
         self._target = port
         self._greet = greet
+        self._hear = hear
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._up_flows = asyncio.Event()
@@ -253,6 +269,7 @@ class Wire:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        number = self.connections
         async with self._open(writer):
             first = await reader.read(65_536)
             answer = self._greet(first)
@@ -265,20 +282,31 @@ class Wire:
                 up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
                 async with self._open(up_writer):
                     self.sent_up += first
+                    self._hear(number, True, first)
                     up_writer.write(first)
-                    up = asyncio.create_task(self._pump(reader, up_writer, self._up_flows, self.sent_up))
-                    await self._pump(up_reader, writer, self._down_flows, bytearray())
+
+                    def rise(data: bytes) -> None:
+                        self.sent_up.extend(data)
+                        self._hear(number, True, data)
+
+                    up = asyncio.create_task(self._pump(reader, up_writer, self._up_flows, rise))
+                    sink = functools.partial(self._hear, number, False)
+                    await self._pump(up_reader, writer, self._down_flows, sink)
                     writer.close()
                     up.cancel()
                     await asyncio.wait([up])
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event, seen: bytearray
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        flows: asyncio.Event,
+        seen: Callable[[bytes], None],
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 await flows.wait()
-                seen += data
+                seen(data)
                 writer.write(data)
                 await writer.drain()
         writer.close()

@@ -5,7 +5,9 @@ there once, which EDGED_TEST_MARKER (a file) remembers over a restart. EDGED_TES
 kills the process, at every attempt. EDGED_TEST_STALL is one that stops the engine as a hung thread would; that is
 noticed after STALL_S seconds. EDGED_TEST_SLOW_LOAD is how many seconds a model takes to load. EDGED_TEST_MEMINFO is a
 file that is taken for /proc/meminfo where memory is looked at for being short; the board's PSI is not heard then, and
-things are given up and taken back fast.
+things are given up and taken back fast. EDGED_TEST_CLOCK is a file with seconds that the wall clock is off by. At
+SIGUSR2 one of its tasks dies, as of a bug; EDGED_TEST_SEED chooses which. EDGED_TEST_RECONNECT is how
+many seconds it waits at most before it connects to the broker again.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import random
 import signal
 import sys
 import time
@@ -20,18 +23,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edged import app, faults, supervisor, testing
+from edged import app, clock, faults, supervisor, testing
 from edged.governor.floor import Floor
 from edged.governor.ladder import Calm
 from edged.governor.pressure import Pace, Pressure
 from edged.interfaces import OnPiece
 from edged.testing import ScriptedEngine
 from edged.tools.toolbox import Toolbox
+from edged.transport.mqtt import Backoff, MqttTransport
 from edged.types import Completion, Job, ModelSpec
 
 AFTER_PUBLISH = "publish.done"
 STALL_S = 0.3
 PACE = Pace(look_s=0.05, idle_s=0.05, work_s=0.7, memory=Calm(first_s=0.3, next_s=0.05))
+MORTAL = ("edged.pipeline", "edged.governor", "edged.mqtt", "edged.state", "edged.cloud")
 NOWHERE = Path("/none")
 
 
@@ -96,6 +101,13 @@ class Slow(ScriptedEngine):
         await super().load(spec)
 
 
+def let_a_task_die(chance: random.Random) -> None:
+    """One of those that the daemon watches."""
+    loop = asyncio.get_running_loop()  # the handler runs between two steps of the loop, in its thread
+    tasks = [task for task in asyncio.all_tasks(loop) if task.get_name() in MORTAL and not task.done()]
+    chance.choice(sorted(tasks, key=asyncio.Task.get_name)).cancel()
+
+
 def main() -> int:
     """Arm, then run as `edged run` does."""
     fault = os.environ.get("EDGED_TEST_FAULT")
@@ -110,6 +122,14 @@ def main() -> int:
     if "EDGED_TEST_STALL" in os.environ:
         vars(testing)["ScriptedEngine"] = Stalling
         vars(app)["STALL_S"] = STALL_S
+    if offset := os.environ.get("EDGED_TEST_CLOCK"):
+        right = clock.wall
+        vars(clock)["wall"] = lambda: right() + float(Path(offset).read_text())
+    if longest := os.environ.get("EDGED_TEST_RECONNECT"):
+        vars(app)["MqttTransport"] = functools.partial(MqttTransport, backoff=Backoff(base_s=0.1, cap_s=float(longest)))
+    if seed := os.environ.get("EDGED_TEST_SEED"):
+        chance = random.Random(f"{seed}.{os.getpid()}")  # reproducible, no secret
+        signal.signal(signal.SIGUSR2, lambda *_: let_a_task_die(chance))
     if meminfo := os.environ.get("EDGED_TEST_MEMINFO"):
         vars(app)["PRESSURE_PACE"] = PACE
         vars(app)["Pressure"] = functools.partial(Pressure, board=NOWHERE, group=lambda: None)

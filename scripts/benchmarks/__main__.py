@@ -18,14 +18,13 @@ from benchmarks.peers import PeerError
 from benchmarks.report import Result, machine, table, versions
 from edged.catalog import catalog
 
-BENCHES = ("ipc", "routing", "toolcall", "restart", "concurrency", "contention", "memory", "mqtt")
+BENCHES = ("ipc", "routing", "toolcall", "restart", "concurrency", "contention", "memory", "mqtt", "durability")
 NAMES = {name: f"benchmarks.{name}" for name in BENCHES}
-LATER = ("durability",)
 COUNTS = ("rounds", "cycles", "requests")
 
 
 def main() -> int:
-    """Returns the exit status: 64 for wrong usage and names that do not exist, or not yet; 70 where a peer fails, or
+    """Returns the exit status: 64 for wrong usage and names that do not exist; 70 where a peer fails, or
     something could not be measured."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Run one benchmark.")
     parser.add_argument("name", help=f"one of: {', '.join(NAMES)}")
@@ -40,7 +39,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.name not in NAMES:
         known = f"there is: {', '.join(NAMES)}"
-        return refused(f"{options.name}: {'not available yet' if options.name in LATER else 'unknown'}; {known}")
+        return refused(f"{options.name}: unknown; {known}")
     for name in COUNTS:
         if (count := getattr(options, name)) is not None and count < 1:
             return refused(f"{options.name}: --{name} is at least 1")

@@ -256,7 +256,6 @@ def test_a_refusal_has_to_tell_sizes_and_what_would_fit(module: Any) -> None:
         (["memory", "--cycles", "0"], "--cycles is at least 1"),
         (["memory", "--model", "gpt-9"], "qwen2.5-coder-0.5b-instruct-q4_k_m"),
         (["ipc", "--only", "x", "--cycles", "3"], "--cycles, --only means nothing here"),
-        (["durability"], "not available yet"),
     ],
 )
 def test_a_wrong_command_line_says_what_there_is(arguments: list[str], why: str) -> None:

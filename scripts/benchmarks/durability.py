@@ -1,0 +1,120 @@
+"""What is done to the daemon while it works, how often, and what was lost: the table of the promise.
+
+A real daemon on a real mosquitto and this disk; a load that asks over MQTT, the Unix socket and HTTP all the time and
+keeps its own account (tests/crashes.py). Between two happenings the daemon works for a random moment. What is counted,
+and has to be zero: requests without an outcome, replies whose copies differ, effects that happened twice or not at all,
+requests that failed, acknowledgements out of order, rows that are stuck in the store.
+
+* kills: SIGKILL with a scripted model, 1,000 times, two daemons side by side.
+* model: SIGKILL with a real model, 50 times.
+* faults: everything else that happens to a board, 20 times each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+from benchmarks import board
+from benchmarks.report import Result, Row, say
+from tests.crashes import FAULTS, ON_A_SMALL_DISK, Rig, Verdict, may_mount
+
+KILLS, KILLS_OF_MODEL, TIMES = 1000, 50, 20
+SIDE_BY_SIDE = 2  # the start of a daemon keeps one core busy
+MODEL_MOMENT_S = 4.0  # between two kills: a real model loads and answers in seconds
+KILL = "SIGKILL"
+SAY_EVERY = 50
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """cycles: how often each thing is done; None: as the section has it."""
+
+    folder: Path
+    cycles: int | None
+
+
+def run(*, only: str | None = None, cycles: int | None = None) -> Result:
+    """Rows: done, times, then the fields of tests.crashes.Verdict, kept.
+
+    Args:
+        only: one section; all of them without it.
+        cycles: how often each thing is done, instead of 1,000, 50 and 20.
+    """
+    rows: list[Row] = []
+    failed: list[str] = []
+    began = time.monotonic()
+    for name, section in SECTIONS.items():
+        if only not in (None, name):
+            continue
+        with tempfile.TemporaryDirectory(prefix="edged-bench-") as folder:
+            try:
+                rows += asyncio.run(section(Wanted(Path(folder), cycles)))
+            except (AssertionError, OSError, TimeoutError) as error:
+                failed.append(f"{name}: {str(error).strip()[-400:] or type(error).__name__}")
+    failed += [f"{row['done']}: a promise was broken" for row in rows if row["kept"] == "NO"]
+    return Result(rows, {"sections": only or "all", "seconds": round(time.monotonic() - began)}, failed)
+
+
+async def _kills(wanted: Wanted) -> list[Row]:
+    times = wanted.cycles or KILLS
+    shares = [times // SIDE_BY_SIDE + (number < times % SIDE_BY_SIDE) for number in range(SIDE_BY_SIDE)]
+    verdicts = await asyncio.gather(
+        *(_one(wanted.folder / str(number), KILL, share, seed=number) for number, share in enumerate(shares) if share)
+    )
+    return [_row("SIGKILL, scripted model", times, _sum(verdicts))]
+
+
+async def _model(wanted: Wanted) -> list[Row]:
+    path = board.model()
+    times = wanted.cycles or KILLS_OF_MODEL
+    verdict = await _one(wanted.folder / "model", KILL, times, seed=3, model=path)
+    return [_row(f"SIGKILL, {path.stem}", times, verdict)]
+
+
+async def _faults(wanted: Wanted) -> list[Row]:
+    rows = []
+    for number, name in enumerate(FAULTS):
+        if name == KILL:
+            continue
+        if name in ON_A_SMALL_DISK and not may_mount():
+            rows.append(_not_run(name, "only root can mount a small file system"))
+            continue
+        times = wanted.cycles or TIMES
+        rows.append(_row(name, times, await _one(wanted.folder / str(number), name, times, seed=number)))
+    return rows
+
+
+SECTIONS: dict[str, Callable[[Wanted], Awaitable[list[Row]]]] = {"kills": _kills, "model": _model, "faults": _faults}
+
+
+async def _one(folder: Path, fault: str, times: int, seed: int, model: Path | None = None) -> Verdict:
+    """A daemon to which one thing is done, over and over."""
+    folder.mkdir()
+    moments = {"longest_s": MODEL_MOMENT_S} if model else {}
+    async with Rig(folder, seed, model=model, small_disk=fault in ON_A_SMALL_DISK, **moments) as rig:
+        load = rig.load()
+        await rig.flowing()
+        for number in range(times):
+            if number % SAY_EVERY == 0:
+                say(f"durability: {fault}, {number + 1} of {times}")
+            await FAULTS[fault](rig)
+        await rig.flowing()
+        return await rig.settle(load)
+
+
+def _sum(verdicts: list[Verdict]) -> Verdict:
+    return Verdict(*map(sum, zip(*map(astuple, verdicts), strict=True)))
+
+
+def _row(done: str, times: int, verdict: Verdict) -> Row:
+    fields = {name: getattr(verdict, name) for name in verdict.__dataclass_fields__}
+    return {"done": done, "times": times, **fields, "kept": "yes" if verdict.kept else "NO"}
+
+
+def _not_run(done: str, why: str) -> Row:
+    return {"done": done, "times": 0, **dict.fromkeys(Verdict.__dataclass_fields__, ""), "kept": why}
