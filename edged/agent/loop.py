@@ -16,7 +16,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from edged.agent.prompt import Turn, as_messages
+from edged.agent.prompt import Turn, as_messages, noted
 from edged.agent.tally import Tally
 from edged.config import Agent
 from edged.errors import EdgedError, ToolFailed
@@ -101,6 +101,8 @@ class Run:
         history: earlier turns of the conversation, oldest first; a mind leaves out the oldest where they do not fit.
         steps: what the journal knows of an earlier attempt.
         stream: gets the pieces of the final answer as they come.
+        permit: raises Forbidden where whoever asked may not have a tool called; asked before every act.
+        withheld: tools of the agent that it has not for whoever asked; its model is told.
         tally: the books of the request; None: they begin now.
     """
 
@@ -116,12 +118,17 @@ class Run:
         steps: Sequence[Step],
         stream: Stream | None,
         tally: Tally | None = None,
+        permit: Callable[[str], None] = lambda tool: None,
+        withheld: Sequence[str] = (),
     ) -> None:
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
         self.stream = stream
         self.tally = tally or Tally()
         self.variant = ""  # of the board's model that generated last; empty where it has only one
+        denied = [tool.description for name in withheld if (tool := toolbox.get(name))]
+        self.asked = noted(request.messages, denied)  # as a model is asked
+        self._permit = permit
         self._journal = journal
         self._records: list[ToolRecord] = []
         self._logprobs: list[float] = []
@@ -190,6 +197,7 @@ class Run:
 
         Raises:
             Escalation: see Mind.
+            Forbidden: a tool that whoever asked may not have called.
             ToolFailed: tools failed more often than the mind has patience for, or in the end.
             EdgedError: as the mind says.
         """
@@ -213,11 +221,14 @@ class Run:
         for step in steps:
             if step.intent.logprob is not None:
                 self._logprobs.append(step.intent.logprob)
+            if step.result is None:
+                self._permit(step.intent.call.name)
             with self.tally.tool():
                 result = step.result or await self._perform(step.intent.call, step.number, resumed=True)
             self._record(step.intent.call, result)
 
     async def _act(self, call: ToolCall, logprob: float | None) -> None:
+        self._permit(call.name)
         number = len(self._records)
         if logprob is not None:
             self._logprobs.append(logprob)

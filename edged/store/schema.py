@@ -109,4 +109,8 @@ MIGRATIONS = (
         used_wall REAL NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    # by which role a request was let in
+    """
+    ALTER TABLE requests ADD COLUMN role TEXT NOT NULL DEFAULT '';  -- '': no roles were configured
+    """,
 )

@@ -19,10 +19,12 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"transport", "pipeline", "updates"},
     {"agent"},
     {"engine", "onnx", "governor", "tools", "cloud", "store", "pull"},
+    {"gate"},
     {"router", "gguf", "wire", "access", "sandbox", "estimate", "testing"},
     {"catalog"},
     {"interfaces"},
     {"config", "log", "metrics", "systemd", "native"},
+    {"roles"},
     {"types", "errors", "clock", "faults", "client", "loopback", "heap"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}

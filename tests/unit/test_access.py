@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edged import access
+from edged.access import Policy
 from edged.errors import Forbidden
 from edged.types import Caller
 
@@ -24,7 +25,7 @@ from edged.types import Caller
 )
 def test_unix_caller_may_use_every_agent_or_none(uid: int, groups: list[int], allowed: bool) -> None:
     """Root, the daemon's own user and the socket's group; nobody else."""
-    caller = access.unix_caller(uid, groups, own_uid=900, socket_group=50, agents=["house", "car"])
+    caller = Policy(["house", "car"]).unix(uid, groups, own_uid=900, socket_group=50)
     assert caller.agents == (frozenset({"house", "car"}) if allowed else frozenset())
     assert (caller.client, caller.transport, caller.admitted) == (f"unix:{uid}", "unix", allowed)
 
