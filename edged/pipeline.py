@@ -128,7 +128,7 @@ class Pipeline:
         rid = wire.new_rid()
         queue, size = self._config.queue, self._config.store_bytes
         short = self._gate.short(ask.caller)
-        refusal, accepted = short or self._dispatcher.refusal(ask.request), None
+        refusal = short or self._dispatcher.refusal(ask.request)
         if on_delta:
             self._watchers.setdefault(rid, []).append(on_delta)
         try:
@@ -137,12 +137,14 @@ class Pipeline:
             )
         except STORE_REFUSES as error:
             raise Busy(f"the store cannot be written: {error}", retry_after_s=60.0) from None
-        except Busy as error:
+        except EdgedError as error:
             if error is short:
                 self._gate.refused(ask.caller, "request.refused", error, agent=ask.request.agent)
+            elif short is None:
+                self._gate.give_back(ask.caller)
             raise
-        finally:
-            if short is None and (accepted is None or accepted.known):
+        else:
+            if accepted.known and short is None:
                 self._gate.give_back(ask.caller)
             watchers = self._watchers.pop(rid, [])
             # Also for a caller that left meanwhile: what it asked is stored all the same, in the store's own time, and
