@@ -146,15 +146,15 @@ def check_manage(caller: Caller, what: str) -> None:
         raise Forbidden(f"{_who(caller)} may not {what}: that is for roles with `manage = true`")
 
 
-def narrowed(caller: Caller, agent: Agent) -> Agent:
-    """The agent with those of its tools that it may use for this caller."""
-    tools = tuple(tool for tool in agent.tools if may_tool(caller, tool))
-    return agent if tools == agent.tools else structs.replace(agent, tools=tools)
+def for_caller(caller: Caller, agent: Agent) -> Agent:
+    """The agent as it works for this caller: without tools where the caller may call none of them.
 
-
-def withheld(caller: Caller, agent: Agent) -> tuple[str, ...]:
-    """The agent's tools that it may not use for this caller."""
-    return tuple(tool for tool in agent.tools if not may_tool(caller, tool))
+    Where it may call some the model chooses among all: so a small one decides as well as for everybody, from the same
+    prefix, and who asks for what they may not have hears `forbidden`, with the tool's name, before the act.
+    """
+    if any(may_tool(caller, tool) for tool in agent.tools):
+        return agent
+    return structs.replace(agent, tools=())
 
 
 def _named(names: Iterable[str]) -> frozenset[str] | None:

@@ -26,7 +26,7 @@ from edged.agent.loop import Run, Stream
 from edged.agent.tally import Tally
 from edged.cloud import Cloud
 from edged.config import Config
-from edged.errors import Busy, Cancelled, EdgedError, Expired, Internal, NoMemory, Quarantined, UnknownAgent
+from edged.errors import Busy, Cancelled, EdgedError, Expired, Forbidden, Internal, NoMemory, Quarantined, UnknownAgent
 from edged.estimate import Needs, Speed
 from edged.faults import point
 from edged.gate import Gate
@@ -276,8 +276,14 @@ class Pipeline:
         if decide:
             self._gate.spend(ask.caller, "request.refused")
         journal = Journal(self._database, "")  # nothing is written to it
-        agent = access.narrowed(ask.caller, self._config.agents[ask.request.agent])
-        return await self._dispatcher.explain(ask.request, agent, self._toolbox, journal, decide=decide)
+        agent = access.for_caller(ask.caller, self._config.agents[ask.request.agent])
+        explained = await self._dispatcher.explain(ask.request, agent, self._toolbox, journal, decide=decide)
+        if (call := explained["call"]) and call["name"] in agent.tools:
+            try:
+                access.check_tool(ask.caller, call["name"])
+            except Forbidden as error:
+                explained["error"] = {"code": error.code, "message": error.message}
+        return explained
 
     # -- work ------------------------------------------------------------------------------------------------------
 
@@ -413,11 +419,10 @@ class Pipeline:
         history, steps = await self._database.read(lambda c: (requests.history(c, row), journal.steps(c, row.rid)))
         run = attempt.run = Run(
             row.rid,
-            access.narrowed(caller, agent),
+            access.for_caller(caller, agent),
             row.request,
             toolbox=self._toolbox,
             permit=functools.partial(self._gate.tool, caller, rid=row.rid),
-            withheld=access.withheld(caller, agent),
             journal=_PatientJournal(self._database, row.rid, self._until_stored),
             history=history,
             steps=steps,

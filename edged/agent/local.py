@@ -49,8 +49,8 @@ class LocalMind:
         """The next call, or `reply`, or `escalate`, and its log-probability; the grammar makes it a valid one."""
         done = await self._ask(
             run,
-            lambda: self._prompts.deciding(_told(run), run.asked, run.records),
-            self._prompts.choices(run.agent.tools, escalate=self._may_escalate),
+            lambda: self._prompts.deciding(_told(run), run.request.messages, run.records),
+            self._prompts.grammar if self._may_escalate else self._prompts.grammar_here,
             confidence_marker="",
         )
         if done.finish is Finish.LENGTH:
@@ -81,7 +81,7 @@ class LocalMind:
         schema = run.request.response_schema
         done = await self._ask(
             run,
-            lambda: self._prompts.answering(_told(run), run.asked, run.records),
+            lambda: self._prompts.answering(_told(run), run.request.messages, run.records),
             grammar.answer(schema) if schema is not None else None,
             stop=run.request.stop,
             on_text=run.stream.piece if run.stream else None,

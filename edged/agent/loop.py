@@ -16,7 +16,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from edged.agent.prompt import Turn, as_messages, noted
+from edged.agent.prompt import Turn, as_messages
 from edged.agent.tally import Tally
 from edged.config import Agent
 from edged.errors import EdgedError, ToolFailed
@@ -102,7 +102,6 @@ class Run:
         steps: what the journal knows of an earlier attempt.
         stream: gets the pieces of the final answer as they come.
         permit: raises Forbidden where whoever asked may not have a tool called; asked before every act.
-        withheld: tools of the agent that it has not for whoever asked; its model is told.
         tally: the books of the request; None: they begin now.
     """
 
@@ -119,15 +118,12 @@ class Run:
         stream: Stream | None,
         tally: Tally | None = None,
         permit: Callable[[str], None] = lambda tool: None,
-        withheld: Sequence[str] = (),
     ) -> None:
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
         self.stream = stream
         self.tally = tally or Tally()
         self.variant = ""  # of the board's model that generated last; empty where it has only one
-        denied = [tool.description for name in withheld if (tool := toolbox.get(name))]
-        self.asked = noted(request.messages, denied)  # as a model is asked
         self._permit = permit
         self._journal = journal
         self._records: list[ToolRecord] = []

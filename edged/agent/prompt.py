@@ -13,7 +13,7 @@ question always stay.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -53,8 +53,6 @@ WITHOUT_ROWS = {
     frozenset({"topic", "published"}): "done",
 }
 
-NOT_ALLOWED = "I am not allowed to have this done, refuse it:"
-
 STAND_IN = (Message("user", "Hello"),)  # for a question, where only what stands before it counts
 
 Turn = tuple[Message, ...]
@@ -72,8 +70,8 @@ class Prompt(Struct, frozen=True):
 class Prompts:
     """The prompts of one agent with one model.
 
-    grammar: of a decision among all there is to choose; `choices` gives the one of a request that may not have all of
-    it. The fixed part of the prompt is the same for all of them, so it is computed once.
+    grammar: of a decision; grammar_here: the same without `escalate`, for a request that stays on the board. The prompt
+    is the same for both: its fixed part is computed once.
 
     Args:
         escalates: requests of this agent may be handed to an upstream.
@@ -89,17 +87,7 @@ class Prompts:
         self._deciding_prefix = spoken.render(self._deciding_fixed, self._specs, generate=False)
         self._answering_prefix = spoken.render(self._system, generate=False) if self._system else ()
         self.grammar = grammar.one_call(self._specs, spoken.calls)
-        self._grammars: dict[tuple[frozenset[str], bool], str] = {}
-
-    def choices(self, tools: Collection[str], *, escalate: bool) -> str:
-        """The grammar of a decision among these of the agent's tools, `reply`, and `escalate` where that is offered and
-        the request may leave the board."""
-        key = frozenset(tools), escalate
-        if key not in self._grammars:
-            names = {*tools, REPLY.name, *([ESCALATE.name] if escalate else [])}
-            chosen = tuple(spec for spec in self._specs if spec.name in names)
-            self._grammars[key] = grammar.one_call(chosen, self.dialect.calls)
-        return self._grammars[key]
+        self.grammar_here = grammar.one_call(here, spoken.calls)
 
     def deciding(self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord]) -> Prompt:
         """The prompt for the next decision, after the calls that were made."""
@@ -133,19 +121,6 @@ class Prompts:
     def _about(self, name: str) -> str:
         """What a tool is for; its name where the configuration has lost it since the call was made."""
         return self._tools[name].description if name in self._tools else name
-
-
-def noted(asked: Turn, withheld: Sequence[str]) -> Turn:
-    """A question, and behind it what may not be done for whoever asked: behind the prefix that all requests of an agent
-    share. Without it a model that finds no tool to choose tells of what it did not do.
-
-    Args:
-        withheld: descriptions of tools.
-    """
-    if not withheld:
-        return asked
-    *before, question = asked
-    return (*before, Message(question.role, f"{question.content}\n\n{NOT_ALLOWED} {' '.join(withheld)}"))
 
 
 def specs(tools: Mapping[str, Tool]) -> tuple[ToolSpec, ...]:

@@ -47,7 +47,7 @@ class RemoteMind:
         system = (Message("system", run.agent.system),) if run.agent.system else ()
         chat = Chat(
             key="",
-            messages=(*system, *told, *run.asked, *made, *corrections),
+            messages=(*system, *told, *request.messages, *made, *corrections),
             tools=tuple(self._specs.values()),
             may_call=run.may_act,
             response_schema=request.response_schema,

@@ -130,7 +130,7 @@ class ServedMind:
         made = [message for record in run.records for message in as_messages(record)]
         return Chat(
             key="",
-            messages=(*system, *told, *run.asked, *made, *corrections),
+            messages=(*system, *told, *request.messages, *made, *corrections),
             tools=tuple(self._specs.values()) if acting else (),
             response_schema=None if acting else request.response_schema,
             max_tokens=run.max_tokens,

@@ -73,7 +73,7 @@ PURE = """
     agent/output agent/calls agent/schemas engine/cells engine/costs engine/drafts engine/duel engine/rates
     engine/scheduler engine/sizes engine/snapshot_worth engine/threads onnx/batches onnx/providers tools/values
     transport/http/openai_request transport/http/openai_embeddings transport/http/openai_reply
-    transport/http/openai_stream
+    transport/http/openai_stream transport/http/browsers
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,11 @@ async def fetch(
     }
     async with client.request(method, path, json=body, headers=shown) as response:
         return response.status, await response.json(content_type=None), response.headers
+
+
+def newest_runs(daemon: Daemon, number: int) -> bool:
+    """Whether there are so many requests, and the last one is being worked on."""
+    return len(states := daemon.states()) == number and states[-1] == "running"
 
 
 async def refusal(client: Wired, method: str, params: Any = None) -> str:
@@ -210,7 +216,7 @@ async def test_role_of_a_topic_bounds_what_is_asked_there(tmp_path: Path, broker
                     client.send([0, 1, "agent.ask", [body]])
                 else:
                     await peer.publish(f"{BASE}/agents/house/request", json.dumps(body))
-                await until(lambda n=n: len(daemon.states()) == n and daemon.states()[-1] == "running")
+                await until(partial(newest_runs, daemon, n))
                 await peer.publish(f"{BASE}/requests/{id}/cancel", "")
             await until(lambda: daemon.states()[2:] == ["running", "running", "cancelled"])
             assert "access.refused: forbidden" in daemon.text()

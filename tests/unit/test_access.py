@@ -183,11 +183,10 @@ def test_stored_request_has_the_role_that_its_client_would_have_now(client: str,
     assert open_to_all.tools is None
 
 
-def test_agent_has_only_tools_that_the_caller_may_call_too() -> None:
-    """In the agent's order; the same agent where nothing is withheld."""
+def test_agent_has_no_tools_for_a_caller_who_may_call_none_of_them() -> None:
+    """Then there is nothing to choose; else the model chooses among all, and the act is refused."""
     agent = Agent(model="small", tools=("valve", "level"))
     viewer, operator = policy().key("panel"), unix(1000)(policy())
-    assert access.narrowed(viewer, agent).tools == ("level",)
-    assert access.withheld(viewer, agent) == ("valve",)
-    assert access.narrowed(operator, agent) is agent
-    assert access.withheld(operator, agent) == ()
+    assert access.for_caller(viewer, agent) is access.for_caller(operator, agent) is agent
+    assert access.for_caller(viewer, Agent(model="small", tools=("valve",))).tools == ()
+    assert access.for_caller(operator, Agent(model="small")).tools == ()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from edged.access import Policy
@@ -81,13 +83,14 @@ def viewer(gate: Gate) -> Caller:
 
 def test_every_refusal_is_told_to_the_audit_log(gate: Gate, viewer: Caller, told: list[AuditEntry]) -> None:
     """Who, by which role, what, and why."""
-    for refuse in (
+    refusals: tuple[Callable[[], None], ...] = (
         lambda: gate.ask(viewer, "car", None),
         lambda: gate.tool(viewer, "valve", "r1"),
         lambda: gate.model(viewer, "small"),
         lambda: gate.manage(viewer, "load models", model="small"),
         lambda: gate.enter(gate.policy.key("other"), ""),
-    ):
+    )
+    for refuse in refusals:
         with pytest.raises(Forbidden) as caught:
             refuse()
         assert (told[-1].outcome, told[-1].about["reason"]) == ("forbidden", caught.value.message)
