@@ -163,7 +163,9 @@ def _named(names: Iterable[str]) -> frozenset[str] | None:
 
 
 def _who(caller: Caller) -> str:
-    return f"{caller.client} (role {caller.role})" if caller.role else caller.client
+    if caller.role:
+        return f"{caller.client} (role {caller.role})"
+    return caller.client if caller.tools is None else f"{caller.client} (no role in [access])"
 
 
 def _allowed(names: Collection[str]) -> str:

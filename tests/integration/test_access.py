@@ -104,6 +104,8 @@ async def test_role_of_a_unix_user_bounds_all_its_calls(tmp_path: Path) -> None:
         assert "viewer" in refused["error"]["message"]
         assert daemon.rows("valve_commands") == [("north", "open")]
 
+        _, explained = await client.call(3, "route.explain", {"input": VALVE, "decide": True})
+        assert (explained["call"]["name"], explained["error"]["code"]) == ("set_valve", "forbidden")
         _, tools = await client.call(3, "tools.list")
         assert [tool["name"] for tool in tools] == ["tank_level"]
         valve = {"name": "set_valve", "arguments": {"valve": "south", "position": "open"}}

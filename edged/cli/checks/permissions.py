@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edged import config
+from edged import config, roles
 from edged.cli.checks.finding import Finding, ok, warn
 from edged.config import Config
 from edged.errors import ConfigError
@@ -24,6 +24,10 @@ def look(settings: Config) -> Iterator[Finding]:
     }
     if unnamed:
         yield warn("access", f"nobody has role {', '.join(sorted(unnamed))}", "name who has it in [access]")
+    topics = _topics(settings)
+    if settings.mqtt and (idle := [p for p in access.mqtt if not any(roles.matches(p, topic) for topic in topics)]):
+        do = f"what is listened to is {', '.join(topics)}"
+        yield warn("access", f"nothing that is asked over MQTT matches {', '.join(idle)}", do)
     if settings.http.api_keys_file is None:
         return
     try:
@@ -38,3 +42,9 @@ def look(settings: Config) -> Iterator[Finding]:
         yield warn("access", told, "add the key, or take the entry out")
     if not access.default and (without := names - set(access.api_key)):
         yield warn("access", f"{len(without)} API keys have no role", "name them in [access] api_key, or take them out")
+
+
+def _topics(settings: Config) -> list[str]:
+    """Where this node is asked, and told to cancel."""
+    base = f"edged/{settings.node.id}"
+    return [*(f"{base}/agents/{agent}/request" for agent in settings.agents), f"{base}/requests/ID/cancel"]
