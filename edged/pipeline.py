@@ -143,14 +143,14 @@ class Pipeline:
             elif short is None:
                 self._gate.give_back(ask.caller)
             raise
-        else:
-            if accepted.known and short is None:
-                self._gate.give_back(ask.caller)
+        finally:
             watchers = self._watchers.pop(rid, [])
             # Also for a caller that left meanwhile: what it asked is stored all the same, in the store's own time, and
             # the claim that this leads to comes behind it.
             self._waiting.set()
             self._deadlines.set()
+        if accepted.known and short is None:
+            self._gate.give_back(ask.caller)
         if watchers and accepted.reply is None:
             self._watchers.setdefault(accepted.rid, []).extend(watchers)
         point("accept.committed")

@@ -151,7 +151,7 @@ class Dispatcher:
         """Where a request would go now and why; nothing is stored or done.
 
         Args:
-            agent: with the tools that whoever asks may have called.
+            agent: as it works for whoever asks.
             decide: also let the board's model choose a call, as it would, and count that in.
         """
         facts = self._facts(request, ())
