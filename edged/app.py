@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edged import __version__, clock, config, gguf, systemd, testing
+from edged.access import Policy
 from edged.agent import grammar, schemas, trial
 from edged.agent.chat import Chats
 from edged.agent.dialect import Dialect
@@ -31,6 +32,7 @@ from edged.engine.ticket import ModelStats
 from edged.engines import EmbeddingEngine, Engines, Generator, Runtime, embeds_only
 from edged.errors import ConfigError, ModelUnavailable
 from edged.estimate import Speed
+from edged.gate import Gate
 from edged.governor import probe
 from edged.governor.books import Alias
 from edged.governor.floor import Floor
@@ -55,7 +57,7 @@ from edged.tools.toolbox import Toolbox
 from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix import UnixTransport
-from edged.types import JSON, Ask, EngineKind, ModelSpec, ModelState
+from edged.types import JSON, Ask, AuditEntry, EngineKind, ModelSpec, ModelState
 from edged.updates.ledger import Ledger
 from edged.updates.updater import Updater
 
@@ -99,6 +101,7 @@ class Daemon:
             sources=self._snapshot,
         )
         self._meter = Meter(self._metrics)
+        self._gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=self._refused)
         aliases = {  # of the models that take memory here
             name: alias for name, alias in model_aliases(settings).items() if not settings.models[name].is_served
         }
@@ -146,13 +149,14 @@ class Daemon:
             changed=self._changed.set,
             settled=self._meter.settled,
             speeds=self._speeds,
+            gate=self._gate,
         )
         self._warmer = Warmer(settings.models, settings.agents, engine, speak, load=self._preload, tell=self._tell)
         self._warming: list[asyncio.Task[Any]] = []
         if self._mqtt:
             self._pipeline.deliverers = {"mqtt": self._mqtt}
         self._unix = UnixTransport(
-            settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), agents=settings.agents
+            settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), gate=self._gate
         )
         waiting = settings.queue.max_waiting
         chats = Chats(
@@ -170,6 +174,7 @@ class Daemon:
             self._updater,
             status=self._status,
             served=self._served,
+            gate=self._gate,
         )
         self._pressure = self._make_pressure(chats, embeds)
         self._unix.methods = Methods(self._service).table()
@@ -178,7 +183,9 @@ class Daemon:
             mode=int(settings.ipc.mode, 8),
             group=socket_group(settings),
             api_keys_file=settings.http.api_keys_file,
-            agents=settings.agents,
+            gate=self._gate,
+            hosts=settings.http.hosts,
+            origins=settings.http.origins,
             api=self._service,
             ready=self._unready,
             metrics=self._metrics.render,
@@ -426,6 +433,7 @@ class Daemon:
             cancel=self._cancel_mqtt,
             session_lost=self._session_lost,
             state=self._state,
+            identify=self._gate.policy.mqtt,
         )
 
     async def _accept_mqtt(self, ask: Ask) -> Accepted:
@@ -434,8 +442,17 @@ class Daemon:
             delta = functools.partial(self._mqtt.delta, ask.address)
         return await self._pipeline.accept(ask, delta)
 
-    async def _cancel_mqtt(self, name: str, _: str) -> None:
-        await self._pipeline.cancel(name)
+    async def _cancel_mqtt(self, name: str, topic: str) -> None:
+        """Nobody knows who published. Where roles decide, a role that may not manage ends what came over MQTT and was
+        let in by the same role."""
+        caller = self._gate.policy.mqtt(f"mqtt:{topic}", topic)
+        self._gate.enter(caller, "")
+        mine = {} if caller.manage else {"role": caller.role, "transport": "mqtt"}
+        if (row := await self._pipeline.find(name, **mine)) is not None:
+            await self._pipeline.cancel(row.rid)
+
+    def _refused(self, entry: AuditEntry) -> None:
+        logger.info("%s: %s by %s: %s", entry.what, entry.outcome, entry.who, entry.about.get("reason"))
 
     async def _session_lost(self) -> None:
         await self._database.write(requests.forget_packets)

@@ -21,8 +21,9 @@ import msgspec
 import psutil
 from msgspec import Struct, field
 
-from edged import loopback
+from edged import loopback, roles
 from edged.errors import ConfigError
+from edged.roles import Access, Role
 from edged.types import JSON, EngineKind, KvType, Offline, Preference, Privacy
 
 DEFAULT_FILE = Path("/etc/edged/edged.toml")
@@ -30,8 +31,6 @@ BUILT_IN = "the defaults"  # the source of a key no file names
 
 # Keys of the contract whose part of edged does not exist yet: refused, so that nobody believes them to work.
 NOT_YET: Mapping[tuple[str, ...], str] = {
-    ("roles",): "roles",
-    ("access",): "roles",
     ("mqtt", "shared_group"): "fleets",
 }
 
@@ -44,6 +43,8 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # one MQTT topic level, 
 BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|KB|MB|GB)?")
 UNITS = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # a module and a function in it
+HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
+ORIGIN = re.compile(r"https?://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[1-9]\d{0,4})?")  # as browsers write it (RFC 6454)
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 DEFAULT_MODEL = "catalog:qwen2.5-coder-0.5b-instruct-q4_k_m"
 TOOL_MEMORY = (32 * 2**20, 2**40)  # bytes a Python tool may be given; the interpreter alone takes a third of the least
@@ -113,10 +114,16 @@ class Ipc(Strict, frozen=True):
 
 class Http(Strict, frozen=True):
     """[http]: listeners, "unix:NAME" (in the runtime folder, or an absolute path) or "HOST:PORT". One on TCP needs
-    api_keys_file: lines "NAME:KEY", of which NAME is who the client is."""
+    api_keys_file: lines "NAME:KEY", of which NAME is who the client is.
+
+    hosts: names by which clients reach a TCP listener, beside addresses, localhost and the board's own name.
+    origins: of the web pages that may ask, "https://HOST[:PORT]"; without one no page of a browser may.
+    """
 
     listen: tuple[str, ...] = ("unix:http.sock",)
     api_keys_file: str | None = None
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
 
 class Mqtt(Strict, frozen=True):
@@ -299,6 +306,8 @@ class Config(Struct, frozen=True, kw_only=True):
     upstreams: dict[str, Upstream] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     tools: dict[str, Tool] = field(default_factory=dict)
+    roles: dict[str, Role] = field(default_factory=dict)
+    access: Access | None = None  # None: neither table is there, so everybody who gets in may do everything
     files: tuple[str, ...] = ()
     origin: Origin = field(default_factory=dict)
     group_given: bool = False
@@ -383,7 +392,7 @@ class Config(Struct, frozen=True, kw_only=True):
         return None if self.compute.threads == "auto" else int(self.compute.threads)
 
 
-T = TypeVar("T", bound=Strict)
+T = TypeVar("T", bound=Struct)
 
 
 def find(path: str | None) -> Path:
@@ -493,6 +502,8 @@ class _Build:
             upstreams=self._many("upstreams", Upstream),
             agents=self._many("agents", Agent),
             tools=self._tools(),
+            roles=self._many("roles", Role),
+            access=self._one("access", Access) if {"roles", "access"} & set(self.raw) else None,
             files=files,
             origin=self.origin,
             group_given="group" in self.raw.get("ipc", {}),
@@ -505,6 +516,7 @@ class _Build:
         self._check_agents(config)
         for name, tool in config.tools.items():
             self._check_tool(config, name, tool)
+        self._check_access(config)
         return config
 
     def fail(self, key: tuple[str, ...], problem: str) -> ConfigError:
@@ -640,6 +652,29 @@ class _Build:
                 raise self.fail(("http", "listen"), f"{text!r} is open to the network: name http.api_keys_file")
         if len(set(config.http.listen)) != len(config.http.listen):
             raise self.fail(("http", "listen"), "names a listener twice")
+
+        for host in config.http.hosts:
+            if not HOST.fullmatch(host):
+                raise self.fail(("http", "hosts"), f'{host!r}; write a name as "board.example.org", without a port')
+        for origin in config.http.origins:
+            if not ORIGIN.fullmatch(origin):
+                problem = (
+                    f'{origin!r}; write "https://HOST" or "http://HOST:PORT", in lower case and with nothing behind'
+                )
+                raise self.fail(("http", "origins"), problem)
+
+    def _check_access(self, config: Config) -> None:
+        if config.access is None:
+            return
+        for key, problem in roles.mistakes(
+            config.roles,
+            config.access,
+            agents=config.agents,
+            tools=config.tools,
+            models=config.models,
+            has_keys=config.http.api_keys_file is not None,
+        ):
+            raise self.fail(key, problem)
 
     def _check_upstreams(self, config: Config) -> None:
         for name, upstream in config.upstreams.items():
@@ -865,7 +900,7 @@ def _has_port(url: SplitResult) -> bool:
         return False
 
 
-def _enum_values(kind: type[Strict], name: str) -> list[str]:
+def _enum_values(kind: type[Struct], name: str) -> list[str]:
     annotation = {f.name: f.type for f in msgspec.structs.fields(kind)}[name]
     [enum] = [one for one in get_args(annotation) or (annotation,) if one is not NoneType]
     return [str(member.value) for member in enum]

@@ -65,10 +65,10 @@ class Methods:
         row = await self._service.requeue(session.caller, _one(params, "name"))
         return await self._service.view(row)
 
-    async def requests(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
+    async def requests(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """The newest requests, briefly."""
         _known(params, {"limit", "state"})
-        return await self._service.latest(params.get("limit", 20), params.get("state"))
+        return await self._service.latest(session.caller, params.get("limit", 20), params.get("state"))
 
     async def explain(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Where a request would be answered and why. decide: also ask the model which call it would make."""
@@ -78,26 +78,26 @@ class Methods:
             raise BadRequest("decide: is true or false")
         return await self._service.explain(session.caller, body, decide=decide)
 
-    async def status(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
+    async def status(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """The state of the daemon."""
         _known(params, set())
-        return await self._service.status()
+        return await self._service.status(session.caller)
 
     async def models(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
         """The configured models and what they take."""
         _known(params, set())
         return self._service.models()
 
-    async def load(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
+    async def load(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Load a model now."""
         name = _one(params, "name")
-        await self._service.load(name)
+        await self._service.load(session.caller, name)
         return {"model": name, "state": "ready"}
 
-    async def unload(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
+    async def unload(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Unload a model that is not in use."""
         name = _one(params, "name")
-        return {"model": name, "unloaded": await self._service.unload(name)}
+        return {"model": name, "unloaded": await self._service.unload(session.caller, name)}
 
     async def update(self, session: Session, msgid: int, params: dict[str, JSON]) -> JSON:
         """Update a model: {name, source?}. How it goes comes as notifications `models.progress` [msgid, {state, ...}];
@@ -106,16 +106,16 @@ class Methods:
         name, source = _one({"name": params.get("name")}, "name"), params.get("source")
         if source is not None and not isinstance(source, str):
             raise BadRequest("source: is a text")
-        return await self._service.update(name, source, lambda told: _notify(session, msgid, told))
+        return await self._service.update(session.caller, name, source, lambda told: _notify(session, msgid, told))
 
-    async def rollback(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
+    async def rollback(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Back to the file before a model's last update."""
-        return await self._service.rollback(_one(params, "name"))
+        return await self._service.rollback(session.caller, _one(params, "name"))
 
-    async def tools(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
-        """The tools as the models see them."""
+    async def tools(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """The tools that the caller may call, as the models see them."""
         _known(params, set())
-        return self._service.tools()
+        return self._service.tools(session.caller)
 
     async def call_tool(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Call a tool: {name, arguments, id?} -> {name, arguments, result}."""
@@ -139,7 +139,8 @@ class Methods:
             def tell(name: str, data: dict[str, JSON]) -> None:
                 session.notify("event", [{"event": name, **data}])
 
-            session.on_close += [self._service.subscribe(tell), lambda: self._subscribed.discard(session)]
+            unsubscribe = self._service.subscribe(session.caller, tell)
+            session.on_close += [unsubscribe, lambda: self._subscribed.discard(session)]
         return {"subscribed": True}
 
 

@@ -20,14 +20,16 @@ from typing import TypeVar
 import apsw
 
 from edged import access, clock, estimate, wire
+from edged.access import Policy
 from edged.agent.dispatch import Dispatcher, Trail
 from edged.agent.loop import Run, Stream
 from edged.agent.tally import Tally
 from edged.cloud import Cloud
 from edged.config import Config
-from edged.errors import Busy, Cancelled, EdgedError, Expired, Internal, NoMemory, Quarantined, UnknownAgent
+from edged.errors import Busy, Cancelled, EdgedError, Expired, Forbidden, Internal, NoMemory, Quarantined, UnknownAgent
 from edged.estimate import Needs, Speed
 from edged.faults import point
+from edged.gate import Gate
 from edged.interfaces import Deliverer
 from edged.log import request_id
 from edged.router import Finding
@@ -83,7 +85,9 @@ class Pipeline:
         changed: Callable[[], None] = lambda: None,
         settled: Callable[[str, Reply], None] = lambda agent, reply: None,
         speeds: Callable[[], Mapping[str, Speed]] = dict,
+        gate: Gate | None = None,
     ) -> None:
+        self._gate = gate or Gate(Policy(config.agents, config.roles, config.access))
         self._config = config
         self._database = database
         self._dispatcher = dispatcher
@@ -127,7 +131,9 @@ class Pipeline:
             await self._dispatcher.check_schema(ask.request)
             self._check(ask)  # we may have begun to stop meanwhile
         rid = wire.new_rid()
-        queue, size, refusal = self._config.queue, self._config.store_bytes, self._dispatcher.refusal(ask.request)
+        queue, size = self._config.queue, self._config.store_bytes
+        short = self._gate.short(ask.caller)
+        refusal = short or self._dispatcher.refusal(ask.request)
         if on_delta:
             self._watchers.setdefault(rid, []).append(on_delta)
         places = self._free(most=1)
@@ -141,11 +147,18 @@ class Pipeline:
             accepted, _ = await self._claiming(take, places, durable=True)
         except STORE_REFUSES as error:
             raise Busy(f"the store cannot be written: {error}", retry_after_s=60.0) from None
-        except requests.StoreFullError:
-            self._crowded.set()
+        except EdgedError as error:
+            if isinstance(error, requests.StoreFullError):
+                self._crowded.set()
+            if error is short:
+                self._gate.refused(ask.caller, "request.refused", error, agent=ask.request.agent)
+            elif short is None:
+                self._gate.give_back(ask.caller)
             raise
         finally:
             watchers = self._watchers.pop(rid, [])
+        if accepted.known and short is None:
+            self._gate.give_back(ask.caller)
         if watchers and accepted.reply is None:
             self._watchers.setdefault(accepted.rid, []).extend(watchers)
         point("accept.committed")
@@ -156,10 +169,10 @@ class Pipeline:
     def _check(self, ask: Ask) -> None:
         """Everything about a request that can be refused without looking at the store."""
         request = ask.request
-        if request.agent not in self._config.agents:
-            known = ", ".join(self._config.agents) or "none"
-            raise UnknownAgent(f"no agent {request.agent!r}; configured are {known}")
-        access.check(ask.caller, request.agent)
+        if request.agent not in self._config.agents and (ask.caller.agents or not self._config.agents):
+            known = ", ".join(name for name in self._config.agents if name in ask.caller.agents) or "none"
+            raise UnknownAgent(f"no agent {request.agent!r}; there are {known}")
+        self._gate.ask(ask.caller, request.agent, request.priority)
         self._dispatcher.check(request)
         if self._stopping:
             raise Busy("the daemon is stopping", retry_after_s=5.0)
@@ -197,13 +210,15 @@ class Pipeline:
         """A request by rid; KeyError."""
         return await self._database.read(lambda c: requests.get(c, rid))
 
-    async def find(self, name: str, client: str | None = None) -> Row | None:
+    async def find(
+        self, name: str, client: str | None = None, *, role: str | None = None, transport: str | None = None
+    ) -> Row | None:
         """A request by rid or by its client's id."""
-        return await self._database.read(lambda c: requests.find(c, name, client))
+        return await self._database.read(lambda c: requests.find(c, name, client, role=role, transport=transport))
 
-    async def latest(self, limit: int, states: tuple[State, ...] = ()) -> list[Row]:
-        """The newest requests."""
-        return await self._database.read(lambda c: requests.latest(c, limit, states))
+    async def latest(self, limit: int, states: tuple[State, ...] = (), client: str | None = None) -> list[Row]:
+        """The newest requests; of one client, where it is named."""
+        return await self._database.read(lambda c: requests.latest(c, limit, states, client))
 
     async def outlook(self, row: Row) -> tuple[int, float | None]:
         """How many requests are taken before a waiting one, and the seconds until this one is answered, by measured
@@ -266,8 +281,17 @@ class Pipeline:
             decide: also let the board's model choose a call, as it would, and count that in.
         """
         self._check(ask)
+        if decide:
+            self._gate.spend(ask.caller, "request.refused")
         journal = Journal(self._database, "")  # nothing is written to it
-        return await self._dispatcher.explain(ask.request, self._toolbox, journal, decide=decide)
+        agent = access.for_caller(ask.caller, self._config.agents[ask.request.agent])
+        explained = await self._dispatcher.explain(ask.request, agent, self._toolbox, journal, decide=decide)
+        if (call := explained["call"]) and call["name"] in agent.tools:
+            try:
+                access.check_tool(ask.caller, call["name"])
+            except Forbidden as error:
+                explained["error"] = {"code": error.code, "message": error.message}
+        return explained
 
     # -- work ------------------------------------------------------------------------------------------------------
 
@@ -434,12 +458,15 @@ class Pipeline:
         agent = self._config.agents.get(row.agent)
         if agent is None:
             raise UnknownAgent(f"agent {row.agent!r} was taken out of the configuration while the request waited")
+        caller = self._gate.policy.later(row.client, row.transport, row.role)  # a reload may have changed what it may
+        self._gate.ask(caller, row.agent, None)
         history, steps = await self._known(row)
         run = attempt.run = Run(
             row.rid,
-            agent,
+            access.for_caller(caller, agent),
             row.request,
             toolbox=self._toolbox,
+            permit=functools.partial(self._gate.tool, caller, rid=row.rid),
             journal=_PatientJournal(self._database, row.rid, self._until_stored),
             history=history,
             steps=steps,

@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from edged import access, wire
+from edged.access import Policy
 from edged.agent.chat import Chats, ModelAnswer, ModelAsk, OnCall, OnPiece
 from edged.agent.embed import Embeds
 from edged.cloud import Served
 from edged.config import Config, PublishTool
 from edged.errors import BadRequest, EdgedError, Forbidden
+from edged.gate import Gate
 from edged.governor.governor import Governor
 from edged.pipeline import OnDelta, Pipeline
 from edged.store.lifecycle import State
@@ -37,6 +39,7 @@ class Service:
     Args:
         status: makes the document of `edged status`.
         served: the models that servers on this board run.
+        gate: who may do what; None: whoever got in may do everything.
     """
 
     def __init__(
@@ -51,7 +54,9 @@ class Service:
         *,
         status: Callable[[], Awaitable[dict[str, JSON]]],
         served: Served | None = None,
+        gate: Gate | None = None,
     ) -> None:
+        self._gate = gate or Gate(Policy(config.agents, config.roles, config.access))
         self._config = config
         self._pipeline = pipeline
         self._governor = governor
@@ -71,10 +76,16 @@ class Service:
         for listener in list(self._listeners):
             listener(name, data)
 
-    def subscribe(self, listener: OnEvent) -> Callable[[], None]:
-        """From now on `listener` gets every event; the returned function ends it."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+    def subscribe(self, caller: Caller, listener: OnEvent) -> Callable[[], None]:
+        """From now on `listener` gets every event; the returned function ends it. What tells of somebody's request is
+        for whoever may manage."""
+
+        def hear(name: str, data: dict[str, JSON]) -> None:
+            if caller.manage or "rid" not in data:
+                listener(name, data)
+
+        self._listeners.append(hear)
+        return lambda: self._listeners.remove(hear)
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -121,16 +132,19 @@ class Service:
                 await self._pipeline.cancel(accepted.rid)
 
     async def find(self, caller: Caller, name: str) -> Row:
-        """A request by id among the caller's own, or by rid among all.
+        """A request by id among the caller's own; for whoever may manage, also by rid among all.
 
         Raises:
             BadRequest: there is none, or none any more.
             Forbidden: it is one of an agent the caller may not use.
         """
-        row = await self._pipeline.find(name, caller.client) or await self._pipeline.find(name)
+        row = await self._pipeline.find(name, caller.client)
+        if row is None and caller.manage:
+            row = await self._pipeline.find(name)
         if row is None:
             raise BadRequest(f"no request {name!r}; what is finished is kept for a while only ([store] retention_days)")
-        if row.agent not in caller.agents and row.agent in self._config.agents:
+        others = not self._gate.policy.has_roles  # with roles, one's own stay one's own, and the rest is for `manage`
+        if others and row.agent not in caller.agents and row.agent in self._config.agents:
             raise Forbidden(f"{caller.client} may not see requests of agent {row.agent!r}")
         return row
 
@@ -148,18 +162,20 @@ class Service:
 
     async def requeue(self, caller: Caller, name: str) -> Row:
         """Queue a request again that failed, expired or was quarantined."""
+        self._gate.manage(caller, "queue requests again", request=name)
         row = await self.find(caller, name)
         return await self._pipeline.requeue(row.rid)
 
-    async def latest(self, limit: int, state: str | None = None) -> list[JSON]:
-        """The newest requests, briefly; of one state, where one is named."""
+    async def latest(self, caller: Caller, limit: int, state: str | None = None) -> list[JSON]:
+        """The newest requests, briefly; of one state, where one is named. Of all clients for whoever may manage."""
         if type(limit) is not int or not 1 <= limit <= MAX_LISTED:
             raise BadRequest(f"limit: 1 to {MAX_LISTED}")
         try:
             states = (State(state),) if state else ()
         except ValueError:
             raise BadRequest(f"state: allowed are {', '.join(State)}") from None
-        return [_brief(row) for row in await self._pipeline.latest(limit, states)]
+        whose = None if caller.manage else caller.client
+        return [_brief(row) for row in await self._pipeline.latest(limit, states, whose)]
 
     async def explain(self, caller: Caller, body: object, *, decide: bool) -> JSON:
         """Where a request would be answered and why, without doing anything (see Pipeline.explain)."""
@@ -168,26 +184,30 @@ class Service:
 
     # -- models ----------------------------------------------------------------------------------------------------
 
-    async def status(self) -> dict[str, JSON]:
-        """The state of the daemon, and who can be asked."""
+    async def status(self, caller: Caller) -> dict[str, JSON]:
+        """The state of the daemon, who of it the caller can ask, and what else it may."""
         agents = {
             name: {"model": agent.model, "route": agent.route, "privacy": agent.privacy}
             for name, agent in self._config.agents.items()
+            if name in caller.agents or caller.manage
         }
-        return {**await self._status(), "agents": agents}
+        you = {"client": caller.client, "role": caller.role or None, "manage": caller.manage}
+        return {**await self._status(), "agents": agents, "you": you}
 
     def models(self) -> JSON:
         """The configured models, in their order, and what they take."""
         known = {**self._governor.status()["models"], **self._served.status()}
         return {name: known[name] for name in self._config.models if name in known}
 
-    async def load(self, name: str) -> None:
+    async def load(self, caller: Caller, name: str) -> None:
         """Load a model now."""
+        self._gate.manage(caller, "load models", model=name)
         self._check_ours(name)
         await self._governor.load(name)
 
-    async def unload(self, name: str) -> bool:
+    async def unload(self, caller: Caller, name: str) -> bool:
         """Unload a model; False where it is in use or not loaded."""
+        self._gate.manage(caller, "unload models", model=name)
         self._check_ours(name)
         return await self._governor.unload(name)
 
@@ -197,13 +217,15 @@ class Service:
             told = f"model {name!r} runs in the server at {self._served.where(name)}, which loads and unloads it"
             raise BadRequest(f"{told}; `status` says whether it answers")
 
-    async def update(self, name: str, source: str | None, watch: Watch) -> JSON:
+    async def update(self, caller: Caller, name: str, source: str | None, watch: Watch) -> JSON:
         """Bring a new file of a model in, if it works (see Updater.update)."""
+        self._gate.manage(caller, "update models", model=name)
         self._check_ours(name)
         return await self._updater.update(name, source, watch)
 
-    async def rollback(self, name: str) -> JSON:
+    async def rollback(self, caller: Caller, name: str) -> JSON:
         """Back to the file before the last update."""
+        self._gate.manage(caller, "roll models back", model=name)
         self._check_ours(name)
         return await self._updater.rollback(name)
 
@@ -213,28 +235,29 @@ class Service:
         """One completion of a plain model, as the request says; nothing of it is stored.
 
         Raises:
-            Forbidden: the caller may use nothing here.
-            EdgedError: as the engine says; Busy where too many such completions wait.
+            Forbidden: the caller may not use the model.
+            EdgedError: as the engine says; Busy where too many such completions wait, or the caller asks too often.
         """
-        if not caller.admitted:
-            raise Forbidden(f"{caller.client} may not use model {ask.model!r}")
+        self._gate.model(caller, ask.model)
+        self._gate.spend(caller, "completion.refused")
+        ask = msgspec.structs.replace(ask, priority=caller.highest)
         return await self._chats.complete(ask, on_piece, on_call)
 
     async def embed(self, caller: Caller, job: EmbedJob) -> Embeddings:
         """Vectors for texts; nothing of it is stored.
 
         Raises:
-            Forbidden: the caller may use nothing here.
-            EdgedError: as the engine says; Busy where too many such requests wait.
+            Forbidden: the caller may not use the model.
+            EdgedError: as the engine says; Busy where too many such requests wait, or the caller asks too often.
         """
-        if not caller.admitted:
-            raise Forbidden(f"{caller.client} may not use model {job.model!r}")
+        self._gate.model(caller, job.model)
+        self._gate.spend(caller, "completion.refused")
         return await self._embeds.embed(job)
 
     # -- tools -----------------------------------------------------------------------------------------------------
 
-    def tools(self) -> list[JSON]:
-        """The tools as the models see them."""
+    def tools(self, caller: Caller) -> list[JSON]:
+        """The tools that the caller may call, as the models see them."""
         return [
             {
                 "name": name,
@@ -243,6 +266,7 @@ class Service:
                 "effect": "write" if isinstance(tool, PublishTool) else tool.effect,
             }
             for name, tool in self._config.tools.items()
+            if access.may_tool(caller, name)
         ]
 
     async def call_tool(self, caller: Caller, name: str, arguments: dict[str, JSON], id: str | None = None) -> JSON:
@@ -250,9 +274,11 @@ class Service:
 
         Raises:
             BadRequest: no such tool, or arguments that do not fit its schema.
+            Forbidden, Busy: the caller may not call it, or asks too often.
             ToolFailed: the tool's own reason.
         """
-        access.check_tool(caller, name)
+        self._gate.tool(caller, name)
+        self._gate.spend(caller, "tool.refused")
         rid = wire.new_rid() if id is None else wire.named_rid(caller.client, id)
         return await self._toolbox.call_by_hand(name, arguments, rid)
 

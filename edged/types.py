@@ -89,13 +89,14 @@ class PastTurn(Struct, frozen=True):
 
 
 class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a client asks, whatever transport brought it. `messages` always ends with the question."""
+    """What a client asks, whatever transport brought it. `messages` always ends with the question. priority: None: the
+    highest the client may have; a stored one says which."""
 
     agent: str
     messages: tuple[Message, ...]
     id: str | None = None
     conversation: str | None = None
-    priority: Priority = Priority.INTERACTIVE
+    priority: Priority | None = None
     deadline_s: float | None = None
     route: Preference | None = None
     privacy: Privacy | None = None
@@ -196,16 +197,34 @@ class Reply(Struct, frozen=True, kw_only=True):
     error: Fault | None = None
 
 
+class Rate(Struct, frozen=True):
+    """How much a client may ask: requests a minute in the long run, `burst` at once."""
+
+    per_minute: float
+    burst: int
+
+
 class Caller(Struct, frozen=True):
     """Who asks. `client` owns ids and conversations; what it may use was decided by `access`. admitted: it may use the
     daemon at all, also where no agent is configured. role: by which that was decided; empty where no roles are
-    configured."""
+    configured.
+
+    tools, models: by hand and by an agent for it, plain ones without an agent; None: all there are.
+    manage: models and other clients' requests are its business, too.
+    highest: the priority its requests may have. rate: how much it may ask; None: no bound. counted_as: who shares that.
+    """
 
     client: str
     transport: str
     agents: frozenset[str]
     admitted: bool = True
     role: str = ""
+    tools: frozenset[str] | None = None
+    models: frozenset[str] | None = None
+    manage: bool = True
+    highest: Priority = Priority.INTERACTIVE
+    rate: Rate | None = None
+    counted_as: str = ""
 
 
 class AuditEntry(Struct, frozen=True, omit_defaults=True, kw_only=True):

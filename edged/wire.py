@@ -60,7 +60,7 @@ class _Body(Struct, forbid_unknown_fields=True):
     id: str | None = None
     agent: str | None = None
     conversation: str | None = None
-    priority: Priority = Priority.INTERACTIVE
+    priority: Priority | None = None
     deadline_s: float | None = None
     route: Preference | None = None
     privacy: Privacy | None = None
@@ -151,9 +151,7 @@ def request_from_map(body: object, *, agent: str | None) -> Request:
 
 def digest(request: Request) -> bytes:
     """What makes two requests the same content: everything but how they are named, timed and carried."""
-    plain = msgspec.structs.replace(
-        request, id=None, deadline_s=None, stream=False, reply_to=None, priority=Priority.INTERACTIVE
-    )
+    plain = msgspec.structs.replace(request, id=None, deadline_s=None, stream=False, reply_to=None, priority=None)
     return hashlib.sha256(msgspec.json.encode(plain, order="deterministic")).digest()
 
 

@@ -14,8 +14,10 @@ import aiohttp
 import msgspec
 
 from edged import wire
+from edged.access import Policy
 from edged.agent.chat import ModelAnswer, ModelAsk, OnCall, OnPiece
 from edged.errors import BadRequest, EdgedError
+from edged.gate import Gate
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted, Row
 from edged.transport.http.api import OnDelta
@@ -141,7 +143,7 @@ def transport(
     settings: dict[str, Any] = {"mode": 0o660, "group": None, "api_keys_file": None, **more}
     made = HttpTransport(
         listeners,
-        agents=["house"],
+        gate=Gate(Policy(["house"])),
         api=desk,
         ready=lambda: desk.reason,
         metrics=lambda: (b"edged_up 1\n", METRICS),

@@ -150,6 +150,7 @@ class _Work:
             stop=() if self._tools else ask.stop,  # it would also cut calls: text beside them ends by its grammar
             grammar=_rules(ask, self._tools, dialect),
             logprobs=ask.logprobs,
+            priority=ask.priority,
         )
 
     def _prompt(self) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:

@@ -145,13 +145,15 @@ class Dispatcher:
         model = self._config.agents[agent].model if agent in self._config.agents else ""
         return RouteTaken("local", model, decision.reason, confidence, variant=variant or UNSET)
 
-    async def explain(self, request: Request, toolbox: Toolbox, journal: Journal, *, decide: bool) -> dict[str, JSON]:
+    async def explain(
+        self, request: Request, agent: Agent, toolbox: Toolbox, journal: Journal, *, decide: bool
+    ) -> dict[str, JSON]:
         """Where a request would go now and why; nothing is stored or done.
 
         Args:
+            agent: as it works for whoever asks.
             decide: also let the board's model choose a call, as it would, and count that in.
         """
-        agent = self._config.agents[request.agent]
         facts = self._facts(request, ())
         decision, call = router.decide(facts), None
         if decide and decision.go is Go.LOCAL and agent.tools:

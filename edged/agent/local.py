@@ -12,7 +12,7 @@ from edged.agent.prompt import ESCALATE, REPLY, Prompt, Prompts, Turn
 from edged.errors import ContextExceeded, ToolFailed
 from edged.interfaces import Engine
 from edged.router import Finding
-from edged.types import Completion, Finish, Job, ToolCall
+from edged.types import Completion, Finish, Job, Priority, ToolCall
 
 OnText = Callable[[str], None]
 
@@ -113,7 +113,7 @@ class LocalMind:
                 stop=stop,
                 grammar=rules,
                 confidence_marker=confidence_marker,
-                priority=run.request.priority,
+                priority=run.request.priority or Priority.INTERACTIVE,
             )
             try:
                 with run.tally.local() as generating:

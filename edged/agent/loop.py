@@ -101,6 +101,7 @@ class Run:
         history: earlier turns of the conversation, oldest first; a mind leaves out the oldest where they do not fit.
         steps: what the journal knows of an earlier attempt.
         stream: gets the pieces of the final answer as they come.
+        permit: raises Forbidden where whoever asked may not have a tool called; asked before every act.
         tally: the books of the request; None: they begin now.
     """
 
@@ -116,12 +117,14 @@ class Run:
         steps: Sequence[Step],
         stream: Stream | None,
         tally: Tally | None = None,
+        permit: Callable[[str], None] = lambda tool: None,
     ) -> None:
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
         self.stream = stream
         self.tally = tally or Tally()
         self.variant = ""  # of the board's model that generated last; empty where it has only one
+        self._permit = permit
         self._journal = journal
         self._records: list[ToolRecord] = []
         self._logprobs: list[float] = []
@@ -190,6 +193,7 @@ class Run:
 
         Raises:
             Escalation: see Mind.
+            Forbidden: a tool that whoever asked may not have called.
             ToolFailed: tools failed more often than the mind has patience for, or in the end.
             EdgedError: as the mind says.
         """
@@ -213,11 +217,14 @@ class Run:
         for step in steps:
             if step.intent.logprob is not None:
                 self._logprobs.append(step.intent.logprob)
+            if step.result is None:
+                self._permit(step.intent.call.name)
             with self.tally.tool():
                 result = step.result or await self._perform(step.intent.call, step.number, resumed=True)
             self._record(step.intent.call, result)
 
     async def _act(self, call: ToolCall, logprob: float | None) -> None:
+        self._permit(call.name)
         number = len(self._records)
         if logprob is not None:
             self._logprobs.append(logprob)

@@ -10,7 +10,7 @@ from msgspec import Struct
 from edged.agent.calls import Call, CallPiece
 from edged.agent.dialect import write_json
 from edged.errors import BadRequest
-from edged.types import JSON, Finish, Message, Sampling, TokenLogprob, ToolCall, ToolSpec
+from edged.types import JSON, Finish, Message, Priority, Sampling, TokenLogprob, ToolCall, ToolSpec
 
 OnCall = Callable[[tuple[CallPiece, ...]], None]
 
@@ -32,6 +32,7 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
     max_tokens: None: as many as the model's context leaves.
     stop: strings that end text and are not part of it; in calls they mean nothing.
     logprobs: None, or how many likeliest tokens to tell for each token of the text (0 to 20).
+    priority: of what edged runs itself.
     """
 
     model: str
@@ -44,6 +45,7 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    priority: Priority = Priority.INTERACTIVE
 
 
 class ModelAnswer(Struct, frozen=True, kw_only=True):

@@ -44,7 +44,7 @@ async def _collect(file: str | None, as_json: bool) -> list[Finding]:
 async def examine(file: str | None) -> AsyncIterator[Finding]:
     """Every check, from what the others depend on to what stands alone."""
     # Everything the daemon is made of: loaded by this command only.
-    from edged.cli.checks import board, files, models, network, service, tools
+    from edged.cli.checks import board, files, models, network, permissions, service, tools
 
     finding, settings = _configuration(file)
     yield finding
@@ -55,6 +55,8 @@ async def examine(file: str | None) -> AsyncIterator[Finding]:
     if (unit := await service.unit()) is not None:
         yield unit
     if settings is not None:
+        for finding in permissions.look(settings):
+            yield finding
         for finding in files.look(settings):
             yield finding
         for finding in models.look(settings, status):

@@ -24,6 +24,7 @@ def status_lines(state: Document) -> list[str]:
         f"memory  {memory_text(state['memory'])}",
         *pressure_lines(state.get("pressure")),
         f"requests  {queue_text(state['queue'])}",
+        *(f"you  {you_text(you)}" for you in (state.get("you"),) if you and you["role"]),
         *(f"model  {name}: {model_text(m, state['engine'].get(name))}" for name, m in state["models"].items()),
         *(f"prefixes  {snapshots_text(kept)}" for kept in (state.get("snapshots"),) if kept and kept["files"]),
         *(f"broker  {broker_text(link)}" for link in (state["mqtt"],) if link),
@@ -48,6 +49,11 @@ def pressure_lines(pressure: Document | None) -> Iterator[str]:
             since = time.strftime("%H:%M:%S", time.localtime(stair["since"]))
             without = ", ".join(str(given_up) for given_up in stair.get("given_up", ()))
             yield f"{name}  level {stair['level']} since {since}, without {line(without)}: {line(str(stair['reason']))}"
+
+
+def you_text(you: Document) -> str:
+    """Who asks, and what the daemon takes them for."""
+    return f"{you['client']}, role {you['role']}{', may manage' if you['manage'] else ''}"
 
 
 def queue_text(queue: Document) -> str:

@@ -55,11 +55,12 @@ class Row(Struct, frozen=True, kw_only=True):
     findings: tuple[Finding, ...]
     spent: Spent | None = None
     begun: bool = True
+    role: str = ""
 
 
 FIELDS = (
     "seq, rid, client, id, transport, agent, conversation, body, accepted_wall, accepted_boot, deadline_boot, state, "
-    "attempts, status, findings, spent, reply"
+    "attempts, status, findings, spent, role, reply"
 )
 REPLY = "(SELECT reply FROM replies WHERE replies.seq = requests.seq)"
 WAITING = "finished_wall IS NULL AND state IN ('received', 'waiting_link')"  # as the index of the unfinished has it
@@ -139,11 +140,12 @@ def used_bytes(c: apsw.Connection) -> int:
 
 
 def _insert(c: apsw.Connection, ask: Ask, rid: str, key: str | None, digest: bytes, boot: str) -> None:
-    request, now = ask.request, clock.boot()
+    priority = ask.request.priority or ask.caller.highest
+    request, now = msgspec.structs.replace(ask.request, priority=priority), clock.boot()
     limits = [limit for limit in (request.deadline_s, ask.expiry_s) if limit is not None]
     c.execute(
         "INSERT INTO requests(rid, client, key, digest, id, transport, agent, conversation, priority, body, boot,"
-        " accepted_wall, accepted_boot, deadline_boot, state) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " accepted_wall, accepted_boot, deadline_boot, state, role) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             rid,
             ask.caller.client,
@@ -153,13 +155,14 @@ def _insert(c: apsw.Connection, ask: Ask, rid: str, key: str | None, digest: byt
             ask.caller.transport,
             request.agent,
             request.conversation,
-            0 if request.priority is Priority.INTERACTIVE else 1,
+            1 if priority is Priority.BATCH else 0,
             msgspec.json.encode(request),
             boot,
             clock.wall(),
             now,
             now + min(limits) if limits else None,
             State.RECEIVED,
+            ask.caller.role,
         ),
     )
 
@@ -374,20 +377,33 @@ def get(c: apsw.Connection, rid: str) -> Row:
     return _row(row)
 
 
-def find(c: apsw.Connection, name: str, client: str | None = None) -> Row | None:
-    """A request by rid, or by the client's id (of one client, or the latest of any)."""
+def find(
+    c: apsw.Connection, name: str, client: str | None = None, *, role: str | None = None, transport: str | None = None
+) -> Row | None:
+    """A request by rid, or by the client's id (of one client, or the latest of any).
+
+    Args:
+        role, transport: only what was let in by this role, came in this way.
+    """
     query = f"SELECT {COLUMNS} FROM requests WHERE (rid = :name OR id = :name)"
     if client is not None:
         query += " AND client = :client"
-    row = c.execute(query + " ORDER BY rid = :name DESC, seq DESC LIMIT 1", {"name": name, "client": client}).fetchone()
+    if role is not None:
+        query += " AND role = :role"
+    if transport is not None:
+        query += " AND transport = :transport"
+    values = {"name": name, "client": client, "role": role, "transport": transport}
+    row = c.execute(query + " ORDER BY rid = :name DESC, seq DESC LIMIT 1", values).fetchone()
     return _row(row) if row else None
 
 
-def latest(c: apsw.Connection, limit: int, states: tuple[State, ...] = ()) -> list[Row]:
-    """The newest requests first."""
-    where = f"WHERE state IN ({_marks(states)})" if states else ""
+def latest(c: apsw.Connection, limit: int, states: tuple[State, ...] = (), client: str | None = None) -> list[Row]:
+    """The newest requests first; of one client, where it is named."""
+    wanted = [f"state IN ({_marks(states)})"] if states else []
+    wanted += ["client = ?"] if client is not None else []
+    where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
     query = f"SELECT {COLUMNS} FROM requests {where} ORDER BY seq DESC LIMIT ?"
-    return [_row(row) for row in c.execute(query, (*states, limit))]
+    return [_row(row) for row in c.execute(query, (*states, *([] if client is None else [client]), limit))]
 
 
 def counts(c: apsw.Connection) -> dict[str, int]:
@@ -399,7 +415,7 @@ def ahead(c: apsw.Connection, row: Row) -> list[str]:
     """The agents of the requests that wait like this one and are taken before it, in that order."""
     later = float("inf") if row.deadline_boot is None else row.deadline_boot
     order = "attempts = 0, priority, coalesce(deadline_boot, 9e999), seq"
-    priority = 0 if row.request.priority is Priority.INTERACTIVE else 1
+    priority = 1 if row.request.priority is Priority.BATCH else 0
     where = f"finished_wall IS NULL AND state = ? AND ({order}) < (?, ?, ?, ?)"
     query = f"SELECT agent FROM requests WHERE {where} ORDER BY {order}"
     place = (row.attempts == 0, priority, later, row.seq)

@@ -125,4 +125,8 @@ MIGRATIONS = (
     DROP INDEX packets_seq;               -- some hundred rows: quicker read than kept in order
     DROP INDEX packets_rid;
     """,
+    # by which role a request was let in
+    """
+    ALTER TABLE requests ADD COLUMN role TEXT NOT NULL DEFAULT '';  -- '': no roles were configured
+    """,
 )

@@ -12,14 +12,14 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
-from edged import access
-from edged.errors import BadRequest, EdgedError, Forbidden, Internal, TooLarge
+from edged.errors import BadRequest, EdgedError, Internal, TooLarge
+from edged.gate import Gate
 from edged.transport import sockets
 from edged.types import JSON, Caller
 from edged.wire import MAX_DEPTH, depth, fault
@@ -72,14 +72,15 @@ class UnixTransport:
     Args:
         methods: by name, async (session, msgid, params) -> result.
         group: name of the group that may connect; None: the process's own.
+        gate: who may come in.
         inherited: a socket that listens already and outlives this transport; its mode and group are its maker's.
     """
 
-    def __init__(self, path: Path, *, mode: int, group: str | None, agents: Iterable[str]) -> None:
+    def __init__(self, path: Path, *, mode: int, group: str | None, gate: Gate) -> None:
         self._path = path
         self._mode = mode
         self._gid = sockets.group_id(group)
-        self._agents = tuple(agents)
+        self._gate = gate
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self.methods: dict[str, Method] = {}
@@ -147,8 +148,7 @@ class UnixTransport:
     async def _answer(self, session: Session, msgid: int | None, method: str, params: dict[str, JSON]) -> None:
         error, result = None, None
         try:
-            if not session.caller.admitted:
-                raise Forbidden(f"{session.caller.client} may not use this socket: join its group")
+            self._gate.enter(session.caller, "join the group of this socket")
             if method not in self.methods:
                 raise BadRequest(f"no method {method!r}; there are {', '.join(sorted(self.methods))}")
             result = await self.methods[method](session, msgid or 0, params)
@@ -163,7 +163,7 @@ class UnixTransport:
     def _caller(self, writer: asyncio.StreamWriter) -> Caller:
         """Who connected, by the credentials the kernel took at connect()."""
         uid, groups = sockets.peer(writer.get_extra_info("socket"))
-        return access.unix_caller(uid, groups, own_uid=os.getuid(), socket_group=self._gid, agents=self._agents)
+        return self._gate.policy.unix(uid, groups, own_uid=os.getuid(), socket_group=self._gid)
 
 
 class _Frames:

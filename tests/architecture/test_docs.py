@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edged import config, faults
+from edged import config, faults, roles
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -29,6 +29,8 @@ TABLES: dict[str, type[msgspec.Struct]] = {
     "tools": config.SqlTool,
     "tools, publish": config.PublishTool,
     "tools, python": config.PythonTool,
+    "roles": roles.Role,
+    "access": roles.Access,
 }
 
 

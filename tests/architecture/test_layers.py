@@ -19,10 +19,12 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"transport", "pipeline", "updates"},
     {"agent"},
     {"engine", "onnx", "governor", "tools", "cloud", "store", "pull"},
+    {"gate"},
     {"router", "gguf", "wire", "access", "sandbox", "estimate", "testing"},
     {"catalog"},
     {"interfaces"},
     {"config", "log", "metrics", "systemd", "native"},
+    {"roles"},
     {"types", "errors", "clock", "faults", "client", "loopback", "heap"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}
@@ -71,7 +73,7 @@ PURE = """
     agent/output agent/calls agent/schemas engine/cells engine/costs engine/drafts engine/duel engine/rates
     engine/scheduler engine/sizes engine/snapshot_worth engine/threads onnx/batches onnx/providers tools/values
     transport/http/openai_request transport/http/openai_embeddings transport/http/openai_reply
-    transport/http/openai_stream
+    transport/http/openai_stream transport/http/browsers
 """
 
 

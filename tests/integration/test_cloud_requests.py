@@ -4,6 +4,7 @@ database and the cloud's HTTP; only the models follow scripts."""
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,20 @@ async def test_cloud_that_does_not_learn_ends_the_request_and_does_nothing(
         assert (reply["status"], reply["error"]["code"]) == ("failed", "tool_failed")
         assert "'west' is not one of" in reply["error"]["message"]
         assert len(cloud.chats) == 3
+        assert daemon.rows("valve_commands") == []
+
+
+async def test_call_that_the_callers_role_does_not_allow_is_not_made(tmp_path: Path, cloud: ScriptedCloud) -> None:
+    """Whoever decides: what was allowed before it is done and told."""
+    valve = ("set_valve", {"valve": "north", "position": "open"})
+    cloud.will(clouds.calls(("tank_level", {"tank": "south"}), valve), clouds.text("Opened."))
+    daemon = cloudy(tmp_path, upstream("far", cloud))
+    daemon.drop_in('[roles.viewer]\nagents = ["house"]\ntools = ["tank_level"]\n')
+    daemon.drop_in(f'[access]\nunix_uid = {{ "{os.getuid()}" = "viewer" }}\n', "60.toml")
+    async with daemon:
+        reply = await ask(daemon, "too hard: look at the tank and open the valve")
+        assert (reply["status"], reply["error"]["code"]) == ("failed", "forbidden")
+        assert [call["name"] for call in reply["tool_calls"]] == ["tank_level"]
         assert daemon.rows("valve_commands") == []
 
 

@@ -31,7 +31,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.testing import ScriptedEngine
 from edged.tools.toolbox import Toolbox
-from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec
+from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec, Rate
 from edged.wire import request_from_map
 from tests.brokers import until
 from tests.daemons import Daemon, entry, note
@@ -559,6 +559,37 @@ async def test_client_that_goes_away_while_its_request_is_stored(house: House, i
     if id:
         house.engine.open.set()
     await until_state(house, Accepted(row.rid), state)
+
+
+async def test_caller_that_leaves_before_it_hears_that_it_is_stored_is_worked_for_and_counted(house: House) -> None:
+    """As somebody who asks for 202 and hangs up: the rate of its role is spent, and nobody has to come by."""
+    limited = msgspec.structs.replace(CALLER, rate=Rate(1.0, 1))
+    house.store.held = asyncio.Event()
+    taking = asyncio.create_task(house.take("hello", caller=limited))
+    await house.store.committed.wait()
+    taking.cancel()
+    await asyncio.wait([taking])
+    house.store.held.set()
+    [row] = await house.pipeline.latest(1)
+    await until_state(house, Accepted(row.rid), State.DONE)
+    with pytest.raises(Busy, match="which is all"):
+        await house.take("hello again", caller=limited)
+
+
+async def test_known_and_refused_requests_cost_nothing_of_a_rate(house: House) -> None:
+    """Known ones are answered also when nothing is left of it."""
+    limited = msgspec.structs.replace(CALLER, rate=Rate(1.0, 2))
+    first = await house.take("hello", id="q", caller=limited)
+    for _ in range(3):
+        assert (await house.take("hello", id="q", caller=limited)).rid == first.rid
+    with pytest.raises(BadRequest):
+        await house.take("other", id="q", caller=limited)
+    await house.take("hello", caller=limited)
+    with pytest.raises(Busy) as caught:
+        await house.take("hello", caller=limited)
+    assert caught.value.retry_after_s is not None
+    assert (await house.take("hello", id="q", caller=limited)).known
+    await house.take("hello", caller=OTHER)
 
 
 # -- time --------------------------------------------------------------------------------------------------------------

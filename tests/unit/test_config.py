@@ -180,8 +180,6 @@ def test_load_of_a_file_that_cannot_be_read_says_so(tmp_path: Path, content: byt
 
 
 NOT_YET: list[tuple[str, str]] = [
-    ("roles", '[roles.a]\nagents = ["house"]'),
-    ("access", '[access]\ndefault = ""'),
     ("mqtt.shared_group", '[mqtt]\nshared_group = "g"'),
 ]
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from edged.errors import Busy, EdgedError, Forbidden, Internal, TooLarge
+from edged.gate import Gate
+from edged.transport.http.browsers import Browsers
 from edged.transport.http.connection import Connection, connection
 from edged.transport.http.errors import (
     HttpError,
@@ -56,10 +58,10 @@ def health(ready: Callable[[], str | None], metrics: Callable[[], tuple[bytes, s
 
 
 def application(
-    routes: Iterable[web.AbstractRouteDef], *, keys: Keys | None, agents: Iterable[str], limits: Limits
+    routes: Iterable[web.AbstractRouteDef], *, keys: Keys | None, gate: Gate, browsers: Browsers, limits: Limits
 ) -> web.Application:
     """The routes behind the guard. keys: who may come in where the kernel does not say who it is."""
-    guard = _Guard(keys, frozenset(agents), limits)
+    guard = _Guard(keys, gate, browsers, limits)
 
     @web.middleware
     async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -67,21 +69,27 @@ def application(
 
     made = web.Application(middlewares=[outermost], client_max_size=MAX_REQUEST_BYTES)
     made.add_routes(routes)
-    made.on_response_prepare.append(_common_headers)
+
+    async def common_headers(request: web.Request, response: web.StreamResponse) -> None:
+        _common_headers(response.headers)
+        response.headers.update(browsers.told(request.headers))
+
+    made.on_response_prepare.append(common_headers)
     return made
 
 
-async def _common_headers(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "edged"  # the versions of what it is made of are nobody's business
-    response.headers.setdefault("Cache-Control", "no-store")  # how far a request is changes with every look
+def _common_headers(headers: MutableMapping[str, str]) -> None:
+    headers["Server"] = "edged"  # the versions of what it is made of are nobody's business
+    headers.setdefault("Cache-Control", "no-store")  # how far a request is changes with every look
 
 
 class _Guard:
     """Around every handler."""
 
-    def __init__(self, keys: Keys | None, agents: frozenset[str], limits: Limits) -> None:
+    def __init__(self, keys: Keys | None, gate: Gate, browsers: Browsers, limits: Limits) -> None:
         self._keys = keys
-        self._agents = agents
+        self._gate = gate
+        self._browsers = browsers
         self._limits = limits
         self._in_flight = Tally()
 
@@ -101,6 +109,8 @@ class _Guard:
     async def _respond(self, mine: Connection, request: web.Request, handler: Handler) -> web.StreamResponse:
         error: EdgedError
         try:
+            if (answer := self._of_browser(mine, request)) is not None:
+                return answer
             mine.caller = self._caller(mine, request)
             self._admit(mine, request)
             if request.method != "POST":  # looks, and ends what is in flight
@@ -123,15 +133,25 @@ class _Guard:
             error = Internal("an error inside edged; its log has the details")
         return openai_error(error) if _is_openai(request.path) else refused(error)
 
+    def _of_browser(self, mine: Connection, request: web.Request) -> web.Response | None:
+        """The answer to a browser that asks whether a page may ask; None: it is something else. Raises Forbidden."""
+        try:
+            self._browsers.check(request.headers, is_tcp=mine.peer.caller is None)
+        except Forbidden as error:
+            raise self._gate.stranger(mine.peer.origin, error) from None
+        allowed = self._browsers.preflight(request.method, request.headers)
+        return None if allowed is None else web.Response(status=204, headers=allowed)
+
     def _caller(self, mine: Connection, request: web.Request) -> Caller:
         """Who asks: as the kernel says, else by the key. SDKs send a key always; on a Unix socket it means nothing."""
         if mine.peer.caller is not None:
             return mine.peer.caller
         if self._keys is not None and (name := self._keys.name_of(request.headers)) is not None:
-            return Caller(f"key:{name}", "http", self._agents)
+            return self._gate.policy.key(name)
         if request.path == LIVE:
             return Caller(mine.peer.origin, "http", frozenset(), admitted=False)
-        raise Unauthorized("name a key that is in [http] api_keys_file, as `Authorization: Bearer KEY` or `X-Api-Key`")
+        told = "name a key that is in [http] api_keys_file, as `Authorization: Bearer KEY` or `X-Api-Key`"
+        raise self._gate.stranger(mine.peer.origin, Unauthorized(told))
 
     def _admit(self, mine: Connection, request: web.Request) -> None:
         """Raises what keeps a known caller out."""
@@ -139,8 +159,8 @@ class _Guard:
         if mine.crowded:
             most = self._limits.connections
             raise Busy(f"{mine.caller.client} has more than {most} connections open", retry_after_s=BUSY_S)
-        if not mine.caller.admitted and request.path != LIVE:
-            raise Forbidden(f"{mine.caller.client} may not use this socket: join its group")
+        if request.path != LIVE:
+            self._gate.enter(mine.caller, "join the group of this socket")
 
     async def _read(self, request: web.Request) -> None:
         """Take the body in, for handlers to find. Raises TooLarge, TooSlow, Malformed."""

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from aiohttp import web
 
+from edged import access
 from edged.agent.calls import joined
 from edged.agent.chat import CallPiece, Inexpressible, ModelAsk
 from edged.config import Config
@@ -149,7 +150,7 @@ class OpenAI:
     def _usable(self, caller: Caller) -> tuple[list[str], list[str]]:
         """(agents, models)."""
         agents = [name for name in self._config.agents if name in caller.agents]
-        return agents, list(self._config.models) if caller.agents else []
+        return agents, [name for name in self._config.models if access.may_model(caller, name)]
 
     def _unknown(self, name: str, caller: Caller) -> EdgedError:
         if name in self._config.agents or name in self._config.models:

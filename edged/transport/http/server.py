@@ -10,17 +10,16 @@ import functools
 import logging
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from edged import access
 from edged.errors import ConfigError
+from edged.gate import Gate
 from edged.transport import sockets
 from edged.transport.http import keys
 from edged.transport.http.api import Api
+from edged.transport.http.browsers import Browsers
 from edged.transport.http.limits import Limits
 
 if TYPE_CHECKING:
@@ -41,6 +40,8 @@ class HttpTransport:
         mode, group: of the Unix sockets; group None: the process's own.
         api_keys_file: as in the configuration; needed where one listens on TCP. Read here: a reload with keys that are
             wrong is refused before anything has stopped.
+        gate: who may come in.
+        hosts, origins: as in the configuration.
         ready: None while requests are taken, else why not.
         metrics: the document and its content type.
         routes: what is served beside the agents, health and metrics; called once, when aiohttp is there.
@@ -59,18 +60,22 @@ class HttpTransport:
         mode: int,
         group: str | None,
         api_keys_file: str | None,
-        agents: Iterable[str],
+        gate: Gate,
         api: Api,
         ready: Callable[[], str | None],
         metrics: Callable[[], tuple[bytes, str]],
         routes: Callable[[], Iterable[web.AbstractRouteDef]] = tuple,
         limits: Limits | None = None,
+        hosts: Collection[str] = (),
+        origins: Collection[str] = (),
     ) -> None:
         self._listeners = tuple(listeners)
         self._mode = mode
         self._gid = sockets.group_id(group)
         self._keys = keys.load(api_keys_file) if api_keys_file else None
-        self._agents = tuple(agents)
+        self._gate = gate
+        named = [listener[0] for listener in self._listeners if isinstance(listener, tuple)]
+        self._browsers = Browsers([*hosts, *named, *_own_names()], origins)
         self._api = api
         self._ready = ready
         self._metrics = metrics
@@ -106,7 +111,7 @@ class HttpTransport:
             *health(self._ready, self._metrics),
             *self._routes(),
         ]
-        app = application(routes, keys=self._keys, agents=self._agents, limits=self._limits)
+        app = application(routes, keys=self._keys, gate=self._gate, browsers=self._browsers, limits=self._limits)
         self._connections = Connections(self._limits)
         self._runner = await self._run(app)
         try:
@@ -177,14 +182,20 @@ class HttpTransport:
         from edged.transport.http.connection import Peer
 
         uid, groups = sockets.peer(connected)
-        caller = access.unix_caller(uid, groups, own_uid=os.getuid(), socket_group=gid, agents=self._agents)
-        return Peer(caller.client, msgspec.structs.replace(caller, transport="http"))
+        caller = self._gate.policy.unix(uid, groups, own_uid=os.getuid(), socket_group=gid, transport="http")
+        return Peer(caller.client, caller)
 
 
 def _tcp_peer(connected: socket.socket) -> Peer:
     from edged.transport.http.connection import Peer
 
     return Peer(connected.getpeername()[0])
+
+
+def _own_names() -> list[str]:
+    """What the board is called on its network, also by multicast DNS."""
+    name = socket.gethostname()
+    return [name, f"{name.partition('.')[0]}.local"]
 
 
 def _name(listener: Listener) -> str:

@@ -29,11 +29,13 @@ class Handlers(Struct, frozen=True):
     accept: returns once the request is committed, or known already; raises EdgedError for a refusal.
     cancel: rid or id, and the topic it came on.
     send: publishes; returns None once the broker has it, else why it never will. Raises NoLink when stopped.
+    identify: who asks, by client and topic; None: everybody may use every agent.
     """
 
     accept: Callable[[Ask], Awaitable[object]]
     cancel: Callable[[str, str], Awaitable[None]]
     send: Callable[[Outgoing], Awaitable[str | None]]
+    identify: Callable[[str, str], Caller] | None = None
 
 
 class Counters(Struct):
@@ -154,19 +156,26 @@ class Intake:
         return refusal(failure, address, request_id=request.id if request is not None else None)
 
     def _ask(self, request: Request, incoming: Incoming, address: Address) -> Ask:
-        if request.agent not in self._agents:
-            raise UnknownAgent(f"agent {request.agent!r} is not configured; known: {', '.join(sorted(self._agents))}")
+        caller = self._caller(incoming)
+        if request.agent not in self._agents and caller.agents:
+            known = ", ".join(sorted(self._agents & caller.agents))
+            raise UnknownAgent(f"agent {request.agent!r} is not configured; known: {known}")
         if request.reply_to is not None and incoming.response_topic is None and incoming.from_v5:
             raise BadRequest("reply_to: is for MQTT 3.1.1; set the property Response Topic")
         anonymous = request.id is None
         return Ask(
             request=request,
-            caller=Caller(f"mqtt:{incoming.response_topic or incoming.topic}", "mqtt", self._agents),
+            caller=caller,
             key=f"corr:{incoming.correlation.hex()}" if anonymous and incoming.correlation is not None else None,
             packet=incoming.packet(),
             address=address,
             expiry_s=incoming.expiry_s if incoming.expiry_s is not None else self._settings.default_expiry_s,
         )
+
+    def _caller(self, incoming: Incoming) -> Caller:
+        client = f"mqtt:{incoming.response_topic or incoming.topic}"
+        identify = self._handlers.identify
+        return identify(client, incoming.topic) if identify else Caller(client, "mqtt", self._agents)
 
     def _address(
         self, agent: str, incoming: Incoming, *, request: Request | None = None, fmt: Format | None = None

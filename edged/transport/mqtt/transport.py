@@ -18,7 +18,7 @@ from edged.transport.mqtt.pacing import V5, Backoff, Evictions, Outage, Versions
 from edged.transport.mqtt.packets import REFUSED, Cause, End, Hello, reason
 from edged.transport.mqtt.presence import Presence
 from edged.transport.mqtt.settings import Settings, endpoint
-from edged.types import JSON, Address, Ask, Delivery
+from edged.types import JSON, Address, Ask, Caller, Delivery
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class MqttTransport:
         session_lost: the broker has forgotten us: packet ids seen so far mean nothing. Awaited before any message of
             the new session is handed on.
         state: makes the state document.
+        identify: who asks, by client and topic; None: everybody may use every agent.
         backoff: pace of reconnecting.
 
     Raises:
@@ -54,6 +55,7 @@ class MqttTransport:
         cancel: Callable[[str, str], Awaitable[None]],
         session_lost: Callable[[], Awaitable[None]],
         state: Callable[[], dict[str, JSON]],
+        identify: Callable[[str, str], Caller] | None = None,
         backoff: Backoff | None = None,
     ) -> None:
         endpoint(settings.url)
@@ -62,7 +64,7 @@ class MqttTransport:
         self._backoff = backoff or Backoff()
         self._topics = topics.Topics(settings.node_id)
         self._flights = Flights(self._send)
-        self._handlers = Handlers(accept, cancel, self._confirmed)
+        self._handlers = Handlers(accept, cancel, self._confirmed, identify)
         self._presence = Presence(self._topics, state=state, post=self._post)
         self._versions = Versions(settings.version)
         self._outage = Outage()

@@ -1,0 +1,156 @@
+"""The gate: every way in asks here. `access` decides; what is refused is told to the audit log; rates are counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from msgspec import Struct
+
+from edged import access
+from edged.access import Policy
+from edged.errors import Busy, EdgedError, Forbidden
+from edged.types import JSON, AuditEntry, Caller, Priority, Rate
+
+KEPT = 1024  # buckets; before there are more, those that are full again go: a full one is as none
+Audit = Callable[[AuditEntry], None]
+
+
+class _Bucket(Struct):
+    """Tokens of one client as they were at a moment, on the monotonic clock."""
+
+    tokens: float
+    at: float
+
+
+class Buckets:
+    """Token buckets by who they count. A bucket begins full and gets `rate.per_minute` tokens a minute up to
+    `rate.burst`."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._buckets: dict[str, tuple[_Bucket, Rate]] = {}
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def take(self, whose: str, rate: Rate) -> float | None:
+        """Take a token; None, or in how many seconds there is one."""
+        bucket = self._filled(whose, rate)
+        if bucket.tokens >= 1:
+            bucket.tokens -= 1
+            return None
+        return (1 - bucket.tokens) * 60 / rate.per_minute
+
+    def give_back(self, whose: str, rate: Rate) -> None:
+        """What a token was taken for cost nothing."""
+        bucket = self._filled(whose, rate)
+        bucket.tokens = min(float(rate.burst), bucket.tokens + 1)
+
+    def _filled(self, whose: str, rate: Rate) -> _Bucket:
+        now = self._now()
+        if whose not in self._buckets and len(self._buckets) >= KEPT:
+            self._forget(now)
+        bucket, _ = self._buckets.get(whose) or (_Bucket(float(rate.burst), now), rate)
+        bucket.tokens = _tokens(bucket, rate, now)
+        bucket.at = now
+        self._buckets[whose] = bucket, rate
+        return bucket
+
+    def _forget(self, now: float) -> None:
+        for whose, (bucket, rate) in list(self._buckets.items()):
+            if _tokens(bucket, rate, now) >= rate.burst:
+                del self._buckets[whose]
+
+
+def _tokens(bucket: _Bucket, rate: Rate, now: float) -> float:
+    return min(float(rate.burst), bucket.tokens + (now - bucket.at) * rate.per_minute / 60)
+
+
+class Gate:
+    """Names callers and lets them in, or not.
+
+    Args:
+        audit: gets an entry of every refusal, with outcome `forbidden` or `busy`, before the error is raised.
+        now: the monotonic clock, in seconds.
+    """
+
+    def __init__(
+        self, policy: Policy, *, audit: Audit = lambda entry: None, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.policy = policy
+        self.audit = audit
+        self._buckets = Buckets(now)
+
+    def enter(self, caller: Caller, way_in: str) -> None:
+        """Raises Forbidden where the caller may use nothing here. way_in: what would let it in."""
+        with self._told(caller, "access.refused"):
+            if not caller.admitted:
+                missing = "no role of [access] is for it" if self.policy.has_roles else way_in
+                raise Forbidden(f"{caller.client} may not use edged: {missing}")
+
+    def stranger(self, origin: str, error: EdgedError) -> EdgedError:
+        """The error for somebody who is not known; it is to be raised."""
+        self.audit(AuditEntry(what="access.refused", who=origin, outcome=error.code, about={"reason": error.message}))
+        return error
+
+    def ask(self, caller: Caller, agent: str, priority: Priority | None) -> None:
+        """A request to an agent. Raises Forbidden."""
+        with self._told(caller, "request.refused", agent=agent):
+            access.check(caller, agent, priority)
+
+    def tool(self, caller: Caller, name: str, rid: str = "") -> None:
+        """A call, by hand or of an agent for the caller. Raises Forbidden."""
+        with self._told(caller, "tool.refused", rid, tool=name):
+            access.check_tool(caller, name)
+
+    def model(self, caller: Caller, name: str) -> None:
+        """A completion or embedding without an agent. Raises Forbidden."""
+        with self._told(caller, "completion.refused", model=name):
+            access.check_model(caller, name)
+
+    def manage(self, caller: Caller, what: str, **about: JSON) -> None:
+        """What is for those who look after the daemon. what: an infinitive. Raises Forbidden."""
+        with self._told(caller, "manage.refused", **about):
+            access.check_manage(caller, what)
+
+    def spend(self, caller: Caller, what: str) -> None:
+        """Count something against the caller's rate. Raises Busy."""
+        if (busy := self.short(caller)) is not None:
+            self.refused(caller, what, busy)
+            raise busy
+
+    def short(self, caller: Caller) -> Busy | None:
+        """As `spend`, for who has to find out first whether it is anything new: why it would be refused. Where it is
+        None a token was taken: `give_back` it if it was nothing new."""
+        if caller.rate is None:
+            return None
+        wait_s = self._buckets.take(_counted(caller), caller.rate)
+        if wait_s is None:
+            return None
+        told = f"{caller.client} has asked {caller.rate.burst} times at once or {caller.rate.per_minute:g} a minute"
+        return Busy(f"{told}, which is all that role {caller.role} allows", retry_after_s=round(wait_s + 0.05, 1))
+
+    def give_back(self, caller: Caller) -> None:
+        """What was counted was nothing new, or was refused."""
+        if caller.rate is not None:
+            self._buckets.give_back(_counted(caller), caller.rate)
+
+    def refused(self, caller: Caller, what: str, error: EdgedError, rid: str = "", **about: JSON) -> None:
+        """Tell the audit log of a refusal."""
+        told = {**about, "transport": caller.transport, "reason": error.message}
+        entry = AuditEntry(what=what, who=caller.client, role=caller.role, outcome=error.code, rid=rid, about=told)
+        self.audit(entry)
+
+    @contextmanager
+    def _told(self, caller: Caller, what: str, rid: str = "", **about: JSON) -> Iterator[None]:
+        try:
+            yield
+        except Forbidden as error:
+            self.refused(caller, what, error, rid, **about)
+            raise
+
+
+def _counted(caller: Caller) -> str:
+    return caller.counted_as or caller.client
