@@ -15,7 +15,7 @@ from edged.agent import grammar, trial
 from edged.agent.local import LocalMind
 from edged.agent.loop import Escalation, Outcome, Run
 from edged.agent.prompt import ESCALATE, REPLY, Prompts
-from edged.agent.remote import RemoteMind
+from edged.agent.remote import Audit, RemoteMind
 from edged.agent.served import ServedMind
 from edged.cloud import Cloud, Served
 from edged.config import Agent, Config, Tool
@@ -32,7 +32,7 @@ from edged.interfaces import Engine
 from edged.router import Decision, Facts, Finding, Go, Reason
 from edged.store.journal import Journal
 from edged.tools.toolbox import Toolbox
-from edged.types import JSON, Privacy, Request, RouteTaken, ToolCall
+from edged.types import JSON, AuditEntry, Privacy, Request, RouteTaken, ToolCall
 
 log = logging.getLogger("edged.dispatch")
 
@@ -61,6 +61,7 @@ class Dispatcher:
     Args:
         speak: gives the prompts of an agent.
         served: the models that servers on this board run.
+        audit: gets an entry for every question that leaves the board.
     """
 
     def __init__(
@@ -70,7 +71,10 @@ class Dispatcher:
         cloud: Cloud,
         speak: Callable[[str], Awaitable[Prompts]],
         served: Served | None = None,
+        *,
+        audit: Callable[[AuditEntry], None] = lambda entry: None,
     ) -> None:
+        self._audit = audit
         self._config, self._engine, self._cloud, self._speak = config, engine, cloud, speak
         self._served = served or Served({})
         self.refusing: NoMemory | None = None  # what new work that would have to be done here is told
@@ -188,7 +192,9 @@ class Dispatcher:
     async def _attempt(self, run: Run, decision: Decision) -> Outcome:
         if decision.go is Go.LOCAL:
             return await run.work(await self._mind_here(run, degraded=decision.degraded))
-        return await run.work(RemoteMind(self._cloud, str(decision.upstream), self._tools(run.agent)))
+        upstream = str(decision.upstream)
+        audit = Audit(self._audit, self._config.upstreams[upstream].audit_bytes)
+        return await run.work(RemoteMind(self._cloud, upstream, self._tools(run.agent), self._config.tools, audit))
 
     async def _mind_here(self, run: Run, *, degraded: bool) -> LocalMind | ServedMind:
         """degraded: it would have gone to the cloud, and its agent wants it done here all the same."""

@@ -101,6 +101,7 @@ class Run:
         history: earlier turns of the conversation, oldest first; a mind leaves out the oldest where they do not fit.
         steps: what the journal knows of an earlier attempt.
         stream: gets the pieces of the final answer as they come.
+        client: who asked.
         tally: the books of the request; None: they begin now.
     """
 
@@ -116,7 +117,9 @@ class Run:
         steps: Sequence[Step],
         stream: Stream | None,
         tally: Tally | None = None,
+        client: str = "",
     ) -> None:
+        self.client = client
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
         self.stream = stream
