@@ -24,12 +24,14 @@ from msgspec.structs import replace
 from edged.agent.dialect import write_json
 from edged.agent.placeholders import Vault, in_json
 from edged.config import Private, Tool
+from edged.tools import check
 from edged.types import JSON, Chat, ChatAnswer, Message, RawCall, ToolCall, ToolSpec
 
 VALUES = ("enum", "const", "default", "examples")  # words of JSON Schema with values in them
 FORMS = ("pattern", "format", "minLength", "maxLength")  # that a placeholder does not have
 # What strict upstreams hold an answer to, and a placeholder is not.
 FORMATS = {"email", "idn-email", "ipv4", "ipv6", "phone"}
+CUT = "What you wrote does not fit. Use only the tools that there are, and follow the schema."
 WHOLLY = True  # instead of names: all of it
 
 
@@ -83,6 +85,9 @@ class Border:
         """ours: results are errors that edged itself has worded."""
         made: deque[str] = deque()
         for message in messages:
+            if ours and message.role != "assistant" and len(message.content) > check.MAX_PROBLEM:
+                # the error was cut, and half a value at its end would not be known for one
+                message = Message(message.role, write_json({"error": CUT}) if message.role == "tool" else CUT)
             if message.role == "tool":
                 name = made.popleft() if made else ""
                 names: Private = () if ours else self._private(name)
@@ -187,7 +192,7 @@ class Border:
 
 
 def is_private(names: Private, path: tuple[str, ...]) -> bool:
-    """Whether what stands at a path of keys (casefolded) is named. A name is a key at any depth, or, with dots, keys one
+    """Whether what stands at a path of casefolded keys is named. A name is a key at any depth, or, with dots, keys one
     below the other. Capitals do not count: SQL knows none in its names. Where a whole tool is private nothing is named.
     """
     for name in () if isinstance(names, bool) else names:

@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from edged import router, wire
 from edged.agent import grammar, trial
+from edged.agent.border import Border
 from edged.agent.local import LocalMind
 from edged.agent.loop import Escalation, Outcome, Run
 from edged.agent.prompt import ESCALATE, REPLY, Prompts
@@ -32,7 +33,7 @@ from edged.interfaces import Engine
 from edged.router import Decision, Facts, Finding, Go, Reason
 from edged.store.journal import Journal
 from edged.tools.toolbox import Toolbox
-from edged.types import JSON, AuditEntry, Privacy, Request, RouteTaken, ToolCall
+from edged.types import JSON, AuditEntry, Chat, Privacy, Request, RouteTaken, ToolCall
 
 log = logging.getLogger("edged.dispatch")
 
@@ -187,7 +188,14 @@ class Dispatcher:
                 for upstream, link in zip(facts.upstreams, known, strict=True)
             ],
             "call": call,
+            "masked": self._masked(request) if router.may_leave(facts) else {},
         }
+
+    def _masked(self, request: Request) -> dict[str, JSON]:
+        """How much of a request's own text would leave as placeholders, by their kinds."""
+        border = Border(self._config.tools, detects=self._config.agents[request.agent].mask)
+        border.out(Chat(key="", messages=request.messages, max_tokens=None))
+        return dict(border.vault.counts)
 
     async def _attempt(self, run: Run, decision: Decision) -> Outcome:
         if decision.go is Go.LOCAL:

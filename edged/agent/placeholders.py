@@ -66,12 +66,20 @@ class Vault:
         self._next: Counter[str] = Counter()
         self._taken: set[str] = set()
         self._mentioned: set[str] = set()  # private values that are looked for in texts
-        self._lengths: dict[str, list[tuple[int, int]]] = {}  # by their first word: (length, where it begins), longest first
+        self._lengths: dict[
+            str, list[tuple[int, int]]
+        ] = {}  # by their first word: (length, where it begins), longest first
 
     def avoid(self, texts: Iterable[str]) -> None:
         """Give out no placeholder that somebody has written already. To be called before anything else."""
         for text in texts:
             self._taken |= {name for match in SEEN.finditer(text) if (name := _name(match))}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many values have a placeholder, by kind."""
+        counted = Counter(placeholder[1:].rpartition("_")[0] for placeholder in self._values)
+        return dict(sorted(counted.items()))
 
     def gave(self, placeholder: str) -> bool:
         """Whether a placeholder stands for something."""
@@ -88,6 +96,7 @@ class Vault:
             if not isinstance(value, bool):
                 self._mention(text)
                 self._mention(in_json(text))
+                self._mention(repr(text)[1:-1])  # as it stands in an error
         return self._hidden[key]
 
     def number(self, value: float) -> JSON:
@@ -199,6 +208,9 @@ class Restorer:
 
     def piece(self, text: str) -> None:
         """More of it."""
+        if not self._vault.counts:
+            self._send(text)
+            return
         self._held += text
         self._let_go(_waits_from(self._before, self._held))
 

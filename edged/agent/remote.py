@@ -1,9 +1,10 @@
 """An upstream's model as a mind: the same tools, the same journal. It follows no grammar of ours, so every call and
-every shaped answer is checked before it counts; what is wrong goes back to it. What is private it never sees (`border`):
-everything on this side of `_ask` has the true values."""
+every shaped answer is checked before it counts; what is wrong goes back to it. What is private it never sees
+(`border`): everything on this side of `_ask` has the true values."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Mapping
@@ -94,7 +95,8 @@ class RemoteMind:
             run.stream.begin()
         border = Border(self._configured, detects=run.agent.mask)
         system = (Message("system", run.agent.system),) if run.agent.system else ()
-        chat = border.out(
+        chat = await asyncio.to_thread(  # a long conversation takes a while to look through
+            border.out,
             Chat(
                 key="",
                 messages=(*told, *request.messages, *made),

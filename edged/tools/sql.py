@@ -261,7 +261,9 @@ def _describe(connection: apsw.Connection, tool: SqlTool) -> None:
     for name in () if isinstance(tool.private, bool) else tool.private:
         if name.casefold() not in {one.casefold() for one in known}:  # or what should stay here would leave
             there = ", ".join(sorted(known)) or "none"
-            raise ToolFailed(f"private names {name!r}, which is no column of its result and no parameter; it has {there}")
+            raise ToolFailed(
+                f"private names {name!r}, which is no column of its result and no parameter; it has {there}"
+            )
 
 
 class _Nulls(Mapping[str, None]):

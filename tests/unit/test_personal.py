@@ -139,7 +139,27 @@ def test_find_several_in_order() -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["1", "1 ", "a", "a.", "a@", "a@a.", "+1 ", "0", "01 ", "(0", "AT61 ", "A1", ":", "ab:", "1.", "4-", "'", "x" * 63 + "."]
+    "unit",
+    [
+        "1",
+        "1 ",
+        "a",
+        "a.",
+        "a@",
+        "a@a.",
+        "+1 ",
+        "0",
+        "01 ",
+        "(0",
+        "AT61 ",
+        "A1",
+        ":",
+        "ab:",
+        "1.",
+        "4-",
+        "'",
+        "x" * 63 + ".",
+    ],
 )
 def test_find_takes_time_in_proportion(unit: str) -> None:
     """A megabyte of what begins like one again and again ends: a pattern that tries all ways would not."""

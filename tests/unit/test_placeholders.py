@@ -125,7 +125,7 @@ def test_restorer_holds_back_no_more_than_it_has_to() -> None:
     """A text without placeholders comes as it comes."""
     said: list[str] = []
     restorer = Restorer(filled(), said.append)
-    for piece in ("The tank", " is full [see", " 3", "]. [EM", "AIL", "_1", "]!"):
+    for piece in ("The tank", " is full [see", " 3", "]. [EM", "AIL", "_1", "]", "!"):
         restorer.piece(piece)
     assert said == ["The tank", " is full [see", " 3", "]. ", "a@example.com", "!"]
 
@@ -133,7 +133,21 @@ def test_restorer_holds_back_no_more_than_it_has_to() -> None:
 def test_masked_and_restored_is_what_it_was() -> None:
     """Any text, with what may be in one."""
     chance = random.Random(11)
-    parts: list[Any] = ["a@example.com", "+43 664 1234567", "Anna Berg", "[EMAIL_1]", "4711", " ", ", ", "x", '"', "\\", "[", "]", "_1"]
+    parts: list[Any] = [
+        "a@example.com",
+        "+43 664 1234567",
+        "Anna Berg",
+        "[EMAIL_1]",
+        "4711",
+        " ",
+        ", ",
+        "x",
+        '"',
+        "\\",
+        "[",
+        "]",
+        "_1",
+    ]
     for _ in range(500):
         text = " ".join(chance.choices(parts, k=chance.randrange(12)))
         vault = Vault()
