@@ -81,6 +81,11 @@ class Vault:
         counted = Counter(placeholder[1:].rpartition("_")[0] for placeholder in self._values)
         return dict(sorted(counted.items()))
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has a placeholder."""
+        return not self._values
+
     def gave(self, placeholder: str) -> bool:
         """Whether a placeholder stands for something."""
         return placeholder in self._values
@@ -208,7 +213,7 @@ class Restorer:
 
     def piece(self, text: str) -> None:
         """More of it."""
-        if not self._vault.counts:
+        if self._vault.empty:
             self._send(text)
             return
         self._held += text
