@@ -99,9 +99,8 @@ class Vault:
                 known = self._give(personal.kind_of(text) or PRIVATE, text, value)
             self._hidden[key] = known
             if not isinstance(value, bool):
-                self._mention(text)
-                self._mention(in_json(text))
-                self._mention(repr(text)[1:-1])  # as it stands in an error
+                for surface in (text, text.strip(), in_json(text), repr(text)[1:-1]):  # the last as errors quote it
+                    self._mention(surface)
         return self._hidden[key]
 
     def number(self, value: float) -> JSON:
