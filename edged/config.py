@@ -194,6 +194,8 @@ class Upstream(Strict, frozen=True):
     daily_token_budget: prompt and answer tokens of one UTC day; None: no bound.
     timeout_s: for a whole answer. connect_timeout_s and first_byte_timeout_s end one earlier that does not begin, or
         stops in the middle; an answer that is not streamed begins when it is whole: a slow server needs its time here.
+    audit_bytes: so much of each question that leaves is in the audit log, as it left; of all of it the log has size and
+        digest. 4 KiB hold a question and a few results, and are a quarter of what a request may write.
     """
 
     base_url: str
@@ -203,10 +205,12 @@ class Upstream(Strict, frozen=True):
     timeout_s: float = 60.0
     connect_timeout_s: float = 5.0
     first_byte_timeout_s: float = 60.0
+    audit_bytes: int = 4096
 
 
 class Agent(Strict, frozen=True):
-    """[agents.NAME]: a model with a system text and tools. upstream: the one to use; default: all, in file order."""
+    """[agents.NAME]: a model with a system text and tools. upstream: the one to use; default: all, in file order.
+    mask: e-mail addresses and the like are placeholders in what goes to an upstream."""
 
     model: str
     system: str = ""
@@ -216,6 +220,7 @@ class Agent(Strict, frozen=True):
     min_confidence: float = 0.0
     when_offline: Offline = Offline.WAIT
     upstream: str = ""
+    mask: bool = True
     max_steps: int = 6
     max_tokens: int = 512
     temperature: float = 0.0
@@ -231,6 +236,11 @@ class Example(Strict, frozen=True):
     arguments: dict[str, JSON] = field(default_factory=dict)
 
 
+# Of a tool: names of result columns and of parameters whose values no upstream ever sees; true: none of it, and an
+# upstream's model is not offered the tool.
+Private = tuple[str, ...] | bool
+
+
 class SqlTool(Strict, frozen=True):
     """A tool that is one SQL statement with bound parameters."""
 
@@ -242,6 +252,7 @@ class SqlTool(Strict, frozen=True):
     parameters: dict[str, dict[str, JSON]] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     timeout_s: float = 10.0
+    private: Private = ()
 
 
 class Publish(Strict, frozen=True):
@@ -263,6 +274,7 @@ class PublishTool(Strict, frozen=True):
     examples: tuple[Example, ...] = ()
     timeout_s: float = 10.0
     on_uncertain: str = "retry"
+    private: Private = ()
 
 
 class PythonTool(Strict, frozen=True):
@@ -282,6 +294,7 @@ class PythonTool(Strict, frozen=True):
     timeout_s: float = 10.0
     memory: str = "128MiB"
     on_uncertain: str = "report"
+    private: Private = ()
 
 
 Tool = SqlTool | PublishTool | PythonTool
@@ -696,6 +709,7 @@ class _Build:
             self._range((*at, "timeout_s"), upstream.timeout_s, 0.1, 3600)
             self._range((*at, "connect_timeout_s"), upstream.connect_timeout_s, 0.1, 3600)
             self._range((*at, "first_byte_timeout_s"), upstream.first_byte_timeout_s, 0.1, 3600)
+            self._range((*at, "audit_bytes"), upstream.audit_bytes, 0, 2**20)
 
     def _check_mqtt(self, config: Config) -> None:
         mqtt = config.mqtt
@@ -792,6 +806,7 @@ class _Build:
         if name in RESERVED_TOOLS:
             raise self.fail(at, f"{name!r} is a choice edged itself offers the model; choose another name")
         self._range((*at, "timeout_s"), tool.timeout_s, 0.01, 3600)
+        self._check_private(at, tool)
         if isinstance(tool, PythonTool):  # its description and parameters are known, and checked, when it was read
             self._check_python_tool(at, tool)
             return
@@ -801,6 +816,17 @@ class _Build:
             self._check_sql_tool(config, at, tool)
         else:
             self._check_publish_tool(at, tool)
+
+    def _check_private(self, at: tuple[str, ...], tool: Tool) -> None:
+        """What can be known without a look at the database or the function."""
+        if isinstance(tool.private, bool):
+            return
+        for name in tool.private:
+            if not name.strip() or "" in name.split("."):
+                raise self.fail((*at, "private"), f"{name!r} is no name; write a column's, or a parameter's")
+            if isinstance(tool, PublishTool) and name not in tool.parameters:
+                declared = ", ".join(tool.parameters) or "none"
+                raise self.fail((*at, "private"), f"{name!r} is no parameter; declared are {declared}")
 
     def _check_sql_tool(self, config: Config, at: tuple[str, ...], tool: SqlTool) -> None:
         if tool.database not in config.databases:

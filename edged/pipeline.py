@@ -472,6 +472,7 @@ class Pipeline:
             steps=steps,
             stream=self._stream(row.request, row.rid),
             tally=tally,
+            client=row.client,
         )
         attempt.trail = Trail(row.findings, functools.partial(self._keep_findings, row.rid))
         outcome = await self._dispatcher.answer(run, attempt.trail)

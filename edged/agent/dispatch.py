@@ -12,10 +12,11 @@ from msgspec import UNSET
 
 from edged import router, wire
 from edged.agent import grammar, trial
+from edged.agent.border import Border
 from edged.agent.local import LocalMind
 from edged.agent.loop import Escalation, Outcome, Run
 from edged.agent.prompt import ESCALATE, REPLY, Prompts
-from edged.agent.remote import RemoteMind
+from edged.agent.remote import Audit, RemoteMind
 from edged.agent.served import ServedMind
 from edged.cloud import Cloud, Served
 from edged.config import Agent, Config, Tool
@@ -32,7 +33,7 @@ from edged.interfaces import Engine
 from edged.router import Decision, Facts, Finding, Go, Reason
 from edged.store.journal import Journal
 from edged.tools.toolbox import Toolbox
-from edged.types import JSON, Privacy, Request, RouteTaken, ToolCall
+from edged.types import JSON, AuditEntry, Chat, Privacy, Request, RouteTaken, ToolCall
 
 log = logging.getLogger("edged.dispatch")
 
@@ -61,6 +62,7 @@ class Dispatcher:
     Args:
         speak: gives the prompts of an agent.
         served: the models that servers on this board run.
+        audit: gets an entry for every question that leaves the board.
     """
 
     def __init__(
@@ -70,7 +72,10 @@ class Dispatcher:
         cloud: Cloud,
         speak: Callable[[str], Awaitable[Prompts]],
         served: Served | None = None,
+        *,
+        audit: Callable[[AuditEntry], None] = lambda entry: None,
     ) -> None:
+        self._audit = audit
         self._config, self._engine, self._cloud, self._speak = config, engine, cloud, speak
         self._served = served or Served({})
         self.refusing: NoMemory | None = None  # what new work that would have to be done here is told
@@ -185,12 +190,21 @@ class Dispatcher:
                 for upstream, link in zip(facts.upstreams, known, strict=True)
             ],
             "call": call,
+            "masked": self._masked(request) if router.may_leave(facts) else {},
         }
+
+    def _masked(self, request: Request) -> dict[str, JSON]:
+        """How much of a request's own text would leave as placeholders, by their kinds."""
+        border = Border(self._config.tools, detects=self._config.agents[request.agent].mask)
+        border.out(Chat(key="", messages=request.messages, max_tokens=None))
+        return dict(border.vault.counts)
 
     async def _attempt(self, run: Run, decision: Decision) -> Outcome:
         if decision.go is Go.LOCAL:
             return await run.work(await self._mind_here(run, degraded=decision.degraded))
-        return await run.work(RemoteMind(self._cloud, str(decision.upstream), self._tools(run.agent)))
+        upstream = str(decision.upstream)
+        audit = Audit(self._audit, self._config.upstreams[upstream].audit_bytes)
+        return await run.work(RemoteMind(self._cloud, upstream, self._tools(run.agent), self._config.tools, audit))
 
     async def _mind_here(self, run: Run, *, degraded: bool) -> LocalMind | ServedMind:
         """degraded: it would have gone to the cloud, and its agent wants it done here all the same."""

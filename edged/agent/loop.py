@@ -102,6 +102,7 @@ class Run:
         steps: what the journal knows of an earlier attempt.
         stream: gets the pieces of the final answer as they come.
         permit: raises Forbidden where whoever asked may not have a tool called; asked before every act.
+        client: who asked.
         tally: the books of the request; None: they begin now.
     """
 
@@ -118,7 +119,9 @@ class Run:
         stream: Stream | None,
         tally: Tally | None = None,
         permit: Callable[[str], None] = lambda tool: None,
+        client: str = "",
     ) -> None:
+        self.client = client
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
         self.stream = stream

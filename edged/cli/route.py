@@ -65,6 +65,9 @@ def sentences(told: dict[str, Any]) -> Iterator[str]:
         f"agent {told['agent']}, model {told['model']}: route {told['route']}, privacy {told['privacy']}, "
         f"when offline {told['when_offline']}, {_threshold(told)}"
     )
+    if masked := told.get("masked"):
+        found = ", ".join(f"{number} {kind}" for kind, number in masked.items())
+        yield f"An upstream would get placeholders for what is in it: {found}."
     for upstream in told["upstreams"]:
         yield f"upstream {upstream['name']}: {_upstream(upstream)}"
 

@@ -14,7 +14,7 @@ from edged.cloud import link, request
 from edged.cloud.budget import Budget
 from edged.cloud.link import Link, Pace, Seen, Sign, State
 from edged.cloud.trouble import Trouble
-from edged.cloud.upstream import OnText, Upstream
+from edged.cloud.upstream import OnBody, OnText, Upstream
 from edged.config import Upstream as Settings
 from edged.errors import ModelUnavailable, NoLink, OverBudget
 from edged.interfaces import Ledger
@@ -100,11 +100,14 @@ class Cloud:
         waits = [self._wait_s(self._all[name]) for name in names if name in self._all]
         return min((wait for wait in waits if wait is not None), default=None)
 
-    async def chat(self, name: str, chat: Chat, on_text: OnText | None = None) -> ChatAnswer:
+    async def chat(
+        self, name: str, chat: Chat, on_text: OnText | None = None, *, on_body: OnBody | None = None
+    ) -> ChatAnswer:
         """One completion. The caller has just seen room in `facts`.
 
         Args:
             on_text: gets the pieces of the text as they come.
+            on_body: gets what is about to be sent, each time that it is put in other words.
 
         Raises:
             NoLink: the upstream cannot be used now, for whatever reason; its state knows already.
@@ -120,7 +123,7 @@ class Cloud:
         era, seen = books.link.era, None
         self._set(books, link.begin(books.link))
         try:
-            answer = await self._paid(books, day, chat, on_text)
+            answer = await self._paid(books, day, chat, on_text, on_body)
             seen = Seen(sign=Sign.GOOD)
             return answer
         except Trouble as trouble:
@@ -190,11 +193,13 @@ class Cloud:
             told = f"upstream {books.name!r} takes no more beside the {books.link.in_flight} it works on"
             raise NoLink(told, retry_after_s=wait_s)
 
-    async def _paid(self, books: _Books, day: str, chat: Chat, on_text: OnText | None) -> ChatAnswer:
+    async def _paid(
+        self, books: _Books, day: str, chat: Chat, on_text: OnText | None, on_body: OnBody | None
+    ) -> ChatAnswer:
         """A completion whose tokens are reserved before and corrected afterwards; one that fails costs nothing."""
         most = request.estimated_tokens(request.prompt_characters(chat)) + (chat.max_tokens or 0)
         async with books.budget.reserved(day, most) as reservation:
-            answer = await books.server.ask(chat, on_text)
+            answer = await books.server.ask(chat, on_text, on_body)
             reservation.used = answer.prompt_tokens + answer.completion_tokens
             self._answered(books.model, answer)
             return answer

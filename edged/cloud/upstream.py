@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 OnText = Callable[[str], None]
+OnBody = Callable[[bytes], None]
 
 MAX_ANSWER_BYTES = 4 * 2**20  # far more than the longest answer, and than the longest list of models
 MAX_STREAM_BYTES = 32 * 2**20  # a streamed answer is a hundred times its text
@@ -55,8 +56,8 @@ class Upstream:
         if client:
             await client.close()
 
-    async def ask(self, chat: Chat, on_text: OnText | None = None) -> ChatAnswer:
-        """One completion; streamed where somebody wants the pieces.
+    async def ask(self, chat: Chat, on_text: OnText | None = None, on_body: OnBody | None = None) -> ChatAnswer:
+        """One completion; streamed where somebody wants the pieces. on_body: gets what is about to be sent.
 
         Raises:
             Trouble: no answer came, or the server refuses this request.
@@ -66,7 +67,7 @@ class Upstream:
         spelling = self._spelling
         while True:
             try:
-                done = await self._ask(chat, spelling, on_text, watch)
+                done = await self._ask(chat, spelling, on_text, on_body, watch)
             except Complaint as told:
                 other = request.respelled(spelling, chat, told.words)
                 if other is None:
@@ -99,10 +100,14 @@ class Upstream:
             meaning = told.meaning()
             raise Trouble(Sign.WEAK, meaning.reason) if meaning.sign is Sign.GOOD else meaning from None
 
-    async def _ask(self, chat: Chat, spelling: Spelling, on_text: OnText | None, watch: Stopwatch) -> ChatAnswer:
+    async def _ask(
+        self, chat: Chat, spelling: Spelling, on_text: OnText | None, on_body: OnBody | None, watch: Stopwatch
+    ) -> ChatAnswer:
         key = self._key()
         stream = on_text is not None and request.is_streamed(chat, spelling)
         body = request.body(chat, self._settings.model, spelling, stream=stream)
+        if on_body:
+            on_body(body)
         once = {"Idempotency-Key": request.idempotency_key(chat, spelling)}
         async with self._exchange("POST", "/chat/completions", key, body, once) as response:
             if response.status != OK:

@@ -250,13 +250,20 @@ def _row(cursor: apsw.Cursor, values: tuple[Any, ...]) -> dict[str, JSON]:
 
 def _describe(connection: apsw.Connection, tool: SqlTool) -> None:
     """Prepare the statement; ToolFailed where it is none, several, or binds what the tool does not declare."""
-    names, rest = _first_statement(connection, tool.sql)
+    names, columns, rest = _first_statement(connection, tool.sql)
     if names is None:
         raise ToolFailed("the statement is empty")
     if _first_statement(connection, rest)[0] is not None:
         raise ToolFailed("a tool is one statement, not several")
     if unknown := names - set(tool.parameters):
         raise ToolFailed(f"the statement binds {', '.join(sorted(unknown))}, which is no parameter of the tool")
+    known = {*columns, *tool.parameters}
+    for name in () if isinstance(tool.private, bool) else tool.private:
+        if name.casefold() not in {one.casefold() for one in known}:  # or what should stay here would leave
+            there = ", ".join(sorted(known)) or "none"
+            raise ToolFailed(
+                f"private names {name!r}, which is no column of its result and no parameter; it has {there}"
+            )
 
 
 class _Nulls(Mapping[str, None]):
@@ -272,14 +279,15 @@ class _Nulls(Mapping[str, None]):
         return 0
 
 
-def _first_statement(connection: apsw.Connection, sql: str) -> tuple[set[str] | None, str]:
-    """(names it binds, what follows it) of the first statement, which is prepared and not run; (None, "") where there
-    is nothing but comments."""
-    seen: list[tuple[str, set[str]]] = []
+def _first_statement(connection: apsw.Connection, sql: str) -> tuple[set[str] | None, set[str], str]:
+    """(names it binds, columns of its result, what follows it) of the first statement, which is prepared and not run;
+    (None, ...) where there is nothing but comments."""
+    seen: list[tuple[str, set[str], set[str]]] = []
 
     def look(cursor: apsw.Cursor, statement: str, _: Any) -> bool:
         if cursor.has_vdbe:
-            seen.append((statement, {name for name in cursor.bindings_names if name}))
+            columns = {name for name, *_ in cursor.get_description()}
+            seen.append((statement, {name for name in cursor.bindings_names if name}, columns))
         return not cursor.has_vdbe  # a comment may run, a statement not
 
     cursor = connection.cursor()
@@ -287,9 +295,9 @@ def _first_statement(connection: apsw.Connection, sql: str) -> tuple[set[str] | 
     with contextlib.suppress(apsw.ExecTraceAbort):
         cursor.execute(sql, _Nulls())
     if not seen:
-        return None, ""
-    statement, names = seen[0]
-    return names, sql.partition(statement)[2]
+        return None, set(), ""
+    statement, names, columns = seen[0]
+    return names, columns, sql.partition(statement)[2]
 
 
 def _reason(error: Exception, path: str) -> str:

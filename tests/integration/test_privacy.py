@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Self
 
 import pytest
 
@@ -15,40 +12,10 @@ from tests import clouds
 from tests.clouds import ScriptedCloud
 from tests.cloudy import ask, cloudy, refused, upstream
 from tests.daemons import Daemon, entry
+from tests.taps import Tap
 
 CANARY = "Xk3canary9Q"  # in every private request, and nowhere else
 CONTROL = "control77Z"  # in the one request that may leave: the listener hears it, so it would have heard the others
-ETH_P_ALL = 3  # linux/if_ether.h
-BUFFER_BYTES = 32 * 2**20  # of the listening socket: nothing is missed while the test is busy
-
-
-class Tap:
-    """Everything that crosses the loopback interface, to or from one port; root only."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port.to_bytes(2, "big")
-        self.heard = bytearray()
-
-    def __enter__(self) -> Self:
-        self._tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
-        self._tap.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)
-        self._tap.bind(("lo", 0))
-        self._tap.setblocking(False)
-        asyncio.get_running_loop().add_reader(self._tap, self._hear)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        asyncio.get_running_loop().remove_reader(self._tap)
-        self._tap.close()
-
-    def _hear(self) -> None:
-        while True:
-            try:
-                frame = self._tap.recv(2**18)
-            except BlockingIOError:
-                return
-            if self._port in frame[34:38]:  # source and destination port of TCP over IPv4 over Ethernet
-                self.heard += frame
 
 
 @pytest.fixture
