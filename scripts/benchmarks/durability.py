@@ -8,6 +8,8 @@ requests that failed, acknowledgements out of order, rows that are stuck in the 
 * kills: SIGKILL with a scripted model, 1,000 times, two daemons side by side.
 * model: SIGKILL with a real model, 50 times.
 * faults: everything else that happens to a board, 20 times each.
+* cuts: power cuts, 2,000 times, at any write of either database (tests/powercut.py: writes that were not synced are
+  kept, dropped or torn); requests, effects and replies are those of the recordings.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from pathlib import Path
 from benchmarks import board
 from benchmarks.report import Result, Row, say
 from tests.crashes import FAULTS, ON_A_SMALL_DISK, Rig, Verdict, may_mount
+from tests.powercut import power_cuts
 
-KILLS, KILLS_OF_MODEL, TIMES = 1000, 50, 20
+KILLS, KILLS_OF_MODEL, TIMES, CUTS = 1000, 50, 20, 2000
 SIDE_BY_SIDE = 2  # the start of a daemon keeps one core busy
 MODEL_MOMENT_S = 4.0  # between two kills: a real model loads and answers in seconds
 KILL = "SIGKILL"
@@ -89,7 +92,21 @@ async def _faults(wanted: Wanted) -> list[Row]:
     return rows
 
 
-SECTIONS: dict[str, Callable[[Wanted], Awaitable[list[Row]]]] = {"kills": _kills, "model": _model, "faults": _faults}
+async def _cuts(wanted: Wanted) -> list[Row]:
+    times = wanted.cycles or CUTS
+    say(f"durability: power cuts, {times}")
+    counts = await asyncio.to_thread(power_cuts, times, 4)
+    found = {"lost": counts.lost, "duplicated": counts.wrong, "missing": counts.unjournalled, "failed": counts.corrupt}
+    row = {"done": "power cut", "times": times, **dict.fromkeys(Verdict.__dataclass_fields__, ""), **found}
+    return [{**row, "kept": "yes" if counts.kept else "NO"}]
+
+
+SECTIONS: dict[str, Callable[[Wanted], Awaitable[list[Row]]]] = {
+    "kills": _kills,
+    "model": _model,
+    "faults": _faults,
+    "cuts": _cuts,
+}
 
 
 async def _one(folder: Path, fault: str, times: int, seed: int, model: Path | None = None) -> Verdict:
