@@ -48,6 +48,7 @@ from edged.onnx import sizes as onnx_sizes
 from edged.pipeline import Pipeline
 from edged.service import Service
 from edged.store import lifecycle, requests
+from edged.store.audit import AuditLog
 from edged.store.database import Database
 from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
@@ -69,7 +70,17 @@ STALL_S = 120.0  # a part with work that shows no progress for so long is stuck:
 PRESSURE_PACE = Pace()
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
 STATE_PACE_S = 1.0  # and how soon after a change; under load it changes with every request
-FILE_NAME = "edged.db"
+AUDITED = {  # of the events: what changes models or the daemon, or shows that somebody had to do without
+    "model_load_failed",
+    "model_loaded",
+    "model_rolled_back",
+    "model_switched",
+    "model_unloaded",
+    "model_update_failed",
+    "model_updated",
+    "reload_failed",
+    "request_quarantined",
+}
 
 
 class Daemon:
@@ -101,7 +112,7 @@ class Daemon:
             sources=self._snapshot,
         )
         self._meter = Meter(self._metrics)
-        self._gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=self._refused)
+        self._gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=self._note)
         aliases = {  # of the models that take memory here
             name: alias for name, alias in model_aliases(settings).items() if not settings.models[name].is_served
         }
@@ -113,7 +124,8 @@ class Daemon:
         self._specs = [spec for alias in aliases.values() for spec in alias.variants]
         self._snapshots = Snapshots(settings.snapshots_dir, settings.snapshot_bytes)
         self._engine = self._make_engine()
-        self._database = Database(settings.state_dir / FILE_NAME, MIGRATIONS)
+        self._database = Database(settings.store_path, MIGRATIONS)
+        self._audit = AuditLog(self._database)
         self._governor = Governor(
             aliases,
             self._engine,
@@ -142,7 +154,7 @@ class Daemon:
         self._pipeline = Pipeline(
             settings,
             self._database,
-            Dispatcher(settings, engine, self._cloud, speak, self._served),
+            Dispatcher(settings, engine, self._cloud, speak, self._served, audit=self._note),
             self._toolbox,
             self._cloud,
             tell=self._tell,
@@ -231,6 +243,7 @@ class Daemon:
         await self._database.start()
         for note in await asyncio.to_thread(self._updater.open):
             logger.warning("%s", note)
+        self._note(AuditEntry(what="daemon.started", who="edged", about={"version": __version__}))
         await self._engine.start()
         await self._pipeline.recover()
         for name, problem in (await self._toolbox.check()).items():
@@ -299,6 +312,7 @@ class Daemon:
         self._unix.stop_taking()  # who connects from now on is served by the next start, where systemd holds the socket
         if self._mqtt:
             self._mqtt.stop_taking()  # what comes now stays with the broker
+        self._note(AuditEntry(what="daemon.stopping", who="edged", about={"reloading": self._reloading}))
         await _end(self._warming)  # it would compete with the requests that are to be finished
         await self._updater.stop()
         if tasks:  # else it did not come so far: there is nothing to finish, and perhaps no store
@@ -451,8 +465,11 @@ class Daemon:
         if (row := await self._pipeline.find(name, **mine)) is not None:
             await self._pipeline.cancel(row.rid)
 
-    def _refused(self, entry: AuditEntry) -> None:
-        logger.info("%s: %s by %s: %s", entry.what, entry.outcome, entry.who, entry.about.get("reason"))
+    def _note(self, entry: AuditEntry) -> None:
+        """To the audit log; refusals to the other one as well."""
+        self._audit.note(entry)
+        if entry.what.endswith(".refused"):
+            logger.info("%s: %s by %s: %s", entry.what, entry.outcome, entry.who, entry.about.get("reason"))
 
     async def _session_lost(self) -> None:
         await self._database.write(requests.forget_packets)
@@ -514,6 +531,9 @@ class Daemon:
     def _tell(self, name: str, data: dict[str, JSON]) -> None:
         """An event, to everybody who may want it."""
         self._meter.happened(name, data)
+        if name in AUDITED:
+            outcome = str(data.get("code") or ("failed" if name.endswith("_failed") else "ok"))
+            self._note(AuditEntry(what=name.replace("_", ".", 1), who="edged", outcome=outcome, about=data))
         self._service.tell(name, data)
         if self._mqtt:
             self._mqtt.event(name, data)

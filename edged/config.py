@@ -95,6 +95,12 @@ class Store(Strict, frozen=True):
     retention_days: float = 7.0
 
 
+class AuditKept(Strict, frozen=True):
+    """[audit]: how long the audit log keeps its entries."""
+
+    keep_days: float = 30.0
+
+
 class Snapshots(Strict, frozen=True):
     """[snapshots]: bound of the states of prefixes on the disk; 0 keeps none.
 
@@ -311,6 +317,7 @@ class Config(Struct, frozen=True, kw_only=True):
     queue: Queue = Queue()
     store: Store = Store()
     snapshots: Snapshots = Snapshots()
+    audit: AuditKept = AuditKept()
     ipc: Ipc = Ipc()
     http: Http = Http()
     mqtt: Mqtt | None = None
@@ -382,6 +389,11 @@ class Config(Struct, frozen=True, kw_only=True):
     def snapshot_bytes(self) -> int:
         """Bound of the states of prefixes on the disk; 0: none are kept."""
         return parse_bytes(str(self.snapshots.max_bytes))
+
+    @property
+    def store_path(self) -> Path:
+        """edged's own database."""
+        return self.state_dir / "edged.db"
 
     @property
     def snapshots_dir(self) -> Path:
@@ -507,6 +519,7 @@ class _Build:
             queue=self._one("queue", Queue),
             store=self._one("store", Store),
             snapshots=self._one("snapshots", Snapshots),
+            audit=self._one("audit", AuditKept),
             ipc=self._one("ipc", Ipc),
             http=self._one("http", Http),
             mqtt=self._one("mqtt", Mqtt) if "mqtt" in self.raw else None,
@@ -642,6 +655,7 @@ class _Build:
         self._range(("queue", "max_waiting"), config.queue.max_waiting, 1, 100_000)
         self._range(("queue", "max_attempts"), config.queue.max_attempts, 1, 100)
         self._range(("store", "retention_days"), config.store.retention_days, 0.01, 3650)
+        self._range(("audit", "keep_days"), config.audit.keep_days, 1, 3650)
         if not re.fullmatch(r"0?[0-7]{3}", config.ipc.mode):
             raise self.fail(("ipc", "mode"), f'{config.ipc.mode!r} is no file mode; write one as "0660"')
         if config.group_given and config.ipc.group:

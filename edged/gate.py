@@ -111,9 +111,10 @@ class Gate:
             access.check_model(caller, name)
 
     def manage(self, caller: Caller, what: str, **about: JSON) -> None:
-        """What is for those who look after the daemon. what: an infinitive. Raises Forbidden."""
+        """What is for those who look after the daemon. what: an infinitive. Raises Forbidden. Who may is noted, too."""
         with self._told(caller, "manage.refused", **about):
             access.check_manage(caller, what)
+        self.audit(AuditEntry(what="manage.done", who=caller.client, role=caller.role, about={"act": what, **about}))
 
     def spend(self, caller: Caller, what: str) -> None:
         """Count something against the caller's rate. Raises Busy."""

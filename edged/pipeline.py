@@ -25,7 +25,7 @@ from edged.agent.dispatch import Dispatcher, Trail
 from edged.agent.loop import Run, Stream
 from edged.agent.tally import Tally
 from edged.cloud import Cloud
-from edged.config import Config
+from edged.config import Config, Tool
 from edged.errors import Busy, Cancelled, EdgedError, Expired, Forbidden, Internal, NoMemory, Quarantined, UnknownAgent
 from edged.estimate import Needs, Speed
 from edged.faults import point
@@ -33,7 +33,7 @@ from edged.gate import Gate
 from edged.interfaces import Deliverer
 from edged.log import request_id
 from edged.router import Finding
-from edged.store import deliveries, journal, lifecycle, requests
+from edged.store import audit, deliveries, journal, lifecycle, requests
 from edged.store.database import Database
 from edged.store.journal import Intent, Journal, Result, Step
 from edged.store.lifecycle import State
@@ -42,12 +42,14 @@ from edged.tools.toolbox import Toolbox
 from edged.types import (
     JSON,
     Ask,
+    AuditEntry,
     Delivery,
     PastTurn,
     Priority,
     Reply,
     Request,
     Status,
+    ToolCall,
     ToolRecord,
 )
 
@@ -126,10 +128,15 @@ class Pipeline:
             EdgedError: a typed refusal; nothing was stored.
         """
         point("accept.before")
-        self._check(ask)
-        if ask.request.response_schema is not None:
-            await self._dispatcher.check_schema(ask.request)
-            self._check(ask)  # we may have begun to stop meanwhile
+        try:
+            self._check(ask)
+            if ask.request.response_schema is not None:
+                await self._dispatcher.check_schema(ask.request)
+                self._check(ask)  # we may have begun to stop meanwhile
+        except EdgedError as error:
+            if not isinstance(error, Forbidden):  # which the gate has told
+                self._gate.refused(ask.caller, "request.refused", error, agent=ask.request.agent)
+            raise
         rid = wire.new_rid()
         queue, size = self._config.queue, self._config.store_bytes
         short = self._gate.short(ask.caller)
@@ -140,6 +147,8 @@ class Pipeline:
 
         def take(c: apsw.Connection) -> tuple[Accepted, list[Row]]:
             accepted = requests.accept(c, ask, rid, self._boot, queue.max_waiting, size, refusal=refusal)
+            if not accepted.known:
+                audit.append(c, _accepted(ask, rid))
             # Begun in the same commit where there is a place: one write to the medium less.
             return accepted, requests.claim(c, places)
 
@@ -150,9 +159,8 @@ class Pipeline:
         except EdgedError as error:
             if isinstance(error, requests.StoreFullError):
                 self._crowded.set()
-            if error is short:
-                self._gate.refused(ask.caller, "request.refused", error, agent=ask.request.agent)
-            elif short is None:
+            self._gate.refused(ask.caller, "request.refused", error, agent=ask.request.agent)
+            if short is None:
                 self._gate.give_back(ask.caller)
             raise
         finally:
@@ -247,9 +255,12 @@ class Pipeline:
         return estimate.work_s(self._needs.of(agent), speed, beside)
 
     async def counts(self) -> dict[str, JSON]:
-        """Requests by state, and replies on their way."""
-        counted, outbox = await self._database.read(lambda c: (requests.counts(c), deliveries.waiting(c)))
-        return {"requests": counted, "running": len(self._running), "outbox_waiting": outbox}
+        """Requests by state, replies on their way, and the head of the audit log."""
+        counted, outbox, head = await self._database.read(
+            lambda c: (requests.counts(c), deliveries.waiting(c), audit.head(c))
+        )
+        known = {"seq": head.seq, "head": head.hash}
+        return {"requests": counted, "running": len(self._running), "outbox_waiting": outbox, "audit": known}
 
     async def cancel(self, name: str, client: str | None = None) -> Row | None:
         """End a request by rid or id; None where there is none. One that has its outcome keeps it."""
@@ -467,7 +478,7 @@ class Pipeline:
             row.request,
             toolbox=self._toolbox,
             permit=functools.partial(self._gate.tool, caller, rid=row.rid),
-            journal=_PatientJournal(self._database, row.rid, self._until_stored),
+            journal=_AuditedJournal(self._database, row, self._until_stored, self._config.tools),
             history=history,
             steps=steps,
             stream=self._stream(row.request, row.rid),
@@ -612,6 +623,7 @@ class Pipeline:
                 return False
             if messages:
                 requests.add_turn(c, row, messages, clock.wall() + expiry, private=private)
+            audit.append(c, _ended(row, reply))
             return True
 
         settled = await self._until_stored(lambda: self._database.write(store))
@@ -687,14 +699,18 @@ class Pipeline:
     async def _tidy_loop(self) -> None:
         """Forgets what is older than the retention, and at once what there is no room for; nothing else depends on it,
         so a full disk may skip a turn."""
-        keep_s = self._config.store.retention_days * 86400
+        keep_s, size = self._config.store.retention_days * 86400, self._config.store_bytes
+        log_s = self._config.audit.keep_days * 86400
+
+        def tidy(c: apsw.Connection) -> int:
+            forgotten = requests.trim(c, keep_s, self._boot, size)
+            crowded = not forgotten and requests.used_bytes(c) > size * 9 // 10
+            return forgotten + audit.forget(c, log_s, crowded=crowded)
+
         while True:
             with contextlib.suppress(apsw.Error):
-                forgotten = 1
-                while forgotten:  # in small transactions: requests that come in do not wait for it
-                    forgotten = await self._database.write(
-                        lambda c: requests.trim(c, keep_s, self._boot, self._config.store_bytes), durable=False
-                    )
+                while await self._database.write(tidy, durable=False):
+                    pass  # in small transactions: requests that come in do not wait for it
             self._crowded.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HOUSEKEEPING_S):
@@ -740,13 +756,15 @@ class _Attempt:
             self._working = None
 
 
-class _PatientJournal(Journal):
+class _AuditedJournal(Journal):
     """Waits for a disk that refuses, as the settling behind it has to: a step that is not written down and fails would
-    be told as not done."""
+    be told as not done. A call's entry in the audit log is part of the commit of its result."""
 
-    def __init__(self, database: Database, rid: str, until_stored: UntilStored) -> None:
-        super().__init__(database, rid)
+    def __init__(self, database: Database, row: Row, until_stored: UntilStored, tools: Mapping[str, Tool]) -> None:
+        super().__init__(database, row.rid)
+        self._row = row
         self._until_stored = until_stored
+        self._tools = tools
 
     async def intend(self, number: int, intent: Intent, *, durable: bool) -> None:
         """See Journal."""
@@ -755,6 +773,35 @@ class _PatientJournal(Journal):
     async def finish(self, number: int, result: Result) -> None:
         """See Journal."""
         await self._until_stored(functools.partial(super().finish, number, result))
+
+    def finished(self, c: apsw.Connection, call: ToolCall, result: Result) -> None:
+        """See Journal."""
+        row, outcome = self._row, "ok" if result.ok else "tool_failed"
+        about = told(self._tools, call)
+        entry = AuditEntry(what="tool.called", who=row.client, role=row.role, rid=row.rid, outcome=outcome, about=about)
+        audit.append(c, entry)
+
+
+def told(tools: Mapping[str, Tool], call: ToolCall) -> dict[str, JSON]:
+    """A call as the audit log tells it."""
+    tool = tools.get(call.name)
+    named = {name for name, schema in tool.parameters.items() if "enum" in schema} if tool else ()
+    private = tool.private if tool else True
+    hidden = call.arguments if private is True else private or ()
+    return {"tool": call.name, "arguments": audit.masked(call.arguments, named, hidden)}
+
+
+def _accepted(ask: Ask, rid: str) -> AuditEntry:
+    about: dict[str, JSON] = {"agent": ask.request.agent, "transport": ask.caller.transport}
+    return AuditEntry(what="request.accepted", who=ask.caller.client, role=ask.caller.role, rid=rid, about=about)
+
+
+def _ended(row: Row, reply: Reply) -> AuditEntry:
+    about: dict[str, JSON] = {"agent": row.agent}
+    if reply.route is not None:
+        about |= {"where": reply.route.where, "model": reply.route.model}
+    outcome = reply.error.code if reply.error else "ok"
+    return AuditEntry(what="request.ended", who=row.client, role=row.role, rid=row.rid, outcome=outcome, about=about)
 
 
 def _record(step: Step) -> ToolRecord:

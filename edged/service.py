@@ -18,12 +18,12 @@ from edged.config import Config, PublishTool
 from edged.errors import BadRequest, EdgedError, Forbidden
 from edged.gate import Gate
 from edged.governor.governor import Governor
-from edged.pipeline import OnDelta, Pipeline
+from edged.pipeline import OnDelta, Pipeline, told
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted, Row
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
-from edged.types import JSON, Ask, Caller, Embeddings, EmbedJob, Request
+from edged.types import JSON, Ask, AuditEntry, Caller, Embeddings, EmbedJob, Request, ToolCall
 from edged.updates.updater import Updater, Watch
 
 MAX_LISTED = 1000  # rows one list returns; what is older is asked for by name
@@ -158,6 +158,7 @@ class Service:
     async def cancel(self, caller: Caller, name: str) -> Row:
         """End a request; one that has its outcome keeps it."""
         row = await self.find(caller, name)
+        self._note("request.cancelled", caller, row.rid)
         return await self._pipeline.cancel(row.rid) or row
 
     async def requeue(self, caller: Caller, name: str) -> Row:
@@ -280,7 +281,20 @@ class Service:
         self._gate.tool(caller, name)
         self._gate.spend(caller, "tool.refused")
         rid = wire.new_rid() if id is None else wire.named_rid(caller.client, id)
-        return await self._toolbox.call_by_hand(name, arguments, rid)
+        outcome = "ok"
+        try:
+            return await self._toolbox.call_by_hand(name, arguments, rid)
+        except EdgedError as error:
+            outcome = error.code
+            raise
+        finally:
+            about = told(self._config.tools, ToolCall(name, arguments))
+            self._note("tool.called", caller, rid, outcome, about)
+
+    def _note(self, what: str, caller: Caller, rid: str = "", outcome: str = "ok", about: JSON = None) -> None:
+        """To the audit log."""
+        who = {"who": caller.client, "role": caller.role}
+        self._gate.audit(AuditEntry(what=what, rid=rid, outcome=outcome, about=about or {}, **who))
 
 
 def _brief(row: Row) -> JSON:

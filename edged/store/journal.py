@@ -40,9 +40,11 @@ def intend(c: apsw.Connection, rid: str, number: int, intent: Intent) -> None:
     c.execute("INSERT INTO steps(rid, step, intent) VALUES (?,?,?)", (rid, number, msgspec.json.encode(intent)))
 
 
-def finish(c: apsw.Connection, rid: str, number: int, result: Result) -> None:
-    """Write down what came of it."""
-    c.execute("UPDATE steps SET result = ? WHERE rid = ? AND step = ?", (msgspec.json.encode(result), rid, number))
+def finish(c: apsw.Connection, rid: str, number: int, result: Result) -> ToolCall:
+    """Write down what came of it. Returns the call."""
+    query = "UPDATE steps SET result = ? WHERE rid = ? AND step = ? RETURNING intent"
+    intent = cast(bytes, c.execute(query, (msgspec.json.encode(result), rid, number)).get)
+    return msgspec.json.decode(intent, type=Intent).call
 
 
 def steps(c: apsw.Connection, rid: str) -> list[Step]:
@@ -72,4 +74,11 @@ class Journal:
 
     async def finish(self, number: int, result: Result) -> None:
         """After the act."""
-        await self._database.write(lambda c: finish(c, self._rid, number, result), durable=False)
+
+        def write(c: apsw.Connection) -> None:
+            self.finished(c, finish(c, self._rid, number, result), result)
+
+        await self._database.write(write, durable=False)
+
+    def finished(self, c: apsw.Connection, call: ToolCall, result: Result) -> None:
+        """What else is written with the result of a call; nothing here."""

@@ -129,4 +129,18 @@ MIGRATIONS = (
     """
     ALTER TABLE requests ADD COLUMN role TEXT NOT NULL DEFAULT '';  -- '': no roles were configured
     """,
+    # who did what
+    """
+    CREATE TABLE audit(
+        seq INTEGER PRIMARY KEY,          -- without a gap
+        at REAL NOT NULL,                 -- seconds since the epoch
+        body BLOB NOT NULL,               -- types.AuditEntry, JSON
+        hash BLOB NOT NULL                -- SHA-256 of the hash before, seq, at and body
+    ) STRICT;
+    CREATE TABLE audit_anchor(            -- the last row that was forgotten: the chain goes on behind it
+        one INTEGER PRIMARY KEY CHECK (one = 0),
+        seq INTEGER NOT NULL,
+        hash BLOB NOT NULL
+    ) STRICT;
+    """,
 )

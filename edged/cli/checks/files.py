@@ -10,7 +10,6 @@ from typing import NamedTuple, cast
 
 import apsw
 
-from edged.app import FILE_NAME
 from edged.cli.checks.finding import Finding, fail, nearest, ok, own_name, user_name, warn
 from edged.cli.common import size
 from edged.config import Config
@@ -73,7 +72,7 @@ def room(settings: Config) -> Finding:
     """Whether the store can grow to its bound."""
     system = os.statvfs(nearest(settings.state_dir))
     free = system.f_bavail * system.f_frsize
-    used = _bytes(settings.state_dir / FILE_NAME)
+    used = _bytes(settings.store_path)
     message = f"{size(free)} free for {settings.state_dir}; [store] max_bytes is {settings.store.max_bytes}"
     do = "free some space, or set [store] max_bytes lower"
     if free < LEAST_FREE:
@@ -109,7 +108,7 @@ def disk(settings: Config) -> Finding:
 
 def store(settings: Config) -> Finding:
     """Whether edged's own database is whole and of a version we know. Only reads."""
-    path = settings.state_dir / FILE_NAME
+    path = settings.store_path
     if not path.exists():
         return ok("store", f"{path} is made at the first start")
     if not os.access(path, os.R_OK):

@@ -12,7 +12,6 @@ import apsw
 import pytest
 
 from edged import __version__
-from edged.app import FILE_NAME
 from edged.cli.checks import board, files, service
 from edged.cli.checks.files import mount_of
 from edged.cli.checks.finding import Finding, Level, user_name
@@ -141,10 +140,10 @@ def test_mount_of_a_path_is_the_nearest_and_the_last_one() -> None:
 async def closed_store(folder: Path) -> Path:
     """A store as a daemon leaves it."""
     (folder / "state").mkdir(exist_ok=True)
-    database = Database(folder / "state" / FILE_NAME, MIGRATIONS)
+    database = Database(folder / "state" / "edged.db", MIGRATIONS)
     await database.start()
     await database.stop()
-    return folder / "state" / FILE_NAME
+    return folder / "state" / "edged.db"
 
 
 async def test_store_of_a_stopped_daemon_is_looked_at_without_leaving_a_trace(tmp_path: Path) -> None:
@@ -160,7 +159,7 @@ async def test_store_of_a_stopped_daemon_is_looked_at_without_leaving_a_trace(tm
 async def test_store_in_use_is_read_beside_its_daemon(tmp_path: Path) -> None:
     """What is in its log counts."""
     (tmp_path / "state").mkdir()
-    database = Database(tmp_path / "state" / FILE_NAME, MIGRATIONS)
+    database = Database(tmp_path / "state" / "edged.db", MIGRATIONS)
     await database.start()
     try:
         assert said(files.store(settings(tmp_path)))[0] == "ok"

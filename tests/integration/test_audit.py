@@ -1,0 +1,86 @@
+"""The audit log of a real daemon, read by the command line: with the daemon and without."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from tests.brokers import Mosquitto
+from tests.commands import edged
+from tests.daemons import REPLY, Customer, Daemon, Wired
+
+pytestmark = pytest.mark.broker
+DEVICE = f"mqtt:{REPLY}"
+SECRET = "the-word-that-nobody-may-read"  # planted, no secret
+
+
+async def log(daemon: Daemon, *arguments: str) -> Any:
+    done = await edged("requests", "audit", "--config", str(daemon.config), "--json", *arguments)
+    return json.loads(done.out)
+
+
+async def test_log_tells_who_did_what_and_holds_no_texts(tmp_path: Path) -> None:
+    """Requests over two transports, a tool by hand, a refusal, a model, a stop; whole after a kill in the midst."""
+    async with Mosquitto(tmp_path) as broker, Customer(broker.port, client_id="customer") as customer:
+        async with Daemon(tmp_path, broker=broker.port) as daemon:
+            await customer.subscribe(REPLY)
+            await customer.online()
+            await customer.ask("open the north valve", b"q1")
+            await customer.answers([b"q1"])
+            async with Wired(daemon.socket) as client:
+                await client.call(2, "tools.call", {"name": "note", "arguments": {"text": SECRET}})
+                await client.call(3, "agent.ask", {"input": "hello", "agent": "nobody"})
+                await client.call(4, "models.unload", {"name": "small"})
+                # what has no commit of its own is written with the next one, a moment later at most
+                await client.call(1, "agent.ask", {"input": f"hello {SECRET}", "id": "q2"})
+            await daemon.kill()
+            await daemon.start()
+            seen = await log(daemon)
+            assert (await log(daemon, "--verify"))["problem"] is None
+            assert await daemon.stop() == 0
+        told = {(each["what"], each.get("outcome", "ok"), each["who"]) for each in seen}
+        uid = next(who for what, _, who in told if what == "manage.done")
+        assert told >= {
+            ("daemon.started", "ok", "edged"),
+            ("request.accepted", "ok", DEVICE),
+            ("tool.called", "ok", DEVICE),
+            ("request.ended", "ok", DEVICE),
+            ("request.accepted", "ok", uid),
+            ("request.ended", "ok", uid),
+            ("tool.called", "ok", uid),
+            ("request.refused", "unknown_agent", uid),
+            ("model.loaded", "ok", "edged"),
+        }
+        assert uid.startswith("unix:")
+        [valve] = [each for each in seen if each["what"] == "tool.called" and each["who"] == DEVICE]
+        assert valve["about"]["arguments"] == {"valve": "north", "position": "open"}
+        assert SECRET not in json.dumps(seen)
+        after = await log(daemon, "--limit", "3")
+        assert after[-1]["what"] == "daemon.stopping"
+
+
+async def test_changed_log_is_told_with_its_row(tmp_path: Path) -> None:
+    """By the exit code as well; a head that was noted before has to be in it."""
+    async with Daemon(tmp_path) as daemon, Wired(daemon.socket) as client:
+        await client.call(1, "agent.ask", {"input": "note 1;", "id": "q"})
+        head = (await client.call(2, "status"))[1]["queue"]["audit"]["head"]
+        assert await daemon.stop() == 0
+    verify = ("requests", "audit", "--config", str(daemon.config), "--verify")
+    good = await edged(*verify, "--head", head)
+    assert good.code == 0
+    assert "are as they were written; head" in good.out
+    strange = await edged(*verify, "--head", "00" * 31 + "ff")
+    assert strange.code == 70
+    assert "that head is not in it" in strange.err
+    with contextlib.closing(apsw.Connection(str(tmp_path / "state" / "edged.db"))) as store:
+        number = store.execute("SELECT min(seq) FROM audit WHERE CAST(body AS TEXT) LIKE '%unix:%'").get
+        change = "UPDATE audit SET body = CAST(replace(body, 'unix:', 'unix;') AS BLOB) WHERE seq = ?"
+        store.execute(change, (number,)).fetchall()
+    bad = await edged(*verify)
+    assert bad.code == 70
+    assert f"row {number} is not as it was written; rows 1 to {int(number) - 1} are" in bad.err
