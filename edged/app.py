@@ -47,7 +47,7 @@ from edged.onnx import OnnxEngine
 from edged.onnx import sizes as onnx_sizes
 from edged.pipeline import Pipeline
 from edged.service import Service
-from edged.store import lifecycle, requests
+from edged.store import lifecycle, requests, salvage
 from edged.store.audit import AuditLog
 from edged.store.database import Database
 from edged.store.requests import Accepted
@@ -80,6 +80,7 @@ AUDITED = {  # of the events: what changes models or the daemon, or shows that s
     "model_updated",
     "reload_failed",
     "request_quarantined",
+    "store_damaged",
 }
 
 
@@ -124,7 +125,7 @@ class Daemon:
         self._specs = [spec for alias in aliases.values() for spec in alias.variants]
         self._snapshots = Snapshots(settings.snapshots_dir, settings.snapshot_bytes)
         self._engine = self._make_engine()
-        self._database = Database(settings.store_path, MIGRATIONS)
+        self._database = Database(settings.store_path, MIGRATIONS, mend=salvage.mend, on_damage=self._store_is_damaged)
         self._audit = AuditLog(self._database)
         self._governor = Governor(
             aliases,
@@ -243,6 +244,9 @@ class Daemon:
         await self._database.start()
         for note in await asyncio.to_thread(self._updater.open):
             logger.warning("%s", note)
+        if (salvaged := self._database.salvaged) is not None:
+            logger.error("%s", salvaged)
+            self._tell("store_damaged", {"aside": salvaged.aside, "rows": salvaged.rows})
         self._note(AuditEntry(what="daemon.started", who="edged", about={"version": __version__}))
         await self._engine.start()
         await self._pipeline.recover()
@@ -421,6 +425,10 @@ class Daemon:
 
         return checked
 
+    def _store_is_damaged(self, error: BaseException) -> None:
+        if self._failed and not self._failed.done():
+            self._failed.set_exception(RuntimeError(f"the store is damaged, the next start salvages it: {error}"))
+
     def _engine_died(self, error: BaseException) -> None:
         if self._failed and not self._failed.done():
             self._failed.set_exception(RuntimeError(f"an engine's thread died: {error!r}"))
@@ -594,6 +602,7 @@ class Daemon:
             "pressure": self._pressure.status(),
             "models": self._models(),
             "queue": self._counts,
+            "store": {"damaged": self._database.salvaged.aside if self._database.salvaged else None},
             "link": self._cloud.status(),
             "snapshots": self._snapshot_counts(),
         }

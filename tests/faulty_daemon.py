@@ -126,7 +126,9 @@ def main() -> int:
         right = clock.wall
         vars(clock)["wall"] = lambda: right() + float(Path(offset).read_text())
     if longest := os.environ.get("EDGED_TEST_RECONNECT"):
-        vars(app)["MqttTransport"] = functools.partial(MqttTransport, backoff=Backoff(base_s=0.1, cap_s=float(longest)))
+        vars(app)["MqttTransport"] = functools.partial(
+            MqttTransport, backoff=Backoff(base_s=0.1, cap_s=float(longest), taken_over_s=float(longest))
+        )
     if seed := os.environ.get("EDGED_TEST_SEED"):
         chance = random.Random(f"{seed}.{os.getpid()}")  # reproducible, no secret
         signal.signal(signal.SIGUSR2, lambda *_: let_a_task_die(chance))

@@ -9,7 +9,9 @@ others to share their transaction, so that it costs the medium no pages of its o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import logging
 import queue
 import threading
 import time
@@ -20,9 +22,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 import apsw
 
 from edged.errors import ConfigError
+from edged.store import salvage
+from edged.store.salvage import Salvaged
 
+log = logging.getLogger("edged.store")
 T = TypeVar("T")
 Work = Callable[[apsw.Connection], T]
+Outcome = tuple[Any, BaseException | None]
 
 GROUP = 512  # most pieces of work in one transaction: bounds how long the first of them waits for its commit
 CACHE_KIB = 2048  # page cache a connection may use; the tables are read by index, a few pages at a time
@@ -65,11 +71,30 @@ class _Item(NamedTuple):
 
 
 class Database:
-    """The owner of a file. `start` before use; after `stop` nothing is taken any more."""
+    """The owner of a file. `start` before use; after `stop` nothing is taken any more.
 
-    def __init__(self, path: Path, migrations: tuple[str, ...]) -> None:
+    Args:
+        mend: puts right what was salvaged of a damaged file (see `salvage`).
+        on_damage: the file turned out to be damaged while it was in use; called in the loop. Whoever is told ends: the
+            next start salvages it.
+
+    Attributes:
+        salvaged: what became of a damaged file at the start.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        migrations: tuple[str, ...],
+        *,
+        mend: Callable[[apsw.Connection], None] = lambda c: None,
+        on_damage: Callable[[BaseException], None] = lambda error: None,
+    ) -> None:
         self._path = path
         self._migrations = migrations
+        self._mend = mend
+        self._on_damage = on_damage
+        self.salvaged: Salvaged | None = None
         self._writes: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
@@ -85,8 +110,10 @@ class Database:
             ConfigError: the folder cannot be written, or the file is no database or was made by a newer edged.
         """
         try:
-            connection = await asyncio.to_thread(_open, self._path, self._migrations)
-        except (apsw.CantOpenError, apsw.ReadOnlyError, apsw.NotADBError, *UNUSABLE_FOLDER) as error:
+            connection, self.salvaged = await asyncio.to_thread(
+                _open_or_salvage, self._path, self._migrations, self._mend
+            )
+        except (apsw.CantOpenError, apsw.ReadOnlyError, *UNUSABLE_FOLDER) as error:
             raise ConfigError(str(self._path), "", f"the store cannot be opened: {error}") from None
         reader = await asyncio.to_thread(_open_reader, self._path)
         self._threads = [
@@ -146,7 +173,7 @@ class Database:
             self._busy = True
             if wanted := sum(item.durable for item in items):
                 self._count(syncs=1)
-            _commit(connection, items)
+            self._look_for_damage(items, _commit(connection, items))
             if wanted:
                 pace.synced(time.monotonic(), wanted)
             if self._wal_pages - self._copied_pages >= CHECKPOINT_PAGES:
@@ -182,8 +209,17 @@ class Database:
 
     def _read_loop(self, connection: apsw.Connection) -> None:
         while (items := _take(self._reads)) is not None:
-            _settle(items, [_attempt(item.work, connection) for item in items])
+            outcomes = [_attempt(item.work, connection) for item in items]
+            self._look_for_damage(items, outcomes)
+            _settle(items, outcomes)
         connection.close()
+
+    def _look_for_damage(self, items: list[_Item], outcomes: list[Outcome]) -> None:
+        damage = next((error for _, error in outcomes if isinstance(error, salvage.DAMAGE)), None)
+        if damage is not None and not items[0].loop.is_closed():
+            with contextlib.suppress(OSError):  # then it is looked at because it was not closed
+                salvage.marker(self._path).touch()
+            items[0].loop.call_soon_threadsafe(self._on_damage, damage)
 
 
 class Pace:
@@ -238,9 +274,9 @@ def _take(source: queue.SimpleQueue[_Item | None], pace: Pace | None = None) -> 
     return items
 
 
-def _commit(connection: apsw.Connection, items: list[_Item]) -> None:
+def _commit(connection: apsw.Connection, items: list[_Item]) -> list[Outcome]:
     """One transaction of all of it, synced if one of them wants that."""
-    outcomes: list[tuple[Any, BaseException | None]] = []
+    outcomes: list[Outcome] = []
     durable = any(item.durable for item in items)
     try:
         connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
@@ -255,6 +291,7 @@ def _commit(connection: apsw.Connection, items: list[_Item]) -> None:
             connection.execute("ROLLBACK")
         outcomes = [(None, error)] * len(items)
     _settle(items, outcomes)
+    return outcomes
 
 
 def _nested(work: Work[T], connection: apsw.Connection) -> T:
@@ -271,14 +308,14 @@ def _nested(work: Work[T], connection: apsw.Connection) -> T:
     return value
 
 
-def _attempt(work: Work[Any], connection: apsw.Connection) -> tuple[Any, BaseException | None]:
+def _attempt(work: Work[Any], connection: apsw.Connection) -> Outcome:
     try:
         return work(connection), None
     except Exception as error:  # handed to whoever asked for the work
         return None, error
 
 
-def _settle(items: list[_Item], outcomes: list[tuple[Any, BaseException | None]]) -> None:
+def _settle(items: list[_Item], outcomes: list[Outcome]) -> None:
     """Hand results to their loop, one wake-up for the whole group."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
     for item, (value, error) in zip(items, outcomes, strict=True):
@@ -296,6 +333,35 @@ def _resolve(results: list[tuple[asyncio.Future[Any], Any, BaseException | None]
             future.set_exception(error)
         else:
             future.set_result(value)
+
+
+def _open_or_salvage(
+    path: Path, migrations: tuple[str, ...], mend: Callable[[apsw.Connection], None]
+) -> tuple[apsw.Connection, Salvaged | None]:
+    """The file; a damaged one is set aside, and what can be read of it is in the new one."""
+    if not salvage.is_under_way(path):
+        suspect = salvage.is_suspect(path)
+        try:
+            connection = _open(path, migrations)
+            if not suspect or salvage.is_whole(connection):
+                salvage.marker(path).unlink(missing_ok=True)
+                return connection, None
+            connection.close()
+        except salvage.DAMAGE:
+            pass
+    aside = salvage.set_aside(path)
+    log.error("the store is damaged; it is set aside as %s", aside)
+    new = path.with_name(path.name + ".new")
+    for suffix in ("", "-wal", "-shm"):
+        new.with_name(new.name + suffix).unlink(missing_ok=True)
+    connection = _open(new, migrations[: salvage.version(aside, len(migrations))])
+    rows = salvage.copy(aside, connection)
+    _migrate(connection, new, migrations)
+    mend(connection)
+    connection.close()
+    new.rename(path)
+    salvage.marker(path).unlink(missing_ok=True)
+    return _open(path, migrations), Salvaged(str(aside), rows)
 
 
 def _open(path: Path, migrations: tuple[str, ...]) -> apsw.Connection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
 import msgspec
@@ -16,6 +17,8 @@ from edged.types import JSON, Event
 log = logging.getLogger(__name__)
 
 STATE_PERIOD_S = 30.0  # CONTRACT section 4
+# Events that somebody has to hear of, though they happen before there is a link: they wait for it, so many of them.
+ALARMS, ALARMS_KEPT = frozenset({"request_quarantined", "store_damaged"}), 16
 STATE_DEBOUNCE_S = 1.0  # a load, an unload and ten requests within a second are one document
 
 
@@ -34,6 +37,7 @@ class Presence:
         self._state = state
         self._post = post
         self._timer: asyncio.TimerHandle | None = None
+        self._alarms: deque[Outgoing] = deque(maxlen=ALARMS_KEPT)
 
     def online(self) -> Outgoing:
         """The birth."""
@@ -44,8 +48,10 @@ class Presence:
         return self._status("offline")
 
     def begin(self) -> None:
-        """The link is up: publish the state now, and every STATE_PERIOD_S."""
+        """The link is up: publish the state now, and every STATE_PERIOD_S, and the alarms that waited for it."""
         self._publish_state()
+        while self._alarms:
+            self._post(self._alarms.popleft())
 
     def changed(self) -> None:
         """The state changed: publish it soon. While the link is down the next `begin` does."""
@@ -62,9 +68,13 @@ class Presence:
             self._timer = None
 
     def event(self, name: str, data: dict[str, JSON]) -> None:
-        """Publish an event."""
+        """Publish an event. While the link is down alarms wait for it, others are dropped."""
         payload = _json(Event(name, clock.wall(), data))
-        self._post(Outgoing(topic=self._topics.event, payload=payload, qos=0, content_type="application/json"))
+        message = Outgoing(topic=self._topics.event, payload=payload, qos=0, content_type="application/json")
+        if self._timer is None and name in ALARMS:
+            self._alarms.append(message)
+        else:
+            self._post(message)
 
     def _status(self, state: str) -> Outgoing:
         # QoS 1 and retained both ways: a birth and a will that differ there leave a node stuck as offline.

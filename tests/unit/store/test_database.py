@@ -303,11 +303,9 @@ async def test_start_where_no_file_can_be_is_a_config_error(tmp_path: Path) -> N
     """The message names the file."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "foreign").write_text("this is no database " * 100)
-    for path in (tmp_path / "file" / "x.db", tmp_path / "folder", tmp_path / "foreign"):
+    for path in (tmp_path / "file" / "x.db", tmp_path / "folder"):
         with pytest.raises(ConfigError, match=str(path)):
             await Database(path, TABLE).start()
-    assert (tmp_path / "foreign").read_text().startswith("this is no database")
 
 
 async def test_schema_of_the_store_is_strict_and_repeatable(tmp_path: Path) -> None:
