@@ -368,6 +368,7 @@ def _open(path: Path, migrations: tuple[str, ...]) -> apsw.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(BUSY_MS)
+    _check_version(connection, path, migrations)
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table: lets retention shrink the file
     _set_page_size(connection)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -395,10 +396,15 @@ def _open_reader(path: Path) -> apsw.Connection:
     return connection
 
 
-def _migrate(connection: apsw.Connection, path: Path, migrations: tuple[str, ...]) -> None:
+def _check_version(connection: apsw.Connection, path: Path, migrations: tuple[str, ...]) -> int:
     version = int(cast(int, connection.execute("PRAGMA user_version").get))
     if version > len(migrations):
         raise ConfigError(str(path), "", f"made by a newer edged (schema {version}, this one knows {len(migrations)})")
+    return version
+
+
+def _migrate(connection: apsw.Connection, path: Path, migrations: tuple[str, ...]) -> None:
+    version = _check_version(connection, path, migrations)
     for number, script in enumerate(migrations[version:], start=version + 1):
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(script)
