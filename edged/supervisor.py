@@ -162,13 +162,17 @@ def _use_one_arena() -> None:
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Make this process the only daemon on a state folder, until it ends however it ends. Two on one store would each
     take the other's running requests for its own crash."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "edged.lock").open("w")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = open(folder / "edged.lock", "w", opener=_private)  # noqa: SIM115  # held to the end
     except OSError as error:
         raise ConfigError(str(folder), "node.state_dir", f"cannot be written: {error.strerror}") from None
     with lock:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import queue
 import threading
 import time
@@ -365,7 +366,11 @@ def _open_or_salvage(
 
 
 def _open(path: Path, migrations: tuple[str, ...]) -> apsw.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # SQLite gives its other files the mode of this one
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    with contextlib.suppress(PermissionError):  # somebody else's, as a test's may be
+        path.chmod(0o600)
     connection = apsw.Connection(str(path))
     connection.set_busy_timeout(BUSY_MS)
     _check_version(connection, path, migrations)

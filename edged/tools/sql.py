@@ -48,6 +48,16 @@ READ_ACTIONS = {
 WRITE_ACTIONS = READ_ACTIONS | {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
 OWN_TABLE = "edged_effects"
 
+# What one value may be, and so what group_concat, randomblob or printf can make: far above what a tool returns, far
+# below what a board has.
+MAX_VALUE_BYTES = 8 * 2**20
+LIMITS = {
+    apsw.SQLITE_LIMIT_LENGTH: MAX_VALUE_BYTES,
+    apsw.SQLITE_LIMIT_ATTACHED: 0,
+    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000,  # time grows with the product of pattern and text
+    apsw.SQLITE_LIMIT_WORKER_THREADS: 0,
+}
+
 Work = Callable[[], Any]
 
 
@@ -197,6 +207,7 @@ class SqlDatabase:
         if self._reader is None:
             self._check_exists()
             reader = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READONLY)
+            _harden(reader)
             reader.set_busy_timeout(int(wait_s * 1000))
             reader.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()  # fails here if it is no database
             reader.authorizer = _authorizer(READ_ACTIONS)
@@ -211,6 +222,7 @@ class SqlDatabase:
         if self._writer is None:
             self._check_exists()
             writer = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE)
+            _harden(writer)
             writer.set_busy_timeout(int(wait_s * 1000))
             writer.execute("PRAGMA synchronous = FULL")
             writer.execute(EFFECTS)
@@ -224,6 +236,17 @@ class SqlDatabase:
     def _check_exists(self) -> None:
         if not Path(self._path).exists():
             raise ToolFailed(f"database {self._name!r}: there is no file {self._path}")
+
+
+def _harden(connection: apsw.Connection) -> None:
+    """Behind the authorizer: what no statement of a tool, and no view, trigger or schema of a file that somebody else
+    made, may do or take."""
+    for limit, most in LIMITS.items():
+        connection.limit(limit, most)
+    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)  # no writable_schema, no shadow tables
+    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)  # functions with side effects in a schema are refused
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)
+    connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is found, not followed
 
 
 def _authorizer(allowed: set[int]) -> Callable[..., int]:

@@ -146,9 +146,9 @@ class Ledger:
 
     def _write(self, pages: Pages) -> None:
         data = msgspec.json.format(msgspec.json.encode(pages), indent=1) + b"\n"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = self._path.with_suffix(".new")
-        with draft.open("wb") as file:
+        with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

@@ -156,6 +156,82 @@ async def test_write_tool_cannot_change_edgeds_own_table(database: SqlDatabase, 
     assert rows(path, "SELECT * FROM edged_effects") == before
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT load_extension('/tmp/x.so')",
+        "SELECT readfile('/etc/passwd')",
+        "SELECT writefile('/tmp/x', 'y')",
+        "SELECT edit('x')",
+        "SELECT * FROM pragma_journal_mode",
+        "SELECT * FROM pragma_wal_checkpoint",
+    ],
+)
+async def test_functions_that_reach_further_are_not_there(database: SqlDatabase, statement: str) -> None:
+    """Files, extensions, settings."""
+    with pytest.raises(ToolFailed):
+        await database.read(tool(statement), {})
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT length(randomblob(1000000000))",
+        "SELECT length(zeroblob(2000000000))",
+        "SELECT length(printf('%.*c', 1000000000, 'x'))",
+        "SELECT length(hex(zeroblob(7000000)))",
+        "SELECT length(replace(hex(zeroblob(4000000)), '0', 'aaaa'))",
+        "WITH RECURSIVE n(s) AS (SELECT 'x' UNION ALL SELECT s || s FROM n) SELECT max(length(s)) FROM n",
+        f"{SLOW.replace('count(*)', 'length(group_concat(hex(zeroblob(1000000))))')}",
+    ],
+)
+async def test_value_that_would_fill_the_board_is_refused(database: SqlDatabase, statement: str) -> None:
+    """And the next call works. What it took meanwhile is a few values at most."""
+    with pytest.raises(ToolFailed, match=r"too big|longer than"):
+        await database.read(tool(statement), {})
+    assert await database.read(tool("SELECT 1 AS one"), {}) == {"rows": [{"one": 1}], "truncated": False}
+
+
+async def test_pattern_that_takes_for_ever_is_refused(database: SqlDatabase) -> None:
+    """Of LIKE and GLOB time grows with the product of pattern and text."""
+    with pytest.raises(ToolFailed, match="pattern too complex"):
+        await database.read(
+            tool("SELECT :text LIKE :pattern", "text", "pattern"), {"text": "a" * 5000, "pattern": "%a" * 2000}
+        )
+
+
+INJECTIONS = (
+    "'; DROP TABLE t; --",
+    "x' OR '1'='1",
+    '" OR ""="',
+    "1); DELETE FROM t; --",
+    "\\'; ATTACH 'x' AS y; --",
+    "/* */ UNION SELECT sql FROM sqlite_schema",
+    ":a",
+    "?1",
+    "a\x00'; DROP TABLE t",
+    "\u02bc; DROP TABLE t",
+)
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+async def test_argument_is_never_part_of_the_statement(database: SqlDatabase, path: Path, text: str) -> None:
+    """Whatever is in it is a value: written and found as it is."""
+    await database.write(INSERT, {"a": text}, "r1", 0)
+    found = await database.read(tool("SELECT a FROM t WHERE a = :a", "a"), {"a": text})
+    assert found["rows"] == [{"a": text}]
+    assert rows(path, "SELECT count(*) FROM t") == [(1,)]
+
+
+async def test_view_of_a_strange_file_cannot_do_what_a_statement_may_not(path: Path) -> None:
+    """A schema is as little trusted as a statement."""
+    run(path, "CREATE VIEW evil AS SELECT load_extension('/tmp/x.so') AS x;")
+    database = SqlDatabase("plant", Database(path=str(path), mode="ro"))
+    with pytest.raises(ToolFailed):
+        await database.read(tool("SELECT * FROM evil"), {})
+    await database.stop()
+
+
 async def test_write_tool_on_a_read_only_database_is_refused(path: Path) -> None:
     """mode = "ro" holds whatever the SQL says."""
     database = SqlDatabase("plant", Database(path=str(path), mode="ro"))
