@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from edged import __version__, clock, config, gguf, systemd, testing
+from edged import __version__, clock, config, gguf, mounts, systemd, testing
 from edged.access import Policy
 from edged.agent import grammar, schemas, trial
 from edged.agent.chat import Chats
@@ -247,6 +247,7 @@ class Daemon:
         if (salvaged := self._database.salvaged) is not None:
             logger.error("%s", salvaged)
             self._tell("store_damaged", {"aside": salvaged.aside, "rows": salvaged.rows})
+        await asyncio.to_thread(self._warn_of_the_disk)
         self._note(AuditEntry(what="daemon.started", who="edged", about={"version": __version__}))
         await self._engine.start()
         await self._pipeline.recover()
@@ -526,6 +527,11 @@ class Daemon:
 
     def _is_resident(self, model: str) -> bool:
         return bool(self._governor.status()["models"][model]["state"] == ModelState.READY)
+
+    def _warn_of_the_disk(self) -> None:
+        mount = mounts.mount_of(self._config.state_dir.resolve(), mounts.read())
+        if mount is not None and (danger := mounts.danger(mount)) is not None:
+            logger.warning("the store is on %s at %s: %s; %s", mount.kind, mount.point, danger.what, danger.do)
 
     def _warn_of_missing_models(self) -> None:
         for spec in self._specs:

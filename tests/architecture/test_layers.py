@@ -25,7 +25,7 @@ LAYERS = [  # top first; a part may import parts below its own row, and itself
     {"interfaces"},
     {"config", "log", "metrics", "systemd", "native"},
     {"roles"},
-    {"types", "errors", "clock", "faults", "client", "loopback", "heap"},
+    {"types", "errors", "clock", "faults", "client", "loopback", "heap", "mounts"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}
 SHARED = "sockets"  # what transports have in common; it knows none of them

@@ -6,40 +6,20 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import apsw
 
+from edged import mounts
 from edged.cli.checks.finding import Finding, fail, nearest, ok, own_name, user_name, warn
 from edged.cli.common import size
 from edged.config import Config
+from edged.store import salvage
 from edged.store.schema import MIGRATIONS
 
-MOUNTS = Path("/proc/self/mountinfo")
 LEAST_FREE = 16 * 2**20  # bytes; the store's log and a checkpoint of it need a few MiB to get anything done at all
 BUSY_MS = 2000  # the daemon may be in the middle of a commit
 MAX_PROBLEMS = 5  # of a damaged store: the first ones say it
-
-# What makes a disk forget what it said it had written, or a power cut damage the file system itself.
-DANGEROUS = {
-    "data=writeback": "after a power cut, files may hold what was in their blocks before",
-    "nobarrier": "what was acknowledged may be lost with the power",
-    "barrier=0": "what was acknowledged may be lost with the power",
-    "fsync_mode=nobarrier": "what was acknowledged may be lost with the power",
-    "noload": "its journal is not used",
-    "norecovery": "its journal is not used",
-}
-IN_MEMORY = {"tmpfs", "ramfs"}
-NETWORK = {"nfs", "nfs4", "cifs", "smb3", "9p", "ceph", "fuse.sshfs", "fuse.glusterfs"}
-WITHOUT_JOURNAL = {"vfat", "msdos", "exfat", "ext2"}
-
-
-class Mount(NamedTuple):
-    """A line of the kernel's list."""
-
-    point: str
-    kind: str
-    options: frozenset[str]
 
 
 def look(settings: Config) -> Iterator[Finding]:
@@ -86,24 +66,13 @@ def room(settings: Config) -> Finding:
 
 def disk(settings: Config) -> Finding:
     """Whether the disk keeps what it says it keeps."""
-    path = nearest(settings.state_dir).resolve()
-    mount = mount_of(path, MOUNTS.read_text() if MOUNTS.exists() else "")
+    mount = mounts.mount_of(nearest(settings.state_dir).resolve(), mounts.read())
     if mount is None:
         return ok("disk", "this kernel does not tell how it is mounted")
     where = f"{settings.state_dir} is on {mount.kind} at {mount.point}"
-    another = "set [node] state_dir to another disk"
-    if mount.kind in NETWORK:
-        return fail("disk", f"{where}: over a network the store's files cannot be locked", another)
-    if mount.kind in IN_MEMORY:
-        return warn("disk", f"{where}: in memory; requests are lost with the power", another)
-    if mount.kind == "overlay":
-        return warn("disk", f"{where}: an overlay; what is written may be gone after the next boot", another)
-    if mount.kind in WITHOUT_JOURNAL:
-        return warn("disk", f"{where}: without a journal a power cut may damage it", another)
-    if wrong := sorted(mount.options & set(DANGEROUS)):
-        told = "; ".join(f"{option}: {DANGEROUS[option]}" for option in wrong)
-        return warn("disk", f"{where} with {told}", f"take {', '.join(wrong)} out of /etc/fstab and reboot")
-    return ok("disk", where)
+    if (danger := mounts.danger(mount)) is None:
+        return ok("disk", where)
+    return (fail if danger.fatal else warn)("disk", f"{where}: {danger.what}", danger.do)
 
 
 def store(settings: Config) -> Finding:
@@ -148,22 +117,9 @@ def _read(path: Path) -> tuple[int, list[str]]:
 
 
 def _start_anew(path: Path) -> str:
-    return f"stop edged, move {path} (with -wal and -shm) to a safe place, start it again: it begins with an empty one"
-
-
-def mount_of(path: Path, listing: str) -> Mount | None:
-    """The mount a path is on: the longest point above it, and the last one mounted there."""
-    found: Mount | None = None
-    for entry in listing.splitlines():
-        before, dash, after = entry.partition(" - ")
-        fields, kinds = before.split(), after.split()
-        if not dash or len(fields) < 6 or len(kinds) < 3:
-            continue
-        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
-        if path.is_relative_to(point) and (found is None or len(point) >= len(found.point)):
-            options = frozenset(f"{fields[5]},{kinds[2]}".split(","))
-            found = Mount(point, kinds[0], options)
-    return found
+    suspect = salvage.marker(path)
+    told = "the start sets it aside and salvages what can be read of it"
+    return f"run: sudo touch {suspect}, and restart edged: {told}"
 
 
 def _bytes(path: Path) -> int:

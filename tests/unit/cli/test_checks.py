@@ -11,9 +11,8 @@ from typing import Any
 import apsw
 import pytest
 
-from edged import __version__
+from edged import __version__, mounts
 from edged.cli.checks import board, files, service
-from edged.cli.checks.files import mount_of
 from edged.cli.checks.finding import Finding, Level, user_name
 from edged.config import Config, Node
 from edged.store.database import Database
@@ -110,7 +109,7 @@ def test_mount_that_endangers_data_is_found(
     """As the kernel lists it; the advice names the option."""
     listing = tmp_path / "mountinfo"
     listing.write_text(f"27 1 254:0 / / rw - ext4 /dev/vda rw\n30 27 8:1 / {tmp_path} {options}\n")
-    monkeypatch.setattr(files, "MOUNTS", listing)
+    monkeypatch.setattr(mounts, "LIST", listing)
     finding = files.disk(settings(tmp_path))
     assert said(finding)[0] == level
     assert kind in finding.message
@@ -126,12 +125,12 @@ def test_mount_of_a_path_is_the_nearest_and_the_last_one() -> None:
         "4 1 8:4 / /srv/my rw - vfat /dev/d rw\n"
         "nonsense\n"
     )
-    found = mount_of(Path("/srv/my data/state"), listing)
+    found = mounts.mount_of(Path("/srv/my data/state"), listing)
     assert found is not None
     assert (found.point, found.kind, "compress" in found.options) == ("/srv/my data", "btrfs", True)
-    assert (mount_of(Path("/srv/my"), listing) or found).kind == "vfat"
-    assert (mount_of(Path("/srv/myself"), listing) or found).kind == "ext4"
-    assert mount_of(Path("/"), "") is None
+    assert (mounts.mount_of(Path("/srv/my"), listing) or found).kind == "vfat"
+    assert (mounts.mount_of(Path("/srv/myself"), listing) or found).kind == "ext4"
+    assert mounts.mount_of(Path("/"), "") is None
 
 
 # -- the store
