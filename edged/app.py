@@ -637,6 +637,7 @@ class Daemon:
         return {
             "node": self._config.node.id,
             "pid": os.getpid(),
+            "tasks": len(asyncio.all_tasks()),
             **self._state(),
             "engine": {name: _plain(stats) for name, stats in loaded.items()},
             "mqtt": self._mqtt.status() if self._mqtt else None,

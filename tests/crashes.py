@@ -159,6 +159,7 @@ class Rig:
         model: a GGUF file; None: a script.
         small_disk: the state folder is a small file system of its own (root).
         longest_s: of the random moments between two happenings.
+        config: more of the daemon's configuration, TOML.
     """
 
     def __init__(
@@ -169,6 +170,7 @@ class Rig:
         model: Path | None = None,
         small_disk: bool = False,
         longest_s: float = 0.4,
+        config: str = "",
     ) -> None:
         self.chance = random.Random(seed)  # reproducible, no secret
         self.books = Books()
@@ -182,6 +184,7 @@ class Rig:
         self._small_disk = small_disk
         self._seed = seed
         self._longest_s = longest_s
+        self._config = config
         self._next = 0
         self._slots = asyncio.Semaphore(OUTSTANDING)
         self._news = asyncio.Event()
@@ -199,7 +202,10 @@ class Rig:
             "EDGED_TEST_RECONNECT": RECONNECT_S,
         }
         self.daemon = Daemon(
-            self.folder, broker=self.wire.port, config="[queue]\nmax_attempts = 100\n", environment=environment
+            self.folder,
+            broker=self.wire.port,
+            config=f"[queue]\nmax_attempts = 100\n{self._config}",
+            environment=environment,
         )
         if self._model:
             self.daemon.drop_in(f'[models.small]\nsource = "file:{self._model}"\ncontext = 1024\n')
@@ -413,8 +419,8 @@ class Rig:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    async def settle(self, load: asyncio.Task[None]) -> Verdict:
-        """Stop asking, wait for what is on its way, stop the daemon, and judge."""
+    async def quiet(self, load: asyncio.Task[None]) -> None:
+        """Stop asking, and wait for what is on its way."""
         load.cancel()
         await asyncio.wait([load])
         with contextlib.suppress(TimeoutError):
@@ -423,6 +429,10 @@ class Rig:
                     await asyncio.wait(self._tasks)
                 while await asyncio.to_thread(self._undelivered):
                     await asyncio.sleep(0.05)
+
+    async def settle(self, load: asyncio.Task[None]) -> Verdict:
+        """Stop asking, wait for what is on its way, stop the daemon, and judge."""
+        await self.quiet(load)
         await self.daemon.stop()
         for message in self.customer.kept():
             self._lamps += message.topic.startswith("lamps/")

@@ -9,7 +9,9 @@ requests that failed, acknowledgements out of order, rows that are stuck in the 
 * model: SIGKILL with a real model, 50 times.
 * faults: everything else that happens to a board, 20 times each.
 * cuts: power cuts, 2,000 times, at any write of either database (tests/powercut.py: writes that were not synced are
-  kept, dropped or torn); requests, effects and replies are those of the recordings.
+  kept, dropped or torn).
+* soak: an hour of mixed load and mishaps in one process (`--cycles` is then minutes): what it holds at the end is
+  compared with what it held after the first fifth.
 """
 
 from __future__ import annotations
@@ -25,8 +27,9 @@ from benchmarks import board
 from benchmarks.report import Result, Row, say
 from tests.crashes import FAULTS, ON_A_SMALL_DISK, Rig, Verdict, may_mount
 from tests.powercut import power_cuts
+from tests.soak import live
 
-KILLS, KILLS_OF_MODEL, TIMES, CUTS = 1000, 50, 20, 2000
+KILLS, KILLS_OF_MODEL, TIMES, CUTS, SOAK_MINUTES = 1000, 50, 20, 2000, 60
 SIDE_BY_SIDE = 2  # the start of a daemon keeps one core busy
 MODEL_MOMENT_S = 4.0  # between two kills: a real model loads and answers in seconds
 KILL = "SIGKILL"
@@ -98,7 +101,16 @@ async def _cuts(wanted: Wanted) -> list[Row]:
     counts = await asyncio.to_thread(power_cuts, times, 4)
     found = {"lost": counts.lost, "duplicated": counts.wrong, "missing": counts.unjournalled, "failed": counts.corrupt}
     row = {"done": "power cut", "times": times, **dict.fromkeys(Verdict.__dataclass_fields__, ""), **found}
+    row["note"] = "duplicated: effects not exactly once; missing: effects without their journal; failed: damaged files"
     return [{**row, "kept": "yes" if counts.kept else "NO"}]
+
+
+async def _soak(wanted: Wanted) -> list[Row]:
+    minutes = wanted.cycles or SOAK_MINUTES
+    (folder := wanted.folder / "soak").mkdir()
+    life = await live(folder, 60 * minutes, seed=5, say=lambda text: say(f"durability: soak, {text}"))
+    grown = " ".join(f"{name} {value:+g}" for name, value in life.grown().items())
+    return [{**_row(f"soak, {minutes} min", life.mishaps, life.verdict), "note": f"grown: {grown}; {life.last}"}]
 
 
 SECTIONS: dict[str, Callable[[Wanted], Awaitable[list[Row]]]] = {
@@ -106,6 +118,7 @@ SECTIONS: dict[str, Callable[[Wanted], Awaitable[list[Row]]]] = {
     "model": _model,
     "faults": _faults,
     "cuts": _cuts,
+    "soak": _soak,
 }
 
 

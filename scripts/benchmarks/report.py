@@ -59,12 +59,12 @@ def percentile(values: list[float], share: float) -> float:
 
 
 def table(rows: list[Row]) -> str:
-    """Columns in the order of the first row."""
-    names = list(rows[0])
+    """Columns in the order in which rows have them."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names] + [[_shown(row.get(name)) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells)
 
 
 def _shown(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}" if isinstance(value, float) else "" if value is None else str(value)

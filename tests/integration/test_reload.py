@@ -16,6 +16,7 @@ import pytest
 import pytest_asyncio
 
 from edged.client import AsyncClient, EdgedCallError
+from edged.pipeline import MAX_RUNNING
 from tests.brokers import Mosquitto, until
 from tests.daemons import REPLY, SCRIPT, Customer, Daemon, Wired, entry, note
 
@@ -73,7 +74,7 @@ async def test_reload_puts_back_what_takes_too_long_and_goes_on_with_it(tmp_path
     """Also what still waits in the queue: every request has its one outcome afterwards."""
     async with Daemon(tmp_path) as daemon:
         async with Wired(daemon.socket) as client:
-            for number in range(9):  # one more than run at once
+            for number in range(MAX_RUNNING):  # so the last one has to wait
                 client.send([2, "agent.ask", [{"input": "never ends", "id": f"n{number}"}]])
             client.send([2, "agent.ask", [{"input": "note 5;", "id": "last"}]])
             await client.running()
@@ -82,14 +83,14 @@ async def test_reload_puts_back_what_takes_too_long_and_goes_on_with_it(tmp_path
         (daemon.folder / "script.toml").write_text(entry("never ends", text="it ended") + SCRIPT)
         await daemon.reload()
         async with Wired(daemon.socket) as client:
-            for number in range(9):
+            for number in range(MAX_RUNNING):
                 error, reply = await client.call(number, "agent.ask", {"input": "never ends", "id": f"n{number}"})
                 assert (error, reply["output"]) == (None, "it ended")
-            error, reply = await client.call(20, "agent.ask", {"input": "note 5;", "id": "last"})
+            error, reply = await client.call(MAX_RUNNING, "agent.ask", {"input": "note 5;", "id": "last"})
             assert (error, reply["output"]) == (None, "noted 5")
         assert daemon.rows("diary") == [("n5",)]
         assert await daemon.stop() == 0
-        assert daemon.states() == ["done"] * 10
+        assert daemon.states() == ["done"] * (MAX_RUNNING + 1)
 
 
 async def test_many_clients_ask_through_many_reloads_and_each_is_answered_once(tmp_path: Path) -> None:

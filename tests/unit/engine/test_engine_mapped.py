@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,20 @@ def resident(path: Path) -> int:
     return sum(int(size) * 1024 for size in found)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the smallest model: other tests of the process may have the original mapped."""
+    return Path(shutil.copyfile(model_path(), tmp_path_factory.mktemp("model") / "m.gguf"))
+
+
 def touch(data: mmap.mmap) -> None:
     """Read a byte of each page."""
     assert data[::PAGE]
 
 
-def test_all_but_the_embeddings_is_given_back_and_comes_again() -> None:
+def test_all_but_the_embeddings_is_given_back_and_comes_again(model: Path) -> None:
     """Of the real file, mapped as llama.cpp does it."""
-    path = model_path()
+    path = model
     embeddings = next(t.size for t in gguf.header(path)[1] if t.name == mapped.EMBEDDINGS)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         touch(data)
@@ -43,9 +50,9 @@ def test_all_but_the_embeddings_is_given_back_and_comes_again() -> None:
         assert bytes(data[-PAGE:]) == before
 
 
-def test_load_gives_back_as_it_goes_on() -> None:
+def test_load_gives_back_as_it_goes_on(model: Path) -> None:
     """Not with every tensor: a look at the mappings takes its time."""
-    path = model_path()
+    path = model
     step = mapped.EVERY_BYTES / path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         pages = mapped.Mapped(path)
