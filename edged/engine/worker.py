@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from edged import heap, native
-from edged.engine import cpus
+from edged.engine import cpus, predict
 from edged.engine.ticket import ModelStats, News, Ticket
 from edged.errors import Cancelled, EdgedError, Internal, ModelUnavailable
 from edged.native import Command, resolve
@@ -170,6 +170,8 @@ class Worker(native.Worker):
             runner.close()
             del runner
             heap.trim()
+            if not self._models:
+                heap.give_back_code(predict.PACKAGES)
         self._resolve(future, None)
 
     def _trim(self, future: asyncio.Future[int]) -> None:
