@@ -32,16 +32,17 @@ Work = Callable[[apsw.Connection], T]
 Outcome = tuple[Any, BaseException | None]
 
 GROUP = 512  # most pieces of work in one transaction: bounds how long the first of them waits for its commit
-CACHE_KIB = 2048  # page cache a connection may use; the tables are read by index, a few pages at a time
+CACHE_KIB = 1024  # page cache a connection may use; the tables are read by index, a few pages at a time
 LINGER_S = 0.05  # a patient write waits so long for company: at 20 requests a second and more it always has some
 # Synced commits: some at once, so that a request alone never waits, and then so many a second, which is what 200
 # requests a second may cost (0.2 each, checkpoints included). Each then waits for 29 ms at most, twice. A group of
 # ENOUGH goes at once.
 SYNCS_AT_ONCE, SYNCS_A_SECOND = 8, 35.0
 ENOUGH = 16
-# Where less came meanwhile there is nothing to be gained: a few clients who each wait for their answer before they ask
-# again. Then nobody waits for so long, until it is tried again. 200 requests a second are 11 in 29 ms.
-COMPANY, ALONE_S = 5, 1.0
+# Where less came meanwhile, twice in a row, there is nothing to be gained: a few clients who each wait for their answer
+# before they ask again. Then nobody waits for so long, until it is tried again. 200 requests a second are 11 in 29 ms.
+COMPANY, ALONE_S = 5, 10.0
+LONELY = 2
 # Of a new file, and of an old one after its next start. A request changes a few bytes on each of 20 pages, and all of a
 # page is written: 80 KiB a request with SQLite's default of 4 KiB. The log is written in one piece, so small pages cost
 # the medium nothing.
@@ -230,6 +231,7 @@ class Pace:
         self._tokens, self._at = float(SYNCS_AT_ONCE), now
         self._alone_until = now
         self._waits = False  # for most of the time between two
+        self._lonely = 0  # times in a row
 
     def wait_s(self, now: float) -> float:
         """Seconds until the next one may be."""
@@ -241,8 +243,10 @@ class Pace:
     def synced(self, now: float, count: int) -> None:
         """There was one, of so many pieces that wanted it."""
         self._fill(now)
-        if self._waits and count < COMPANY:
-            self._alone_until = now + ALONE_S
+        if self._waits:
+            self._lonely = self._lonely + 1 if count < COMPANY else 0
+            if self._lonely >= LONELY:
+                self._lonely, self._alone_until = 0, now + ALONE_S
         self._tokens = max(0.0, self._tokens - 1.0)
 
     def _fill(self, now: float) -> None:

@@ -24,6 +24,7 @@ START_S = 60.0
 STOP_S = 60.0
 POLL_S = 0.01
 SETTLE_S = 1.0  # without work, before a level is read: caches of prefixes are written, freed memory is handed back
+LOOKS, BETWEEN_LOOKS_S = 3, 0.2
 ANSWER_TOKENS = 16  # of a request that is there to use the model, not to be read
 BUDGET = "90%"  # of the board: what does not fit then does not fit a board of its own either
 PRESSURE = "MEMORY_PRESSURE_"  # of the service that a bench may run in, and not of the daemon it starts
@@ -57,9 +58,13 @@ class Subject:
             raise SubjectError(f"the daemon has ended: {error.strerror}\n{tail(self.folder / 'edged.log')}") from None
 
     def settled(self) -> Memory:
-        """After a moment without work."""
+        """After a moment without work: the least of some looks, for what is used for a moment only is not held."""
         time.sleep(SETTLE_S)
-        return self.memory()
+        looks = [self.memory()]
+        for _ in range(LOOKS - 1):
+            time.sleep(BETWEEN_LOOKS_S)
+            looks.append(self.memory())
+        return min(looks, key=lambda memory: memory.whole)
 
 
 def catalog_model(name: str, context: int, **keys: str) -> str:

@@ -360,15 +360,30 @@ def test_nobody_waits_where_waiting_brings_no_company() -> None:
     pace = database.Pace(0.0)
     for _ in range(database.SYNCS_AT_ONCE):
         pace.synced(0.0, 1)
-    waited = pace.wait_s(0.0)
-    assert waited > 0.0
-    pace.synced(waited, database.COMPANY - 1)
-    assert pace.wait_s(waited) == 0.0
-    pace.synced(waited, 1)
-    assert pace.wait_s(waited + 0.9 * database.ALONE_S) == 0.0
+    now = 0.0
+    for _ in range(database.LONELY):
+        waited = pace.wait_s(now)
+        assert waited > 0.0
+        now += waited
+        pace.synced(now, database.COMPANY - 1)
+    assert pace.wait_s(now) == 0.0
+    pace.synced(now, 1)
+    assert pace.wait_s(now + 0.9 * database.ALONE_S) == 0.0
+    later = now + 1.1 * database.ALONE_S
     for _ in range(database.SYNCS_AT_ONCE):
-        pace.synced(waited + 1.1 * database.ALONE_S, 1)
-    assert pace.wait_s(waited + 1.1 * database.ALONE_S) > 0.0
+        pace.synced(later, 1)
+    assert pace.wait_s(later) > 0.0
+
+
+def test_one_lonely_wait_among_many_changes_nothing() -> None:
+    """Requests do not come evenly."""
+    pace, now = database.Pace(0.0), 0.0
+    for _ in range(database.SYNCS_AT_ONCE):
+        pace.synced(now, 1)
+    for count in (11, 2, 11, 1, 11, 4, 11):
+        now += pace.wait_s(now)
+        pace.synced(now, count)
+        assert pace.wait_s(now) > 0.0
 
 
 async def test_patient_write_shares_the_transaction_of_the_next_one(commits: list[str], opened: Database) -> None:

@@ -1,0 +1,59 @@
+"""The store keeps its bound: what is finished goes, oldest first, as soon as there is no room for what is new."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from edged.store import database
+from tests.daemons import START_S, Daemon, Wired
+
+BOUND = 2**20
+TEXT = "x" * 20_000  # it is stored twice: asked, and said back
+REQUESTS = 100  # four times what there is room for
+
+
+async def ask(client: Wired, number: int) -> Any:
+    """Until it is taken: a full store is told as `busy`, and has room again at once."""
+    async with asyncio.timeout(START_S):
+        while True:
+            error, reply = await client.call(number, "agent.ask", {"input": f"{number} {TEXT}", "id": f"q{number}"})
+            if error is None:
+                return reply
+            assert error["code"] == "busy"
+            assert "the store is full" in error["message"]
+            await asyncio.sleep(0.01)  # between two attempts
+
+
+async def test_store_that_is_full_of_what_is_finished_goes_on(tmp_path: Path) -> None:
+    """Nobody waits for the next minute, and the file stays as small as it is told to."""
+    path = tmp_path / "state" / "edged.db"
+    async with Daemon(tmp_path, config='[store]\nmax_bytes = "1MiB"\n') as daemon, Wired(daemon.socket) as client:
+        for number in range(REQUESTS):
+            reply = await ask(client, number)
+            assert reply["output"] == f"{number} {TEXT}"
+            assert path.stat().st_size <= BOUND + 2 * len(TEXT) + 2**16
+            assert path.with_name("edged.db-wal").stat().st_size <= database.WAL_BYTES + 2**20
+        _, known = await client.call(REQUESTS, "requests.list", {"limit": 1000})
+        assert 5 < len(known) < REQUESTS // 2
+        assert known[0]["id"] == f"q{REQUESTS - 1}"
+
+
+async def test_store_that_is_full_of_what_waits_refuses_and_loses_nothing(tmp_path: Path) -> None:
+    """What is not finished is never dropped for what is new."""
+    config = '[store]\nmax_bytes = "1MiB"\n[queue]\nmax_waiting = 1000\n'
+    async with Daemon(tmp_path, config=config) as daemon, Wired(daemon.socket) as client:
+        refused = None
+        number = 0
+        while refused is None:
+            client.send([2, "agent.ask", [{"input": f"never ends {TEXT}", "id": f"w{number}"}]])
+            number += 1
+            _, found = await client.call(10_000 + number, "requests.list", {"limit": 1000})
+            if len(found) < number:
+                refused, _ = await client.call(20_000, "agent.ask", {"input": f"new {TEXT}", "id": "new"})
+        assert refused["code"] == "busy"
+        assert refused["retry_after_s"] > 0
+        _, rows = await client.call(20_001, "requests.list", {"limit": 1000})
+        assert len(rows) == number - 1
+        assert {row["state"] for row in rows} <= {"received", "running"}
