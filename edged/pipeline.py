@@ -62,6 +62,7 @@ MAX_SENDING = 64  # replies on their way at once; the broker's Receive Maximum b
 GRACE_S = 5.0  # a stop waits this long for running requests; what is not done goes back into the queue
 FLUSH_S = 2.0  # and this long for replies on their way; what is not confirmed is sent after the next start
 HOUSEKEEPING_S = 60.0  # how often finished requests are forgotten; cheap when there is nothing to do
+CROWDED_S = 1.0  # in a full store where nothing could be forgotten it is looked again so soon: a look reads all of it
 RETRY_S = (0.5, 10.0)  # first and longest pause before something that the disk refused is tried again
 # A full, failing or read-only disk, or somebody else's lock: what another try may find otherwise.
 STORE_REFUSES = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.BusyError)
@@ -138,7 +139,7 @@ class Pipeline:
                 self._gate.refused(ask.caller, "request.refused", error, agent=ask.request.agent)
             raise
         rid = wire.new_rid()
-        queue, size = self._config.queue, self._config.store_bytes
+        queue, size, loop = self._config.queue, self._config.store_bytes, asyncio.get_running_loop()
         short = self._gate.short(ask.caller)
         refusal = short or self._dispatcher.refusal(ask.request)
         if on_delta:
@@ -146,7 +147,12 @@ class Pipeline:
         places = self._free(most=1)
 
         def take(c: apsw.Connection) -> tuple[Accepted, list[Row]]:
-            accepted = requests.accept(c, ask, rid, self._boot, queue.max_waiting, size, refusal=refusal)
+            log_bytes = self._database.overgrown
+            accepted = requests.accept(
+                c, ask, rid, self._boot, queue.max_waiting, size, log_bytes=log_bytes, refusal=refusal
+            )
+            if requests.is_crowded(c, size):
+                loop.call_soon_threadsafe(self._crowded.set)
             if not accepted.known:
                 audit.append(c, _accepted(ask, rid))
             # Begun in the same commit where there is a place: one write to the medium less.
@@ -704,14 +710,16 @@ class Pipeline:
 
         def tidy(c: apsw.Connection) -> int:
             forgotten = requests.trim(c, keep_s, self._boot, size)
-            crowded = not forgotten and requests.used_bytes(c) > size * 9 // 10
-            return forgotten + audit.forget(c, log_s, crowded=crowded)
+            return forgotten + audit.forget(c, log_s, crowded=not forgotten and requests.is_crowded(c, size))
 
         while True:
-            with contextlib.suppress(apsw.Error):
-                while await self._database.write(tidy, durable=False):
-                    pass  # in small transactions: requests that come in do not wait for it
+            crowded, forgotten = self._crowded.is_set(), 0
             self._crowded.clear()
+            with contextlib.suppress(apsw.Error):
+                while count := await self._database.write(tidy, durable=False):
+                    forgotten += count  # in small transactions: requests that come in do not wait for it
+            if crowded and not forgotten:
+                await asyncio.sleep(CROWDED_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(HOUSEKEEPING_S):
                     await self._crowded.wait()

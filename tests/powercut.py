@@ -1,14 +1,16 @@
 """Power cuts. Both databases of a request's life (edged's own, and a tool's) are recorded write by write on one
 timeline; then the files are built as a cut at any moment could have left them, and the real code goes on with those.
 
-What was written and not yet synced is kept, dropped or torn at a sector, each write for itself. What was acknowledged
-before the cut has to be there, nothing may be damaged, and every effect happens exactly once in the end.
+What was written and not yet synced is kept, dropped or torn at a sector, each write for itself, and a file that was
+deleted is there again until its folder was synced. What was acknowledged before the cut has to be there, nothing may be
+damaged, and every effect happens exactly once in the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import tempfile
 from collections.abc import Iterator
@@ -20,20 +22,22 @@ import apsw
 
 from edged.config import Database as DatabaseConfig
 from edged.config import SqlTool
-from edged.store import database, deliveries, journal, requests
+from edged.store import audit, database, deliveries, journal, requests
 from edged.store.database import Work
 from edged.store.journal import Intent, Result
+from edged.store.lifecycle import WAITING
 from edged.store.requests import Places, Row
 from edged.store.schema import MIGRATIONS
 from edged.tools.sql import SqlDatabase
-from edged.types import Address, Ask, Caller, Message, Reply, Request, Status, ToolCall
+from edged.types import Address, Ask, AuditEntry, Caller, Message, Reply, Request, Status, ToolCall
 from edged.wire import new_rid, reply_bytes
 
-SECTOR = 512
+SECTORS = (512, 4096)  # of disks: what is written is torn between two of them
 REQUESTS = 12  # of a recording: some lie open beside each other at every moment
 PLACES = Places(4, 4)
 BOOT = "boot"
 VFS, BASE = "recording", "unix"
+LOOK = SqlTool(description="Look.", database="plant", sql="SELECT count(*) FROM diary")
 NOTE = SqlTool(
     description="Note.", database="plant", sql="INSERT INTO diary(text) VALUES (:text)", effect="write",
     parameters={"text": {"type": "string"}},
@@ -41,7 +45,7 @@ NOTE = SqlTool(
 
 
 class Event(NamedTuple):
-    """A write at an offset, a truncation to a size, a sync or the end of a file."""
+    """A write at an offset, a truncation to a size, a sync or the end of a file (at 1: then its folder is synced)."""
 
     kind: str
     path: str
@@ -64,15 +68,24 @@ class Recording:
     def files(self, upto: int, chance: random.Random) -> dict[str, bytearray]:
         """The files after a cut behind so many events."""
         synced = {event.path: i for i, event in enumerate(self.events[:upto]) if event.kind == "sync"}
+        folders = self._folders_synced(upto)
+        sector = chance.choice(SECTORS)
         files: dict[str, bytearray] = {}
+        ghosts: set[str] = set()  # deleted, and there again
         for i, (kind, path, at, data) in enumerate(self.events[:upto]):
             safe = i < synced.get(path, -1)
             if kind == "delete":
-                files.pop(path, None)
+                if i <= folders.get(_folder(path), -1) or chance.random() < 0.5:
+                    files.pop(path, None)
+                else:
+                    ghosts.add(path)
                 continue
+            if path in ghosts:  # made anew
+                ghosts.discard(path)
+                files.pop(path, None)
             content = files.setdefault(path, bytearray())
             if kind == "write":
-                part = data if safe else _survived(data, chance)
+                part = data if safe else _survived(data, sector, chance)
                 if part:
                     content.extend(b"\0" * (at + len(part) - len(content)))
                     content[at : at + len(part)] = part
@@ -80,12 +93,30 @@ class Recording:
                 del content[at:]
         return files
 
+    def _folders_synced(self, upto: int) -> dict[str, int]:
+        """Behind which event each folder was last synced. SQLite does so with the first sync of a journal or a log that
+        it made, and with some of its deletes."""
+        found: dict[str, int] = {}
+        known: set[str] = set()
+        for i, (kind, path, at, _) in enumerate(self.events[:upto]):
+            if kind == "delete":
+                known.discard(path)
+            if at if kind == "delete" else kind == "sync" and path not in known and path.endswith(("-wal", "-journal")):
+                found[_folder(path)] = i
+            if kind == "sync":
+                known.add(path)
+        return found
 
-def _survived(data: bytes, chance: random.Random) -> bytes:
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _survived(data: bytes, sector: int, chance: random.Random) -> bytes:
     fate = chance.random()
     if fate < 0.4:
         return b""
-    return data[: SECTOR * chance.randint(0, max(1, len(data) // SECTOR))] if fate < 0.6 else data
+    return data[: sector * chance.randint(0, max(1, len(data) // sector))] if fate < 0.6 else data
 
 
 class RecordingVFS(apsw.VFS):
@@ -101,7 +132,7 @@ class RecordingVFS(apsw.VFS):
 
     def xDelete(self, path: str, sync_dir: bool) -> None:  # noqa: N802
         """See sqlite3_vfs."""
-        self.recording.events.append(Event("delete", path))
+        self.recording.events.append(Event("delete", path, int(sync_dir)))
         super().xDelete(path, sync_dir)
 
 
@@ -151,6 +182,7 @@ def _recorded(recording: Recording) -> Iterator[None]:
 
 class Life:
     """Requests from acceptance to delivery on real databases, step by step, with the commits that the pipeline makes.
+    Some are cancelled while they wait, some belong to a conversation and read before they write.
 
     Args:
         recording: what it is told to; careless: durable commits are not synced, which the judge has to find.
@@ -158,18 +190,23 @@ class Life:
 
     def __init__(self, folder: Path, *, recording: Recording | None = None, careless: bool = False) -> None:
         self.recording = recording or Recording()
-        self.store = database._open(folder / "edged.db", MIGRATIONS)
-        self.plant = SqlDatabase("plant", DatabaseConfig(path=str(folder / "plant.db"), mode="rw"))
+        self._path = folder / "state" / "edged.db"
+        self.store = database._open(self._path, MIGRATIONS)
+        self.plant = SqlDatabase("plant", DatabaseConfig(path=str(plant_of(folder)), mode="rw"))
         self._careless = careless
         self._loop = asyncio.new_event_loop()
 
     def close(self) -> None:
-        """End without a checkpoint, as a process that is gone."""
-        for connection in (self.plant._reader, self.plant._writer):
-            if connection is not None:
-                connection.close()
+        """End."""
+        self.plant._close()
         self.store.close()
         self._loop.close()
+
+    def restart(self) -> None:
+        """A clean stop, and a start."""
+        self.plant._close()
+        self.store.close()
+        self.store = database._open(self._path, MIGRATIONS)
 
     def commit(self, *work: tuple[Work[Any], bool]) -> list[Any]:
         """One transaction of several pieces; each says whether it is durable."""
@@ -181,39 +218,64 @@ class Life:
         self._loop.run_until_complete(asyncio.wait([item.future for item in items]))
         return [item.future.result() for item in items]
 
-    def accept(self, number: int) -> list[Row]:
-        """Take a request in; it is acknowledged. Returns what was claimed with it."""
+    def accept(self, number: int, *, wait: bool) -> list[Row]:
+        """Take a request in; it is acknowledged. Returns what was claimed with it: nothing, where it is to wait."""
         rid = new_rid()
         ask = Ask(
-            request=Request(agent="house", messages=(Message("user", f"n{number}"),), id=f"q{number}"),
+            request=Request(
+                agent="house",
+                messages=(Message("user", f"n{number}"),),
+                id=f"q{number}",
+                conversation=f"c{number}" if number % 3 == 0 else None,
+            ),
             caller=Caller("c", "mqtt", frozenset({"house"})),
             address=Address("reply", str(number).encode()),
         )
 
         def take(c: apsw.Connection) -> list[Row]:
             requests.accept(c, ask, rid, BOOT, 256, 2**30)
-            return requests.claim(c, Places(1, 1))
+            audit.append(c, AuditEntry(what="request.accepted", who="c", rid=rid))
+            return [] if wait else requests.claim(c, Places(1, 1))
 
         [rows] = self.commit((take, True))
         self.recording.tell("accepted", rid)
         claimed: list[Row] = rows
         return claimed
 
+    def cancel(self) -> None:
+        """End one that waits."""
+        waiting = requests.latest(self.store, 1, WAITING)
+        for row in waiting:
+            reply = reply_bytes(Reply(id=row.id, rid=row.rid, status=Status.CANCELLED))
+            settle = functools.partial(requests.settle, rid=row.rid, status=Status.CANCELLED, reply=reply, only=WAITING)
+            self.commit((settle, True))
+            self.recording.tell("answered", row.rid, reply)
+
     def work(self, row: Row) -> Iterator[tuple[Work[Any], bool]]:
-        """The commits of a request's run; between them its tool acts. A resumed one goes on where its journal ends."""
-        call = ToolCall("note", {"text": row.request.messages[-1].content})
+        """The commits of a request's run; between them its tools act. A resumed one goes on where its journal ends."""
+        note = ToolCall("note", {"text": row.request.messages[-1].content})
+        calls = (ToolCall("look", {}), note) if row.conversation else (note,)
         known = {step.number: step for step in journal.steps(self.store, row.rid)}
-        if 0 not in known:
-            yield lambda c: journal.intend(c, row.rid, 0, Intent(call, None)), True
-        if 0 not in known or known[0].result is None:
-            value = self.plant._effect(NOTE, call.arguments, row.rid, 0)
-            yield lambda c: journal.finish(c, row.rid, 0, Result(value, True)), False
+        for number, call in enumerate(calls):
+            writes = call is note
+            if number not in known:
+                intend = functools.partial(journal.intend, rid=row.rid, number=number, intent=Intent(call, None))
+                yield intend, writes
+            if number not in known or known[number].result is None:
+                act = functools.partial(self.plant._effect, rid=row.rid, step=number) if writes else self.plant._select
+                value = act(NOTE if writes else LOOK, call.arguments)
+                yield functools.partial(journal.finish, rid=row.rid, number=number, result=Result(value, True)), False
         reply = reply_bytes(Reply(id=row.id, rid=row.rid, status=Status.DONE, output="noted"))
-        yield lambda c: requests.settle(c, row.rid, Status.DONE, reply), True
+        yield functools.partial(self._settle, row=row, reply=reply), True
         self.recording.tell("answered", row.rid, reply)
         ready = [each for each in deliveries.ready(self.store, ("mqtt",), (), 64) if each.rid == row.rid]
         for delivery in ready:
-            yield lambda c: deliveries.confirm(c, delivery.id), False  # noqa: B023  # run before the next one
+            yield functools.partial(_confirm, number=delivery.id), False
+
+    def _settle(self, c: apsw.Connection, row: Row, reply: bytes) -> None:
+        requests.settle(c, row.rid, Status.DONE, reply)
+        requests.add_turn(c, row, (Message("assistant", "noted"),), 1e12, private=True)
+        audit.append(c, AuditEntry(what="request.ended", who="c", rid=row.rid))
 
     def run(self, chance: random.Random, count: int) -> None:
         """So many requests, their steps in any order, some of them in one commit."""
@@ -221,7 +283,10 @@ class Life:
         number = 0
         while number < count or open_:
             if number < count and (len(open_) < PLACES.all and chance.random() < 0.4):
-                open_ += [self.work(row) for row in self.accept(number)]
+                wait = number % 5 == 4
+                open_ += [self.work(row) for row in self.accept(number, wait=wait)]
+                if wait:
+                    self.cancel()
                 number += 1
                 continue
             chosen = chance.sample(open_, min(len(open_), chance.randint(1, 3)))
@@ -233,19 +298,31 @@ class Life:
                 self.store.wal_checkpoint()
             if chance.random() < 0.1:
                 self.commit((lambda c: requests.trim(c, 1e9, BOOT, 2**30), False))
+            if chance.random() < 0.03:
+                self.restart()
 
     def recover(self) -> None:
         """What the pipeline does after a start, and all of the work that is left."""
         for row in requests.recover(self.store, BOOT):
-            self.commit((lambda c: requests.requeue(c, row.rid), True))  # noqa: B023  # run before the next one
+            self.commit((functools.partial(requests.requeue, rid=row.rid), True))
         while rows := self.commit((lambda c: requests.claim(c, PLACES), False))[0]:
             for row in rows:
                 for step in self.work(row):
                     self.commit(step)
 
 
+def plant_of(folder: Path) -> Path:
+    """The tool's database: somewhere else than edged's."""
+    return folder / "plant" / "plant.db"
+
+
+def _confirm(c: apsw.Connection, number: int) -> None:
+    deliveries.confirm(c, number)
+
+
 def _make(folder: Path, recording: Recording, chance: random.Random, *, careless: bool) -> None:
-    with contextlib.closing(apsw.Connection(str(folder / "plant.db"))) as plant:
+    plant_of(folder).parent.mkdir()
+    with contextlib.closing(apsw.Connection(str(plant_of(folder)))) as plant:
         plant.execute("CREATE TABLE diary(id INTEGER PRIMARY KEY, text TEXT NOT NULL)")
     with contextlib.closing(Life(folder, recording=recording, careless=careless)) as life:
         life.plant._open_writer(1.0)  # its own table is there before anything is asked
@@ -296,7 +373,9 @@ def _look(recording: Recording, upto: int, files: dict[str, bytearray], original
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for path, content in files.items():
-            (folder / Path(path).relative_to(original)).write_bytes(content)
+            there = folder / Path(path).relative_to(original)
+            there.parent.mkdir(exist_ok=True)
+            there.write_bytes(content)
         try:
             life = Life(folder)
         except apsw.Error:
@@ -310,22 +389,30 @@ def _look(recording: Recording, upto: int, files: dict[str, bytearray], original
 
 
 def _judge(life: Life, told: list[tuple[int, str, str, bytes]], folder: Path, counts: Counts) -> None:
-    def diary(query: str) -> list[tuple[Any, ...]]:
-        with contextlib.closing(apsw.Connection(str(folder / "plant.db"))) as plant:
-            return list(plant.execute(query))
+    def plant(query: str) -> list[tuple[Any, ...]]:
+        with contextlib.closing(apsw.Connection(str(plant_of(folder)))) as c:
+            return list(c.execute(query))
 
-    counts.corrupt += life.store.pragma("integrity_check") != "ok" or diary("PRAGMA integrity_check") != [("ok",)]
-    intended = dict(life.store.execute("SELECT rid, result FROM steps"))
-    done = {rid for (rid,) in diary("SELECT rid FROM edged_effects")}
-    counts.unjournalled += len(done - intended.keys())
-    counts.unjournalled += sum(result is not None and rid not in done for rid, result in intended.items())
+    c = life.store
+    counts.corrupt += c.pragma("integrity_check") != "ok" or plant("PRAGMA integrity_check") != [("ok",)]
+    counts.corrupt += audit.verify(c).problem is not None
+    steps = list(c.execute("SELECT rid, step, intent ->> '$.call.name', result FROM steps"))
+    done = set(plant("SELECT rid, step FROM edged_effects"))
+    counts.unjournalled += len(done - {(rid, step) for rid, step, _, _ in steps})
+    counts.unjournalled += sum(
+        result is not None and name == "note" and (rid, step) not in done for rid, step, name, result in steps
+    )
     life.recover()
     for _, what, rid, data in told:
-        rows = [row for row in [_row(life, rid)] if row is not None]
-        counts.lost += not rows or (what == "answered" and rows[0].reply != data)
-    wanted = sorted(row.request.messages[-1].content for row in requests.latest(life.store, 1000))
-    counts.wrong += sorted(text for (text,) in diary("SELECT text FROM diary")) != wanted
-    counts.lost += sum(row.reply is None for row in requests.latest(life.store, 1000))
+        row = _row(life, rid)
+        counts.lost += row is None or (what == "answered" and row.reply != data)
+    rows = requests.latest(c, 1000)
+    counts.lost += sum(row.reply is None for row in rows)
+    ended = [row for row in rows if row.status == Status.DONE]
+    noted = sorted(text for (text,) in plant("SELECT text FROM diary"))
+    counts.wrong += noted != sorted(row.request.messages[-1].content for row in ended)
+    turns = {rid for (rid,) in c.execute("SELECT rid FROM turns JOIN requests USING (client, conversation)")}
+    counts.wrong += turns != {row.rid for row in ended if row.conversation}
 
 
 def _row(life: Life, rid: str) -> Row | None:

@@ -50,6 +50,7 @@ PAGE_BYTES = 512
 FRAME_HEADER = 24  # bytes that the WAL adds to a page
 CHECKPOINT_PAGES = 4000  # 2 MiB of WAL: fewer checkpoints wear flash less, and this much is replayed in milliseconds
 WAL_BYTES = 4 * 2**20  # what a WAL that had to grow behind a long read is cut back to
+READER_MS, READER_S = 50, 1.0  # somebody who reads is waited for so long, so often; our own reads are done sooner
 CHECKPOINT_SYNCS = 2  # of the WAL before its pages are copied, of the file behind it
 BUSY_MS = 10_000  # another process (a backup, a curious person with a shell) may hold the file for a moment
 
@@ -102,7 +103,9 @@ class Database:
         self._threads: list[threading.Thread] = []
         self._busy = False
         self._progress = time.monotonic()
-        self._wal_pages = self._copied_pages = 0  # of the WAL, and how many of them the last checkpoint had copied
+        # Of the WAL, how many of them the last checkpoint had copied, and when the next one is made.
+        self._wal_pages, self._copied_pages, self._checkpoint_at = 0, 0, CHECKPOINT_PAGES
+        self._tried = 0.0  # the last checkpoint, monotonic
         self.written = Written()
 
     async def start(self) -> None:
@@ -156,6 +159,11 @@ class Database:
         """Whether the writer has work, and when (time.monotonic) it last finished some. No locks, no I/O."""
         return self._busy or not self._writes.empty(), self._progress
 
+    @property
+    def overgrown(self) -> int:
+        """Bytes of the log beyond what it has by itself: somebody has been reading an old state of the file."""
+        return max(0, self._wal_pages * (PAGE_BYTES + FRAME_HEADER) - WAL_BYTES)
+
     def _post(
         self, where: queue.SimpleQueue[_Item | None], work: Work[Any], durable: bool, *, patient: bool = False
     ) -> asyncio.Future[Any]:
@@ -178,7 +186,8 @@ class Database:
             self._look_for_damage(items, _commit(connection, items))
             if wanted:
                 pace.synced(time.monotonic(), wanted)
-            if self._wal_pages - self._copied_pages >= CHECKPOINT_PAGES:
+            late = self.overgrown and time.monotonic() - self._tried > READER_S
+            if late or self._wal_pages >= self._checkpoint_at:
                 self._checkpoint(connection)
             self._progress = time.monotonic()
             self._busy = False
@@ -186,25 +195,32 @@ class Database:
 
     def _committed(self, _: apsw.Connection, __: str, pages: int) -> int:
         """SQLite's hook: the WAL has so many pages now; fewer than before: it began anew, with a sync of its header."""
-        began = pages < self._wal_pages
-        if began:
-            self._wal_pages = self._copied_pages = 0
+        if pages < self._wal_pages:
+            self._began_anew()
         new, self._wal_pages = pages - self._wal_pages, pages
-        self._count(syncs=began, size=new * (PAGE_BYTES + FRAME_HEADER))
+        self._count(size=new * (PAGE_BYTES + FRAME_HEADER))
         return apsw.SQLITE_OK
+
+    def _began_anew(self) -> None:
+        self._wal_pages, self._copied_pages, self._checkpoint_at = 0, 0, CHECKPOINT_PAGES
+        self._count(syncs=1)
 
     def _checkpoint(self, connection: apsw.Connection) -> None:
         """Copy the log into the file. It begins anew with the next commit, unless somebody reads just now; where that
-        happened several times in a row the reader is waited for, or the log would grow with each."""
-        patient = self._wal_pages > WAL_BYTES // PAGE_BYTES
-        try:
-            _, copied = connection.wal_checkpoint(
-                mode=apsw.SQLITE_CHECKPOINT_RESTART if patient else apsw.SQLITE_CHECKPOINT_PASSIVE
-            )
-        except apsw.Error:  # a long read, or a full disk; the next commit tries again
-            return
-        self._count(syncs=CHECKPOINT_SYNCS, size=(copied - self._copied_pages) * PAGE_BYTES)
-        self._copied_pages = copied
+        happened several times in a row the reader is waited for, or the log would grow with each. One who reads for
+        hours is not: commits go on, and `overgrown` tells."""
+        self._checkpoint_at, self._tried = self._wal_pages + CHECKPOINT_PAGES, time.monotonic()
+        with contextlib.suppress(apsw.Error):  # a full disk, or somebody's lock
+            _, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if copied > self._copied_pages:
+                self._count(syncs=CHECKPOINT_SYNCS, size=(copied - self._copied_pages) * PAGE_BYTES)
+            self._copied_pages = copied
+        if self.overgrown:
+            connection.set_busy_timeout(READER_MS)
+            with contextlib.suppress(apsw.Error):  # a long read
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+                self._began_anew()
+            connection.set_busy_timeout(BUSY_MS)
 
     def _count(self, syncs: int = 0, size: int = 0) -> None:
         self.written = Written(self.written.syncs + syncs, self.written.bytes + size)
@@ -364,8 +380,7 @@ def _open_or_salvage(
     _migrate(connection, new, migrations)
     mend(connection)
     connection.close()
-    new.rename(path)
-    salvage.marker(path).unlink(missing_ok=True)
+    salvage.put_in_place(new, path)
     return _open(path, migrations), Salvaged(str(aside), rows)
 
 
@@ -395,7 +410,12 @@ def _set_page_size(connection: apsw.Connection) -> None:
         return
     connection.execute("PRAGMA journal_mode = DELETE")  # in WAL mode the size stays
     connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-    connection.execute("VACUUM")
+    try:
+        connection.execute("VACUUM")
+    except apsw.FullError:  # it takes twice its size for a moment; the next start tries again
+        log.warning(
+            "no room on the disk to write the store anew in smaller pages: requests write more than they need to"
+        )
 
 
 def _open_reader(path: Path) -> apsw.Connection:

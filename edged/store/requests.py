@@ -76,6 +76,7 @@ def accept(
     max_waiting: int,
     max_bytes: int,
     *,
+    log_bytes: int = 0,
     refusal: EdgedError | None = None,
 ) -> Accepted:
     """Take a request in, unless it is known.
@@ -85,6 +86,9 @@ def accept(
     (3) the same identity with other content: BadRequest;
     (4) nothing new is taken: `refusal`; the queue, or the store, is full: Busy;
     (5) else it is new.
+
+    Args:
+        max_bytes: what the store may take; log_bytes: what its log takes of that.
     """
     if ask.packet and ask.packet.duplicate:  # (1)
         known = c.execute("SELECT rid FROM packets WHERE mid = ? AND digest = ?", (ask.packet.mid, ask.packet.digest))
@@ -104,7 +108,7 @@ def accept(
         return accepted
     if refusal is not None:  # (4)
         raise refusal
-    _check_room(c, max_waiting, max_bytes)
+    _check_room(c, max_waiting, max_bytes, log_bytes)
     _insert(c, ask, rid, key, digest, boot)  # (5)
     if ask.address:
         deliveries.expect(c, rid, ask.caller.transport, ask.address, answered=False)
@@ -121,7 +125,7 @@ def _named(ask: Ask) -> str:
     return f"id {ask.request.id!r}" if ask.request.id is not None else "this Correlation Data"
 
 
-def _check_room(c: apsw.Connection, max_waiting: int, max_bytes: int) -> None:
+def _check_room(c: apsw.Connection, max_waiting: int, max_bytes: int, log_bytes: int) -> None:
     waiting = cast(
         int, c.execute("SELECT count(*) FROM requests WHERE finished_wall IS NULL AND state = 'received'").get
     )
@@ -129,8 +133,14 @@ def _check_room(c: apsw.Connection, max_waiting: int, max_bytes: int) -> None:
         raise Busy(
             f"{waiting} requests wait already, and [queue] max_waiting is {max_waiting}", retry_after_s=FINISH_GUESS_S
         )
-    if used_bytes(c) >= max_bytes:
-        raise StoreFullError(f"the store is full ([store] max_bytes is {max_bytes})", retry_after_s=FULL_RETRY_S)
+    if used_bytes(c) + log_bytes >= max_bytes:
+        why = f", {log_bytes} of them a log that grows while another program reads edged.db" if log_bytes else ""
+        raise StoreFullError(f"the store is full ([store] max_bytes is {max_bytes}{why})", retry_after_s=FULL_RETRY_S)
+
+
+def is_crowded(c: apsw.Connection, max_bytes: int) -> bool:
+    """Whether what is finished has to go, so that there is room before anybody has to be refused."""
+    return used_bytes(c) > max_bytes * 9 // 10
 
 
 def used_bytes(c: apsw.Connection) -> int:
@@ -426,16 +436,17 @@ TRIM = 64  # rows a trim deletes at once: keeps the writer's transactions short
 
 
 def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
-    """Forget finished requests: those older than the retention, then the oldest while the file is over 9/10 of its
-    bound, so that there is room before the queue has to refuse. Unfinished and undelivered ones stay. Returns how many.
+    """Forget finished requests: those older than the retention; the oldest, whatever their age, while it is crowded.
+    Unfinished and undelivered ones stay. Returns how many.
 
     Requests of this boot are as old as the boot clock says: a board that learns the date a minute after its start must
     not take them for years old, and forget that they were done.
     """
-    limits = (boot, clock.boot() - keep_s, boot, clock.wall() - keep_s)
-    old = _delete_finished(c, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits)
-    if not old and used_bytes(c) > max_bytes * 9 // 10:
+    if is_crowded(c, max_bytes):  # without the look for old ones, which goes through all of them
         old = _delete_finished(c, "", ()) or _delete_turns(c)
+    else:
+        limits = (boot, clock.boot() - keep_s, boot, clock.wall() - keep_s)
+        old = _delete_finished(c, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits)
     c.execute("PRAGMA incremental_vacuum(64)").fetchall()
     c.execute("DELETE FROM turns WHERE expires_wall < ?", (clock.wall(),))
     return old

@@ -77,6 +77,7 @@ class SqlDatabase:
         self._read_until = 0.0
         self._checked: set[str] = set()
         self._newest = 0.0  # the latest time in edged_effects
+        self._file: tuple[int, int] | None = None  # that the connections have open: device and inode
 
     async def read(self, tool: SqlTool, arguments: dict[str, JSON]) -> JSON:
         """{"rows": [{column: value}], "truncated": bool}. Raises ToolFailed with SQLite's reason."""
@@ -113,9 +114,7 @@ class SqlDatabase:
             value, error = self._attempt(work)
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_resolve, future, value, error)
-        for connection in (self._reader, self._writer):
-            if connection:
-                connection.close()
+        self._close()
 
     def _attempt(self, work: Work) -> tuple[Any, Exception | None]:
         try:
@@ -189,6 +188,7 @@ class SqlDatabase:
 
     def _ensure_checked(self, tool: SqlTool) -> None:
         """Before its first use: at the start of the daemon the file may not have been there."""
+        self._check_file()
         if tool.sql not in self._checked:
             self._prepare(tool)
             self._checked.add(tool.sql)
@@ -204,8 +204,8 @@ class SqlDatabase:
             reader.authorizer = _authorizer(READ_ACTIONS)
 
     def _open_reader(self, wait_s: float) -> apsw.Connection:
+        self._check_file()
         if self._reader is None:
-            self._check_exists()
             reader = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READONLY)
             _harden(reader)
             reader.set_busy_timeout(int(wait_s * 1000))
@@ -219,12 +219,14 @@ class SqlDatabase:
     def _open_writer(self, wait_s: float) -> apsw.Connection:
         if not self._writable:
             raise ToolFailed(f"database {self._name!r} is opened read-only")
+        self._check_file()
         if self._writer is None:
-            self._check_exists()
             writer = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE)
             _harden(writer)
             writer.set_busy_timeout(int(wait_s * 1000))
-            writer.execute("PRAGMA synchronous = FULL")
+            # FULL leaves the end of a rollback journal to the folder's next sync: one that is there again after a power
+            # cut takes the effect back, though its result is known.
+            writer.execute("PRAGMA synchronous = EXTRA")
             writer.execute(EFFECTS)
             # Age counts from the newest row and times never go back: on a board that learns the date late, or lost it,
             # the row of a step that is still to be resumed must not look old.
@@ -233,9 +235,25 @@ class SqlDatabase:
             self._writer = writer
         return self._writer
 
-    def _check_exists(self) -> None:
-        if not Path(self._path).exists():
-            raise ToolFailed(f"database {self._name!r}: there is no file {self._path}")
+    def _check_file(self) -> None:
+        """Whether it is there. One that was put in its place, as a backup is, is opened anew: what is written to the
+        old one nobody sees."""
+        try:
+            status = Path(self._path).stat()
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            what = f"there is no file {self._path}" if missing else f"{self._path}: {error.strerror}"
+            raise ToolFailed(f"database {self._name!r}: {what}") from None
+        if (file := (status.st_dev, status.st_ino)) != self._file:
+            self._close()
+            self._file = file
+
+    def _close(self) -> None:
+        connections, self._reader, self._writer = (self._reader, self._writer), None, None
+        self._checked.clear()
+        for connection in connections:
+            if connection:
+                connection.close()
 
 
 def _harden(connection: apsw.Connection) -> None:
