@@ -31,6 +31,7 @@ from edged.store.schema import MIGRATIONS
 from edged.tools.sql import SqlDatabase
 from edged.types import Address, Ask, AuditEntry, Caller, Message, Reply, Request, Status, ToolCall
 from edged.wire import new_rid, reply_bytes
+from tests import old_stores
 
 SECTORS = (512, 4096)  # of disks: what is written is torn between two of them
 REQUESTS = 12  # of a recording: some lie open beside each other at every moment
@@ -420,3 +421,44 @@ def _row(life: Life, rid: str) -> Row | None:
         return requests.get(life.store, rid)
     except KeyError:
         return None
+
+
+# -- upgrades ----------------------------------------------------------------------------------------------------------
+
+
+def upgrade_cuts(cuts: int, seed: int) -> Counts:
+    """Cut so many times while a file of an earlier schema is brought up to date, and open it again."""
+    chance = random.Random(seed)  # reproducible, no secret
+    counts = Counts()
+    schema = 0
+    while counts.cuts < cuts:
+        schema = schema % len(MIGRATIONS) + 1
+        recording = Recording()
+        with tempfile.TemporaryDirectory() as name:
+            path = Path(name) / "edged.db"
+            with _recorded(recording):
+                old_stores.make(path, schema)
+                recording.events.append(Event("sync", str(path)))
+                recording.first = len(recording.events)
+                database._open(path, MIGRATIONS).close()
+            for _ in range(min(25, cuts - counts.cuts)):
+                upto = chance.randint(recording.first, len(recording.events))
+                _look_at_upgrade(recording.files(upto, chance), counts)
+                counts.cuts += 1
+    return counts
+
+
+def _look_at_upgrade(files: dict[str, bytearray], counts: Counts) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        for path, content in files.items():
+            (Path(name) / Path(path).name).write_bytes(content)
+        try:
+            with contextlib.closing(database._open(Path(name) / "edged.db", MIGRATIONS)) as c:
+                counts.corrupt += c.pragma("integrity_check") != "ok"
+                counts.corrupt += c.pragma("user_version") != len(MIGRATIONS)
+                rows = {row.rid: row for row in requests.latest(c, 1000)}
+        except apsw.Error:
+            counts.corrupt += 1
+            return
+    counts.lost += rows.keys() != {f"{state}1" for state in old_stores.STATES}
+    counts.lost += sum(row.reply is None for row in rows.values() if row.status == Status.DONE)

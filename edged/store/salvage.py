@@ -33,6 +33,7 @@ MAX_GAP = 1 << 20  # rows that a damaged stretch is thought to hold at most; no 
 ROWLESS = {"steps", "turns", "spending", "model_sizes"}  # WITHOUT ROWID: read from both ends
 SHAPELESS = {"spending", "model_sizes", "audit_anchor"}  # their rows look like those of others, or are soon made anew
 PAGE_SIZES = (512, 1024, 2048, 4096)  # that an edged has ever used; the first one where the file does not say
+LAST = 1 << 16  # behind every column of a key
 TOGETHER = 1000  # rows in a transaction
 LOST = "the reply was in a part of the store that was damaged"
 
@@ -160,7 +161,7 @@ def shape(c: apsw.Connection, table: str) -> Shape:
         for name, kind, required, pk in found
     ]
     if rowless:
-        columns.sort(key=lambda each: each[0] or len(columns) + 1)
+        columns.sort(key=lambda each: each[0] or LAST)
     return Shape(table, tuple(column for _, column in columns), not rowless)
 
 

@@ -33,6 +33,10 @@ PROGRESS_STEPS = 1000  # SQLite instructions between two looks at the clock: abo
 BUSY_S = 10.0  # another application's lock is waited for so long where no tool says how long
 EFFECTS_KEPT_S = 30 * 86400.0  # longer than any request may wait (wire.MAX_DEADLINE_S) plus a board left in a drawer
 
+# FULL leaves the end of a rollback journal to the folder's next sync: one that is there again after a power cut takes
+# the effect back, though its result is known.
+SYNCHRONOUS = "EXTRA"
+
 EFFECTS = """
     CREATE TABLE IF NOT EXISTS edged_effects(  -- made by edged: which steps of which requests were done here
         rid TEXT NOT NULL, step INTEGER NOT NULL, at REAL NOT NULL, result TEXT NOT NULL, PRIMARY KEY(rid, step)
@@ -224,9 +228,7 @@ class SqlDatabase:
             writer = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE)
             _harden(writer)
             writer.set_busy_timeout(int(wait_s * 1000))
-            # FULL leaves the end of a rollback journal to the folder's next sync: one that is there again after a power
-            # cut takes the effect back, though its result is known.
-            writer.execute("PRAGMA synchronous = EXTRA")
+            writer.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             writer.execute(EFFECTS)
             # Age counts from the newest row and times never go back: on a board that learns the date late, or lost it,
             # the row of a step that is still to be resumed must not look old.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.powercut import power_cuts
+from edged.tools import sql
+from tests.powercut import power_cuts, upgrade_cuts
 
 
 def test_power_cuts_lose_nothing_that_was_acknowledged() -> None:
@@ -20,6 +21,21 @@ def test_judge_of_power_cuts_finds_what_is_not_synced() -> None:
     assert counts.lost > 0
     assert counts.unjournalled > 0
     assert counts.wrong > 0
+
+
+def test_judge_of_power_cuts_finds_a_rollback_journal_that_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An SQL write that is synced as SQLite does by itself is taken back."""
+    monkeypatch.setattr(sql, "SYNCHRONOUS", "FULL")
+    counts = power_cuts(60, seed=4)
+    assert counts.unjournalled > 0
+    assert counts.wrong > 0
+
+
+def test_power_cuts_during_an_upgrade_leave_the_old_file_or_the_new_one() -> None:
+    """From every earlier schema, and from larger pages."""
+    counts = upgrade_cuts(100, seed=5)
+    assert counts.cuts == 100
+    assert counts.kept, counts
 
 
 @pytest.mark.slow

@@ -40,6 +40,17 @@ async def test_store_that_is_full_of_what_is_finished_goes_on(tmp_path: Path) ->
         assert known[0]["id"] == f"q{REQUESTS - 1}"
 
 
+async def test_nobody_is_refused_while_there_is_something_to_forget(tmp_path: Path) -> None:
+    """What is finished goes before the bound is reached, not when somebody had to be turned away."""
+    text = "x" * 1000
+    async with Daemon(tmp_path, config='[store]\nmax_bytes = "1MiB"\n') as daemon, Wired(daemon.socket) as client:
+        for number in range(400):  # twice what there is room for
+            error, _ = await client.call(number, "agent.ask", {"input": f"{number} {text}", "id": f"q{number}"})
+            assert error is None
+        _, known = await client.call(1000, "requests.list", {"limit": 1000})
+        assert len(known) < 300
+
+
 async def test_store_that_is_full_of_what_waits_refuses_and_loses_nothing(tmp_path: Path) -> None:
     """What is not finished is never dropped for what is new."""
     config = '[store]\nmax_bytes = "1MiB"\n[queue]\nmax_waiting = 1000\n'

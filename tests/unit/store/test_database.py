@@ -439,6 +439,31 @@ async def test_log_begins_anew_though_somebody_reads_all_the_time(tmp_path: Path
     await store.stop()
 
 
+async def test_somebody_who_reads_for_hours_holds_up_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell that was left open: the log grows and tells so; when it is closed the log begins anew."""
+    monkeypatch.setattr(database, "READER_S", 0.0)
+    waits: list[int] = []
+    store = Database(tmp_path / "x.db", TABLE)
+    await store.start()
+    await store.write(insert(0))
+    shell = apsw.Connection(str(tmp_path / "x.db"), flags=apsw.SQLITE_OPEN_READONLY)
+    shell.execute("BEGIN")
+    shell.execute("SELECT * FROM t").fetchall()
+
+    async def fill() -> None:
+        for number in range(40):
+            await store.write(insert(f"{number} {waits} " + "x" * 2**17))
+
+    await asyncio.wait_for(fill(), 60)  # it took ten seconds for each
+    assert store.overgrown > 0
+    shell.close()
+    await store.write(insert("last"))
+    await store.write(insert("the log begins anew"))
+    assert store.overgrown == 0
+    assert (tmp_path / "x.db-wal").stat().st_size <= database.WAL_BYTES
+    await store.stop()
+
+
 async def test_file_of_larger_pages_is_written_anew_at_the_start(tmp_path: Path) -> None:
     """An upgrade; its rows stay."""
     path = tmp_path / "x.db"

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import apsw
-import msgspec
 import pytest
 
 from edged.errors import ConfigError
 from edged.store import database, journal, requests, salvage
 from edged.store.schema import MIGRATIONS
-from edged.types import Message, Request, ToolCall
+from tests import old_stores
 from tests.asks import ANY
+from tests.old_stores import REPLY, STATES
 
 # A script that was in use is never changed: files that were made by it exist. What changes is a new one behind them.
 RELEASED = (
@@ -28,53 +27,12 @@ RELEASED = (
     "2188874145910a4a",
 )
 
-REPLY = b'{"id":null,"rid":"done1","status":"done"}'
-BODY = msgspec.json.encode(Request(agent="house", messages=(Message("user", "hi"),)))
-STATES = ("received", "running", "answered", "done", "failed", "quarantined")
-INTENT = msgspec.json.encode(journal.Intent(ToolCall("note", {"text": "x"}), None))
-
-
-def old_store(path: Path, schema: int) -> None:
-    """A file as an edged of that schema left it: a request in each state, with all that belongs to it."""
-    with contextlib.closing(apsw.Connection(str(path))) as c:
-        c.execute("PRAGMA page_size = 4096")
-        c.execute("PRAGMA journal_mode = WAL").fetchall()
-        for script in MIGRATIONS[:schema]:
-            c.execute(script)
-        c.pragma("user_version", schema)
-        has_column = "reply" in [name for _, name, *_ in c.execute("PRAGMA table_info(requests)")]
-        for number, state in enumerate(STATES, start=1):
-            finished = state not in ("received", "running")
-            row: dict[str, Any] = {
-                "seq": number, "rid": f"{state}1", "client": "c", "key": f"id:{number}", "digest": b"d",
-                "id": str(number), "transport": "mqtt", "agent": "house", "priority": 0, "body": BODY, "boot": "b",
-                "accepted_wall": 1.0, "accepted_boot": 1.0, "state": state, "attempts": int(state != "received"),
-                "status": "done" if finished else None, "finished_wall": 2.0 if finished else None,
-            }  # fmt: skip
-            if has_column and finished:
-                row["reply"] = REPLY
-            marks = ",".join(f":{name}" for name in row)
-            c.execute(f"INSERT INTO requests({','.join(row)}) VALUES ({marks})", row)
-            if finished and not has_column:
-                c.execute("INSERT INTO replies VALUES (?, ?)", (number, REPLY))
-            c.execute("INSERT INTO steps VALUES (?, 0, ?, NULL)", (f"{state}1", INTENT))
-            delivery = (f"{state}1", "mqtt", "t", b"", "json", "ready" if finished else "waiting")
-            c.execute(
-                "INSERT INTO deliveries(rid, transport, topic, correlation, format, state) VALUES (?,?,?,?,?,?)",
-                delivery,
-            )
-        c.execute("INSERT INTO packets(mid, seq, digest, rid) VALUES (1, 1, x'00', 'done1')")
-        turn = ("c", "house", "k", 1, msgspec.json.encode([Message("user", "hi")]), 1e12)
-        c.execute(
-            "INSERT INTO turns(client, agent, conversation, seq, messages, expires_wall) VALUES (?,?,?,?,?,?)", turn
-        )
-
 
 @pytest.mark.parametrize("schema", range(1, len(MIGRATIONS) + 1))
 def test_store_of_every_earlier_schema_goes_on_with_what_it_has(schema: int, tmp_path: Path) -> None:
     """What waits is worked on, what ran is resumed with its journal, what was answered keeps its reply."""
     path = tmp_path / "edged.db"
-    old_store(path, schema)
+    old_stores.make(path, schema)
     c = database._open(path, MIGRATIONS)
     assert c.pragma("user_version") == len(MIGRATIONS)
     assert c.pragma("page_size") == database.PAGE_BYTES
@@ -98,7 +56,7 @@ def test_store_of_every_earlier_schema_goes_on_with_what_it_has(schema: int, tmp
 def test_migration_that_fails_leaves_the_rows_as_they_were(tmp_path: Path) -> None:
     """And the next start with a right one finds them."""
     path = tmp_path / "edged.db"
-    old_store(path, 2)
+    old_stores.make(path, 2)
     wrong = (*MIGRATIONS[:2], "ALTER TABLE requests ADD COLUMN new TEXT; INSERT INTO nowhere VALUES (1)")
     with pytest.raises(apsw.SQLError):
         database._open(path, wrong)
@@ -110,7 +68,7 @@ def test_migration_that_fails_leaves_the_rows_as_they_were(tmp_path: Path) -> No
 def test_store_of_a_newer_edged_is_refused_and_not_touched(tmp_path: Path) -> None:
     """Nor is it taken for damaged."""
     path = tmp_path / "edged.db"
-    old_store(path, 1)
+    old_stores.make(path, 1)
     with contextlib.closing(apsw.Connection(str(path))) as c:
         c.pragma("user_version", len(MIGRATIONS) + 1)
     salvage.marker(path).touch()

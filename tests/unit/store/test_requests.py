@@ -206,6 +206,8 @@ def test_accept_into_a_full_store_is_busy(c: apsw.Connection) -> None:
     assert size > 0
     with pytest.raises(Busy, match="max_bytes"):
         requests.accept(c, ask(), "r", "boot", 10, size)
+    with pytest.raises(Busy, match="100 of them a log"):
+        requests.accept(c, ask(), "r", "boot", 10, size + 100, log_bytes=100)
     assert requests.accept(c, ask(), "r", "boot", 10, size + 1).rid == "r"
 
 

@@ -550,6 +550,40 @@ async def test_missing_and_foreign_files_fail_as_tools_and_work_once_they_are_th
     await database.stop()
 
 
+async def test_database_that_is_put_in_place_of_another_is_used(
+    database: SqlDatabase, path: Path, tmp_path: Path
+) -> None:
+    """A backup that was restored while edged ran: what is written to the old file nobody would see."""
+    await database.write(INSERT, {"a": 1}, "r", 0)
+    backup = tmp_path / "backup.db"
+    run(backup, SETUP)
+    backup.rename(path)
+    await database.write(INSERT, {"a": 2}, "r", 1)
+    assert rows(path, "SELECT a FROM t") == [(2,)]
+    assert (await database.read(tool("SELECT a FROM t"), {}))["rows"] == [{"a": 2}]
+
+
+async def test_damaged_database_fails_its_tools_and_is_left_as_it_is(database: SqlDatabase, path: Path) -> None:
+    """It is the user's: nothing is renamed or mended, and what is put in its place works."""
+    run(
+        path,
+        "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 50) INSERT INTO t SELECT i, zeroblob(3000) FROM n",
+    )
+    content = bytearray(path.read_bytes())
+    content[8192:] = b"\xff" * (len(content) - 8192)
+    path.write_bytes(content)
+    for attempt in (
+        database.read(tool("SELECT a, b FROM t"), {}),
+        database.write(writing("UPDATE t SET b = 1"), {}, "r", 0),
+    ):
+        with pytest.raises(ToolFailed, match="malformed"):
+            await attempt
+    assert [name.name for name in path.parent.iterdir() if "plant" in name.name and name != path] == []
+    path.unlink()
+    run(path, SETUP)
+    assert (await database.write(INSERT, {"a": 1}, "r", 0))["changes"] == 1
+
+
 @pytest.mark.parametrize("value", [10**30, "\ud800"], ids=["too-large", "no-text"])
 async def test_argument_sqlite_cannot_hold_fails_as_a_tool(database: SqlDatabase, path: Path, value: object) -> None:
     """And leaves nothing."""

@@ -1,0 +1,55 @@
+"""What requests cost the medium in edged's own file: fsyncs and bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from edged.store import deliveries
+from edged.store.database import Written
+from edged.types import Address, Ask, Caller
+from edged.wire import request_from_map
+from tests.brokers import until
+from tests.integration.test_pipeline import House
+
+KIB = 1024
+CALLER = Caller("a/topic", "mqtt", frozenset({"house"}))
+
+
+async def ask(house: House, text: str) -> None:
+    """A request over MQTT, until its delivery is written down."""
+    request = request_from_map({"input": text, "agent": "house", "id": text}, agent=None)
+    address = Address("a/reply/topic", text.encode())
+    accepted = await house.pipeline.accept(Ask(request=request, caller=CALLER, address=address))
+    await house.pipeline.result(accepted.rid)
+
+
+async def cost(house: House, *texts: str) -> Written:
+    """Of all these at once."""
+    before, sent = house.store.written, len(house.mailbox.got)
+    await asyncio.gather(*(ask(house, text) for text in texts))
+    await until(lambda: len(house.mailbox.got) == sent + len(texts))
+    while await house.store.read(deliveries.waiting):
+        await asyncio.sleep(0.01)
+    after = house.store.written
+    return Written(after.syncs - before.syncs, after.bytes - before.bytes)
+
+
+@pytest.mark.parametrize(("text", "syncs"), [("hello", 2), ("write", 3)], ids=["answer", "SQL write"])
+async def test_request_alone_costs_the_medium_little(text: str, syncs: int, tmp_path: Path) -> None:
+    """It is taken in and it ends; before a tool writes its intent is there, too."""
+    async with House(tmp_path) as house:
+        await cost(house, "the first one fills the pages")
+        written = await cost(house, text)
+        assert written.syncs <= syncs
+        assert written.bytes <= 16 * KIB
+
+
+async def test_requests_at_once_share_what_they_cost(tmp_path: Path) -> None:
+    """Less than a fifth of an fsync each."""
+    async with House(tmp_path, queue={"max_waiting": 1000}) as house:
+        written = await cost(house, *(f"hello {number}" for number in range(200)))
+        assert written.syncs / 200 < 0.2
+        assert written.bytes / 200 <= 16 * KIB
