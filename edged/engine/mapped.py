@@ -2,8 +2,8 @@
 
 llama.cpp maps the files and copies matrices into the order that the CPU's kernels like; which of them, the CPU decides.
 What it copied from stays mapped, so these would be held twice until the kernel takes the pages away; and it maps all
-of a file at once, before a byte of it is used. What is used in place comes from the page cache again, and around it some
-that is not (`predict.neighbours`).
+of a file at once, before a byte of it is used. What is used in place comes from the page cache again, and around it
+some that is not (`predict.neighbours`).
 """
 
 from __future__ import annotations
