@@ -44,7 +44,7 @@ DISTRIBUTIONS = ("llama-cpp-python", "llguidance", "numpy")
 OUTPUT = "output.weight"
 MAPPED = "CPU"  # the buffer type whose tensors stay where the file is mapped
 # Where a page of a file is used, a recent kernel brings in all of the window around it that lies in the page cache in
-# one piece: a huge page at most. Measured with the 1.5B: 130 MiB of copied matrices are there all the same, 136 counted.
+# one piece: a huge page at most. Measured with the 1.5B: 130 MiB of copied matrices are there after all, 136 counted.
 WINDOW_BYTES = 2 * 2**20
 MOST_LAYERS = 1024  # several times as many as the largest models have
 LARGEST_VOCABULARY = 160_000  # where the file does not say: of the small models' vocabularies the largest (Qwen's)

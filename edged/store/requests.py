@@ -423,6 +423,7 @@ def ahead(c: apsw.Connection, row: Row) -> list[str]:
 
 
 TRIM = 64  # rows a trim deletes at once: keeps the writer's transactions short
+TRIM_FOR_ROOM = 8  # and where it is for room: rows may be large, and no more of them are to go than have to
 
 
 def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
@@ -435,17 +436,17 @@ def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
     limits = (boot, clock.boot() - keep_s, boot, clock.wall() - keep_s)
     old = _delete_finished(c, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits)
     if not old and used_bytes(c) > max_bytes * 9 // 10:
-        old = _delete_finished(c, "", ()) or _delete_turns(c)
+        old = _delete_finished(c, "", (), TRIM_FOR_ROOM) or _delete_turns(c)
     c.execute("PRAGMA incremental_vacuum(64)").fetchall()
     c.execute("DELETE FROM turns WHERE expires_wall < ?", (clock.wall(),))
     return old
 
 
-def _delete_finished(c: apsw.Connection, condition: str, values: tuple[Any, ...]) -> int:
+def _delete_finished(c: apsw.Connection, condition: str, values: tuple[Any, ...], limit: int = TRIM) -> int:
     c.execute(
         "DELETE FROM requests WHERE seq IN (SELECT seq FROM requests r WHERE finished_wall IS NOT NULL"
         f" {condition} AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = r.rid AND d.state <> 'delivered')"
-        f" ORDER BY finished_wall LIMIT {TRIM})",
+        f" ORDER BY finished_wall LIMIT {limit})",
         values,
     )
     return c.changes()
