@@ -27,11 +27,13 @@ TYPES: dict[str, tuple[type, ...]] = {"INTEGER": (int,), "REAL": (float, int), "
 
 
 class Column(Struct, frozen=True):
-    """As PRAGMA table_info tells it. required: a row always has a value; alias: it is the row's number."""
+    """As PRAGMA table_info tells it. required: never NULL; stored: in every row, not added later; alias: it is the
+    row's number."""
 
     name: str
     type: str
     required: bool
+    stored: bool = True
     alias: bool = False
 
 
@@ -87,7 +89,7 @@ def rows(pages: Pages, shapes: tuple[Shape, ...]) -> Iterator[tuple[Shape, Value
 def fits(shape: Shape, values: Values) -> bool:
     """Whether these may be the values of a row of this table."""
     columns = shape.columns
-    if len(values) > len(columns) or any(column.required for column in columns[len(values) :]):
+    if len(values) > len(columns) or any(column.stored for column in columns[len(values) :]):
         return False
     return all(_suits(column, value) for column, value in zip(columns, values, strict=False))
 

@@ -433,6 +433,7 @@ def ahead(c: apsw.Connection, row: Row) -> list[str]:
 
 
 TRIM = 64  # rows a trim deletes at once: keeps the writer's transactions short
+TRIM_FOR_ROOM = 8  # and where it is for room: rows may be large, and no more of them are to go than have to
 
 
 def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
@@ -443,7 +444,7 @@ def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
     not take them for years old, and forget that they were done.
     """
     if is_crowded(c, max_bytes):  # without the look for old ones, which goes through all of them
-        old = _delete_finished(c, "", ()) or _delete_turns(c)
+        old = _delete_finished(c, "", (), TRIM_FOR_ROOM) or _delete_turns(c)
     else:
         limits = (boot, clock.boot() - keep_s, boot, clock.wall() - keep_s)
         old = _delete_finished(c, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits)
@@ -452,11 +453,11 @@ def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
     return old
 
 
-def _delete_finished(c: apsw.Connection, condition: str, values: tuple[Any, ...]) -> int:
+def _delete_finished(c: apsw.Connection, condition: str, values: tuple[Any, ...], limit: int = TRIM) -> int:
     c.execute(
         "DELETE FROM requests WHERE seq IN (SELECT seq FROM requests r WHERE finished_wall IS NOT NULL"
         f" {condition} AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = r.rid AND d.state <> 'delivered')"
-        f" ORDER BY finished_wall LIMIT {TRIM})",
+        f" ORDER BY finished_wall LIMIT {limit})",
         values,
     )
     return c.changes()

@@ -155,10 +155,20 @@ def copy(damaged: Path, into: apsw.Connection) -> dict[str, int]:
 def shape(c: apsw.Connection, table: str) -> Shape:
     """How the rows of a table are stored: without a number of their own the key comes first."""
     rowless = bool(c.execute("SELECT wr FROM pragma_table_list(?)", (table,)).get)
-    found = c.execute('SELECT name, type, "notnull" AND dflt_value IS NULL, pk FROM pragma_table_info(?)', (table,))
+    query = 'SELECT name, type, "notnull" OR pk, dflt_value IS NULL, pk FROM pragma_table_info(?)'
+    found = c.execute(query, (table,))
     columns = [
-        (cast(int, pk), Column(cast(str, name), cast(str, kind), bool(required or pk), alias=bool(pk) and not rowless))
-        for name, kind, required, pk in found
+        (
+            cast(int, pk),
+            Column(
+                cast(str, name),
+                cast(str, kind),
+                required=bool(required),
+                stored=bool(undefaulted and (required or rowless)),
+                alias=bool(pk) and not rowless,
+            ),
+        )
+        for name, kind, required, undefaulted, pk in found
     ]
     if rowless:
         columns.sort(key=lambda each: each[0] or LAST)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from edged.errors import Busy
 from edged.store import database
+from edged.store.lifecycle import State
+from edged.store.requests import Accepted
 from tests.daemons import START_S, Daemon, Wired
+from tests.integration.test_pipeline import House
 
 BOUND = 2**20
 TEXT = "x" * 20_000  # it is stored twice: asked, and said back
@@ -52,19 +59,23 @@ async def test_nobody_is_refused_while_there_is_something_to_forget(tmp_path: Pa
 
 
 async def test_store_that_is_full_of_what_waits_refuses_and_loses_nothing(tmp_path: Path) -> None:
-    """What is not finished is never dropped for what is new."""
-    config = '[store]\nmax_bytes = "1MiB"\n[queue]\nmax_waiting = 1000\n'
-    async with Daemon(tmp_path, config=config) as daemon, Wired(daemon.socket) as client:
-        refused = None
-        number = 0
-        while refused is None:
-            client.send([2, "agent.ask", [{"input": f"never ends {TEXT}", "id": f"w{number}"}]])
-            number += 1
-            _, found = await client.call(10_000 + number, "requests.list", {"limit": 1000})
-            if len(found) < number:
-                refused, _ = await client.call(20_000, "agent.ask", {"input": f"new {TEXT}", "id": "new"})
-        assert refused["code"] == "busy"
-        assert refused["retry_after_s"] > 0
-        _, rows = await client.call(20_001, "requests.list", {"limit": 1000})
-        assert len(rows) == number - 1
-        assert {row["state"] for row in rows} <= {"received", "running"}
+    """What is not finished is never dropped for what is new; as soon as it is finished there is room."""
+    async with House(tmp_path, store={"max_bytes": "1MiB"}, queue={"max_waiting": 1000}) as house:
+        taken: list[Accepted] = []
+
+        async def fill() -> None:
+            while True:
+                taken.append(await house.take(f"wait {len(taken)} {TEXT}"))
+
+        with pytest.raises(Busy, match="the store is full") as refused:
+            await fill()
+        assert refused.value.retry_after_s
+        assert {await house.state(each) for each in taken} == {State.RECEIVED, State.RUNNING}
+        house.engine.open.set()
+        assert {(await house.reply(each))["status"] for each in taken} == {"done"}
+        async with asyncio.timeout(START_S):
+            while True:
+                with contextlib.suppress(Busy):
+                    await house.ask("hello")
+                    break
+                await asyncio.sleep(0.01)  # between two attempts

@@ -79,6 +79,23 @@ def test_counted_parts_are_what_the_buffers_hold() -> None:
     assert need.total == need.loaded + need.prefixes
 
 
+def test_copied_matrices_beside_what_is_used_in_place_stay() -> None:
+    """As far as they lie in one window with it; which types were copied follows from how many bytes were."""
+    window = predict.WINDOW_BYTES
+    tensors = [
+        Tensor("token_embd.weight", (1, 1), 12, 0, window),
+        Tensor("a", (1, 1), 12, window, 3 * window),  # alone in its windows
+        Tensor("norm", (1,), 0, 4 * window, 100),
+        Tensor("b", (1, 1), 12, 4 * window + 100, 2 * window - 100),  # its first window is the norm's, too
+        Tensor("c", (1, 1), 14, 6 * window, window // 2),
+        Tensor("d", (1, 1), 12, 6 * window + window // 2, 1000),  # and this one c's
+    ]
+    copied = sum(t.size for t in tensors if t.kind == 12 and t.name != "token_embd.weight")
+    assert predict.neighbours(tensors, copied) == window - 100 + 1000
+    assert predict.neighbours(tensors, 0) == 0
+    assert predict.neighbours(tensors, 7 * window) == 0  # of nothing that we understand
+
+
 def spec(path: Path, **more: Any) -> ModelSpec:
     return ModelSpec(name="m", path=str(path), context=512, **more)
 

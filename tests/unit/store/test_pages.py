@@ -125,7 +125,8 @@ def test_random_pages_are_no_rows_and_no_error(tmp_path: Path) -> None:
 
 
 NUMBERED = Shape(
-    "t", (Column("id", "INTEGER", True, alias=True), Column("a", "TEXT", True), Column("b", "REAL", False))
+    "t",
+    (Column("id", "INTEGER", True, alias=True), Column("a", "TEXT", True), Column("b", "REAL", False, stored=False)),
 )
 
 

@@ -671,12 +671,12 @@ def test_trim_on_a_board_that_learns_the_date_forgets_nothing_of_this_boot(c: ap
 def test_trim_of_a_nearly_full_store_forgets_the_oldest_first(c: apsw.Connection, clocks: Clocks) -> None:
     """Before the queue has to refuse; a store with room keeps what is young."""
     rids = []
-    for _ in range(requests.TRIM + 10):
+    for _ in range(requests.TRIM_FOR_ROOM + 10):
         rids.append(finished(c))
         clocks.advance(1)
     assert requests.trim(c, DAY, "boot-1", PLENTY) == 0
-    assert requests.trim(c, DAY, "boot-1", requests.used_bytes(c)) == requests.TRIM
-    assert [row.rid for row in requests.latest(c, 99)] == rids[: requests.TRIM - 1 : -1]
+    assert requests.trim(c, DAY, "boot-1", requests.used_bytes(c)) == requests.TRIM_FOR_ROOM
+    assert [row.rid for row in requests.latest(c, 99)] == rids[: requests.TRIM_FOR_ROOM - 1 : -1]
 
 
 # -- journal -----------------------------------------------------------------------------------------------------------
