@@ -207,6 +207,7 @@ class Rig:
             config=f"[queue]\nmax_attempts = 100\n{self._config}",
             environment=environment,
         )
+        self.daemon.drop_in("[mqtt]\ndefault_expiry_s = 3600\n", "40.toml")  # no deadline passes amid all of this
         if self._model:
             self.daemon.drop_in(f'[models.small]\nsource = "file:{self._model}"\ncontext = 1024\n')
         if self._small_disk:
@@ -439,6 +440,11 @@ class Rig:
         notes = Counter(str(text) for (text,) in self.daemon.rows("diary"))
         world = World(notes, self._lamps, self.daemon.states(), self._undelivered(), self.acks.disordered)
         return judge(self.books, world)
+
+    def failures(self) -> list[str]:
+        """Why requests failed: each reason once."""
+        told = [json.loads(copies[0]) for copies in self.books.replies.values()]
+        return sorted({f"{reply['error']['code']}: {reply['error']['message']}" for reply in told if reply["error"]})
 
     def _undelivered(self) -> int:
         with contextlib.closing(apsw.Connection(str(self.state / "edged.db"))) as store:

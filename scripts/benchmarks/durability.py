@@ -134,7 +134,10 @@ async def _one(folder: Path, fault: str, times: int, seed: int, model: Path | No
                 say(f"durability: {fault}, {number + 1} of {times}")
             await FAULTS[fault](rig)
         await rig.flowing()
-        return await rig.settle(load)
+        verdict = await rig.settle(load)
+        for why in rig.failures():
+            say(f"durability: {fault}: {why[:300]}")
+        return verdict
 
 
 def _sum(verdicts: list[Verdict]) -> Verdict:
