@@ -21,9 +21,12 @@ import apsw
 import msgspec
 from msgspec import Struct
 
-from edged.store import pages
+from edged import clock
+from edged.router import Finding
+from edged.store import lifecycle, pages
+from edged.store.lifecycle import State
 from edged.store.pages import Column, Shape
-from edged.types import Fault, Reply, Status
+from edged.types import Fault, Reply, Request, Spent, Status
 
 log = logging.getLogger("edged.store")
 
@@ -216,10 +219,14 @@ def _insert(into: apsw.Connection, rows: Iterable[tuple[str, list[str], tuple[An
 
 
 def mend(c: apsw.Connection) -> None:
-    """Put right what is without its other half; of the newest schema."""
+    """Put right what is without its other half, or cannot be read; of the newest schema."""
     for table in ("steps", "deliveries", "packets"):
         c.execute(f"DELETE FROM {table} WHERE rid NOT IN (SELECT rid FROM requests)")
     c.execute("DELETE FROM replies WHERE seq NOT IN (SELECT seq FROM requests)")
+    columns = "seq, agent, state, body, findings, spent, finished_wall"
+    all_rows: Iterable[tuple[Any, ...]] = c.execute(f"SELECT {columns} FROM requests")
+    for seq, agent in [(seq, agent) for seq, agent, *others in all_rows if not _can_be_read(*others)]:
+        _end(c, seq, agent)
     orphans = "finished_wall IS NOT NULL AND seq NOT IN (SELECT seq FROM replies)"
     for seq, rid, name in c.execute(f"SELECT seq, rid, id FROM requests WHERE {orphans}").fetchall():
         lost = Reply(
@@ -227,6 +234,7 @@ def mend(c: apsw.Connection) -> None:
         )
         c.execute("INSERT INTO replies VALUES (?,?)", (seq, msgspec.json.encode(lost)))
         c.execute("UPDATE requests SET status = 'failed' WHERE seq = ?", (seq,))
+        c.execute("UPDATE deliveries SET state = 'ready' WHERE rid = ? AND state = 'waiting'", (rid,))
     # a chain with a hole proves nothing in front of it: it begins behind the last hole
     hole = "SELECT max(a.seq) FROM audit a WHERE NOT EXISTS (SELECT 1 FROM audit b WHERE b.seq = a.seq - 1)"
     if (first := c.execute(hole).get) is not None:
@@ -234,6 +242,27 @@ def mend(c: apsw.Connection) -> None:
         if first != cast(int, anchor) + 1:
             c.execute("INSERT OR REPLACE INTO audit_anchor SELECT 0, seq, hash FROM audit WHERE seq = ?", (first,))
             c.execute("DELETE FROM audit WHERE seq <= ?", (first,))
+
+
+def _can_be_read(state: str, body: Any, findings: Any, spent: Any, finished_wall: float | None) -> bool:
+    try:
+        unfinished = State(state) in lifecycle.UNFINISHED
+        msgspec.json.decode(body, type=Request)
+        [Finding(word) for word in findings.split()]
+        msgspec.json.decode(spent or b"null", type=Spent | None)
+    except (msgspec.MsgspecError, ValueError):
+        return False
+    return unfinished == (finished_wall is None)
+
+
+def _end(c: apsw.Connection, seq: int, agent: str) -> None:
+    """What was asked is not known any more; that it was is."""
+    body = msgspec.json.encode(Request(agent=agent, messages=()))
+    c.execute(
+        "UPDATE requests SET body = ?, state = ?, findings = '', spent = NULL,"
+        " finished_wall = coalesce(finished_wall, ?) WHERE seq = ?",
+        (body, State.FAILED, clock.wall(), seq),
+    )
 
 
 class _Reading:

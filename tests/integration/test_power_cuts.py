@@ -10,8 +10,8 @@ from tests.powercut import power_cuts, upgrade_cuts
 
 def test_power_cuts_lose_nothing_that_was_acknowledged() -> None:
     """Files whole, effects once, replies as they were told."""
-    counts = power_cuts(150, seed=1)
-    assert counts.cuts == 150
+    counts = power_cuts(100, seed=1)
+    assert counts.cuts == 100
     assert counts.kept, counts
 
 
@@ -33,8 +33,8 @@ def test_judge_of_power_cuts_finds_a_rollback_journal_that_comes_back(monkeypatc
 
 def test_power_cuts_during_an_upgrade_leave_the_old_file_or_the_new_one() -> None:
     """From every earlier schema, and from larger pages."""
-    counts = upgrade_cuts(100, seed=5)
-    assert counts.cuts == 100
+    counts = upgrade_cuts(75, seed=5)
+    assert counts.cuts == 75
     assert counts.kept, counts
 
 
@@ -42,4 +42,6 @@ def test_power_cuts_during_an_upgrade_leave_the_old_file_or_the_new_one() -> Non
 def test_two_thousand_power_cuts_lose_nothing() -> None:
     """The same, other moments."""
     counts = power_cuts(2000, seed=3)
+    assert counts.kept, counts
+    counts = upgrade_cuts(500, seed=6)
     assert counts.kept, counts

@@ -86,8 +86,8 @@ def test_log_counts_as_far_as_it_is_committed(tmp_path: Path) -> None:
         with c:
             c.execute("DELETE FROM numbered WHERE id > 100")
         log = path.with_name("x.db-wal").read_bytes()
+        shapes = tuple(salvage.shape(c, name) for name in NAMES)
         for length in (size, size + 100, len(log) - 536, len(log) - 1):
-            shapes = tuple(salvage.shape(c, name) for name in NAMES)
             found = {v for s, v in pages.rows(Pages(path.read_bytes(), log[:length], 512), shapes) if s.numbered}
             assert found == before["numbered"]
         torn = bytearray(log)

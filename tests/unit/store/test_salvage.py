@@ -79,12 +79,13 @@ async def test_store_that_is_whole_is_not_touched(good: Path, tmp_path: Path) ->
     await store.stop()
 
 
-async def test_whatever_page_is_damaged_the_rest_lives_on(good: Path, tmp_path: Path) -> None:
-    """Each page in turn. The old file stays as it was, a request is known or gone, and nothing can be done twice: one
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "each"])
+async def test_whatever_page_is_damaged_the_rest_lives_on(step: int, good: Path, tmp_path: Path) -> None:
+    """One page in turn. The old file stays as it was, a request is known or gone, and nothing can be done twice: one
     that was finished is never in the queue again."""
     pages = good.stat().st_size // database.PAGE_BYTES
     kept = []
-    for number in range(2, pages + 1):
+    for number in (*range(3, 24), *range(24, pages + 1, step)):  # first the tables', then rows
         folder = tmp_path / str(number)
         folder.mkdir()
         path = damaged(good, folder, page(number))
@@ -154,6 +155,28 @@ async def test_rows_that_were_deleted_do_not_come_back(good: Path, tmp_path: Pat
     assert store.salvaged is not None
     assert len(rids) > len(left) - 8
     assert set(rids) <= left
+    await store.stop()
+
+
+async def test_row_that_cannot_be_read_is_ended_and_holds_up_nobody(good: Path, tmp_path: Path) -> None:
+    """Bits that fell over where no page shows it: work would stop at it for ever."""
+    path = damaged(good, tmp_path, lambda content: None)
+    with contextlib.closing(apsw.Connection(str(path))) as c:
+        c.execute("UPDATE requests SET body = x'00' WHERE rid = 'wait0000'")
+        c.execute("UPDATE requests SET state = 'rexeived' WHERE rid = 'wait0001'")
+        c.execute("UPDATE requests SET body = x'00' WHERE rid = 'rid0003'")
+        salvage.mend(c)
+    store, rids = await opened(path)
+    assert len(rids) == DONE + WAITING
+    claimed = {row.rid for row in await store.write(lambda c: requests.claim(c, ANY))}
+    assert claimed == {f"wait{number:04}" for number in range(2, WAITING)}
+    for name in ("wait0000", "wait0001"):
+        row = await store.read(lambda c: requests.get(c, name))  # noqa: B023  # awaited in this turn
+        assert row.status == "failed"
+        assert row.reply is not None
+    known = await store.read(lambda c: requests.get(c, "rid0003"))
+    assert known.reply is not None
+    assert known.status == "done"
     await store.stop()
 
 
