@@ -408,14 +408,12 @@ def _set_page_size(connection: apsw.Connection) -> None:
     """Of a new file, before its first table; a file of an earlier edged is written anew, once."""
     if connection.pragma("page_size") == PAGE_BYTES:
         return
-    connection.execute("PRAGMA journal_mode = DELETE")  # in WAL mode the size stays
-    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     try:
+        connection.execute("PRAGMA journal_mode = DELETE")  # in WAL mode the size stays
+        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         connection.execute("VACUUM")
-    except apsw.FullError:  # it takes twice its size for a moment; the next start tries again
-        log.warning(
-            "no room on the disk to write the store anew in smaller pages: requests write more than they need to"
-        )
+    except (apsw.FullError, apsw.BusyError) as error:  # it takes twice its size for a moment, and nobody else may read
+        log.warning("the store keeps its large pages until the next start, and writes more than it needs to: %s", error)
 
 
 def _open_reader(path: Path) -> apsw.Connection:

@@ -439,6 +439,25 @@ async def test_log_begins_anew_though_somebody_reads_all_the_time(tmp_path: Path
     await store.stop()
 
 
+async def test_file_of_larger_pages_works_where_it_cannot_be_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has it open, or the disk has no room: nothing that a start should fail of."""
+    monkeypatch.setattr(database, "BUSY_MS", 1)
+    path = tmp_path / "x.db"
+    with contextlib.closing(apsw.Connection(str(path))) as old:
+        old.execute("PRAGMA page_size = 4096; PRAGMA journal_mode = WAL").fetchall()
+        old.execute(TABLE[0])
+        old.pragma("user_version", 1)
+        old.execute("BEGIN")
+        old.execute("SELECT * FROM t").fetchall()
+        connection = await asyncio.to_thread(database._open, path, TABLE)
+        assert connection.pragma("page_size") == 4096
+        assert connection.pragma("journal_mode") == "wal"
+        connection.execute("INSERT INTO t VALUES (1)")
+        connection.close()
+
+
 async def test_somebody_who_reads_for_hours_holds_up_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shell that was left open: the log grows and tells so; when it is closed the log begins anew."""
     monkeypatch.setattr(database, "READER_S", 0.0)
