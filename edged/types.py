@@ -481,7 +481,8 @@ class MemoryNeed(Struct, frozen=True, kw_only=True):
 
     weights: mapped or copied, and the vocabulary. kv: keys and values, states. compute: buffers of the graph and its
     nodes. output: logits and embeddings that are kept. prefixes: states of sequences that wait in host memory, at most.
-    libraries: what comes with the first load of a process and stays.
+    libraries: what comes with the first load of a process and stays. beside: pages of the file that the kernel brings in
+    and nobody uses; it takes them back first, so a model fits without them.
     """
 
     weights: int = 0
@@ -490,21 +491,22 @@ class MemoryNeed(Struct, frozen=True, kw_only=True):
     output: int = 0
     prefixes: int = 0
     libraries: int = 0
+    beside: int = 0
 
     @property
     def loaded(self) -> int:
         """After a load and a request. Sequences that wait in host memory come on top, where there are any."""
-        return self.weights + self.kv + self.compute + self.output + self.libraries
+        return self.weights + self.kv + self.compute + self.output + self.libraries + self.beside
 
     @property
     def total(self) -> int:
-        """At most, ever."""
-        return self.loaded + self.prefixes
+        """What there has to be room for, ever."""
+        return self.loaded + self.prefixes - self.beside
 
     @property
     def returned(self) -> int:
         """What an unload gives back, at most."""
-        return self.total - self.libraries
+        return self.total + self.beside - self.libraries
 
 
 class KnownSize(Struct, frozen=True):

@@ -140,7 +140,6 @@ def counted(measured: Measured, tensors: list[gguf.Tensor]) -> MemoryNeed:
     n_vocab = _n_vocab(tensors) or LARGEST_VOCABULARY
     return MemoryNeed(
         weights=sum(each.weights for each in measured.buffers.values())
-        + neighbours(tensors, copied)
         + measured.heap
         + n_vocab * LEXICON_BYTES
         + REQUEST_BYTES,
@@ -148,6 +147,7 @@ def counted(measured: Measured, tensors: list[gguf.Tensor]) -> MemoryNeed:
         compute=sum(each.compute for each in measured.buffers.values()),
         output=measured.output,
         prefixes=sizes.ASIDE_BYTES,
+        beside=neighbours(tensors, copied),
     )
 
 
