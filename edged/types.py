@@ -481,8 +481,8 @@ class MemoryNeed(Struct, frozen=True, kw_only=True):
 
     weights: mapped or copied, and the vocabulary. kv: keys and values, states. compute: buffers of the graph and its
     nodes. output: logits and embeddings that are kept. prefixes: states of sequences that wait in host memory, at most.
-    libraries: what comes with the first load of a process and stays. beside: pages of the file that the kernel brings in
-    and nobody uses; it takes them back first, so a model fits without them.
+    libraries: what comes with the first load of a process and stays. beside: pages of the file that the kernel brings
+    in and nobody uses; it takes them back first, so a model fits without them.
     """
 
     weights: int = 0

@@ -110,7 +110,8 @@ class Books:
         now = time.monotonic()
         return Resident(
             name=self.name,
-            size_bytes=self.need.returned,
+            # what it took, where that is more than was predicted: that much comes back
+            size_bytes=max(self.need.returned, self.measured_bytes - self.need.libraries),
             busy=self.active > 0,
             pinned=self.spec.pin,
             kept=now < turns.kept_until(self.loaded_at, self.used_at, self.load_s),
