@@ -112,7 +112,7 @@ class Llama:
         if not Path(path).is_file():
             raise ModelUnavailable(f"{path} is not a file")
         params = model_params()
-        mapped = self._mapped = Mapped(Path(path))
+        mapped = Mapped(Path(path))
 
         def progress(fraction: float) -> bool:
             mapped.loaded(fraction)
@@ -291,7 +291,6 @@ class Llama:
             self.decode([(token, 0, 0, False), (token, 1, 0, True)])
         except DecodeError as error:
             raise ModelUnavailable(f"the model does not compute: {error}") from error
-        self._mapped.used(token, self.n_vocab)
         able = self.cut(0, 1)
         self.forget(0)
         return able

@@ -37,32 +37,17 @@ def touch(data: mmap.mmap) -> None:
     assert data[::PAGE]
 
 
-def test_all_is_given_back_and_comes_again(model: Path) -> None:
+def test_all_but_the_embeddings_is_given_back_and_comes_again(model: Path) -> None:
     """Of the real file, mapped as llama.cpp does it."""
     path = model
+    embeddings = next(t.size for t in gguf.header(path)[1] if t.name == mapped.EMBEDDINGS)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         touch(data)
         assert resident(path) >= path.stat().st_size
         before = bytes(data[-PAGE:])
         mapped.Mapped(path).release()
-        assert resident(path) == 0
+        assert embeddings <= resident(path) < embeddings + 4 * PAGE
         assert bytes(data[-PAGE:]) == before
-
-
-@pytest.mark.parametrize("in_place", [True, False])
-def test_embeddings_that_are_used_in_place_are_brought_in(model: Path, in_place: bool) -> None:
-    """Where a token's row was read; where a copy of them is used they stay away."""
-    embeddings = next(t for t in gguf.header(model)[1] if t.name == mapped.EMBEDDINGS)
-    begin, _ = mapped._embeddings(model)
-    n_vocab, token = embeddings.dims[1], embeddings.dims[1] // 2
-    with model.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        pages = mapped.Mapped(model)
-        touch(data)
-        pages.release()
-        if in_place:
-            assert data[begin + embeddings.size * token // n_vocab] is not None
-        pages.used(token, n_vocab)
-        assert (resident(model) >= embeddings.size) is in_place
 
 
 def test_load_gives_back_as_it_goes_on(model: Path) -> None:
@@ -75,7 +60,7 @@ def test_load_gives_back_as_it_goes_on(model: Path) -> None:
         pages.loaded(0.9 * step)
         assert resident(path) >= path.stat().st_size
         pages.loaded(1.1 * step)
-        assert resident(path) == 0
+        assert resident(path) < path.stat().st_size // 2
         touch(data)
         pages.loaded(1.9 * step)
         assert resident(path) >= path.stat().st_size
