@@ -155,26 +155,26 @@ async def test_request_that_kills_the_daemon_at_every_attempt_is_quarantined_alo
         await daemon.__aexit__()
 
 
-async def test_kill_with_twenty_requests_in_flight_loses_and_repeats_none(
+async def test_kill_with_forty_requests_in_flight_loses_and_repeats_none(
     tmp_path: Path, broker: Mosquitto, customer: Customer
 ) -> None:
     """Some run, some wait, some are done; afterwards each has its row and its answer, once."""
-    names = [b"n%d" % number for number in range(20)]
-    script = "".join(entry(f"note {n};", note(f"n{n}"), text=f"noted {n} x x", token_s=0.05) for n in range(20))
+    names = [b"n%d" % number for number in range(40)]
+    script = "".join(entry(f"note {n};", note(f"n{n}"), text=f"noted {n} x x", token_s=0.05) for n in range(40))
     async with Daemon(tmp_path, broker=broker.port, script=script) as daemon:
         await customer.online()
         for number, name in enumerate(names):
             await customer.ask(f"note {number};", name)
         await customer.answers(names[:1])
         await daemon.kill()
-        assert len(daemon.rows("diary")) < 20, "all was over before the kill"
+        assert len(daemon.rows("diary")) < 40, "all was over before the kill"
         await daemon.start()
         copies = await customer.answers(name for name in names if name not in customer.copies)
         for number, name in enumerate(names):
             assert _only(copies[name])["output"] == f"noted {number} x x"
-        assert sorted(daemon.rows("diary")) == sorted((f"n{n}",) for n in range(20))
+        assert sorted(daemon.rows("diary")) == sorted((f"n{n}",) for n in range(40))
         assert await daemon.stop() == 0
-        assert daemon.states() == ["done"] * 20
+        assert daemon.states() == ["done"] * 40
 
 
 SLOW = entry("slow", text="a b c d e f g h", token_s=0.05)
