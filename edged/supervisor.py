@@ -14,6 +14,7 @@ import fcntl
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +27,7 @@ from edged.listeners import Listeners
 
 logger = logging.getLogger("edged")
 
-EX_OK, EX_CONFIG = 0, 78  # sysexits.h
+EX_OK, EX_SOFTWARE, EX_CONFIG = 0, 70, 78  # sysexits.h
 M_ARENA_MAX = -8  # malloc.h
 # Other processes find the daemon and its state by them: they stay for the life of the process.
 FIXED = (("node", "state_dir"), ("node", "runtime_dir"))
@@ -37,7 +38,8 @@ def run(path: str | None) -> int:
     log.set_up(under_systemd=systemd.under_systemd())
     _use_one_arena()
     try:
-        return asyncio.run(Supervisor(path).run())
+        with _threads_watched():
+            return asyncio.run(Supervisor(path).run())
     except ConfigError as error:
         logger.error("%s", error)
         return EX_CONFIG
@@ -160,6 +162,23 @@ def _use_one_arena() -> None:
     several heaps does not go back to the kernel when it is unloaded: 40 MiB with the default model."""
     with contextlib.suppress(AttributeError):  # another C library has no such thing
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+
+
+@contextlib.contextmanager
+def _threads_watched() -> Iterator[None]:
+    """A thread that dies takes the process along, as a task does: whoever waits for its answer would wait for ever, and
+    the watchdog is fed. At once, because an orderly end would wait for it, too: what was promised is on the medium."""
+
+    def died(what: threading.ExceptHookArgs) -> None:
+        name = what.thread.name if what.thread else "one that is gone"
+        logger.critical("the thread %s died", name, exc_info=what.exc_value)
+        os._exit(EX_SOFTWARE)
+
+    before, threading.excepthook = threading.excepthook, died
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _private(path: str, flags: int) -> int:

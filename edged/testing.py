@@ -9,6 +9,8 @@ A configuration uses it with `source = "scripted:/path/to/script.toml"`; everyth
     token_s = 0.0                               # seconds between two words of it
     confidence = 1.0                            # of each call
 
+`\\1` in an argument or in the text is what the first group of `match` found.
+
     [[self_test]]                               # as in a manifest of the catalog: what an update asks it
     prompt = "open the north valve"
     expect = { contains = "open" }
@@ -33,7 +35,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edged.catalog import SelfTest
 from edged.clock import Stopwatch
@@ -155,7 +157,7 @@ class ScriptedEngine:
             if script.dimensions:
                 raise BadRequest(f"model: {job.model!r} is an embedding model: it does not generate")
             question, results = _dialogue(job)
-            entry = next((r for r in script.replies if re.search(r.match, question)), Scripted("", text=question))
+            entry = _entry(script, question)
             call = entry.calls[results] if results < len(entry.calls) else None
             if job.confidence_marker is not None:  # the agent wants a decision
                 text = msgspec.json.encode(call or {"name": "reply", "arguments": {}}).decode()
@@ -175,6 +177,28 @@ class ScriptedEngine:
                 if on_piece:
                     on_piece(word, told[i : i + 1])
             return _completion(job, text, load_ms, watch.ms(), first_ms=first_ms, logprob=None, logprobs=told)
+
+
+def _entry(script: Script, question: str) -> Scripted:
+    """The first that matches, with what its groups found."""
+    for entry in script.replies:
+        if found := re.search(entry.match, question):
+            if not found.re.groups:
+                return entry
+            calls = tuple({name: _filled(value, found) for name, value in call.items()} for call in entry.calls)
+            return structs.replace(entry, calls=calls, text=_filled(entry.text, found))
+    return Scripted("", text=question)
+
+
+def _filled(value: JSON, found: re.Match[str]) -> JSON:
+    """With the groups in place of their numbers; of one that there is not, the number stays."""
+    if isinstance(value, dict):
+        return {name: _filled(inner, found) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, found) for inner in value]
+    if isinstance(value, str):
+        return re.sub(r"\\(\d)", lambda m: (found[int(m[1])] or "") if int(m[1]) <= found.re.groups else m[0], value)
+    return value
 
 
 def _vector(text: str, dimensions: int) -> bytes:

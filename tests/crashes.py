@@ -1,153 +1,42 @@
-"""What happens to a board, done to the real daemon while it works, and the books of what came of it.
+"""What happens to a board, done to the real daemon while it works.
 
-The daemon is a child process on a real mosquitto; a load asks over MQTT, the Unix socket and HTTP and keeps its own
-account by number. `judge` compares that with the replies, the tool's database, what the lamp was told and the store.
+The daemon is a child process on a real mosquitto; a load (`crash_load`) asks over MQTT, the Unix socket and HTTP and
+keeps its own account by number. `crash_books.judge` compares that with the replies, what the tools have done, and the
+store.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Self
 
 import apsw
 
-from tests.brokers import Mosquitto, Wire, marks
-from tests.daemons import NOTES, REPLY, START_S, Customer, Daemon, Wired
+from edged.faults import POINTS
+from tests.brokers import Mosquitto, Wire
+from tests.crash_books import AckOrder, Books, Verdict, World, judge
+from tests.crash_load import KEEP_TOOL, PLAIN_REPLY, SCRIPT, WITHIN_S, Load, set_up_keeper
+from tests.daemons import REPLY, Customer, Daemon
+from tests.faulty_daemon import AFTER_PUBLISH, ARM, LOSE_A_TASK, LOSE_A_THREAD
 
-FINAL = {"done", "failed", "expired", "cancelled", "quarantined"}
-OUTSTANDING = 8  # requests on their way: some run, some wait, some are on the wire when it strikes
-WITHIN_S = 120.0  # for everything to be answered when nothing strikes any more: the daemon may wait 30 s for the broker
-NOTE, READ, LAMP = "note", "tank_level", "lamp"
-PUBLISH, PUBACK = 3, 4  # types of MQTT packets
 SMALL_DISK = "8m"
 RECONNECT_S = "0.5"  # else half a minute, after the third time: many happenings in a short time are no board's life
-AGAIN_S = 0.2  # a client that is told to come again in a minute does not wait so long in a test
-
-
-@dataclass
-class Books:
-    """What a load knows by itself. asked: texts by number, of what was handed over for good (the broker confirmed it,
-    or the client asks until it is answered). replies: every copy's bytes, by number. refused: how often it was told to
-    come again, and did."""
-
-    asked: dict[int, str] = field(default_factory=dict)
-    replies: dict[int, list[bytes]] = field(default_factory=dict)
-    refused: int = 0
-
-    def keep(self, number: int, reply: bytes) -> None:
-        """One copy of a reply."""
-        self.replies.setdefault(number, []).append(reply)
-
-
-@dataclass(frozen=True)
-class World:
-    """What there is at the end. notes: texts in the tool's table; lamps: messages the lamp got; states: of the requests
-    in the store; undelivered: rows of its outbox; disordered: acknowledgements that overtook another."""
-
-    notes: Counter[str]
-    lamps: int
-    states: list[str]
-    undelivered: int = 0
-    disordered: int = 0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Of all requests: zero of everything behind `copies` is the promise."""
-
-    requests: int
-    effects: int
-    copies: int
-    lamp_repeats: int
-    refused: int
-    lost: int
-    differing: int
-    duplicated: int
-    missing: int
-    failed: int
-    disordered: int
-    stuck: int
-
-    @property
-    def kept(self) -> bool:
-        """Whether the promise was kept. A lamp may be told twice (`on_uncertain = "retry"`), a reply come twice."""
-        return not any(
-            (self.lost, self.differing, self.duplicated, self.missing, self.failed, self.disordered, self.stuck)
-        )
-
-
-def judge(books: Books, world: World) -> Verdict:
-    """Compare the load's account with the world."""
-    told = {number: json.loads(copies[0]) for number, copies in books.replies.items()}
-    calls = [call for reply in told.values() for call in reply["tool_calls"] if call["ok"]]
-    wanted = Counter(call["arguments"]["text"] for call in calls if call["name"] == NOTE)
-    lamps = sum(call["name"] == LAMP for call in calls)
-    return Verdict(
-        requests=len(books.asked),
-        effects=sum(wanted.values()) + lamps,
-        copies=sum(len(copies) - 1 for copies in books.replies.values()),
-        lamp_repeats=max(0, world.lamps - lamps),
-        refused=books.refused,
-        lost=len(books.asked.keys() - books.replies.keys()),
-        differing=sum(len(set(copies)) > 1 for copies in books.replies.values()),
-        duplicated=(world.notes - wanted).total(),
-        missing=(wanted - world.notes).total() + max(0, lamps - world.lamps),
-        failed=sum(reply["status"] != "done" for reply in told.values()),
-        disordered=world.disordered,
-        stuck=sum(state not in FINAL for state in world.states) + world.undelivered,
-    )
-
-
-class AckOrder:
-    """Looks at what passes between daemon and broker: on each connection requests are acknowledged in the order in
-    which they came. `hear` is for a Wire."""
-
-    def __init__(self) -> None:
-        self.disordered = 0
-        self._data: dict[tuple[int, bool], bytearray] = {}
-        self._open: dict[int, list[int]] = {}
-
-    def hear(self, connection: int, up: bool, data: bytes) -> None:
-        """Bytes that passed."""
-        buffer = self._data.setdefault((connection, up), bytearray())
-        buffer += data
-        while (packet := _packet(buffer)) is not None:
-            self._look(connection, up, *packet)
-
-    def _look(self, connection: int, up: bool, first: int, body: bytes) -> None:
-        waiting = self._open.setdefault(connection, [])
-        if not up and first >> 4 == PUBLISH and first & 0x06:
-            at = 2 + int.from_bytes(body[:2], "big")
-            waiting.append(int.from_bytes(body[at : at + 2], "big"))
-        elif up and first >> 4 == PUBACK and (mid := int.from_bytes(body[:2], "big")) in waiting:
-            self.disordered += waiting[0] != mid
-            waiting.remove(mid)
-
-
-def _packet(buffer: bytearray) -> tuple[int, bytes] | None:
-    """Take the first whole packet out: its first byte and its body."""
-    size = shift = 0
-    for at in range(1, min(len(buffer), 5)):
-        size |= (buffer[at] & 0x7F) << shift
-        shift += 7
-        if not buffer[at] & 0x80:
-            if len(buffer) < at + 1 + size:
-                return None
-            first, body = buffer[0], bytes(buffer[at + 1 : at + 1 + size])
-            del buffer[: at + 1 + size]
-            return first, body
-    return None
+GRACE_S = "0.3"  # some of the load never ends: a stop puts it back, and need not wait five seconds to do so
+PASSES = 12  # a point kills at one of so many passes: at the first ones the daemon is still recovering
+PATIENCE_S = 1.0  # where the broker forgets what it confirmed
+TOOLS = ("tank_level", "set_valve", "note", "lamp", "keep")
 
 
 class Rig:
@@ -160,6 +49,7 @@ class Rig:
         small_disk: the state folder is a small file system of its own (root).
         longest_s: of the random moments between two happenings.
         config: more of the daemon's configuration, TOML.
+        options: of the load.
     """
 
     def __init__(
@@ -171,25 +61,22 @@ class Rig:
         small_disk: bool = False,
         longest_s: float = 0.4,
         config: str = "",
+        **options: Any,
     ) -> None:
         self.chance = random.Random(seed)  # reproducible, no secret
-        self.books = Books()
         self.acks = AckOrder()
         self.folder = folder
         self.broker = Mosquitto(folder, lines=("allow_anonymous true", "set_tcp_nodelay true"), persistence=True)
         self.wire = Wire(self.broker.port, hear=self.acks.hear)
         self.clock = folder / "clock"
         self.clock.write_text("0")
+        self._plan = folder / "plan"
         self._model = model
         self._small_disk = small_disk
         self._seed = seed
         self._longest_s = longest_s
         self._config = config
-        self._next = 0
-        self._slots = asyncio.Semaphore(OUTSTANDING)
-        self._news = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._lamps = 0
+        self._options = options
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
@@ -198,149 +85,66 @@ class Rig:
         await enter(self.wire)
         environment = {
             "EDGED_TEST_CLOCK": str(self.clock),
+            "EDGED_TEST_PLAN": str(self._plan),
             "EDGED_TEST_SEED": str(self._seed),
             "EDGED_TEST_RECONNECT": RECONNECT_S,
+            "EDGED_TEST_GRACE": GRACE_S,
         }
         self.daemon = Daemon(
             self.folder,
             broker=self.wire.port,
             config=f"[queue]\nmax_attempts = 100\n{self._config}",
+            script=SCRIPT,
             environment=environment,
         )
         self.daemon.drop_in("[mqtt]\ndefault_expiry_s = 3600\n", "40.toml")  # no deadline passes amid all of this
+        self._keeper = set_up_keeper(self.folder)
         if self._model:
             self.daemon.drop_in(f'[models.small]\nsource = "file:{self._model}"\ncontext = 1024\n')
+        else:
+            self.daemon.drop_in(f"{KEEP_TOOL}[agents.house]\ntools = {json.dumps(TOOLS)}\n")
         if self._small_disk:
             self.state.mkdir()
             _mount("-t", "tmpfs", "-o", f"size={SMALL_DISK}", "tmpfs", str(self.state))
             self._stack.callback(_unmount, self.state)
         self.customer = Customer(self.broker.port, client_id="customer")
         await enter(self.customer)
-        await self.customer.subscribe(REPLY)
-        await self.customer.subscribe("lamps/#")
+        for topic in (REPLY, PLAIN_REPLY, "lamps/#"):
+            await self.customer.subscribe(topic)
         self._stack.push_async_callback(self.daemon.__aexit__)
         await self.daemon.start()
         await self.customer.online()  # from now on the broker keeps what the daemon is asked
+        self._load = Load(self.daemon, self.customer, self.chance, model=self._model is not None, **self._options)
         self._listening = asyncio.create_task(self._listen())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in (self._listening, *self._tasks):
-            task.cancel()
-        await asyncio.gather(self._listening, *self._tasks, return_exceptions=True)
+        await self._load.stop()
+        self._listening.cancel()
+        await asyncio.gather(self._listening, return_exceptions=True)
         await self._stack.aclose()
+
+    async def _listen(self) -> None:
+        while True:
+            self._load.hear(await self.customer.next(within_s=3600))
 
     @property
     def state(self) -> Path:
         """The daemon's state folder."""
         return self.folder / "state"
 
-    # -- the load --------------------------------------------------------------------------------------------------
+    @property
+    def books(self) -> Books:
+        """What the load knows."""
+        return self._load.books
 
     def load(self, requests: int | None = None) -> asyncio.Task[None]:
         """Ask, as fast as answers come; without a number until the task is cancelled."""
-        return asyncio.create_task(self._ask_on(requests))
-
-    async def _ask_on(self, requests: int | None) -> None:
-        while requests is None or self._next < requests:
-            await self._slots.acquire()
-            number, self._next = self._next, self._next + 1
-            self._spawn(self._ask(number))
-
-    async def _ask(self, number: int) -> None:
-        """Each kind in its turn; a place is free again when the answer is there."""
-        kinds = (self._over_mqtt, self._over_mqtt, self._over_socket, self._over_mqtt, self._over_http)
-        text = ("lamp on", "how full is the south one?")[number // 7 % 2] if number % 7 == 0 else _note(number)
-        self.books.asked[number] = text
-        try:
-            await kinds[number % len(kinds)](number, text)
-        finally:
-            self._slots.release()
-            self._news.set()
-
-    async def _over_mqtt(self, number: int, text: str) -> None:
-        await self._hand_over(number, text)
-        await self._answered(lambda: number in self.books.replies)
-
-    async def _hand_over(self, number: int, text: str) -> None:
-        """Until the broker has it. One that dies before it confirmed may have it, or not: asked again it is the same
-        request by its Correlation Data."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await self.customer.ask(text, str(number).encode())
-                return
-
-    async def _over_socket(self, number: int, text: str) -> None:
-        await self._until_answered(number, lambda: self._call(number, text))
-        [first] = self.books.replies[number]
-        await self._until_answered(number, lambda: self._call(number, text))  # the stored reply
-        if self.books.replies[number] == [first, first]:  # no copy that nobody wanted
-            self.books.replies[number] = [first]
-
-    async def _call(self, number: int, text: str) -> Any:
-        async with Wired(self.daemon.socket) as client:
-            error, reply = await client.call(1, "agent.ask", {"input": text, "id": f"u{number}"})
-        return None if error else reply
-
-    async def _over_http(self, number: int, text: str) -> None:
-        await self._until_answered(number, lambda: self._post(number, text))
-
-    async def _post(self, number: int, text: str) -> Any:
-        reader, writer = await asyncio.open_unix_connection(str(self.daemon.socket.with_name("http.sock")))
-        with contextlib.closing(writer):
-            body = json.dumps({"input": text, "id": f"h{number}"}).encode()
-            head = f"POST /v1/agents/house/requests HTTP/1.1\r\nHost: edged\r\nContent-Length: {len(body)}\r\n"
-            writer.write(head.encode() + b"Content-Type: application/json\r\nConnection: close\r\n\r\n" + body)
-            answer = await asyncio.wait_for(reader.read(), START_S)
-        status, _, content = answer.partition(b"\r\n\r\n")
-        return json.loads(content) if status.startswith(b"HTTP/1.1 200") else None
-
-    async def _until_answered(self, number: int, ask: Callable[[], Awaitable[Any]]) -> None:
-        """Asked again under the same id whenever the connection is lost, or the daemon is busy."""
-        while True:
-            with contextlib.suppress(OSError, AssertionError, TimeoutError, ValueError):
-                if (reply := await ask()) is not None:
-                    self.books.keep(number, json.dumps(reply).encode())
-                    return
-            await asyncio.sleep(0.02)  # between two attempts to connect
-
-    async def _listen(self) -> None:
-        while True:
-            message = await self.customer.next(within_s=3600)
-            if message.topic == REPLY:
-                self._hear(int(marks(message).CorrelationData), bytes(message.payload))
-            self._lamps += message.topic.startswith("lamps/")
-
-    def _hear(self, number: int, reply: bytes) -> None:
-        """A reply over MQTT. A refusal that may be asked again is, under the same Correlation Data."""
-        told = json.loads(reply)
-        if told["status"] == "refused" and told["error"]["retryable"]:
-            self.books.refused += 1
-            self._spawn(self._again(number))
-            return
-        self.books.keep(number, reply)
-        self._news.set()
-
-    async def _again(self, number: int) -> None:
-        await asyncio.sleep(AGAIN_S)
-        await self._hand_over(number, self.books.asked[number])
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _answered(self, ready: Callable[[], object]) -> None:
-        """Wait until something is so that answers decide."""
-        while not ready():
-            self._news.clear()
-            await self._news.wait()
+        return self._load.ask(requests)
 
     async def flowing(self) -> None:
         """Wait until something is answered that was not before: over the link that is back."""
-        seen = len(self.books.replies)
-        async with asyncio.timeout(WITHIN_S):
-            await self._answered(lambda: len(self.books.replies) > seen + OUTSTANDING)
+        await self._load.flowing()
 
     # -- what happens ----------------------------------------------------------------------------------------------
 
@@ -365,17 +169,38 @@ class Rig:
         await self.moment()
         await self.daemon.reload()
 
-    async def lose_a_task(self) -> None:
-        """A task dies of a bug: the daemon ends, and the service manager starts it."""
-        await self.moment()
-        os.kill(self.daemon.pid, signal.SIGUSR2)
-        assert await self.daemon.ended() != 0
+    async def die_at(self, point: str) -> None:
+        """SIGKILL where something just became true, at one of the next passes, and a start."""
+        self._plan.write_text(f"{point} {self.chance.randint(1, PASSES)}")
+        os.kill(self.daemon.pid, ARM)
+        assert await self.daemon.ended() == -signal.SIGKILL
         await self.daemon.start()
+
+    async def lose(self, what: signal.Signals | int) -> None:
+        """A task or a thread dies of a bug: the daemon ends, and the service manager starts it."""
+        await self.moment()
+        os.kill(self.daemon.pid, what)
+        assert await self.daemon.ended() not in (0, -signal.SIGKILL)
+        await self.daemon.start()
+
+    async def kill_a_tool(self) -> None:
+        """SIGKILL of a Python tool's process. Needs `fragile`: what it was doing failed."""
+        await self.moment()
+        for child in _children(self.daemon.pid, "keeper"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
 
     async def restart_broker(self) -> None:
         """The broker says goodbye, keeps its sessions, and comes back."""
         await self.moment()
         await self.broker.stop()
+        await self.broker.start()
+        await self.flowing()
+
+    async def kill_broker(self) -> None:
+        """The broker loses its power, and what it had not saved. Needs `patience_s`, and that all have an identity."""
+        await self.moment()
+        await self.broker.kill()
         await self.broker.start()
         await self.flowing()
 
@@ -426,8 +251,7 @@ class Rig:
         await asyncio.wait([load])
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(WITHIN_S):
-                if self._tasks:
-                    await asyncio.wait(self._tasks)
+                await self._load.answered()
                 while await asyncio.to_thread(self._undelivered):
                     await asyncio.sleep(0.05)
 
@@ -436,9 +260,17 @@ class Rig:
         await self.quiet(load)
         await self.daemon.stop()
         for message in self.customer.kept():
-            self._lamps += message.topic.startswith("lamps/")
-        notes = Counter(str(text) for (text,) in self.daemon.rows("diary"))
-        world = World(notes, self._lamps, self.daemon.states(), self._undelivered(), self.acks.disordered)
+            self._load.hear(message)
+        kept, tries = await asyncio.to_thread(_kept, self._keeper)
+        world = World(
+            notes=Counter(str(text) for (text,) in self.daemon.rows("diary")),
+            lamps=max(self._load.lamps, sum(self.acks.confirmed[topic] for topic in LAMPS)),
+            states=self.daemon.states(),
+            undelivered=self._undelivered(),
+            disordered=self.acks.disordered,
+            kept=kept,
+            tries=tries,
+        )
         return judge(self.books, world)
 
     def failures(self) -> list[str]:
@@ -452,19 +284,36 @@ class Rig:
             return int(store.execute("SELECT count(*) FROM deliveries WHERE state <> 'delivered'").get)
 
 
+LAMPS = ("lamps/desk/set",)
 FAULTS: dict[str, Callable[[Rig], Awaitable[None]]] = {
     "SIGKILL": Rig.kill,
     "SIGTERM while busy": Rig.terminate,
     "reload while busy": Rig.reload,
-    "a task of the daemon dies": Rig.lose_a_task,
+    "a task of the daemon dies": lambda rig: rig.lose(LOSE_A_TASK),
+    "a thread of the daemon dies": lambda rig: rig.lose(LOSE_A_THREAD),
+    "a Python tool is killed": Rig.kill_a_tool,
     "the broker restarts": Rig.restart_broker,
+    "the broker is killed": Rig.kill_broker,
     "the link is cut": Rig.cut_link,
     "the link is a black hole": Rig.black_hole,
     "the wall clock jumps": Rig.jump_clock,
     "the disk is full": Rig.fill_disk,
     "the disk is read-only": Rig.write_protect,
 }
+# What needs an upstream or a new model to be passed is killed at by tests of its own.
+AT_POINTS: dict[str, Callable[[Rig], Awaitable[None]]] = {
+    f"SIGKILL at {point}": functools.partial(Rig.die_at, point=point)
+    for point in (*POINTS, AFTER_PUBLISH)
+    if point != "link.parked" and not point.startswith("update.")
+}
 ON_A_SMALL_DISK = {"the disk is full", "the disk is read-only"}
+# Without an identity a request is known again by its packet only: not where a client has to send it a second time.
+NEEDS: dict[str, dict[str, Any]] = {
+    "a Python tool is killed": {"fragile": True},
+    "the broker restarts": {"plain": False},
+    "the broker is killed": {"plain": False, "patience_s": PATIENCE_S},
+    **{fault: {"plain": False, "small_disk": True} for fault in ON_A_SMALL_DISK},
+}
 
 
 def may_mount() -> bool:
@@ -472,8 +321,22 @@ def may_mount() -> bool:
     return os.geteuid() == 0 and shutil.which("mount") is not None
 
 
-def _note(number: int) -> str:
-    return f"note {number % NOTES};"
+def _children(pid: int, module: str) -> list[int]:
+    """Of a process, those that serve a module of Python tools."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and module in (folder / "cmdline").read_text().split("\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def _kept(path: Path) -> tuple[Counter[str], int]:
+    """What a Python tool has, and how often it was called."""
+    with contextlib.closing(sqlite3.connect(path)) as kept:
+        texts = Counter(str(text) for (text,) in kept.execute("SELECT text FROM kept"))
+        return texts, int(kept.execute("SELECT count(*) FROM tries").fetchone()[0])
 
 
 def _mount(*arguments: str, check: bool = True) -> bool:

@@ -6,24 +6,29 @@ kills the process, at every attempt. EDGED_TEST_STALL is one that stops the engi
 noticed after STALL_S seconds. EDGED_TEST_SLOW_LOAD is how many seconds a model takes to load. EDGED_TEST_MEMINFO is a
 file that is taken for /proc/meminfo where memory is looked at for being short; the board's PSI is not heard then, and
 things are given up and taken back fast. EDGED_TEST_CLOCK is a file with seconds that the wall clock is off by. At
-SIGUSR2 one of its tasks dies, as of a bug; EDGED_TEST_SEED chooses which. EDGED_TEST_RECONNECT is how
-many seconds it waits at most before it connects to the broker again.
+SIGUSR2 one of its tasks dies, as of a bug, at the signal LOSE_A_THREAD one of its threads; EDGED_TEST_SEED chooses
+which. EDGED_TEST_PLAN is a file with a point and a number: from the signal ARM on the process dies at that pass of it.
+EDGED_TEST_RECONNECT is how many seconds it waits at most before it connects to the broker again, EDGED_TEST_GRACE how
+many a stop waits for what runs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import functools
+import itertools
 import os
 import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edged import app, clock, faults, supervisor, testing
+from edged import app, clock, faults, pipeline, supervisor, testing
 from edged.governor.floor import Floor
 from edged.governor.ladder import Calm
 from edged.governor.pressure import Pace, Pressure
@@ -37,6 +42,8 @@ AFTER_PUBLISH = "publish.done"
 STALL_S = 0.3
 PACE = Pace(look_s=0.05, idle_s=0.05, work_s=0.7, memory=Calm(first_s=0.3, next_s=0.05))
 MORTAL = ("edged.pipeline", "edged.governor", "edged.mqtt", "edged.state", "edged.cloud")
+THREADS = ("edged.store.writer", "edged.store.reader", "edged.database.plant")
+LOSE_A_TASK, LOSE_A_THREAD, ARM = signal.SIGUSR2, signal.SIGRTMIN + 1, signal.SIGRTMIN + 2
 NOWHERE = Path("/none")
 
 
@@ -84,11 +91,13 @@ class Stalling(ScriptedEngine):
 
 
 class LateDeath(Toolbox):
-    """Dies when the broker has confirmed a tool's message, before the journal knows."""
+    """Does something when the broker has confirmed a tool's message, before the journal knows."""
+
+    published: Callable[[], None] = staticmethod(lambda: None)
 
     async def _publish(self, *arguments: Any) -> Any:
         result = await super()._publish(*arguments)
-        die_once()
+        self.published()
         return result
 
 
@@ -108,11 +117,40 @@ def let_a_task_die(chance: random.Random) -> None:
     chance.choice(sorted(tasks, key=asyncio.Task.get_name)).cancel()
 
 
+class Fatal(BaseException):
+    """What a thread dies of: more than any bug of the work that it does raises."""
+
+
+def let_a_thread_die(chance: random.Random) -> None:
+    """One of those that own a connection, wherever it is just now."""
+    threads = sorted((t for t in threading.enumerate() if t.name in THREADS), key=lambda thread: thread.name)
+    if threads:  # none before the start and behind the stop
+        ident = ctypes.c_ulong(chance.choice(threads).ident or 0)
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(Fatal))
+
+
+def arm_as_planned(plan: Path) -> None:
+    """Die at the n-th pass of a point, from now on."""
+    point, number = plan.read_text().split()
+    passes = itertools.count(1)
+
+    def passed() -> None:
+        if next(passes) == int(number):
+            die()
+
+    if point == AFTER_PUBLISH:
+        LateDeath.published = staticmethod(passed)
+    else:
+        faults.arm(point, passed)
+
+
 def main() -> int:
     """Arm, then run as `edged run` does."""
     fault = os.environ.get("EDGED_TEST_FAULT")
-    if fault == AFTER_PUBLISH:
+    if fault == AFTER_PUBLISH or "EDGED_TEST_PLAN" in os.environ:
         vars(app)["Toolbox"] = LateDeath
+    if fault == AFTER_PUBLISH:
+        LateDeath.published = staticmethod(die_once)
     elif fault:
         faults.arm(fault, die_once)
     if "EDGED_TEST_POISON" in os.environ:
@@ -129,9 +167,14 @@ def main() -> int:
         vars(app)["MqttTransport"] = functools.partial(
             MqttTransport, backoff=Backoff(base_s=0.1, cap_s=float(longest), taken_over_s=float(longest))
         )
+    if grace := os.environ.get("EDGED_TEST_GRACE"):
+        vars(pipeline)["GRACE_S"] = float(grace)
     if seed := os.environ.get("EDGED_TEST_SEED"):
         chance = random.Random(f"{seed}.{os.getpid()}")  # reproducible, no secret
-        signal.signal(signal.SIGUSR2, lambda *_: let_a_task_die(chance))
+        signal.signal(LOSE_A_TASK, lambda *_: let_a_task_die(chance))
+        signal.signal(LOSE_A_THREAD, lambda *_: let_a_thread_die(chance))
+    if plan := os.environ.get("EDGED_TEST_PLAN"):
+        signal.signal(ARM, lambda *_: arm_as_planned(Path(plan)))
     if meminfo := os.environ.get("EDGED_TEST_MEMINFO"):
         vars(app)["PRESSURE_PACE"] = PACE
         vars(app)["Pressure"] = functools.partial(Pressure, board=NOWHERE, group=lambda: None)

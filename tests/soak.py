@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.crashes import FAULTS, Rig, Verdict
+from tests.crash_books import Verdict
+from tests.crashes import FAULTS, Rig
 from tests.daemons import Wired
 
 MISHAPS = (

@@ -19,7 +19,7 @@ from msgspec import Struct
 from edged.agent.prompt import Turn, as_messages
 from edged.agent.tally import Tally
 from edged.config import Agent
-from edged.errors import EdgedError, ToolFailed
+from edged.errors import EdgedError, NoLink, ToolFailed
 from edged.faults import point
 from edged.router import Finding
 from edged.store.journal import Intent, Journal, Result, Step
@@ -245,17 +245,21 @@ class Run:
             result = await asyncio.shield(act)
         except asyncio.CancelledError:
             if self.toolbox.is_write(call.name):
-                result = await act
-                self._record(call, result)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(LAST_WORD_S):
-                        await self._journal.finish(number, result)
+                with contextlib.suppress(NoLink):  # the link stopped first: an unknown outcome, as after a crash
+                    await self._last_word(call, number, act)
             else:
                 act.cancel()
             raise
         await self._journal.finish(number, result)
         point("journal.result")
         return result
+
+    async def _last_word(self, call: ToolCall, number: int, act: asyncio.Task[Result]) -> None:
+        result = await act
+        self._record(call, result)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORD_S):
+                await self._journal.finish(number, result)
 
     async def _attempt(self, call: ToolCall, number: int, resumed: bool) -> Result:
         try:

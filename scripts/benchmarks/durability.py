@@ -1,11 +1,14 @@
 """What is done to the daemon while it works, how often, and what was lost: the table of the promise.
 
-A real daemon on a real mosquitto and this disk; a load that asks over MQTT, the Unix socket and HTTP all the time and
-keeps its own account (tests/crashes.py). Between two happenings the daemon works for a random moment. What is counted,
-and has to be zero: requests without an outcome, replies whose copies differ, effects that happened twice or not at all,
-requests that failed, acknowledgements out of order, rows that are stuck in the store.
+A real daemon on a real mosquitto and this disk; a load that asks over MQTT, the Unix socket and HTTP all the time, for
+SQL, MQTT and Python tools, and keeps its own account (tests/crash_load.py). Between two happenings the daemon works for
+a random moment. What is counted, and has to be zero: requests without an outcome, replies whose copies differ, effects
+that happened twice or not at all, requests that ended otherwise than they had to, acknowledgements out of order, rows
+that are stuck in the store. Repeats are those of tools with `on_uncertain = "retry"`: a lamp told twice, a Python tool
+called again under its key.
 
 * kills: SIGKILL with a scripted model, 1,000 times, two daemons side by side.
+* points: SIGKILL at each named point of edged/faults.py, 20 times, under the same load.
 * model: SIGKILL with a real model, 50 times.
 * faults: everything else that happens to a board, 20 times each.
 * cuts: power cuts, 2,000 times, at any write of either database (tests/powercut.py: writes that were not synced are
@@ -25,7 +28,8 @@ from pathlib import Path
 
 from benchmarks import board
 from benchmarks.report import Result, Row, say
-from tests.crashes import FAULTS, ON_A_SMALL_DISK, Rig, Verdict, may_mount
+from tests.crash_books import Verdict
+from tests.crashes import AT_POINTS, FAULTS, NEEDS, ON_A_SMALL_DISK, Rig, may_mount
 from tests.powercut import power_cuts
 from tests.soak import live
 
@@ -95,6 +99,14 @@ async def _faults(wanted: Wanted) -> list[Row]:
     return rows
 
 
+async def _points(wanted: Wanted) -> list[Row]:
+    times = wanted.cycles or TIMES
+    return [
+        _row(name, times, await _one(wanted.folder / str(number), name, times, seed=number))
+        for number, name in enumerate(AT_POINTS)
+    ]
+
+
 async def _cuts(wanted: Wanted) -> list[Row]:
     times = wanted.cycles or CUTS
     say(f"durability: power cuts, {times}")
@@ -115,6 +127,7 @@ async def _soak(wanted: Wanted) -> list[Row]:
 
 SECTIONS: dict[str, Callable[[Wanted], Awaitable[list[Row]]]] = {
     "kills": _kills,
+    "points": _points,
     "model": _model,
     "faults": _faults,
     "cuts": _cuts,
@@ -126,13 +139,14 @@ async def _one(folder: Path, fault: str, times: int, seed: int, model: Path | No
     """A daemon to which one thing is done, over and over."""
     folder.mkdir()
     moments = {"longest_s": MODEL_MOMENT_S} if model else {}
-    async with Rig(folder, seed, model=model, small_disk=fault in ON_A_SMALL_DISK, **moments) as rig:
+    happens = {**FAULTS, **AT_POINTS}[fault]
+    async with Rig(folder, seed, model=model, **NEEDS.get(fault, {}), **moments) as rig:
         load = rig.load()
         await rig.flowing()
         for number in range(times):
             if number % SAY_EVERY == 0:
                 say(f"durability: {fault}, {number + 1} of {times}")
-            await FAULTS[fault](rig)
+            await happens(rig)
         await rig.flowing()
         verdict = await rig.settle(load)
         for why in rig.failures():

@@ -17,8 +17,8 @@ from edged import clock, config, faults
 from edged.agent.dispatch import Dispatcher
 from edged.agent.prompt import PromptBook
 from edged.cloud import Cloud
-from edged.config import Config
-from edged.errors import BadRequest, Busy, NoMemory, UnknownAgent
+from edged.config import Config, Publish, PublishTool
+from edged.errors import BadRequest, Busy, NoLink, NoMemory, UnknownAgent
 from edged.estimate import OVERTIME, Speed
 from edged.interfaces import OnPiece
 from edged.pipeline import MAX_RUNNING, Pipeline
@@ -119,6 +119,7 @@ class House:
         self.mailbox = Mailbox()
         self.speeds: dict[str, Speed] = {}  # of the models, as measured
         self.script = folder / "script.toml"
+        self.broker: Any = None
 
     async def __aenter__(self) -> House:
         await self.store.start()
@@ -133,7 +134,7 @@ class House:
 
     async def begin(self) -> None:
         """Start a pipeline on the store, as the daemon does."""
-        self.toolbox = Toolbox(self.config.tools, self.config.databases, None)
+        self.toolbox = Toolbox(self.config.tools, self.config.databases, self.broker)
         self.cloud = Cloud(self.config.upstreams, Spending(self.store))
         self.speak = PromptBook(self.config.agents, self.config.tools, lambda _: (None, {}))
         self.pipeline = Pipeline(
@@ -711,6 +712,54 @@ async def test_stop_waits_for_what_is_nearly_done(house: House, monkeypatch: pyt
     house.engine.open.set()
     await asyncio.wait_for(stopping, 3)
     assert await house.state(accepted) is State.DONE
+
+
+class Silent:
+    """A broker that is away: it confirms when it is back, and a transport that stops first says so."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
+        """See interfaces.Publisher."""
+        self.asked += 1
+        await asyncio.shield(self.back)
+
+
+@pytest.mark.parametrize("on_uncertain", ["retry", "report"])
+async def test_stop_amid_a_publish_without_a_link_leaves_it_to_on_uncertain(
+    on_uncertain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no failure of the tool: what came of it is unknown, as after a crash, and neither dropped nor told as
+    final."""
+    monkeypatch.setattr("edged.pipeline.FLUSH_S", 0.05)
+    tool = PublishTool(
+        description="A lamp.", publish=Publish(topic="lamp", payload="on", qos=1), on_uncertain=on_uncertain
+    )
+    house = House(tmp_path)
+    house.script.write_text(entry("lamp", {"name": "lamp", "arguments": {}}, text="it is on"))
+    agent = msgspec.structs.replace(house.config.agents["house"], tools=("lamp",))
+    house.config = msgspec.structs.replace(house.config, tools={"lamp": tool}, agents={"house": agent})
+    house.broker = Silent()
+    async with house:
+        accepted = await house.take("lamp")
+        await until(lambda: house.broker.asked)
+        stopping = asyncio.create_task(house.pipeline.stop())
+        await until(stopping.done)
+        house.broker.back.set_exception(NoLink("the transport was stopped"))
+        await until(lambda: not house.pipeline._running)
+        assert await house.state(accepted) is State.RECEIVED
+        await house.end()
+        house.broker = Silent()
+        house.broker.back.set_result(None)
+        await house.begin()
+        reply = await house.reply(accepted)
+        if on_uncertain == "retry":
+            assert (reply["status"], house.broker.asked) == ("done", 1)
+        else:
+            assert (reply["status"], house.broker.asked) == ("failed", 0)
+            assert "may have happened" in reply["error"]["message"]
 
 
 async def test_after_a_crash_one_request_runs_at_a_time_until_all_of_it_is_over(house: House) -> None:

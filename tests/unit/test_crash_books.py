@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.crashes import AckOrder, Books, World, judge
+from tests.crash_books import KEEP, LAMP, NOTE, AckOrder, Books, Due, World, judge
 
 ZEROES = ("lost", "differing", "duplicated", "missing", "failed", "disordered", "stuck")
 
@@ -34,10 +34,66 @@ def test_good_books_are_good() -> None:
     books, world = good()
     verdict = judge(books, world)
     assert verdict.kept
-    assert (verdict.requests, verdict.effects, verdict.copies, verdict.lamp_repeats) == (3, 3, 1, 0)
+    assert (verdict.requests, verdict.effects, verdict.copies, verdict.repeats) == (3, 3, 1, 0)
     again = judge(books, replace(world, lamps=2))
     assert again.kept
-    assert again.lamp_repeats == 1
+    assert again.repeats == 1
+
+
+KEPT = reply(("keep", {"text": "k4"}, True))
+
+
+def known() -> tuple[Books, World]:
+    """The same of a load that knows what has to come of each."""
+    due = {
+        1: Due(effects=((NOTE, "n1"),)),
+        2: Due(effects=((KEEP, "k4"),)),
+        3: Due(effects=((LAMP, ""),)),
+        4: Due(frozenset({"cancelled"})),
+    }
+    ended = reply(status="cancelled")
+    books = Books(dict.fromkeys(due, ""), {1: [NOTED], 2: [KEPT], 3: [LIT], 4: [ended]}, due)
+    return books, World(Counter(["n1"]), 1, ["done"] * 3 + ["cancelled"], kept=Counter(["k4"]), tries=1)
+
+
+def test_a_key_that_comes_again_is_a_repeat() -> None:
+    """The Python tool was called twice, and has it once."""
+    books, world = known()
+    verdict = judge(books, replace(world, tries=2))
+    assert verdict.kept
+    assert verdict.repeats == 1
+
+
+@pytest.mark.parametrize(
+    ("replies", "there", "broken"),
+    [
+        ({1: [reply()]}, {}, ["failed"]),
+        ({1: [reply()]}, {"notes": Counter()}, ["missing", "failed"]),
+        ({1: [reply(("note", {"text": "n2"}, True))]}, {"notes": Counter(["n2"])}, ["duplicated", "missing", "failed"]),
+        ({1: [reply(status="failed")]}, {"notes": Counter()}, ["failed"]),
+        ({4: [reply()]}, {}, ["failed"]),
+        ({}, {"kept": Counter(["k4", "k4"]), "tries": 2}, ["duplicated"]),
+        ({}, {"kept": Counter(), "tries": 0}, ["missing"]),
+    ],
+)
+def test_reply_that_tells_another_story_is_found(
+    replies: dict[int, list[bytes]], there: dict[str, Any], broken: list[str]
+) -> None:
+    """The load knows what had to come of a request: a reply is no witness of its own."""
+    books, world = known()
+    assert judge(books, world).kept
+    books.replies |= replies
+    verdict = judge(books, replace(world, **there))
+    assert [name for name in ZEROES if asdict(verdict)[name]] == broken
+
+
+@pytest.mark.parametrize(("times", "kept"), [(0, True), (1, True), (2, False)])
+def test_effect_of_a_tool_that_was_killed_may_be_there_once(times: int, kept: bool) -> None:
+    """What it was doing failed."""
+    books, world = known()
+    books.due[2] = Due(frozenset({"done", "failed"}), ((KEEP, "k4"),), unsure=True)
+    books.replies[2] = [reply(status="failed")]
+    assert judge(books, replace(world, kept=Counter({"k4": times}), tries=times)).kept is kept
 
 
 @pytest.mark.parametrize(
@@ -83,3 +139,12 @@ def test_acknowledgements_that_overtake_are_counted(acks: list[int], wanted: int
             for at in range(0, len(data), piece):
                 order.hear(connection, up, data[at : at + piece])
     assert order.disordered == 2 * wanted
+    assert not order.confirmed
+
+
+def test_what_the_broker_confirmed_is_counted_by_topic() -> None:
+    """Once, though it was sent twice; what it did not confirm is not."""
+    order = AckOrder()
+    order.hear(1, True, publish(1) + publish(1) + publish(2))
+    order.hear(1, False, ack(1))
+    assert order.confirmed == Counter({"t": 1})
