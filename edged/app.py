@@ -54,6 +54,7 @@ from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
 from edged.store.sizes import Sizes
 from edged.store.spending import Spending
+from edged.tools import fence
 from edged.tools.toolbox import Toolbox
 from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
@@ -113,7 +114,9 @@ class Daemon:
             sources=self._snapshot,
         )
         self._meter = Meter(self._metrics)
-        self._gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=self._note)
+        self._gate = Gate(
+            Policy(settings.agents, settings.roles, settings.access), audit=self._note, is_tool=self._is_tool
+        )
         aliases = {  # of the models that take memory here
             name: alias for name, alias in model_aliases(settings).items() if not settings.models[name].is_served
         }
@@ -140,7 +143,12 @@ class Daemon:
         self._engine.residency = self._governor
         self._mqtt = self._make_mqtt()
         self._toolbox = Toolbox(
-            settings.tools, settings.databases, self._mqtt, settings.tools_dir, called=self._metrics.tool_called
+            settings.tools,
+            settings.databases,
+            self._mqtt,
+            settings.tools_dir,
+            fence.around(settings),
+            called=self._metrics.tool_called,
         )
         self._cloud = Cloud(
             settings.upstreams,
@@ -433,6 +441,9 @@ class Daemon:
     def _engine_died(self, error: BaseException) -> None:
         if self._failed and not self._failed.done():
             self._failed.set_exception(RuntimeError(f"an engine's thread died: {error!r}"))
+
+    def _is_tool(self, pid: int) -> bool:
+        return self._toolbox.started(pid)
 
     def _make_mqtt(self) -> MqttTransport | None:
         mqtt = self._config.mqtt

@@ -288,7 +288,7 @@ class PythonTool(Strict, frozen=True):
 
     Only a child process may import it. So what is not written here is filled in at the start, from the function
     (tools/signatures): an empty description by its docstring, and below `parameters` what its signature says.
-    memory bounds the private memory of the tool's process.
+    memory bounds the private memory of the tool's process, file_size each file it writes.
     """
 
     python: str
@@ -299,6 +299,7 @@ class PythonTool(Strict, frozen=True):
     examples: tuple[Example, ...] = ()
     timeout_s: float = 10.0
     memory: str = "128MiB"
+    file_size: str = "256MiB"
     on_uncertain: str = "report"
     private: Private = ()
 
@@ -399,6 +400,15 @@ class Config(Struct, frozen=True, kw_only=True):
     def snapshots_dir(self) -> Path:
         """Folder of those states."""
         return self.state_dir / "snapshots"
+
+    @property
+    def secret_files(self) -> tuple[str, ...]:
+        """Paths of the files that hold secrets. (systemd's credentials are not files of the configuration's.)"""
+        mine = [self.http.api_keys_file]
+        mine += [self.mqtt.password_file, self.mqtt.key_file] if self.mqtt else []
+        mine += [upstream.api_key_file for upstream in self.upstreams.values()]
+        mine += [model.api_key_file for model in self.served.values()]
+        return tuple(path for path in mine if path and not path.startswith("credential:"))
 
     @property
     def reserve_bytes(self) -> int:
@@ -870,6 +880,7 @@ class _Build:
         least, most = TOOL_MEMORY
         if not least <= parse_bytes(tool.memory) <= most:
             raise self.fail((*at, "memory"), f"{tool.memory!r} is outside 32MiB to 1024GiB")
+        self._bytes((*at, "file_size"), tool.file_size)
 
     def _one_of(self, at: tuple[str, ...], value: str, *allowed: str) -> None:
         if value not in allowed:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from msgspec import Struct
@@ -73,22 +74,39 @@ class Gate:
 
     Args:
         audit: gets an entry of every refusal, with outcome `forbidden` or `busy`, before the error is raised.
+        is_tool: whether a process of the daemon's own user comes of a Python tool. Its calls are the model's, and what
+            the model asks for comes by no other way.
         now: the monotonic clock, in seconds.
     """
 
     def __init__(
-        self, policy: Policy, *, audit: Audit = lambda entry: None, now: Callable[[], float] = time.monotonic
+        self,
+        policy: Policy,
+        *,
+        audit: Audit = lambda entry: None,
+        is_tool: Callable[[int], bool] = lambda pid: False,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.policy = policy
         self.audit = audit
+        self._is_tool = is_tool
         self._buckets = Buckets(now)
+
+    def unix(
+        self, pid: int, uid: int, groups: Collection[int], *, socket_group: int, transport: str = "unix"
+    ) -> Caller:
+        """The peer of a Unix socket."""
+        if uid == os.getuid() and self._is_tool(pid):
+            why = "a Python tool is called by edged, and does not call it"
+            return Caller(f"tool:{pid}", transport, frozenset(), admitted=False, manage=False, kept_out=why)
+        return self.policy.unix(uid, groups, own_uid=os.getuid(), socket_group=socket_group, transport=transport)
 
     def enter(self, caller: Caller, way_in: str) -> None:
         """Raises Forbidden where the caller may use nothing here. way_in: what would let it in."""
         with self._told(caller, "access.refused"):
             if not caller.admitted:
                 missing = "no role of [access] is for it" if self.policy.has_roles else way_in
-                raise Forbidden(f"{caller.client} may not use edged: {missing}")
+                raise Forbidden(f"{caller.client} may not use edged: {caller.kept_out or missing}")
 
     def stranger(self, origin: str, error: EdgedError) -> EdgedError:
         """The error for somebody who is not known; it is to be raised."""

@@ -54,14 +54,11 @@ def _read(settings: Config) -> Iterator[Path]:
             if kind == "file":
                 yield _real(path)
     if settings.mqtt:
-        yield from (_real(f) for f in (settings.mqtt.ca_file, settings.mqtt.cert_file, settings.mqtt.key_file) if f)
-    secrets = [settings.mqtt.password_file if settings.mqtt else None, settings.http.api_keys_file]
-    secrets += [upstream.api_key_file for upstream in settings.upstreams.values()]
-    secrets += [model.api_key_file for model in settings.served.values()]
+        yield from (_real(path) for path in (settings.mqtt.ca_file, settings.mqtt.cert_file) if path)
     for model in settings.served.values():
         if (listens := loopback.parse(model.base_url).socket) is not None:
             yield _real(listens).parent
-    yield from (_real(path) for path in secrets if path and not path.startswith("credential:"))
+    yield from map(_real, settings.secret_files)
 
 
 def _real(path: str) -> Path:

@@ -206,8 +206,8 @@ class Rate(Struct, frozen=True):
 
 class Caller(Struct, frozen=True):
     """Who asks. `client` owns ids and conversations; what it may use was decided by `access`. admitted: it may use the
-    daemon at all, also where no agent is configured. role: by which that was decided; empty where no roles are
-    configured.
+    daemon at all, also where no agent is configured; kept_out: why not, where it is not for want of a role. role: by
+    which that was decided; empty where no roles are configured.
 
     tools, models: by hand and by an agent for it, plain ones without an agent; None: all there are.
     manage: models and other clients' requests are its business, too.
@@ -225,6 +225,7 @@ class Caller(Struct, frozen=True):
     highest: Priority = Priority.INTERACTIVE
     rate: Rate | None = None
     counted_as: str = ""
+    kept_out: str = ""
 
 
 class AuditEntry(Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -1,6 +1,7 @@
 """The child's side of Python tools: a process that imports one module of the user's and calls its functions.
 
-Run as a program (`python -P child.py CHANNEL PARENT BYTES MODULE FUNCTION...`) in the folder of the modules. It imports
+Run as a program (`python -P child.py CHANNEL FENCE PARENT BYTES FILE_BYTES MODULE FUNCTION...`) in the folder of the
+modules. It imports
 nothing of edged, and of others only msgspec: what a tool weighs is what its author imports. A function's type hints are
 its schema; the same hints check and convert the arguments of a call (JSON "north" into Bed.NORTH).
 
@@ -35,7 +36,9 @@ MAX_TRACEBACK = 8000  # characters; the log shows its end, where the error is
 KEY = "idempotency_key"  # the parameter that gets the identity of the step; the model does not see it
 NICE = 5  # a quarter of the share of a thread of the daemon: its loop goes first, and a tool still gets on
 OOM_SCORE = 800  # of 1000: where the board runs out of memory, the kernel ends a tool before the daemon
-PR_SET_PDEATHSIG = 1  # prctl.h
+MAX_OPEN_FILES = 256  # far more than a function needs that closes what it opens
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # prctl.h
+LANDLOCK_RESTRICT_SELF = 446  # the number of this system call, on all architectures
 
 
 class Function(Struct, omit_defaults=True):
@@ -75,9 +78,11 @@ class Unusable(Exception):
     """A function that cannot be a tool, or an argument it cannot take; the message says why."""
 
 
-def main(channel: str, parent: str, memory: str, module: str, *names: str) -> None:
+def main(channel: str, fence: str, parent: str, memory: str, file_bytes: str, module: str, *names: str) -> None:
     """Import, introduce the functions, serve until the channel ends."""
-    _confine(int(parent), int(memory))
+    _confine(int(parent), int(memory), int(file_bytes))
+    if fence:
+        _fence_in(int(fence))
     peer = socket.socket(fileno=int(channel))
     peer.set_inheritable(False)  # a program the tool starts must not keep the channel open
     sys.path.insert(0, str(Path.cwd()))
@@ -87,21 +92,36 @@ def main(channel: str, parent: str, memory: str, module: str, *names: str) -> No
         _serve(peer, functions)
 
 
-def _confine(parent: int, memory: int) -> None:
+def _confine(parent: int, memory: int, file_bytes: int) -> None:
     """Bind this process to its limits and to the daemon's life."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the daemon was gone before the line above
         os._exit(1)
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)  # not RLIMIT_AS: libraries reserve much that they never use
-    least = memory if most == resource.RLIM_INFINITY else min(memory, most)
-    resource.setrlimit(resource.RLIMIT_DATA, (least, least))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash must not write a tool's memory to the board's card
+    _limit(resource.RLIMIT_DATA, memory)  # not RLIMIT_AS: libraries reserve much that they never use
+    _limit(resource.RLIMIT_FSIZE, file_bytes)
+    _limit(resource.RLIMIT_NOFILE, MAX_OPEN_FILES)
+    _limit(resource.RLIMIT_CORE, 0)  # a crash must not write a tool's memory to the board's card
     os.nice(NICE)
     with contextlib.suppress(OSError):  # a container may forbid it
         Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)  # what a tool printed before it crashed is in the log
     faulthandler.enable()  # ... and so is the line it crashed in
+
+
+def _limit(what: int, most: int) -> None:
+    """For good: neither the tool nor what it starts can raise it."""
+    _, allowed = resource.getrlimit(what)
+    least = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+    resource.setrlimit(what, (least, least))
+
+
+def _fence_in(fence: int) -> None:
+    """Keep edged's own files from this process and all that it starts (tools/fence made the rules)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(LANDLOCK_RESTRICT_SELF, fence, 0):
+        raise OSError(ctypes.get_errno(), f"Landlock: {os.strerror(ctypes.get_errno())}")
+    os.close(fence)
 
 
 def load(module: str, names: tuple[str, ...]) -> tuple[dict[str, Callable[..., Any]], Hello]:

@@ -2,6 +2,7 @@
 
 The child has a session and a process group of its own: a signal to the group reaches the programs a tool started. The
 kernel ends the child when the daemon dies, however it dies; what a tool started is then left to the service manager.
+(Until then it is the daemon's child, see `kin`.)
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ import sys
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from edged import systemd
+from edged.config import PythonTool, parse_bytes
 from edged.errors import ToolFailed
-from edged.tools import child
+from edged.tools import child, kin
 from edged.tools.child import HEAD, Answer, Hello
+from edged.tools.fence import Fence, ruleset
 from edged.types import JSON
 
 logger = logging.getLogger("edged.tools")
@@ -48,37 +51,77 @@ class Died(Exception):
 
 
 class Module(Struct, frozen=True):
-    """What a child serves: functions of a module in a folder, within so many bytes of private memory."""
+    """What a child serves: functions of a module in a folder.
+
+    memory: bytes of private memory. file_bytes: of the largest file it may write. fence: what it may not touch.
+    """
 
     folder: Path
     name: str
     memory: int
+    file_bytes: int
+    fence: Fence
+
+
+def module_of(tool: PythonTool, folder: Path, fence: Fence) -> Module:
+    """The module of a tool."""
+    name = tool.python.partition(":")[0]
+    return Module(folder, name, parse_bytes(tool.memory), parse_bytes(tool.file_size), fence)
 
 
 class Process:
-    """One child. `ended` gets how it ended ("exit status 1") once it and all of its group are gone or going.
+    """One child, made by `start`. `ended` gets how it ended ("exit status 1") once it and all of its group are gone or
+    going.
 
     Args:
         title: its name in the log.
+        fence: a ruleset of Landlock's, or None.
 
     Raises:
-        ToolFailed: the system starts no process.
+        OSError: the system starts no process.
     """
 
-    def __init__(self, title: str, module: Module, functions: Sequence[str]) -> None:
+    living: ClassVar[set[int]] = set()  # numbers of those that are not reaped yet, which are also their groups'
+
+    def __init__(self, title: str, module: Module, functions: Sequence[str], fence: int | None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._since = time.monotonic()
         self.ended: asyncio.Future[str] = self._loop.create_future()
         self.output = _Output(title)
         self._channel, theirs = socket.socketpair()
         self._channel.setblocking(False)
         try:
             with theirs:
-                self._child, self._printed, self._handle = _spawn(theirs.fileno(), module, functions)
-        except OSError as error:
+                self._child, self._printed, self._handle = _spawn(theirs.fileno(), fence, module, functions)
+        except OSError:
             self._channel.close()
-            raise ToolFailed(f"no process could be started for it: {error.strerror}") from None
+            raise
+        self.living.add(self._child.pid)
         self._loop.add_reader(self._printed.fileno(), self._pump)
         self._loop.add_reader(self._handle, self._gone)
+
+    @classmethod
+    async def start(cls, title: str, module: Module, functions: Sequence[str]) -> Process:
+        """Start one.
+
+        Raises:
+            ToolFailed: the system starts no process.
+        """
+        kin.adopt(cls.living)
+        fence = None
+        try:
+            fence = await asyncio.to_thread(ruleset, module.fence)  # it looks at folders
+            return cls(title, module, functions, fence)
+        except OSError as error:
+            raise ToolFailed(f"no process could be started for it: {error.strerror}") from None
+        finally:
+            if fence is not None:
+                os.close(fence)
+
+    @property
+    def age_s(self) -> float:
+        """Since it was started."""
+        return time.monotonic() - self._since
 
     async def hello(self) -> Hello:
         """What it says of itself when it has imported its module. Every failure is a `problem` of the answer."""
@@ -163,6 +206,7 @@ class Process:
         """The child is dead but not reaped: nobody else can have its number yet, which is also its group's."""
         self.kill()
         status = self._child.wait()
+        self.living.discard(self._child.pid)
         self._loop.remove_reader(self._handle)
         os.close(self._handle)
         self._pump()
@@ -219,21 +263,24 @@ class _Output:
         logger.info("%s: %s", self._title, text, extra={"rid": self.rid} if self.rid else {})
 
 
-def _spawn(channel: int, module: Module, functions: Sequence[str]) -> tuple[subprocess.Popen[bytes], IO[bytes], int]:
+def _spawn(
+    channel: int, fence: int | None, module: Module, functions: Sequence[str]
+) -> tuple[subprocess.Popen[bytes], IO[bytes], int]:
     """The child, what it prints, and its pidfd. In the main thread only: PR_SET_PDEATHSIG is about the thread that made
     it, not about the process.
 
     Raises:
         OSError: the system refuses; nothing was started.
     """
-    own = [str(channel), str(os.getpid()), str(module.memory), module.name]
+    limits = [str(module.memory), str(module.file_bytes)]
+    own = [str(channel), "" if fence is None else str(fence), str(os.getpid()), *limits, module.name]
     started = subprocess.Popen(
         [sys.executable, "-P", child.__file__, *own, *functions],  # -P: only the tools' folder, not that of this file
         cwd=module.folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=[channel],
+        pass_fds=[channel] if fence is None else [channel, fence],
         env=systemd.child_environment(),
         start_new_session=True,
     )

@@ -12,15 +12,21 @@ from pathlib import Path
 
 import msgspec
 
-from edged.config import PythonTool, parse_bytes
+from edged.config import PythonTool
 from edged.errors import ToolFailed
 from edged.tools.child import Answer, Call
-from edged.tools.process import END_S, Died, Module, Process
+from edged.tools.fence import OPEN, Fence
+from edged.tools.process import END_S, Died, Process, module_of
 from edged.types import JSON
 
 logger = logging.getLogger("edged.tools")
 
 IDLE_S = 60.0  # a pause in a talk; a process holds about 10 MiB, and a new one costs a quarter of a second on a board
+FENCED = ("PermissionError", "OperationalError: unable to open", "OperationalError: attempt to write a readonly")
+HINT = "edged's own files are closed to it, and a folder that holds one or leads to one takes no new files from it"
+# A process's fence knows what was on the disk when it was made: a file that took another's place beside edged's own
+# (/etc/resolv.conf beside /etc/edged) is there for the next process. What ends of itself after a pause needs no more.
+RENEW_S = 600.0
 
 
 class Worker:
@@ -28,13 +34,16 @@ class Worker:
 
     Args:
         folder: where its module lies.
+        fence: what its process may not touch.
         idle_s: seconds without a call after which its process ends.
     """
 
-    def __init__(self, name: str, tool: PythonTool, folder: Path, *, idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, name: str, tool: PythonTool, folder: Path, fence: Fence = OPEN, *, idle_s: float = IDLE_S
+    ) -> None:
         self._name, self._tool, self._idle_s = name, tool, idle_s
-        module, _, self._function = tool.python.partition(":")
-        self._module = Module(folder, module, parse_bytes(tool.memory))
+        self._function = tool.python.partition(":")[2]
+        self._module = module_of(tool, folder, fence)
         self._half = ": a part of it may have happened" if tool.effect == "write" else ""
         self._free = asyncio.Lock()
         self._process: Process | None = None
@@ -98,6 +107,8 @@ class Worker:
     def _raise(self, answer: Answer) -> None:
         if answer.error:
             logger.warning("%s: %s", self._name, answer.traceback.rstrip() or answer.error)
+            if answer.error.startswith(FENCED):
+                logger.warning("%s: %s", self._name, HINT)
         if answer.spent:
             raise ToolFailed(f"it needed more than {self._tool.memory} (memory){self._half}")
         if answer.error:
@@ -107,14 +118,16 @@ class Worker:
         """The process, with its module imported."""
         if self._idle:
             self._idle.cancel()
-        if self._process and not self._process.ended.done():
+        if self._process and not self._process.ended.done() and self._process.age_s < RENEW_S:
             return self._process
         self._retire()
-        if self._stopped:
-            raise ToolFailed("the daemon stops")
-        self._process = process = Process(self._name, self._module, [self._function])
+        process = await Process.start(self._name, self._module, [self._function])
         self._processes.add(process)
         process.ended.add_done_callback(lambda _: self._processes.discard(process))
+        if self._stopped:
+            await self._drop(process)
+            raise ToolFailed("the daemon stops")
+        self._process = process
         hello = await process.hello()
         if problem := hello.problem or hello.functions[self._function].problem:
             await self._drop(process)

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 
 import msgspec
 
-from edged.config import Config, PythonTool, Tool, parse_bytes, words_that_fail
+from edged.config import Config, PythonTool, Tool, words_that_fail
 from edged.errors import ConfigError, ToolFailed
 from edged.tools.child import Function, Hello
-from edged.tools.process import END_S, Module, Process
+from edged.tools.fence import around, missing
+from edged.tools.process import END_S, Module, Process, module_of
 from edged.types import JSON
 
 logger = logging.getLogger("edged.tools")
@@ -22,6 +23,8 @@ async def resolve(settings: Config) -> tuple[Config, list[ConfigError]]:
     """The configuration with every Python tool's description and parameters filled in, and what is wrong with those
     that stay as they were. One child reads all functions of a module."""
     python = {name: tool for name, tool in settings.tools.items() if isinstance(tool, PythonTool)}
+    if python and (why := missing()):
+        logger.warning("nothing keeps Python tools from edged's own files: %s", why)
     told = await _read(settings, python)
     tools: dict[str, Tool] = dict(settings.tools)
     problems: list[ConfigError] = []
@@ -35,7 +38,8 @@ async def resolve(settings: Config) -> tuple[Config, list[ConfigError]]:
 
 async def _read(settings: Config, python: Mapping[str, PythonTool]) -> dict[str, Function]:
     """Tool name -> what its function says of itself."""
-    modules = {name: _module(settings, tool) for name, tool in python.items()}
+    fence = around(settings)
+    modules = {name: module_of(tool, settings.tools_dir, fence) for name, tool in python.items()}
     functions = {name: tool.python.partition(":")[2] for name, tool in python.items()}
     wanted = {one: sorted({functions[n] for n, m in modules.items() if m == one}) for one in modules.values()}
     hellos = dict(zip(wanted, await asyncio.gather(*(_introduce(m, f) for m, f in wanted.items())), strict=True))
@@ -47,15 +51,11 @@ async def _read(settings: Config, python: Mapping[str, PythonTool]) -> dict[str,
     }
 
 
-def _module(settings: Config, tool: PythonTool) -> Module:
-    return Module(settings.tools_dir, tool.python.partition(":")[0], parse_bytes(tool.memory))
-
-
 async def _introduce(module: Module, functions: list[str]) -> Hello:
     if not module.folder.is_dir():
         return Hello(problem=f"cannot be imported: there is no folder {module.folder}")
     try:
-        process = Process(module.name, module, functions)
+        process = await Process.start(module.name, module, functions)
     except ToolFailed as error:
         return Hello(problem=error.message)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 from edged.config import Database, PublishTool, PythonTool, SqlTool, Tool
 from edged.errors import BadRequest, ToolFailed
 from edged.interfaces import Publisher
-from edged.tools import check, values
+from edged.tools import check, kin, values
+from edged.tools.fence import OPEN, Fence
 from edged.tools.sql import SqlDatabase
 from edged.types import JSON, ToolCall
 
@@ -25,6 +27,7 @@ class Toolbox:
         tools: Python tools among them as `signatures.resolve` filled them in.
         publisher: None where no broker is configured (config refuses MQTT tools then).
         folder: of the Python tools' modules.
+        fence: what their processes may not touch.
         called: gets (tool, whether it worked) of every call.
     """
 
@@ -34,13 +37,14 @@ class Toolbox:
         databases: Mapping[str, Database],
         publisher: Publisher | None,
         folder: Path = Path(),
+        fence: Fence = OPEN,
         *,
         called: Callable[[str, bool], None] = lambda tool, ok: None,
     ) -> None:
         self._called = called
         self._tools = tools
         self._databases = {name: SqlDatabase(name, config) for name, config in databases.items()}
-        self._workers = _workers({n: tool for n, tool in tools.items() if isinstance(tool, PythonTool)}, folder)
+        self._workers = _workers({n: tool for n, tool in tools.items() if isinstance(tool, PythonTool)}, folder, fence)
         self._publisher = publisher
 
     def get(self, name: str) -> Tool | None:
@@ -97,6 +101,10 @@ class Toolbox:
             raise ToolFailed("the daemon stopped before it knew what came of this call: it may have happened")
         return await self.call(call, rid, step)
 
+    def started(self, pid: int) -> bool:
+        """Whether a process of the daemon's own user comes of a Python tool, or may."""
+        return bool(self._workers) and kin.comes_of(pid, os.getpid())
+
     async def check(self) -> dict[str, str]:
         """What is wrong with SQL tools, by name: missing files, tables, parameters. Nothing is run. (What is wrong with
         a Python tool was found when its signature was read.)"""
@@ -142,9 +150,9 @@ class Toolbox:
         return {"topic": topic, "published": True}
 
 
-def _workers(tools: Mapping[str, PythonTool], folder: Path) -> dict[str, Worker]:
+def _workers(tools: Mapping[str, PythonTool], folder: Path, fence: Fence) -> dict[str, Worker]:
     if not tools:
         return {}
     from edged.tools.python import Worker  # only now: a daemon without such tools does not carry it
 
-    return {name: Worker(name, tool, folder) for name, tool in tools.items()}
+    return {name: Worker(name, tool, folder, fence) for name, tool in tools.items()}

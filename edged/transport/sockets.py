@@ -9,10 +9,19 @@ import socket
 import stat
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 from edged.errors import ConfigError
 
 BACKLOG = socket.SOMAXCONN  # connections that wait until they are accepted: at a start, and while the daemon reloads
+
+
+class Peer(NamedTuple):
+    """The process at the other end. pid: 0 where it is none of this PID namespace."""
+
+    pid: int
+    uid: int
+    groups: list[int]
 
 
 def group_id(name: str | None) -> int:
@@ -40,13 +49,13 @@ def listen(path: Path, mode: int, gid: int) -> socket.socket:
     return made
 
 
-def peer(connected: socket.socket) -> tuple[int, list[int]]:
-    """(uid, groups) of who connected, by the credentials the kernel took at connect()."""
-    _, uid, gid = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+def peer(connected: socket.socket) -> Peer:
+    """Who connected, by the credentials the kernel took at connect()."""
+    pid, uid, gid = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     try:
-        return uid, os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+        return Peer(pid, uid, os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
     except KeyError:  # a uid without a name, as in containers
-        return uid, [gid]
+        return Peer(pid, uid, [gid])
 
 
 def _take_place(path: Path) -> None:

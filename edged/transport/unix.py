@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -162,8 +161,7 @@ class UnixTransport:
 
     def _caller(self, writer: asyncio.StreamWriter) -> Caller:
         """Who connected, by the credentials the kernel took at connect()."""
-        uid, groups = sockets.peer(writer.get_extra_info("socket"))
-        return self._gate.policy.unix(uid, groups, own_uid=os.getuid(), socket_group=self._gid)
+        return self._gate.unix(*sockets.peer(writer.get_extra_info("socket")), socket_group=self._gid)
 
 
 class _Frames:

@@ -513,7 +513,8 @@ class Garden(Daemon):
     """A daemon with an agent that has Python tools."""
 
     def __init__(self, folder: Path, on_uncertain: str = "report") -> None:
-        self.go, self.keys = folder.parent / "go", folder.parent / "go.log"
+        (folder.parent / "garden").mkdir(exist_ok=True)  # a folder that holds nothing of edged's
+        self.go, self.keys = folder.parent / "garden" / "go", folder.parent / "garden" / "go.log"
         script = entry("water", {"name": "minutes", "arguments": {"bed": "north", "dryness": 8}}, text="Four.")
         script += entry("wait", {"name": "wait", "arguments": {"path": str(self.go)}}, text="It came.")
         super().__init__(folder.parent, config=GARDENER.replace("ON_UNCERTAIN", on_uncertain), script=script)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -181,8 +180,7 @@ class HttpTransport:
     def _unix_peer(self, gid: int, connected: socket.socket) -> Peer:
         from edged.transport.http.connection import Peer
 
-        uid, groups = sockets.peer(connected)
-        caller = self._gate.policy.unix(uid, groups, own_uid=os.getuid(), socket_group=gid, transport="http")
+        caller = self._gate.unix(*sockets.peer(connected), socket_group=gid, transport="http")
         return Peer(caller.client, caller)
 
 

@@ -27,9 +27,9 @@ def test_socket_has_its_mode_and_folder_and_knows_who_connects(tmp_path: Path) -
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
             with made.accept()[0] as accepted:
-                uid, groups = sockets.peer(accepted)
-        assert uid == os.getuid()
-        assert os.getgid() in groups
+                peer = sockets.peer(accepted)
+        assert (peer.pid, peer.uid) == (os.getpid(), os.getuid())
+        assert os.getgid() in peer.groups
 
 
 def test_dead_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:

@@ -1,0 +1,163 @@
+"""What the process of a Python tool may not touch: edged's own files. The kernel keeps them from it and from all it
+starts (Landlock), for good. It may not send signals to other processes, either.
+
+Landlock allows below folders and cannot take out of what it allowed. So on the way to a file of edged's every entry of
+every folder is allowed by itself, and the rest of the disk as a whole: a folder that holds something of edged's, or
+leads there, takes no new entries from a tool.
+
+    https://docs.kernel.org/userspace-api/landlock.html
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from msgspec import Struct
+
+from edged.config import Config
+
+# linux/landlock.h. The system calls have one number on all architectures.
+CREATE_RULESET, ADD_RULE = 444, 445
+VERSION = 1 << 0  # of the interface, in place of a ruleset
+PATH_BENEATH = 1
+WRITE_FILE, READ_FILE = 1 << 1, 1 << 2
+REMOVE_DIR, REMOVE_FILE = 1 << 4, 1 << 5
+MAKE_CHAR, MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = (1 << bit for bit in range(6, 13))
+REFER = 1 << 13  # since version 2 (Linux 5.19): to rename and link between folders
+TRUNCATE = 1 << 14  # since version 3 (Linux 6.2): before, a tool can empty what it cannot write
+SCOPE_SIGNAL = 1 << 1  # since version 6 (Linux 6.12)
+
+# Not among them: to list folders (the names of edged's files are no secret) and to run programs.
+FILE = WRITE_FILE | READ_FILE
+FOLDER = REMOVE_DIR | REMOVE_FILE | MAKE_CHAR | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_BLOCK | MAKE_SYM
+SINCE = {2: REFER, 3: TRUNCATE}
+OF_FILES = FILE | TRUNCATE  # what a rule about something that is no folder may name
+
+WHY_NOT = {
+    errno.ENOSYS: "this kernel has no Landlock (Linux 5.13 or later, CONFIG_SECURITY_LANDLOCK)",
+    errno.EOPNOTSUPP: "Landlock is switched off; add landlock to lsm= on the kernel's command line",
+    errno.EPERM: "a system call filter forbids Landlock",
+}
+
+
+class Fence(Struct, frozen=True):
+    """What is edged's own. hidden: not to be opened at all, nor what has such a name with "-" or "." and more behind it
+    (journals, copies). kept: to be read, not to be changed."""
+
+    hidden: frozenset[Path] = frozenset()
+    kept: frozenset[Path] = frozenset()
+
+
+OPEN = Fence()  # nothing is edged's
+
+
+def around(settings: Config) -> Fence:
+    """The fence for the tools of a configuration."""
+    state = settings.state_dir
+    hidden = {state / name for name in ("edged.db", "edged.lock", "models.json")}
+    sockets = {path for path in (settings.socket_path, *settings.http_listeners) if isinstance(path, Path)}
+    hidden |= {settings.snapshots_dir, *sockets, *map(Path, settings.secret_files)}
+    if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
+        hidden.add(Path(credentials))
+    kept = {*map(Path, settings.files), settings.models_dir}
+    return Fence(frozenset(path.resolve() for path in hidden), frozenset(path.resolve() for path in kept))
+
+
+def missing() -> str | None:
+    """Why there can be no fence here; None where there can."""
+    try:
+        _version()
+    except OSError as error:
+        return WHY_NOT.get(error.errno or 0, f"Landlock: {error.strerror}")
+    return None
+
+
+def ruleset(fence: Fence) -> int | None:
+    """The fence as a descriptor, for landlock_restrict_self(2) in the tool's process; None where there can be none.
+    Looks at every folder on the way to what is edged's: blocks for milliseconds.
+
+    Raises:
+        OSError: the kernel refuses what it should take.
+    """
+    if missing() is not None:
+        return None
+    version = _version()
+    handled = FILE | FOLDER
+    for since, rights in SINCE.items():
+        handled |= rights if version >= since else 0
+    attributes = struct.pack("=Q", handled)
+    if version >= 6:
+        attributes = struct.pack("=QQQ", handled, 0, SCOPE_SIGNAL)
+    made = _call(CREATE_RULESET, ctypes.create_string_buffer(attributes, len(attributes)), len(attributes), 0)
+    try:
+        for path, rights in _allowed(fence, Path("/")):
+            _allow(made, path, rights & handled)
+    except BaseException:
+        os.close(made)
+        raise
+    return made
+
+
+def _allowed(fence: Fence, folder: Path) -> Iterator[tuple[Path, int]]:
+    """(path, rights) of what lies in a folder that holds something of edged's or leads there."""
+    for entry in _entries(folder):
+        path = Path(entry.path)
+        if entry.is_symlink() or _is_hidden(path, fence):
+            continue  # where a link leads to has a rule of its own
+        if any(path in each.parents for each in fence.hidden | fence.kept):
+            yield from _allowed(fence, path)
+        elif path in fence.kept:
+            yield path, READ_FILE
+        else:
+            yield path, FILE | FOLDER | REFER | TRUNCATE
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:  # not readable for us, so not for a tool
+        return []
+
+
+def _is_hidden(path: Path, fence: Fence) -> bool:
+    return path in fence.hidden or any(
+        path.parent == each.parent and path.name.startswith((f"{each.name}-", f"{each.name}.")) for each in fence.hidden
+    )
+
+
+def _allow(made: int, path: Path, rights: int) -> None:
+    try:
+        opened = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # gone meanwhile, or beyond what this user may see
+        return
+    try:
+        if not stat.S_ISDIR(os.fstat(opened).st_mode):
+            rights &= OF_FILES
+        rule = struct.pack("=Qi", rights, opened)
+        _call(ADD_RULE, made, PATH_BENEATH, ctypes.create_string_buffer(rule, len(rule)), 0)
+    except OSError as error:
+        if error.errno != errno.EBADFD:  # of a file system that has no paths: nothing to allow
+            raise
+    finally:
+        os.close(opened)
+
+
+def _version() -> int:
+    return _call(CREATE_RULESET, None, 0, VERSION)
+
+
+def _call(number: int, *arguments: object) -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall.restype = ctypes.c_long
+    values = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
+    result = int(libc.syscall(ctypes.c_long(number), *values))
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return result
