@@ -468,6 +468,7 @@ class Daemon:
             session_lost=self._session_lost,
             state=self._state,
             identify=self._gate.policy.mqtt,
+            refused=self._gate.unread,
         )
 
     async def _accept_mqtt(self, ask: Ask) -> Accepted:

@@ -38,6 +38,8 @@ class EdgedError(Exception):
     Args:
         message: one sentence for a person: what was wrong and what is allowed.
         retry_after_s: when asking again makes sense, in seconds; None where edged cannot tell.
+
+    `audited` is whether the audit log has the refusal.
     """
 
     code: ClassVar[str] = "internal"
@@ -47,6 +49,7 @@ class EdgedError(Exception):
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
+        self.audited = False
 
 
 class CallerError(EdgedError):

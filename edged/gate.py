@@ -7,14 +7,19 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edged import access
 from edged.access import Policy
-from edged.errors import Busy, EdgedError, Forbidden
+from edged.errors import BadRequest, Busy, EdgedError, Forbidden, TooLarge, UnknownAgent
 from edged.types import JSON, AuditEntry, Caller, Priority, Rate
 
 KEPT = 1024  # buckets; before there are more, those that are full again go: a full one is as none
+# Of who may not come in and of what nobody can read the audit log gets so much of each: enough to see it, too little to
+# push out what is worth keeping. What comes above that is counted in the next entry.
+NOISE = Rate(per_minute=20, burst=20)
+REASON = 300  # characters; as many as our own longest
+CALLERS = {kind.code for kind in (BadRequest, TooLarge, Forbidden, UnknownAgent)}  # errors that are the caller's
 Audit = Callable[[AuditEntry], None]
 
 
@@ -91,6 +96,8 @@ class Gate:
         self.audit = audit
         self._is_tool = is_tool
         self._buckets = Buckets(now)
+        self._noise = Buckets(now)
+        self._left_out = 0
 
     def unix(
         self, pid: int, uid: int, groups: Collection[int], *, socket_group: int, transport: str = "unix"
@@ -110,8 +117,18 @@ class Gate:
 
     def stranger(self, origin: str, error: EdgedError) -> EdgedError:
         """The error for somebody who is not known; it is to be raised."""
-        self.audit(AuditEntry(what="access.refused", who=origin, outcome=error.code, about={"reason": error.message}))
+        self._noted(AuditEntry(what="access.refused", who=origin, outcome=error.code, about={"reason": _short(error)}))
+        error.audited = True
         return error
+
+    def unread(self, caller: Caller, error: EdgedError) -> None:
+        """Tell the audit log of a refusal, if nobody has: of what is no request, or asks for what there is not. Errors
+        that are not the caller's are no refusals."""
+        if error.code in CALLERS and not error.audited:
+            told: dict[str, JSON] = {"transport": caller.transport, "reason": _short(error)}
+            what = "request.refused"
+            self._noted(AuditEntry(what=what, who=caller.client, role=caller.role, outcome=error.code, about=told))
+            error.audited = True
 
     def ask(self, caller: Caller, agent: str, priority: Priority | None) -> None:
         """A request to an agent. Raises Forbidden."""
@@ -160,6 +177,16 @@ class Gate:
         """Tell the audit log of a refusal."""
         told = {**about, "transport": caller.transport, "reason": error.message}
         entry = AuditEntry(what=what, who=caller.client, role=caller.role, outcome=error.code, rid=rid, about=told)
+        (self.audit if caller.admitted else self._noted)(entry)
+        error.audited = True
+
+    def _noted(self, entry: AuditEntry) -> None:
+        if self._noise.take(entry.who, NOISE) is not None:
+            self._left_out += 1
+            return
+        if self._left_out:
+            entry = structs.replace(entry, about={**entry.about, "left_out": self._left_out})
+            self._left_out = 0
         self.audit(entry)
 
     @contextmanager
@@ -169,6 +196,11 @@ class Gate:
         except Forbidden as error:
             self.refused(caller, what, error, rid, **about)
             raise
+
+
+def _short(error: EdgedError) -> str:
+    """What was wrong may be quoted in it, and that may be long."""
+    return error.message if len(error.message) <= REASON else f"{error.message[:REASON]}..."
 
 
 def _counted(caller: Caller) -> str:

@@ -417,8 +417,10 @@ def latest(c: apsw.Connection, limit: int, states: tuple[State, ...] = (), clien
 
 
 def counts(c: apsw.Connection) -> dict[str, int]:
-    """Requests by state."""
-    return {cast(str, s): cast(int, n) for s, n in c.execute("SELECT state, count(*) FROM requests GROUP BY state")}
+    """Requests by state: from the indices of finished and of unfinished ones, without a look at the rows."""
+    each = "SELECT state, count(*) FROM requests WHERE finished_wall IS {} NULL GROUP BY state"
+    query = f"{each.format('')} UNION ALL {each.format('NOT')}"
+    return {cast(str, s): cast(int, n) for s, n in c.execute(query)}
 
 
 def ahead(c: apsw.Connection, row: Row) -> list[str]:

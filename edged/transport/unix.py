@@ -122,6 +122,7 @@ class UnixTransport:
             await self._serve(session, reader, calls)
         except (BadRequest, TooLarge) as error:
             log.warning("connection of %s closed: %s", session.caller.client, error)
+            self._gate.unread(session.caller, error)
             session.notify("error", [_error(error)])
             session.gone.set()
         except ConnectionError:  # closed with something unread
@@ -152,6 +153,7 @@ class UnixTransport:
                 raise BadRequest(f"no method {method!r}; there are {', '.join(sorted(self.methods))}")
             result = await self.methods[method](session, msgid or 0, params)
         except EdgedError as refused:
+            self._gate.unread(session.caller, refused)
             error = _error(refused)
         except Exception:
             log.exception("method %s failed through a bug", method)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import apsw
 import pytest
 
@@ -16,6 +17,7 @@ from tests.daemons import REPLY, Customer, Daemon, Wired
 
 pytestmark = pytest.mark.broker
 DEVICE = f"mqtt:{REPLY}"
+AS_JSON = {"Content-Type": "application/json"}
 SECRET = "the-word-that-nobody-may-read"  # planted, no secret
 
 
@@ -62,6 +64,36 @@ async def test_log_tells_who_did_what_and_holds_no_texts(tmp_path: Path) -> None
         assert SECRET not in json.dumps(seen)
         after = await log(daemon, "--limit", "3")
         assert after[-1]["what"] == "daemon.stopping"
+
+
+async def test_bytes_that_are_no_request_are_in_it(tmp_path: Path) -> None:
+    """Over every transport; a flood of them takes no more room than a few."""
+    async with Mosquitto(tmp_path) as broker, Customer(broker.port, client_id="customer") as customer:
+        config = '[http]\nlisten = ["unix:http.sock"]\n'
+        async with Daemon(tmp_path, broker=broker.port, config=config) as daemon:
+            await customer.subscribe(REPLY)
+            await customer.online()
+            await customer.ask('{"input": ', b"q1")
+            await customer.answers([b"q1"])
+            for data in (b"\x93\x00\x01\x02", b"\xc1"):
+                async with Wired(daemon.socket) as client:
+                    await client.raw(data)
+                    while await client.read():
+                        pass
+            connector = aiohttp.UnixConnector(str(tmp_path / "run" / "http.sock"))
+            async with aiohttp.ClientSession("http://edged", connector=connector) as http:
+                for n in range(100):
+                    async with http.post("/v1/agents/house/requests", data=b"{%d" % n, headers=AS_JSON) as answer:
+                        assert answer.status == 400
+            async with Wired(daemon.socket) as client:
+                await client.call(1, "agent.ask", {"input": "hello"})
+            seen = await log(daemon)
+            assert await daemon.stop() == 0
+    refused = [each for each in seen if each["what"] == "request.refused"]
+    assert {each["outcome"] for each in refused} == {"bad_request"}
+    assert {each["about"]["transport"] for each in refused} == {"mqtt", "unix", "http"}
+    assert {each["who"] for each in refused} >= {DEVICE}
+    assert len(refused) < 40
 
 
 async def test_changed_log_is_told_with_its_row(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from edged.access import Policy
-from edged.errors import Busy, Forbidden
-from edged.gate import KEPT, Buckets, Gate
+from edged.errors import BadRequest, Busy, Forbidden
+from edged.gate import KEPT, NOISE, Buckets, Gate
 from edged.roles import Access, Role
 from edged.types import AuditEntry, Caller, Rate
 
@@ -120,3 +120,27 @@ def test_rate_is_refused_as_busy_with_the_time_to_wait(gate: Gate, viewer: Calle
     assert (told[-1].what, told[-1].outcome, told[-1].who) == ("request.refused", "busy", "key:panel")
     for _ in range(3):
         gate.spend(Policy(["house"]).key("free"), "request.refused")
+
+
+def test_refusal_that_nobody_told_is_told_once(gate: Gate, viewer: Caller, told: list[AuditEntry]) -> None:
+    """What is no request, by code; not what the gate has told, and not what is no refusal."""
+    gate.unread(viewer, BadRequest("no JSON" + "x" * 1000))
+    assert (told[-1].what, told[-1].who, told[-1].outcome) == ("request.refused", "key:panel", "bad_request")
+    assert str(told[-1].about["reason"]).startswith("no JSON")
+    assert len(str(told[-1].about["reason"])) < 400
+    with pytest.raises(Forbidden) as caught:
+        gate.tool(viewer, "valve")
+    gate.unread(viewer, caught.value)
+    gate.unread(viewer, Busy("later"))
+    assert [entry.what for entry in told] == ["request.refused", "tool.refused"]
+
+
+def test_noise_of_one_is_counted_and_hides_nobody_else(gate: Gate, viewer: Caller, told: list[AuditEntry]) -> None:
+    """Strangers, and what nobody can read: so many entries, then a number."""
+    for _ in range(500):
+        gate.stranger("192.0.2.1", Forbidden("no key"))
+    for _ in range(500):
+        gate.unread(viewer, BadRequest("no JSON"))
+    assert [entry.who for entry in told].count("192.0.2.1") == NOISE.burst
+    assert [entry.who for entry in told].count("key:panel") == NOISE.burst
+    assert sum(int(str(entry.about.get("left_out", 0))) for entry in told) == 500 - NOISE.burst

@@ -15,6 +15,7 @@ from edged.gate import Gate
 from edged.transport.http.browsers import Browsers
 from edged.transport.http.connection import Connection, connection
 from edged.transport.http.errors import (
+    ERROR,
     HttpError,
     Malformed,
     MethodNotAllowed,
@@ -98,6 +99,8 @@ class _Guard:
         mine, began = connection(request), time.monotonic()
         with mine.answering():
             response = await self._respond(mine, request, handler)
+        if mine.caller is not None and ERROR in response:
+            self._gate.unread(mine.caller, response[ERROR])
         if mine.crowded or (not request.content.is_eof() and not response.prepared):
             response.force_close()  # what is left of a body that nobody wants would come before the next request
         if log.isEnabledFor(logging.DEBUG):

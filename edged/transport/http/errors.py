@@ -69,10 +69,15 @@ def status_of(error: EdgedError) -> int:
     return error.status if isinstance(error, HttpError) else STATUS_OF[error.code]
 
 
+ERROR = "edged.error"  # what a response tells, for who counts refusals
+
+
 def refused(error: EdgedError, *, id: str | None = None, fmt: Format = Format.JSON) -> web.Response:
     """The response to a request that was not taken in: a reply (CONTRACT section 3) with status `refused`."""
     body = wire.encode_reply(wire.refusal(error, id=id), fmt)
-    return web.Response(body=body, status=status_of(error), headers=_headers(error, wire.content_type(fmt)))
+    response = web.Response(body=body, status=status_of(error), headers=_headers(error, wire.content_type(fmt)))
+    response[ERROR] = error
+    return response
 
 
 def openai_error(error: EdgedError, *, param: str | None = None, code: str | None = None) -> web.Response:
@@ -80,7 +85,9 @@ def openai_error(error: EdgedError, *, param: str | None = None, code: str | Non
     status = status_of(error)
     body = openai_reply.error(wire.fault(error), status=status, param=param, code=code)
     headers = {**_headers(error, "application/json"), **should_retry(error.retryable)}
-    return web.Response(body=msgspec.json.encode(body), status=status, headers=headers)
+    response = web.Response(body=msgspec.json.encode(body), status=status, headers=headers)
+    response[ERROR] = error
+    return response
 
 
 def should_retry(retryable: bool) -> dict[str, str]:

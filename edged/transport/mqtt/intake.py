@@ -30,12 +30,14 @@ class Handlers(Struct, frozen=True):
     cancel: rid or id, and the topic it came on.
     send: publishes; returns None once the broker has it, else why it never will. Raises NoLink when stopped.
     identify: who asks, by client and topic; None: everybody may use every agent.
+    refused: is told of every refusal.
     """
 
     accept: Callable[[Ask], Awaitable[object]]
     cancel: Callable[[str, str], Awaitable[None]]
     send: Callable[[Outgoing], Awaitable[str | None]]
     identify: Callable[[str, str], Caller] | None = None
+    refused: Callable[[Caller, EdgedError], None] = lambda caller, error: None
 
 
 class Counters(Struct):
@@ -126,6 +128,7 @@ class Intake:
             return await self._request(agent, incoming)
         except Unanswerable as problem:
             log.warning("a request on %s can have no reply and is dropped: %s", incoming.topic, problem)
+            self._handlers.refused(self._caller(incoming), BadRequest(str(problem)))
             return None
 
     async def _cancel(self, target: str, topic: str) -> None:
@@ -153,6 +156,7 @@ class Intake:
             log.exception("a request on %s could not be taken in", incoming.topic)
             failure = Internal("a fault of edged's own; its log has the details")
         self._counters.refused += 1
+        self._handlers.refused(self._caller(incoming), failure)
         return refusal(failure, address, request_id=request.id if request is not None else None)
 
     def _ask(self, request: Request, incoming: Incoming, address: Address) -> Ask:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 from edged import clock
-from edged.errors import NoLink, ToolFailed
+from edged.errors import EdgedError, NoLink, ToolFailed
 from edged.transport.mqtt import topics
 from edged.transport.mqtt.client import Client, Will
 from edged.transport.mqtt.flights import Flights
@@ -41,6 +41,7 @@ class MqttTransport:
             the new session is handed on.
         state: makes the state document.
         identify: who asks, by client and topic; None: everybody may use every agent.
+        refused: is told of every refusal.
         backoff: pace of reconnecting.
 
     Raises:
@@ -56,6 +57,7 @@ class MqttTransport:
         session_lost: Callable[[], Awaitable[None]],
         state: Callable[[], dict[str, JSON]],
         identify: Callable[[str, str], Caller] | None = None,
+        refused: Callable[[Caller, EdgedError], None] = lambda caller, error: None,
         backoff: Backoff | None = None,
     ) -> None:
         endpoint(settings.url)
@@ -64,7 +66,7 @@ class MqttTransport:
         self._backoff = backoff or Backoff()
         self._topics = topics.Topics(settings.node_id)
         self._flights = Flights(self._send)
-        self._handlers = Handlers(accept, cancel, self._confirmed, identify)
+        self._handlers = Handlers(accept, cancel, self._confirmed, identify, refused)
         self._presence = Presence(self._topics, state=state, post=self._post)
         self._versions = Versions(settings.version)
         self._outage = Outage()

@@ -571,6 +571,18 @@ def test_latest_and_counts_show_the_states(c: apsw.Connection) -> None:
     assert requests.counts(c) == {"done": 1, "received": 3}
 
 
+def test_counts_looks_at_indices_only(c: apsw.Connection) -> None:
+    """It is asked once a second, and the rows are the larger part of a store of 64 MiB."""
+    asked: list[str] = []
+    c.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: asked.append(event["sql"]))
+    requests.counts(c)
+    c.trace_v2(0, None)
+    plan = [str(row[3]) for row in c.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
+    looks = [step for step in plan if "requests" in step]
+    assert len(looks) == 2
+    assert all("USING" in step for step in looks)
+
+
 def turn(text: str) -> requests.Turn:
     return (Message("user", text), Message("assistant", "ok", (ToolCall("t", {"a": 1}),)))
 
