@@ -26,7 +26,18 @@ from edged.agent.loop import Run, Stream
 from edged.agent.tally import Tally
 from edged.cloud import Cloud
 from edged.config import Config, Tool
-from edged.errors import Busy, Cancelled, EdgedError, Expired, Forbidden, Internal, NoMemory, Quarantined, UnknownAgent
+from edged.errors import (
+    Busy,
+    Cancelled,
+    EdgedError,
+    Expired,
+    Forbidden,
+    Internal,
+    NoMemory,
+    Quarantined,
+    ToolFailed,
+    UnknownAgent,
+)
 from edged.estimate import Needs, Speed
 from edged.faults import point
 from edged.gate import Gate
@@ -484,7 +495,7 @@ class Pipeline:
             row.request,
             toolbox=self._toolbox,
             permit=functools.partial(self._gate.tool, caller, rid=row.rid),
-            journal=_AuditedJournal(self._database, row, self._until_stored, self._config.tools),
+            journal=self._journal(row),
             history=history,
             steps=steps,
             stream=self._stream(row.request, row.rid),
@@ -515,7 +526,25 @@ class Pipeline:
         """Of most requests nothing: then the store is not asked."""
         if row.conversation is None and not row.begun:
             return [], []
-        return await self._database.read(lambda c: (requests.history(c, row), journal.steps(c, row.rid)))
+        history = await self._database.read(lambda c: requests.history(c, row))
+        return history, await self._steps(row) if row.begun else []
+
+    async def _steps(self, row: Row) -> list[Step]:
+        """What was done for a request. An SQL write that did not get into the journal is found beside its effect.
+
+        Raises:
+            ToolFailed: a database cannot be read. What was done is not known then, and nothing may be done again.
+        """
+        steps = {step.number: step for step in await self._database.read(lambda c: journal.steps(c, row.rid))}
+        for found in await self._toolbox.recall(row.rid):
+            step = journal.kept(*found)
+            if step.number not in steps or steps[step.number].result is None:
+                await self._journal(row).finish(step)
+                steps[step.number] = step
+        return [steps[number] for number in sorted(steps)]
+
+    def _journal(self, row: Row) -> Journal:
+        return _AuditedJournal(self._database, row, self._until_stored, self._config.tools)
 
     async def _keep_findings(self, rid: str, findings: tuple[Finding, ...]) -> None:
         # lazy: losing it with the power only means that the board tries once more
@@ -574,7 +603,13 @@ class Pipeline:
 
     async def _told(self, row: Row, run: Run | None = None) -> tuple[ToolRecord, ...]:
         """What was done for a request that has no answer, also by earlier attempts its run did not get to take over."""
-        steps = await self._database.read(lambda c: journal.steps(c, row.rid))
+        if run is None and not row.begun:
+            return ()
+        try:
+            steps = await self._steps(row)
+        except ToolFailed as error:
+            log.warning("the reply tells what the journal knows: %s", error.message, extra={"rid": row.rid})
+            steps = await self._database.read(lambda c: journal.steps(c, row.rid))
         known = [_record(step) for step in steps if step.result or self._may_have_changed(step.intent.call.name)]
         return max(tuple(known), run.records if run else (), key=len)
 
@@ -778,14 +813,14 @@ class _AuditedJournal(Journal):
         """See Journal."""
         await self._until_stored(functools.partial(super().intend, number, intent, durable=durable))
 
-    async def finish(self, number: int, result: Result) -> None:
+    async def finish(self, step: Step) -> None:
         """See Journal."""
-        await self._until_stored(functools.partial(super().finish, number, result))
+        await self._until_stored(functools.partial(super().finish, step))
 
-    def finished(self, c: apsw.Connection, call: ToolCall, result: Result) -> None:
+    def finished(self, c: apsw.Connection, step: Step) -> None:
         """See Journal."""
-        row, outcome = self._row, "ok" if result.ok else "tool_failed"
-        about = told(self._tools, call)
+        row, outcome = self._row, "ok" if step.result and step.result.ok else "tool_failed"
+        about = told(self._tools, step.intent.call)
         entry = AuditEntry(what="tool.called", who=row.client, role=row.role, rid=row.rid, outcome=outcome, about=about)
         audit.append(c, entry)
 

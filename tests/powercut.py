@@ -24,7 +24,7 @@ from edged.config import Database as DatabaseConfig
 from edged.config import SqlTool
 from edged.store import audit, database, deliveries, journal, requests
 from edged.store.database import Work
-from edged.store.journal import Intent, Result
+from edged.store.journal import Intent, Result, Step
 from edged.store.lifecycle import WAITING
 from edged.store.requests import Places, Row
 from edged.store.schema import MIGRATIONS
@@ -195,6 +195,7 @@ class Life:
         self.store = database._open(self._path, MIGRATIONS)
         self.plant = SqlDatabase("plant", DatabaseConfig(path=str(plant_of(folder)), mode="rw"))
         self._careless = careless
+        self._decided = 0  # times
         self._loop = asyncio.new_event_loop()
 
     def close(self) -> None:
@@ -253,19 +254,30 @@ class Life:
             self.recording.tell("answered", row.rid, reply)
 
     def work(self, row: Row) -> Iterator[tuple[Work[Any], bool]]:
-        """The commits of a request's run; between them its tools act. A resumed one goes on where its journal ends."""
-        note = ToolCall("note", {"text": row.request.messages[-1].content})
-        calls = (ToolCall("look", {}), note) if row.conversation else (note,)
-        known = {step.number: step for step in journal.steps(self.store, row.rid)}
-        for number, call in enumerate(calls):
-            writes = call is note
-            if number not in known:
-                intend = functools.partial(journal.intend, rid=row.rid, number=number, intent=Intent(call, None))
-                yield intend, writes
-            if number not in known or known[number].result is None:
-                act = functools.partial(self.plant._effect, rid=row.rid, step=number) if writes else self.plant._select
-                value = act(NOTE if writes else LOOK, call.arguments)
-                yield functools.partial(journal.finish, rid=row.rid, number=number, result=Result(value, True)), False
+        """The commits of a request's run; between them its tools act. A resumed one goes on where its journal ends, and
+        decides otherwise about what is not in it: a model seldom writes the same again."""
+        self._decided += 1
+        note = ToolCall("note", {"text": f"{row.request.messages[-1].content} {self._decided}"})
+        steps = {step.number: step for step in journal.steps(self.store, row.rid)}
+        for found in self.plant._recall(row.rid):
+            step = journal.kept(*found)
+            if step.number not in steps or steps[step.number].result is None:
+                steps[step.number] = step
+                yield _finish(row, step), False
+        begun = [step for step in steps.values() if step.result is None]  # of a read only: a write is found, or is not
+        made = {step.intent.call.name for step in steps.values()}
+        number = max(steps, default=-1) + 1
+        if row.conversation and "look" not in made:
+            look = Step(number, Intent(ToolCall("look", {}), None), None)
+            yield functools.partial(journal.intend, rid=row.rid, number=number, intent=look.intent), False
+            begun, number = [look], number + 1
+        for step in begun:
+            result = Result(self.plant._select(LOOK, {}), True)
+            yield _finish(row, Step(step.number, step.intent, result)), False
+        if "note" not in made:
+            intent = Intent(note, None)
+            value = self.plant._effect(NOTE, note.arguments, row.rid, number, journal.packed(intent))
+            yield _finish(row, Step(number, intent, Result(value, True))), False
         reply = reply_bytes(Reply(id=row.id, rid=row.rid, status=Status.DONE, output="noted"))
         yield functools.partial(self._settle, row=row, reply=reply), True
         self.recording.tell("answered", row.rid, reply)
@@ -317,6 +329,10 @@ def plant_of(folder: Path) -> Path:
     return folder / "plant" / "plant.db"
 
 
+def _finish(row: Row, step: Step) -> Work[Any]:
+    return functools.partial(journal.finish, rid=row.rid, step=step)
+
+
 def _confirm(c: apsw.Connection, number: int) -> None:
     deliveries.confirm(c, number)
 
@@ -341,7 +357,7 @@ class Counts:
     cuts: int = 0
     corrupt: int = 0
     lost: int = 0  # acknowledged requests, or replies, that are gone or differ
-    unjournalled: int = 0  # effects without their intent, or a result without its effect
+    unjournalled: int = 0  # effects without their intent or their request, or a result without its effect
     wrong: int = 0  # effects that did not happen exactly once in the end
 
     @property
@@ -399,7 +415,12 @@ def _judge(life: Life, told: list[tuple[int, str, str, bytes]], folder: Path, co
     counts.corrupt += audit.verify(c).problem is not None
     steps = list(c.execute("SELECT rid, step, intent ->> '$.call.name', result FROM steps"))
     done = set(plant("SELECT rid, step FROM edged_effects"))
-    counts.unjournalled += len(done - {(rid, step) for rid, step, _, _ in steps})
+    known = {(rid, step) for rid, step, _, _ in steps} | set(
+        plant("SELECT rid, step FROM edged_effects WHERE intent > ''")
+    )
+    counts.unjournalled += len(done - known)
+    accepted = {rid for (rid,) in c.execute("SELECT rid FROM requests")}
+    counts.unjournalled += sum(rid not in accepted for rid, _ in done)
     counts.unjournalled += sum(
         result is not None and name == "note" and (rid, step) not in done for rid, step, name, result in steps
     )
@@ -410,7 +431,7 @@ def _judge(life: Life, told: list[tuple[int, str, str, bytes]], folder: Path, co
     rows = requests.latest(c, 1000)
     counts.lost += sum(row.reply is None for row in rows)
     ended = [row for row in rows if row.status == Status.DONE]
-    noted = sorted(text for (text,) in plant("SELECT text FROM diary"))
+    noted = sorted(text.split()[0] for (text,) in plant("SELECT text FROM diary"))
     counts.wrong += noted != sorted(row.request.messages[-1].content for row in ended)
     turns = {rid for (rid,) in c.execute("SELECT rid FROM turns JOIN requests USING (client, conversation)")}
     counts.wrong += turns != {row.rid for row in ended if row.conversation}

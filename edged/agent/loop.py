@@ -22,7 +22,7 @@ from edged.config import Agent
 from edged.errors import EdgedError, NoLink, ToolFailed
 from edged.faults import point
 from edged.router import Finding
-from edged.store.journal import Intent, Journal, Result, Step
+from edged.store.journal import Intent, Journal, Result, Step, packed
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import complete, sentence
 from edged.types import Message, PastTurn, Request, Sampling, ToolCall, ToolRecord
@@ -132,6 +132,7 @@ class Run:
         self._records: list[ToolRecord] = []
         self._logprobs: list[float] = []
         self._steps = list(steps)
+        self._next = 0  # the number of the next step; where the power took the intent of a read some are missing
 
     @property
     def records(self) -> tuple[ToolRecord, ...]:
@@ -223,48 +224,52 @@ class Run:
             if step.result is None:
                 self._permit(step.intent.call.name)
             with self.tally.tool():
-                result = step.result or await self._perform(step.intent.call, step.number, resumed=True)
+                result = step.result or await self._perform(step.number, step.intent, resumed=True)
             self._record(step.intent.call, result)
+            self._next = step.number + 1
 
     async def _act(self, call: ToolCall, logprob: float | None) -> None:
         self._permit(call.name)
-        number = len(self._records)
+        number, intent = self._next, Intent(call, logprob)
         if logprob is not None:
             self._logprobs.append(logprob)
         with self.tally.tool():
-            await self._journal.intend(number, Intent(call, logprob), durable=self.toolbox.is_write(call.name))
+            if not self.toolbox.keeps_intents(call.name):
+                await self._journal.intend(number, intent, durable=self.toolbox.is_write(call.name))
             point("journal.intent")
-            result = await self._perform(call, number)
+            result = await self._perform(number, intent)
         self._record(call, result)
+        self._next = number + 1
 
-    async def _perform(self, call: ToolCall, number: int, *, resumed: bool = False) -> Result:
+    async def _perform(self, number: int, intent: Intent, *, resumed: bool = False) -> Result:
         """Do it, and write down what came of it. A request that is ended meanwhile waits for a write that has begun:
         it happens all the same, and the reply has to tell of it."""
-        act = asyncio.create_task(self._attempt(call, number, resumed), name=f"edged.tool.{call.name}")
+        tool = intent.call.name
+        act = asyncio.create_task(self._attempt(number, intent, resumed), name=f"edged.tool.{tool}")
         try:
             result = await asyncio.shield(act)
         except asyncio.CancelledError:
-            if self.toolbox.is_write(call.name):
+            if self.toolbox.is_write(tool):
                 with contextlib.suppress(NoLink):  # the link stopped first: an unknown outcome, as after a crash
-                    await self._last_word(call, number, act)
+                    await self._last_word(number, intent, act)
             else:
                 act.cancel()
             raise
-        await self._journal.finish(number, result)
+        await self._journal.finish(Step(number, intent, result))
         point("journal.result")
         return result
 
-    async def _last_word(self, call: ToolCall, number: int, act: asyncio.Task[Result]) -> None:
+    async def _last_word(self, number: int, intent: Intent, act: asyncio.Task[Result]) -> None:
         result = await act
-        self._record(call, result)
+        self._record(intent.call, result)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
-                await self._journal.finish(number, result)
+                await self._journal.finish(Step(number, intent, result))
 
-    async def _attempt(self, call: ToolCall, number: int, resumed: bool) -> Result:
+    async def _attempt(self, number: int, intent: Intent, resumed: bool) -> Result:
         try:
             action = self.toolbox.resume if resumed else self.toolbox.call
-            return Result(await action(call, self.rid, number), True)
+            return Result(await action(intent.call, self.rid, number, packed(intent)), True)
         except ToolFailed as error:
             return Result({"error": error.message}, False)
 

@@ -35,7 +35,7 @@ class Accepted(Struct, frozen=True):
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """A request in the store. begun: its journal may have steps; of a claimed row it is known."""
+    """A request in the store. begun: an attempt (of a claimed row: an earlier one) may have done something for it."""
 
     seq: int
     rid: str
@@ -225,8 +225,7 @@ def claim(c: apsw.Connection, places: Places) -> list[Row]:
         if found is None:
             break
         row = _row(found)
-        begun = bool(c.execute("SELECT EXISTS(SELECT 1 FROM steps WHERE rid = ?)", (row.rid,)).get)
-        rows.append(structs.replace(row, begun=begun))
+        rows.append(structs.replace(row, begun=row.attempts > 1 or row.spent is not None))
         batch -= rows[-1].request.priority is Priority.BATCH
     return rows
 
@@ -295,10 +294,10 @@ def try_again(c: apsw.Connection, rid: str) -> None:
     """
     columns = (
         "attempts = 0, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = '',"
-        " spent = NULL, accepted_boot = ?, accepted_wall = ?"
+        " spent = ?, accepted_boot = ?, accepted_wall = ?"
     )
     try:
-        _move(c, rid, Happening.REQUEUE, columns, (clock.boot(), clock.wall()))
+        _move(c, rid, Happening.REQUEUE, columns, (msgspec.json.encode(Spent()), clock.boot(), clock.wall()))
     except IllegalTransition as error:
         allowed = ", ".join(lifecycle.sources(Happening.REQUEUE))
         raise BadRequest(f"request {rid}: {error}; only what is {allowed} can be queued again") from None
@@ -524,4 +523,5 @@ def _row(values: tuple[Any, ...]) -> Row:
         request=request,
         findings=findings,
         spent=None if spent is None else msgspec.json.decode(spent, type=Spent),
+        begun=row["attempts"] > 0 or spent is not None,
     )

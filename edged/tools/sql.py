@@ -3,7 +3,7 @@ may wait for that.
 
 A read runs on a read-only connection, under an authorizer and with limits of rows and time. A write happens exactly
 once: its effect and a row in `edged_effects`, keyed by (rid, step), are one transaction; whoever asks again for
-the same step gets the row.
+the same step gets the row. What was intended is in the row too, so that a request that lost its journal finds out.
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ SYNCHRONOUS = "EXTRA"
 
 EFFECTS = """
     CREATE TABLE IF NOT EXISTS edged_effects(  -- made by edged: which steps of which requests were done here
-        rid TEXT NOT NULL, step INTEGER NOT NULL, at REAL NOT NULL, result TEXT NOT NULL, PRIMARY KEY(rid, step)
+        rid TEXT NOT NULL, step INTEGER NOT NULL, at REAL NOT NULL, result TEXT NOT NULL, intent TEXT,
+        PRIMARY KEY(rid, step)
     ) WITHOUT ROWID
 """
+LATER = {"intent": "ALTER TABLE edged_effects ADD COLUMN intent TEXT"}  # columns that the first tables did not have
 
 READ_ACTIONS = {
     apsw.SQLITE_SELECT,
@@ -87,9 +89,15 @@ class SqlDatabase:
         """{"rows": [{column: value}], "truncated": bool}. Raises ToolFailed with SQLite's reason."""
         return await self._run(lambda: self._select(tool, arguments))
 
-    async def write(self, tool: SqlTool, arguments: dict[str, JSON], rid: str, step: int) -> JSON:
+    async def write(
+        self, tool: SqlTool, arguments: dict[str, JSON], rid: str, step: int, intent: str | None = None
+    ) -> JSON:
         """{"changes": int, "rows": [...]}; done once per (rid, step), however often it is called."""
-        return await self._run(lambda: self._effect(tool, arguments, rid, step))
+        return await self._run(lambda: self._effect(tool, arguments, rid, step, intent))
+
+    async def recall(self, rid: str) -> list[tuple[int, str, JSON]]:
+        """(step, intent, result) of what was done for a request; nothing of what has no intent. Raises ToolFailed."""
+        return cast("list[tuple[int, str, JSON]]", await self._run(lambda: self._recall(rid)) if self._writable else [])
 
     async def check(self, tool: SqlTool) -> None:
         """Prepare the statement without running it. Raises ToolFailed: what is wrong with it."""
@@ -150,7 +158,21 @@ class SqlDatabase:
             raise ToolFailed(f"database {self._name!r}: the query took longer than {tool.timeout_s} s") from None
         return {"rows": rows, "truncated": truncated}
 
-    def _effect(self, tool: SqlTool, arguments: dict[str, JSON], rid: str, step: int) -> JSON:
+    def _recall(self, rid: str) -> list[tuple[int, str, JSON]]:
+        if not Path(self._path).exists():
+            return []
+        reader = self._open_reader(BUSY_S)
+        self._read_until = time.monotonic() + BUSY_S
+        try:
+            query = "SELECT step, intent, result FROM edged_effects WHERE rid = ? AND intent IS NOT NULL ORDER BY step"
+            rows = cast("list[tuple[int, str, str]]", reader.execute(query, (rid,)).fetchall())
+        except apsw.SQLError:  # no such table, no such column: nothing was done that has an intent
+            return []
+        return [(step, intent, msgspec.json.decode(result)) for step, intent, result in rows]
+
+    def _effect(
+        self, tool: SqlTool, arguments: dict[str, JSON], rid: str, step: int, intent: str | None = None
+    ) -> JSON:
         self._ensure_checked(tool)
         writer = self._open_writer(tool.timeout_s)
         writer.set_busy_timeout(int(tool.timeout_s * 1000))
@@ -163,7 +185,8 @@ class SqlDatabase:
             result = self._change(writer, tool, arguments)
             text = msgspec.json.encode(result).decode()
             self._newest = max(self._newest, clock.wall())
-            writer.execute("INSERT INTO edged_effects VALUES (?,?,?,?)", (rid, step, self._newest, text))
+            row = (rid, step, self._newest, text, intent)
+            writer.execute("INSERT INTO edged_effects(rid, step, at, result, intent) VALUES (?,?,?,?,?)", row)
             writer.execute("COMMIT")
         except BaseException:
             if writer.in_transaction:
@@ -230,6 +253,9 @@ class SqlDatabase:
             writer.set_busy_timeout(int(wait_s * 1000))
             writer.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             writer.execute(EFFECTS)
+            there = {name for (name,) in writer.execute("SELECT name FROM pragma_table_info(?)", (OWN_TABLE,))}
+            for column in LATER.keys() - there:
+                writer.execute(LATER[column])
             # Age counts from the newest row and times never go back: on a board that learns the date late, or lost it,
             # the row of a step that is still to be resumed must not look old.
             self._newest = cast(float, writer.execute("SELECT coalesce(max(at), 0.0) FROM edged_effects").get)

@@ -56,14 +56,31 @@ class Toolbox:
         tool = self._tools.get(name)
         return tool is not None and (isinstance(tool, PublishTool) or tool.effect == "write")
 
-    async def call(self, call: ToolCall, rid: str, step: int) -> JSON:
+    def keeps_intents(self, name: str) -> bool:
+        """Whether the tool keeps the intent of a call beside its effect, in one transaction: SQL writes do."""
+        tool = self._tools.get(name)
+        return isinstance(tool, SqlTool) and tool.effect == "write"
+
+    async def recall(self, rid: str) -> list[tuple[int, str, JSON]]:
+        """(step, intent, result) of the SQL writes of a request that happened, as their databases know them.
+
+        Raises:
+            ToolFailed: one of them cannot be read.
+        """
+        found = await asyncio.gather(*(database.recall(rid) for database in self._databases.values()))
+        return [step for each in found for step in each]
+
+    async def call(self, call: ToolCall, rid: str, step: int, intent: str | None = None) -> JSON:
         """Do it. An SQL write happens once per (rid, step); publishing and Python tools happen at every call.
+
+        Args:
+            intent: what `recall` is to find beside an SQL write.
 
         Raises:
             ToolFailed: the reason, as the model and the reply get it.
         """
         try:
-            result = await self._do(call, rid, step)
+            result = await self._do(call, rid, step, intent)
         except ToolFailed:
             self._called(call.name, False)
             raise
@@ -88,7 +105,7 @@ class Toolbox:
             raise BadRequest(f"arguments: {wrong}")
         return await self.call(ToolCall(name, arguments), rid, 0)
 
-    async def resume(self, call: ToolCall, rid: str, step: int) -> JSON:
+    async def resume(self, call: ToolCall, rid: str, step: int, intent: str | None = None) -> JSON:
         """Finish a step that may or may not have been done when the daemon died (CONTRACT section 3).
 
         Raises:
@@ -99,7 +116,7 @@ class Toolbox:
             raise ToolFailed(f"the tool {call.name!r} is not configured any more")
         if not isinstance(tool, SqlTool) and tool.on_uncertain == "report" and self.is_write(call.name):
             raise ToolFailed("the daemon stopped before it knew what came of this call: it may have happened")
-        return await self.call(call, rid, step)
+        return await self.call(call, rid, step, intent)
 
     def started(self, pid: int) -> bool:
         """Whether a process of the daemon's own user comes of a Python tool, or may."""
@@ -117,7 +134,7 @@ class Toolbox:
                     problems[name] = error.message
         return problems
 
-    async def _do(self, call: ToolCall, rid: str, step: int) -> JSON:
+    async def _do(self, call: ToolCall, rid: str, step: int, intent: str | None) -> JSON:
         tool = self._tools[call.name]
         arguments = values.complete(tool.parameters, call.arguments)
         if isinstance(tool, PublishTool):
@@ -126,7 +143,7 @@ class Toolbox:
             return await self._workers[call.name].call(arguments, rid, step)
         database = self._databases[tool.database]
         if tool.effect == "write":
-            return await database.write(tool, arguments, rid, step)
+            return await database.write(tool, arguments, rid, step, intent)
         return await database.read(tool, arguments)
 
     async def stop(self) -> None:

@@ -23,7 +23,7 @@ from edged.estimate import OVERTIME, Speed
 from edged.interfaces import OnPiece
 from edged.pipeline import MAX_RUNNING, Pipeline
 from edged.service import Service
-from edged.store import journal, requests
+from edged.store import audit, journal, requests
 from edged.store.database import Database, Work
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted
@@ -409,15 +409,18 @@ async def test_cancel_twice_while_the_disk_refuses_the_outcome_is_one_cancellati
 
 
 @pytest.mark.parametrize("how", ["cancelled", "expired"])
-async def test_write_that_has_begun_is_told_of_though_the_request_ended(house: House, how: str) -> None:
+async def test_write_that_has_begun_is_told_of_though_the_request_ended(
+    house: House, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Somebody holds the plant's database; what waits there is written when it is free, and the reply says so."""
     with contextlib.closing(apsw.Connection(house.config.databases["plant"].path)) as other:
         other.execute("BEGIN IMMEDIATE")
         limit: dict[str, Any] = {"deadline_s": 0.3} if how == "expired" else {}
+        decided = asyncio.Event()
+        monkeypatch.setitem(faults._armed, "journal.intent", decided.set)
         accepted = await house.take("write", **limit)
         async with asyncio.timeout(10):
-            while not await house.store.read(lambda c: journal.steps(c, accepted.rid)):
-                await asyncio.sleep(0.01)
+            await decided.wait()
         ending = asyncio.create_task(house.pipeline.cancel(accepted.rid) if how == "cancelled" else asyncio.sleep(0.4))
         await asyncio.wait([ending], timeout=0.5)
         other.execute("ROLLBACK")
@@ -822,14 +825,15 @@ async def test_store_that_cannot_be_written_refuses_new_work_loses_no_answer_and
 async def test_disk_that_refuses_the_journal_delays_a_write_and_never_doubles_or_hides_it(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the intent nor the result can be written at first; then all goes on as if nothing had been."""
+    """Its intent is beside its effect; the journal cannot be written at first, and then all goes on."""
     monkeypatch.setattr("edged.pipeline.RETRY_S", (0.01, 0.02))
     accepted = await house.take("wait, write it")
     await until(lambda: house.engine.asked)
     house.store.refuses = apsw.FullError("full")
     house.engine.open.set()
     await until(lambda: house.store.refused > 2)
-    assert house.rows("diary") == [], "done before its intent was on the disk"
+    assert house.rows("diary") == [("written",)]
+    assert not await house.store.read(lambda c: journal.steps(c, accepted.rid))
     house.store.refuses = None
     reply = await house.reply(accepted)
     assert (reply["status"], [call["ok"] for call in reply["tool_calls"]]) == ("done", [True])
@@ -840,21 +844,44 @@ async def test_disk_that_refuses_a_result_does_not_keep_the_daemon_from_ending(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends while a tool acts, and what came of that cannot be written down; the next start finds it."""
-    loop = asyncio.get_running_loop()
-
-    def strike() -> None:
-        house.store.refuses = apsw.IOError("dead")
-        loop.call_soon_threadsafe(house.task.cancel)
-
-    monkeypatch.setitem(faults._armed, "tool.effect", strike)
-    accepted = await house.take("write, pause", id="q")
-    await until(lambda: house.task.cancelling() or house.task.done())
-    faults._armed.clear()
-    await crash(house)
+    accepted = await crash_behind_an_effect(house, monkeypatch)
     house.engine.open.set()
     await house.begin()
     assert (await house.reply(accepted))["status"] == "done"
     assert house.rows("diary") == [("written",)]
+
+
+async def test_write_that_never_got_into_the_journal_is_not_done_again_by_another_decision(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its intent was beside its effect: the request goes on behind it, whatever the model would decide now."""
+    accepted = await crash_behind_an_effect(house, monkeypatch)
+    assert await house.store.read(lambda c: journal.steps(c, accepted.rid)) == []
+    house.script.write_text(entry("write", note("something else"), text="written"))
+    await house.engine.load(ModelSpec(name="small", path=str(house.script), context=4096))
+    house.engine.open.set()
+    await house.begin()
+    reply = await house.reply(accepted)
+    assert (reply["status"], reply["output"]) == ("done", "written")
+    assert [call["arguments"] for call in reply["tool_calls"]] == [{"text": "written"}]
+    assert house.rows("diary") == [("written",)]
+    log = await house.store.read(lambda c: audit.entries(c, 100))
+    assert sum(entry["what"] == "tool.called" for entry in log) == 1
+
+
+async def test_database_that_cannot_be_read_after_a_crash_fails_the_request_and_nothing_is_done_again(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the write happened is not known then."""
+    accepted = await crash_behind_an_effect(house, monkeypatch)
+    house.engine.open.set()
+    plant = Path(house.config.databases["plant"].path)
+    plant.rename(plant.with_name("elsewhere"))
+    plant.mkdir()
+    await house.begin()
+    reply = await house.reply(accepted)
+    assert (reply["status"], reply["error"]["code"]) == ("failed", "tool_failed")
+    assert "plant" in reply["error"]["message"]
 
 
 async def test_disk_that_refuses_a_claim_leaves_the_request_in_the_queue(
@@ -922,6 +949,22 @@ async def until_state(house: House, accepted: Accepted, state: State) -> None:
     async with asyncio.timeout(10):
         while await house.state(accepted) is not state:
             await asyncio.sleep(0.005)
+
+
+async def crash_behind_an_effect(house: House, monkeypatch: pytest.MonkeyPatch) -> Accepted:
+    """A request whose write is done, and whose journal knows nothing of it."""
+    loop = asyncio.get_running_loop()
+
+    def strike() -> None:
+        house.store.refuses = apsw.IOError("dead")
+        loop.call_soon_threadsafe(house.task.cancel)
+
+    monkeypatch.setitem(faults._armed, "tool.effect", strike)
+    accepted = await house.take("write, pause", id="q")
+    await until(lambda: house.task.cancelling() or house.task.done())
+    faults._armed.clear()
+    await crash(house)
+    return accepted
 
 
 async def crash(house: House) -> None:

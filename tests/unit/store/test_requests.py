@@ -13,7 +13,7 @@ from edged import clock
 from edged.errors import BadRequest, Busy, NoLink
 from edged.router import Finding
 from edged.store import deliveries, journal, requests
-from edged.store.journal import Intent, Result
+from edged.store.journal import Intent, Result, Step
 from edged.store.lifecycle import WAITING, IllegalTransition, State
 from edged.types import Ask, Message, Packet, PastTurn, Priority, Spent, Status, Timing, ToolCall, Usage
 from tests.asks import ANY, ONE, PLENTY, answer, ask, claim, finished, put, settle, store
@@ -423,7 +423,7 @@ def test_try_again_gives_a_failed_request_a_new_life(c: apsw.Connection) -> None
     requests.try_again(c, rid)
     row = requests.get(c, rid)
     assert (row.state, row.attempts, row.deadline_boot, row.reply, row.status) == (State.RECEIVED, 0, None, None, None)
-    assert row.spent is None
+    assert row.spent == Spent()
     assert deliveries.ready(c, ("mqtt",), (), 9) == []
     assert put(c, ask(key="k", reply_topic="t", deadline_s=0)).rid == rid
     claim(c)
@@ -700,7 +700,7 @@ def test_journal_gives_the_steps_back_in_order(c: apsw.Connection) -> None:
     call = ToolCall("t", {"a": [1, {"b": "ü"}], "c": None})
     for number in (1, 0):
         journal.intend(c, rid, number, Intent(call, -0.5 if number else None))
-    journal.finish(c, rid, 0, Result({"rows": [{"x": 1.5}]}, True))
+    journal.finish(c, rid, Step(0, Intent(call, None), Result({"rows": [{"x": 1.5}]}, True)))
     first, second = journal.steps(c, rid)
     assert (first.number, first.intent, first.result) == (
         0, Intent(call, None), Result({"rows": [{"x": 1.5}]}, True),

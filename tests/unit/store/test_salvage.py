@@ -14,7 +14,7 @@ import pytest
 
 from edged.store import audit, database, journal, requests, salvage
 from edged.store.database import Database
-from edged.store.journal import Intent, Result
+from edged.store.journal import Intent, Result, Step
 from edged.store.schema import MIGRATIONS
 from edged.types import AuditEntry, Status, ToolCall
 from tests.asks import ANY, answer, ask, claim
@@ -30,8 +30,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(DONE):
         requests.accept(c, ask(f"text {number}", id=f"q{number}"), f"rid{number:04}", "boot", 10_000, 2**30)
         row = claim(c)
-        journal.intend(c, row.rid, 0, Intent(ToolCall("note", {"text": "x" * 200}), None))
-        journal.finish(c, row.rid, 0, Result({"changes": 1}, True))
+        intent = Intent(ToolCall("note", {"text": "x" * 200}), None)
+        journal.finish(c, row.rid, Step(0, intent, Result({"changes": 1}, True)))
         requests.settle(c, row.rid, Status.DONE, answer(row.rid) + b" " * 600)
         audit.append(c, AuditEntry(what="request.ended", who="c", rid=row.rid))
     for number in range(WAITING):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -318,6 +319,25 @@ async def test_step_stays_known_when_the_clock_jumps_before_it_is_resumed(
         await database.write(INSERT, {"a": rid}, rid, 0)
         await database.stop()
     assert rows(path, "SELECT a FROM t") == [("old",), ("new",)]
+
+
+async def test_what_was_intended_is_found_beside_its_effect(path: Path) -> None:
+    """Of one request, in order; also in a table that an earlier edged made, and not of what was done without one."""
+    old = "CREATE TABLE edged_effects(rid TEXT, step INTEGER, at REAL, result TEXT, PRIMARY KEY(rid, step))"
+    with contextlib.closing(apsw.Connection(str(path))) as c:
+        c.execute(f"{old} WITHOUT ROWID; INSERT INTO edged_effects VALUES ('r', 0, 0, '{{}}')").fetchall()
+    database = SqlDatabase("plant", Database(path=str(path), mode="rw"))
+    assert await database.recall("r") == []
+    for step, rid in ((2, "r"), (1, "r"), (0, "other")):
+        await database.write(INSERT, {"a": rid}, rid, step, f"intent {rid} {step}")
+    await database.write(INSERT, {"a": "by hand"}, "r", 3)
+    found = [(step, intent) for step, intent, _ in await database.recall("r")]
+    assert found == [(1, "intent r 1"), (2, "intent r 2")]
+    assert await database.recall("nobody") == []
+    await database.stop()
+    missing = SqlDatabase("gone", Database(path=str(path.with_name("gone.db")), mode="rw"))
+    assert await missing.recall("r") == []
+    await missing.stop()
 
 
 async def test_old_effects_are_forgotten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
