@@ -66,7 +66,9 @@ class Supervisor:
             first = self._daemon(settings, clock.boot() - process_age_s())
             with _locked(settings.state_dir):
                 await self._listen(settings)
-                return await self._live(first)
+                living = self._live(first)
+                del first  # it is as large as its successors, and ends with the first reload
+                return await living
         finally:
             self._listeners.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import stat
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -492,3 +494,15 @@ async def test_sockets_that_are_handed_over_are_used_and_left_there(desk: Desk, 
             client.get("/livez") as response,
         ):
             assert response.status == 200
+
+
+async def test_transport_that_was_stopped_is_forgotten(path: Path) -> None:
+    """A reload makes a new daemon in the same process: what nobody needs any more must not stay for good."""
+    desk = Desk()
+    async with serving(desk, path) as served, unix_session(path) as session:
+        async with session.get("/metrics") as answer:
+            assert answer.status == 200
+        left: list[weakref.ref[Any]] = [weakref.ref(desk), weakref.ref(served)]
+    del desk, served, answer
+    gc.collect()
+    assert [ref() for ref in left] == [None, None]

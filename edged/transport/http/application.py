@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, MutableMapping
 
-from aiohttp import web
+from aiohttp import web, web_app
 from aiohttp.typedefs import Handler
 
 from edged.errors import Busy, EdgedError, Forbidden, Internal, TooLarge
@@ -77,6 +77,14 @@ def application(
 
     made.on_response_prepare.append(common_headers)
     return made
+
+
+def forget() -> None:
+    """Let go of applications that were served. aiohttp keeps the handlers it has put its middlewares around in a cache
+    of the whole process, 1024 of them: with each a daemon that a reload replaced long ago."""
+    cached = getattr(web_app, "_cached_build_middleware", None)
+    if cached is not None:
+        cached.cache_clear()
 
 
 def _common_headers(headers: MutableMapping[str, str]) -> None:

@@ -131,7 +131,10 @@ class HttpTransport:
         if self._connections is not None:
             self._connections.closing = True
         if self._runner is not None:
+            from edged.transport.http.application import forget
+
             await self._runner.cleanup()
+            forget()
         if self._connections is not None:
             await self._connections.end(CLOSE_S)
         for path in self._made:
