@@ -664,7 +664,7 @@ class Daemon:
                     await self._changed.wait()
             await asyncio.sleep(STATE_PACE_S)
             self._changed.clear()
-            self._counts = await self._pipeline.counts()
+            self._counts = await self._pipeline.counts(exactly=False)
             ready = [n for n, m in self._governor.status()["models"].items() if m["state"] == "ready"]
             self._manager.status(f"{self._counts['running']} running, models loaded: {', '.join(ready) or 'none'}")
             if self._mqtt:

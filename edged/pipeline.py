@@ -14,6 +14,8 @@ import asyncio
 import contextlib
 import functools
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TypeVar
 
@@ -45,8 +47,8 @@ from edged.interfaces import Deliverer
 from edged.log import request_id
 from edged.router import Finding
 from edged.store import audit, deliveries, journal, lifecycle, requests
-from edged.store.database import Database
-from edged.store.journal import Intent, Journal, Result, Step
+from edged.store.database import Database, Work
+from edged.store.journal import Journal, Result, Step
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted, Places, Row
 from edged.tools.toolbox import Toolbox
@@ -74,6 +76,7 @@ GRACE_S = 5.0  # a stop waits this long for running requests; what is not done g
 FLUSH_S = 2.0  # and this long for replies on their way; what is not confirmed is sent after the next start
 HOUSEKEEPING_S = 60.0  # how often finished requests are forgotten; cheap when there is nothing to do
 CROWDED_S = 1.0  # in a full store where nothing could be forgotten it is looked again so soon: a look reads all of it
+COUNTED_S = 30.0  # how old the count of finished requests in the state document may be
 RETRY_S = (0.5, 10.0)  # first and longest pause before something that the disk refused is tried again
 # A full, failing or read-only disk, or somebody else's lock: what another try may find otherwise.
 STORE_REFUSES = (apsw.FullError, apsw.IOError, apsw.ReadOnlyError, apsw.CantOpenError, apsw.BusyError)
@@ -122,6 +125,8 @@ class Pipeline:
         self._promised = 0  # places that a claim may fill which is being written
         self._group: asyncio.TaskGroup | None = None
         self._suspects: set[str] = set()
+        self._counted: dict[str, int] = {}  # requests by state, and when
+        self._counted_at = -math.inf
         self._resumed: set[str] = set()  # queued for an upstream's room, and not there yet
         self._sending: set[int] = set()
         self._results: dict[str, set[asyncio.Future[bytes]]] = {}
@@ -271,11 +276,21 @@ class Pipeline:
         speed = speeds.get(settings.model) if settings else None
         return estimate.work_s(self._needs.of(agent), speed, beside)
 
-    async def counts(self) -> dict[str, JSON]:
-        """Requests by state, replies on their way, and the head of the audit log."""
-        counted, outbox, head = await self._database.read(
-            lambda c: (requests.counts(c), deliveries.waiting(c), audit.head(c))
+    async def counts(self, *, exactly: bool = True) -> dict[str, JSON]:
+        """Requests by state, replies on their way, and the head of the audit log.
+
+        Args:
+            exactly: also what has its outcome. Else that is as it was up to COUNTED_S ago: under load it is asked every
+                second, and goes through all rows.
+        """
+        if exactly or time.monotonic() - self._counted_at > COUNTED_S:
+            self._counted = await self._database.read(requests.counts)
+            self._counted_at = time.monotonic()
+        waiting, outbox, head = await self._database.read(
+            lambda c: (requests.unfinished(c), deliveries.waiting(c), audit.head(c))
         )
+        ended = {state: count for state, count in self._counted.items() if state not in lifecycle.UNFINISHED}
+        counted = {**ended, **waiting}
         known = {"seq": head.seq, "head": head.hash}
         return {"requests": counted, "running": len(self._running), "outbox_waiting": outbox, "audit": known}
 
@@ -479,7 +494,7 @@ class Pipeline:
             outcome = self._ended(row, *outcome, records, attempt)
         attempt.settling = True
         self._waiting.set()  # its place is free
-        await self._settle(row, outcome, attempt.messages)
+        await self._settle(row, outcome, attempt.messages, journal=attempt.journal)
 
     async def _answer(self, row: Row, attempt: _Attempt, tally: Tally) -> Reply | None:
         """The reply; None: it is parked."""
@@ -489,13 +504,14 @@ class Pipeline:
         caller = self._gate.policy.later(row.client, row.transport, row.role)  # a reload may have changed what it may
         self._gate.ask(caller, row.agent, None)
         history, steps = await self._known(row)
+        attempt.journal = self._journal(row)
         run = attempt.run = Run(
             row.rid,
             access.for_caller(caller, agent),
             row.request,
             toolbox=self._toolbox,
             permit=functools.partial(self._gate.tool, caller, rid=row.rid),
-            journal=self._journal(row),
+            journal=attempt.journal,
             history=history,
             steps=steps,
             stream=self._stream(row.request, row.rid),
@@ -505,7 +521,7 @@ class Pipeline:
         attempt.trail = Trail(row.findings, functools.partial(self._keep_findings, row.rid))
         outcome = await self._dispatcher.answer(run, attempt.trail)
         if outcome is None:
-            await self._park(row, tally)
+            await self._park(row, tally, attempt.journal)
             return None
         attempt.messages = outcome.messages
         self._needs.learn(row.agent, tally.need())
@@ -550,13 +566,16 @@ class Pipeline:
         # lazy: losing it with the power only means that the board tries once more
         await self._until_stored(lambda: self._database.write(lambda c: requests.note(c, rid, findings), durable=False))
 
-    async def _park(self, row: Row, tally: Tally) -> None:
+    async def _park(self, row: Row, tally: Tally, journal: Journal) -> None:
         """Wait for an upstream, durably."""
+
+        def park(c: apsw.Connection) -> None:
+            journal.catch_up(c)
+            requests.park(c, row.rid, self._config.queue.max_waiting, tally.spent())
+
         await self._until_stored(
             # lazy: losing it with the power only means that it runs at the next start
-            lambda: self._database.write(
-                lambda c: requests.park(c, row.rid, self._config.queue.max_waiting, tally.spent()), durable=False
-            )
+            lambda: self._database.write(park, durable=False)
         )
         point("link.parked")
         log.info("waits for a link", extra={"rid": row.rid})
@@ -649,17 +668,24 @@ class Pipeline:
         reply: Reply,
         messages: requests.Turn = (),
         *,
+        journal: Journal | None = None,
         only: tuple[State, ...] = (),
         quarantine: bool = False,
     ) -> bool:
         """Store the one outcome. A disk that refuses is asked again: the answer must not be lost. False where the
-        request has its outcome already, or is in none of the states `only`."""
+        request has its outcome already, or is in none of the states `only`.
+
+        Args:
+            journal: of the run that brought it; what it holds back is stored with it.
+        """
         body = wire.reply_bytes(reply)
         expiry = self._config.agents[row.agent].conversation_expiry_s if row.agent in self._config.agents else 0.0
 
         private = row.agent not in self._config.agents or self._dispatcher.is_private(row.request)
 
         def store(c: apsw.Connection) -> bool:
+            if journal is not None:
+                journal.catch_up(c)
             if not requests.settle(c, row.rid, reply.status, body, only=only, quarantine=quarantine):
                 return False
             if messages:
@@ -774,6 +800,7 @@ class _Attempt:
         self.tally: Tally | None = None
         self.run: Run | None = None
         self.trail: Trail | None = None
+        self.journal: Journal | None = None
         self.messages: requests.Turn = ()
         self.cancelled = self.settling = False
         self.ended = asyncio.Event()
@@ -809,13 +836,9 @@ class _AuditedJournal(Journal):
         self._until_stored = until_stored
         self._tools = tools
 
-    async def intend(self, number: int, intent: Intent, *, durable: bool) -> None:
+    async def write(self, work: Work[None], *, durable: bool) -> None:
         """See Journal."""
-        await self._until_stored(functools.partial(super().intend, number, intent, durable=durable))
-
-    async def finish(self, step: Step) -> None:
-        """See Journal."""
-        await self._until_stored(functools.partial(super().finish, step))
+        await self._until_stored(functools.partial(super().write, work, durable=durable))
 
     def finished(self, c: apsw.Connection, step: Step) -> None:
         """See Journal."""

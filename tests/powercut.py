@@ -274,18 +274,22 @@ class Life:
         for step in begun:
             result = Result(self.plant._select(LOOK, {}), True)
             yield _finish(row, Step(step.number, step.intent, result)), False
+        held: list[Step] = []
         if "note" not in made:
             intent = Intent(note, None)
             value = self.plant._effect(NOTE, note.arguments, row.rid, number, journal.packed(intent))
-            yield _finish(row, Step(number, intent, Result(value, True))), False
+            held.append(Step(number, intent, Result(value, True)))
+            yield _nothing, False  # others go on meanwhile
         reply = reply_bytes(Reply(id=row.id, rid=row.rid, status=Status.DONE, output="noted"))
-        yield functools.partial(self._settle, row=row, reply=reply), True
+        yield functools.partial(self._settle, row=row, reply=reply, held=held), True
         self.recording.tell("answered", row.rid, reply)
         ready = [each for each in deliveries.ready(self.store, ("mqtt",), (), 64) if each.rid == row.rid]
         for delivery in ready:
             yield functools.partial(_confirm, number=delivery.id), False
 
-    def _settle(self, c: apsw.Connection, row: Row, reply: bytes) -> None:
+    def _settle(self, c: apsw.Connection, row: Row, reply: bytes, held: list[Step]) -> None:
+        for step in held:
+            journal.finish(c, row.rid, step)
         requests.settle(c, row.rid, Status.DONE, reply)
         requests.add_turn(c, row, (Message("assistant", "noted"),), 1e12, private=True)
         audit.append(c, AuditEntry(what="request.ended", who="c", rid=row.rid))
@@ -327,6 +331,10 @@ class Life:
 def plant_of(folder: Path) -> Path:
     """The tool's database: somewhere else than edged's."""
     return folder / "plant" / "plant.db"
+
+
+def _nothing(c: apsw.Connection) -> None:
+    pass
 
 
 def _finish(row: Row, step: Step) -> Work[Any]:

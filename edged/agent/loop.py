@@ -255,16 +255,22 @@ class Run:
             else:
                 act.cancel()
             raise
-        await self._journal.finish(Step(number, intent, result))
+        await self._write_down(Step(number, intent, result))
         point("journal.result")
         return result
+
+    async def _write_down(self, step: Step) -> None:
+        if self.toolbox.keeps_intents(step.intent.call.name):
+            self._journal.hold(step)
+        else:
+            await self._journal.finish(step)
 
     async def _last_word(self, number: int, intent: Intent, act: asyncio.Task[Result]) -> None:
         result = await act
         self._record(intent.call, result)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
-                await self._journal.finish(Step(number, intent, result))
+                await self._write_down(Step(number, intent, result))
 
     async def _attempt(self, number: int, intent: Intent, resumed: bool) -> Result:
         try:

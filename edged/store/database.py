@@ -47,7 +47,8 @@ LONELY = 2
 # page is written: 80 KiB a request with SQLite's default of 4 KiB. The log is written in one piece, so small pages cost
 # the medium nothing.
 PAGE_BYTES = 512
-FRAME_HEADER = 24  # bytes that the WAL adds to a page
+FRAME_HEADER = 24  # bytes that the WAL adds to a page; the first four are its number
+PAGE_NUMBER_BYTES, LOG_HEADER = 4, 32  # and what the WAL begins with
 CHECKPOINT_PAGES = 4000  # 2 MiB of WAL: fewer checkpoints wear flash less, and this much is replayed in milliseconds
 WAL_BYTES = 4 * 2**20  # what a WAL that had to grow behind a long read is cut back to
 READER_MS, READER_S = 50, 1.0  # somebody who reads is waited for so long, so often; our own reads are done sooner
@@ -58,8 +59,7 @@ UNUSABLE_FOLDER = (PermissionError, FileNotFoundError, FileExistsError, NotADire
 
 
 class Written(NamedTuple):
-    """What the file has cost the medium since the start: fsyncs, and bytes at most (pages that a checkpoint copies once
-    for several of their versions are counted for each)."""
+    """What the file has cost the medium since the start: fsyncs, and bytes of the log and of the file."""
 
     syncs: int = 0
     bytes: int = 0
@@ -212,15 +212,21 @@ class Database:
         self._checkpoint_at, self._tried = self._wal_pages + CHECKPOINT_PAGES, time.monotonic()
         with contextlib.suppress(apsw.Error):  # a full disk, or somebody's lock
             _, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            if copied > self._copied_pages:
-                self._count(syncs=CHECKPOINT_SYNCS, size=(copied - self._copied_pages) * PAGE_BYTES)
-            self._copied_pages = copied
+            self._copied(copied)
         if self.overgrown:
             connection.set_busy_timeout(READER_MS)
             with contextlib.suppress(apsw.Error):  # a long read
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+                _, copied = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+                self._copied(copied)
                 self._began_anew()
             connection.set_busy_timeout(BUSY_MS)
+
+    def _copied(self, frames: int) -> None:
+        """A checkpoint has copied so many frames of the log by now."""
+        if frames > self._copied_pages:
+            pages = _pages_of(Path(f"{self._path}-wal"), self._copied_pages, frames)
+            self._count(syncs=CHECKPOINT_SYNCS, size=pages * PAGE_BYTES)
+        self._copied_pages = frames
 
     def _count(self, syncs: int = 0, size: int = 0) -> None:
         self.written = Written(self.written.syncs + syncs, self.written.bytes + size)
@@ -238,6 +244,20 @@ class Database:
             with contextlib.suppress(OSError):  # then it is looked at because it was not closed
                 salvage.marker(self._path).touch()
             items[0].loop.call_soon_threadsafe(self._on_damage, damage)
+
+
+def _pages_of(log: Path, first: int, end: int) -> int:
+    """How many pages of the file these frames of its log are: of each a checkpoint copies the newest version only.
+
+    https://sqlite.org/walformat.html
+    """
+    try:
+        with log.open("rb") as frames:
+            read = functools.partial(os.pread, frames.fileno(), PAGE_NUMBER_BYTES)
+            places = (LOG_HEADER + n * (PAGE_BYTES + FRAME_HEADER) for n in range(first, end))
+            return len({read(place) for place in places})
+    except OSError:  # it can be read, or the checkpoint would have failed; then no page is taken for another's version
+        return end - first
 
 
 class Pace:

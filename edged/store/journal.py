@@ -1,8 +1,9 @@
 """The journal of a request's steps: the intent before the effect, the result after it. A resumed request reads it and
 does not repeat a finished step.
 
-An SQL write's intent is in one transaction with its effect, in the tool's own database, and comes here with its result:
-one sync less, and there is no moment at which one of both is there without the other.
+An SQL write's intent is in one transaction with its effect, in the tool's own database, where a resumed request looks
+too: one sync less, and no moment at which one of both is there without the other. It comes here with its result, in the
+next commit that is made for the request anyway.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import apsw
 import msgspec
 from msgspec import Struct
 
-from edged.store.database import Database
+from edged.store.database import Database, Work
 from edged.types import JSON, ToolCall
 
 
@@ -44,13 +45,14 @@ def intend(c: apsw.Connection, rid: str, number: int, intent: Intent) -> None:
     c.execute("INSERT INTO steps(rid, step, intent) VALUES (?,?,?)", (rid, number, msgspec.json.encode(intent)))
 
 
-def finish(c: apsw.Connection, rid: str, step: Step) -> None:
-    """Write down what came of it."""
+def finish(c: apsw.Connection, rid: str, step: Step) -> bool:
+    """Write down what came of it. False where that is known already."""
     c.execute(
         "INSERT INTO steps(rid, step, intent, result) VALUES (?,?,?,?)"
-        " ON CONFLICT(rid, step) DO UPDATE SET result = excluded.result",
+        " ON CONFLICT(rid, step) DO UPDATE SET result = excluded.result WHERE result IS NULL",
         (rid, step.number, msgspec.json.encode(step.intent), msgspec.json.encode(step.result)),
     )
+    return c.changes() > 0
 
 
 def packed(intent: Intent) -> str:
@@ -83,19 +85,40 @@ class Journal:
     def __init__(self, database: Database, rid: str) -> None:
         self._database = database
         self._rid = rid
+        self._held: list[Step] = []
 
     async def intend(self, number: int, intent: Intent, *, durable: bool) -> None:
         """Before the act of whatever does not keep its intent itself; a write's is on the medium when this returns."""
-        await self._database.write(lambda c: intend(c, self._rid, number, intent), durable=durable)
+
+        def work(c: apsw.Connection) -> None:
+            self.catch_up(c)
+            intend(c, self._rid, number, intent)
+
+        await self._commit(work, durable=durable)
 
     async def finish(self, step: Step) -> None:
         """After the act. The step has a result."""
+        self.hold(step)
+        await self._commit(self.catch_up, durable=False)
 
-        def write(c: apsw.Connection) -> None:
-            finish(c, self._rid, step)
-            self.finished(c, step)
+    def hold(self, step: Step) -> None:
+        """After the act of what keeps its intent itself: its step is written with the next commit."""
+        self._held.append(step)
 
-        await self._database.write(write, durable=False)
+    def catch_up(self, c: apsw.Connection) -> None:
+        """In the writer: write what is held back. Once more changes nothing."""
+        for step in self._held:
+            if finish(c, self._rid, step):
+                self.finished(c, step)
+
+    async def _commit(self, work: Work[None], *, durable: bool) -> None:
+        held = len(self._held)
+        await self.write(work, durable=durable)
+        del self._held[:held]
+
+    async def write(self, work: Work[None], *, durable: bool) -> None:
+        """A commit of the journal's."""
+        await self._database.write(work, durable=durable)
 
     def finished(self, c: apsw.Connection, step: Step) -> None:
         """What else is written with the result of a call; nothing here."""

@@ -416,9 +416,13 @@ def latest(c: apsw.Connection, limit: int, states: tuple[State, ...] = (), clien
 
 
 def counts(c: apsw.Connection) -> dict[str, int]:
-    """Requests by state: from the indices of finished and of unfinished ones, without a look at the rows."""
-    each = "SELECT state, count(*) FROM requests WHERE finished_wall IS {} NULL GROUP BY state"
-    query = f"{each.format('')} UNION ALL {each.format('NOT')}"
+    """Requests by state. Looks at every row."""
+    return {cast(str, s): cast(int, n) for s, n in c.execute("SELECT state, count(*) FROM requests GROUP BY state")}
+
+
+def unfinished(c: apsw.Connection) -> dict[str, int]:
+    """The same of those without an outcome, from their index."""
+    query = "SELECT state, count(*) FROM requests WHERE finished_wall IS NULL GROUP BY state"
     return {cast(str, s): cast(int, n) for s, n in c.execute(query)}
 
 

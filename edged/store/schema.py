@@ -143,9 +143,4 @@ MIGRATIONS = (
         hash BLOB NOT NULL
     ) STRICT;
     """,
-    # requests are counted once a second: from indices, which hold a hundredth of what the table does
-    """
-    DROP INDEX requests_finished;
-    CREATE INDEX requests_finished ON requests(finished_wall, state) WHERE finished_wall IS NOT NULL;
-    """,
 )

@@ -420,6 +420,31 @@ async def test_what_is_written_is_counted(tmp_path: Path) -> None:
     await store.stop()
 
 
+async def test_page_that_was_written_often_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the files show it: pages of the file that a checkpoint changed."""
+    monkeypatch.setattr(database, "CHECKPOINT_PAGES", 100)
+    store, path, frame = (
+        Database(tmp_path / "x.db", TABLE),
+        tmp_path / "x.db",
+        database.PAGE_BYTES + database.FRAME_HEADER,
+    )
+    await store.start()
+    await store.write(insert("x" * 5000))
+    await store.write(insert(1))
+    old, begun, log = path.read_bytes(), store.written.bytes, tmp_path / "x.db-wal"
+    first = log.stat().st_size
+    while path.read_bytes() == old:
+        await store.write(lambda c: c.execute("UPDATE t SET a = a + 1 WHERE typeof(a) = 'integer'").fetchall())
+        await store.write(lambda _: None, durable=False)  # the checkpoint is behind the commit
+    new = path.read_bytes()
+    pages = range(0, len(new), database.PAGE_BYTES)
+    changed = sum(new[at : at + database.PAGE_BYTES] != old[at : at + database.PAGE_BYTES] for at in pages)
+    logged = (log.stat().st_size - first) // frame * frame
+    assert store.written.bytes - begun == logged + changed * database.PAGE_BYTES
+    assert logged // frame > 2 * changed
+    await store.stop()
+
+
 async def test_log_begins_anew_though_somebody_reads_all_the_time(tmp_path: Path) -> None:
     """It does not grow with every commit for ever."""
     store = Database(tmp_path / "x.db", TABLE)
