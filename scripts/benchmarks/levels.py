@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import mean
+from statistics import median
 
 SETTLING = 3  # cycles after which nothing may grow any more
 # Of those behind them: of 30 cycles these are the 4th to the 10th, and the 21st to the 30th.
@@ -31,9 +31,10 @@ def levels(values: Sequence[float]) -> Levels:
 
 
 def growth(values: Sequence[float]) -> float:
-    """The mean of the late ones over the mean of the early ones; negative where it falls, 0 for one value."""
+    """The median of the late ones over that of the early ones; negative where it falls, 0 for one value. A look may come
+    amid some work: a mean would be that of one look in ten."""
     early, late = (max(1, round(len(values) * share)) for share in (EARLY, LATE))
-    return mean(values[-late:]) - mean(values[:early])
+    return median(values[-late:]) - median(values[:early])
 
 
 def error_percent(predicted: float, measured: float) -> float:

@@ -213,7 +213,7 @@ def _unload(wanted: Wanted) -> list[Row]:
     ]
 
 
-GROWTH = "mean of the last 10 cycles of 30 over that of the 4th to 10th"
+GROWTH = "median of the last 10 cycles of 30 over that of the 4th to 10th"
 
 
 # -- a model too large for the board -----------------------------------------------------------------------------------
