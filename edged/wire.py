@@ -26,7 +26,7 @@ MAX_DEPTH = 32  # CONTRACT section 5; deeper nesting has no use here and costs s
 MAX_INT_BITS = 1024  # of an integer: beyond it nobody who reads numbers as floats, as most of the world, has one for it
 MAX_MESSAGE_CHARS = 4096  # of an error: it may quote what was sent, and brokers take a reply of so much only
 
-# What is checked by `_is_json`, in words.
+# What is checked by `is_json`, in words.
 ALLOWED = (
     "holds maps with text keys, lists, text, numbers, booleans and null, nothing else; numbers are finite and integers "
     f"have at most {MAX_INT_BITS} bits, text has no halves of surrogate pairs"
@@ -127,7 +127,7 @@ def request_from_map(body: object, *, agent: str | None) -> Request:
         raise BadRequest(f"a request is a map with `input` or `messages`, not {_kind(body)}")
     if depth(body) > MAX_DEPTH:
         raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels")
-    if not _is_json(body):
+    if not is_json(body):
         raise BadRequest(f"a request {ALLOWED}")
     try:
         raw = msgspec.convert(body, _Body)
@@ -207,7 +207,7 @@ def depth(value: object, limit: int = MAX_DEPTH + 1) -> int:
     return level
 
 
-def _is_json(value: object) -> bool:
+def is_json(value: object) -> bool:
     """Whether a value can be written as JSON, and read by everybody: MessagePack also has bytes, dates, extensions,
     keys of any kind and numbers that are none; headers of HTTP have bytes that are no text."""
     rest = [value]
@@ -321,7 +321,7 @@ def _call(where: str, raw: _Call) -> ToolCall:
             raise TooLarge(f"{where}.tool_calls: arguments are nested deeper than {MAX_DEPTH} levels") from None
         if depth(arguments) > MAX_DEPTH:  # a text in the request: its depth is not yet counted
             raise TooLarge(f"{where}.tool_calls: arguments are nested deeper than {MAX_DEPTH} levels")
-        if not _is_json(arguments):
+        if not is_json(arguments):
             raise BadRequest(f"{where}.tool_calls: a call of {raw.function.name!r} {ALLOWED}")
     if not isinstance(arguments, dict):
         raise BadRequest(f"{where}.tool_calls: arguments of {raw.function.name!r} are not a JSON object")

@@ -125,9 +125,16 @@ def split(full: tuple[Segment, ...], fixed: tuple[Segment, ...]) -> tuple[tuple[
 
 
 def parse_call(text: str, calls: CallFormat) -> ToolCall:
-    """The call in a generation that followed the grammar; ValueError where the text was cut off."""
-    call = json.loads(text.removeprefix(calls.before).removesuffix(calls.after))
-    return ToolCall(call["name"], call["arguments"])
+    """The call in a generation that followed the grammar; ValueError where the text was cut off or is no call."""
+    try:
+        call = json.loads(text.removeprefix(calls.before).removesuffix(calls.after))
+    except RecursionError:
+        raise ValueError("its arguments are nested without end") from None
+    match call:
+        case {"name": str(name), "arguments": dict(arguments)}:
+            return ToolCall(name, arguments)
+        case _:
+            raise ValueError("it is no call")
 
 
 def write_json(value: JSON) -> str:
