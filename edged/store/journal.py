@@ -3,14 +3,16 @@ does not repeat a finished step."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import apsw
 import msgspec
 from msgspec import Struct
 
-from edged.store.database import Database
 from edged.types import JSON, ToolCall
+
+if TYPE_CHECKING:
+    from edged.store.database import Database  # which imports `salvage`, which reads journals
 
 
 class Intent(Struct, frozen=True):
