@@ -5,19 +5,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import textwrap
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edged import wire
-from edged.errors import CallerError, EdgedError, Forbidden, ToolFailed
+from edged.errors import CallerError, EdgedError, Forbidden
 from edged.tools import process
 from edged.tools.child import Answer, Hello
 from edged.tools.process import Died, Module, Process
@@ -33,7 +31,7 @@ from edged.transport.mqtt.packets import MAX_PACKET_BYTES, publish_properties
 from edged.transport.mqtt.settings import Settings
 from edged.transport.mqtt.topics import Topics
 from edged.types import Ask, Format
-from tests.outside import anything, cpu_s, damaged, is_finite, json_values, maps, texts, written
+from tests.outside import anything, damaged, is_finite, json_values, maps, texts, written
 
 # aiohttp reads what is no UTF-8 in a header as halves of surrogate pairs
 header = texts | st.text(alphabet="\udcff\udc80ab:", max_size=6)
@@ -61,17 +59,18 @@ chats = maps(
         "messages": openai_messages | st.just([{"role": "user", "content": "hi"}]),
         "tools": st.lists(maps(("type", "function"), {"type": st.just("function"), "function": functions}), max_size=3),
         "tool_choice": st.sampled_from(["none", "auto", "required", {"type": "function", "function": {"name": "f"}}]),
-        "response_format": maps(("type", "json_schema"), {"type": st.sampled_from(["text", "json_object", "json_schema"])}),
+        "response_format": maps(("type", "json_schema"), {"type": st.sampled_from(["text", "json_schema"])}),
         "temperature": st.floats(0, 2),
         "stop": texts | st.lists(texts, max_size=20),
         "logprobs": st.booleans(),
     },
 )
 RIGHT = written({"model": "small", "messages": [{"role": "user", "content": "hi"}], "seed": 1})
+HUGE = '{"a":' + "9" * 4200 + "}"
 TOOLED = {
     "model": "m",
     "messages": [
-        {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": '{"a":' + "9" * 4200 + "}"}}]},
+        {"role": "assistant", "tool_calls": [{"id": "c", "function": {"name": "f", "arguments": HUGE}}]},
         {"role": "tool", "tool_call_id": "c", "content": "x"},
     ],
 }
@@ -104,7 +103,9 @@ def test_chat_completion_is_a_question_or_wrong_by_name(payload: bytes, key: str
 inputs = texts | st.lists(texts | st.integers(), max_size=3)
 
 
-@given(maps(("model", "input", "encoding_format", "dimensions", "user"), {"model": texts, "input": inputs}).map(written))
+@given(
+    maps(("model", "input", "encoding_format", "dimensions", "user"), {"model": texts, "input": inputs}).map(written)
+)
 @example(b'{"model":"m","input":["x"],"dimensions":' + b"9" * 4200 + b"}")
 def test_embeddings_are_asked_for_or_wrong_by_name(payload: bytes) -> None:
     """Texts that are none, numbers without end."""
@@ -120,7 +121,9 @@ def test_embeddings_are_asked_for_or_wrong_by_name(payload: bytes) -> None:
 # -- headers -----------------------------------------------------------------------------------------------------------
 
 names = st.sampled_from(["Host", "Origin", "Sec-Fetch-Site", "Access-Control-Request-Method", "X"])
-hosts = header | st.sampled_from(["[::1", "localhost.", "[", "127.0.0.1:80:80", "a.localhost", "[fe80::1%eth0]:1", "\u0661.1.1.1"])
+hosts = header | st.sampled_from(
+    ["[::1", "localhost.", "[", "127.0.0.1:80:80", "a.localhost", "[fe80::1%eth0]:1", "\u0661.1.1.1"]
+)
 
 
 @given(st.dictionaries(names, hosts), st.booleans(), st.sampled_from(["OPTIONS", "POST", ""]))
@@ -152,8 +155,8 @@ def test_idempotency_key_is_a_name_or_refused(value: str) -> None:
 # -- MQTT --------------------------------------------------------------------------------------------------------------
 
 TOPICS = Topics("n1")
-levels = st.lists(st.sampled_from(["edged", "n1", "agents", "house", "request", "requests", "cancel", "+", "#", "$SYS"]) | texts,
-                  max_size=8).map("/".join)  # fmt: skip
+known_levels = st.sampled_from(["edged", "n1", "agents", "house", "request", "requests", "cancel", "+", "#", "$SYS"])
+levels = st.lists(known_levels | texts, max_size=8).map("/".join)
 mqtt_texts = st.none() | texts | levels
 payloads = anything(b'{"input":"hi","reply_to":"app/x"}') | json_values.map(written) | st.just(b"hi")
 
@@ -191,9 +194,8 @@ async def taken(incoming: Incoming) -> tuple[list[Ask], list[Outgoing], list[int
         raise EdgedError(f"{target} {topic}")
 
     settings = Settings(url="mqtt://b", node_id="n1", agents=("house",))
-    intake = Intake(
-        settings, Handlers(accept, cancel, send), counters=Counters(), working=working, ack=acked.append, done=lambda: None
-    )
+    handlers = Handlers(accept, cancel, send)
+    intake = Intake(settings, handlers, counters=Counters(), working=working, ack=acked.append, done=lambda: None)
     intake.take(incoming)
     while working:
         await asyncio.gather(*working)
@@ -222,7 +224,9 @@ ASK = "edged/n1/agents/house/request"
 @example(ASK, b"\xff\xfe", {"content_type": "msgpack\0"})
 @example(ASK, b"hi", {"response_topic": "a/+", "correlation": b""})
 @example(ASK, b"hi", {"content_type": "x" * 60_000})
-async def test_message_is_asked_refused_or_dropped_and_acknowledged(topic: str, payload: bytes, marks: dict[str, Any]) -> None:
+async def test_message_is_asked_refused_or_dropped_and_acknowledged(
+    topic: str, payload: bytes, marks: dict[str, Any]
+) -> None:
     """Each exactly once, and what is told fits any broker's packets and MQTT's own rules."""
     fields: dict[str, Any] = {"duplicate": False, "retained": False, **marks}
     asked, told, acked = await taken(Incoming(topic=topic, payload=payload, qos=1, mid=7, **fields))
@@ -251,8 +255,7 @@ def test_unanswerable_is_no_error_of_a_caller() -> None:
 frames = anything(msgspec.msgpack.encode(Answer(b"{}")), msgspec.msgpack.encode(Hello())) | json_values.map(written)
 
 
-@given(frames | json_values.filter(lambda v: abs(hash(repr(v))) >= 0 and "e+" not in repr(v)).map(
-    lambda v: msgspec.msgpack.encode(msgspec.json.encode(v).decode())))  # fmt: skip
+@given(frames | json_values.map(written).map(lambda result: msgspec.msgpack.encode({"result": result})))
 @example(b"\x81\xa5error\xa1\xff")
 @example(b"\x91" * 5000)
 @example(msgspec.msgpack.encode({"result": b"[" * 5000}))
