@@ -100,9 +100,8 @@ def _counting(draft: Any) -> Any:
 
         return follow_once_more
 
-    return validators.extend(
-        draft, {word: counted(draft.VALIDATORS[word]) for word in REFERENCES & {*draft.VALIDATORS}}
-    )
+    extend: Any = validators.extend  # untyped
+    return extend(draft, {word: counted(draft.VALIDATORS[word]) for word in REFERENCES & {*draft.VALIDATORS}})
 
 
 def _has_patterns(schema: JSON) -> bool:

@@ -29,6 +29,7 @@ log = logging.getLogger("edged.unix")
 MAX_FRAME_BYTES = 4 * 2**20  # CONTRACT section 5
 READ_BYTES = 64 * 1024  # one read; a frame of the usual size arrives whole
 MAX_ITEMS = 2**17  # of one list or map: an item of a byte takes eight and more in memory
+FRAME_S = 10.0  # from a frame's first byte to its last: on this board it takes milliseconds, and its bytes take memory
 MAX_IN_FLIGHT = 64  # calls of one connection being answered; beyond it nothing more is read from that peer
 DELTA_HIGH_WATER = 256 * 1024  # bytes a peer has not read; above it deltas are dropped, the reply never is
 CLOSE_S = 2.0  # how long a closing connection may take to send what it still has
@@ -136,9 +137,11 @@ class UnixTransport:
             await _close(session, writer, calls)
 
     async def _serve(self, session: Session, reader: asyncio.StreamReader, calls: set[asyncio.Task[None]]) -> None:
-        frames = _Frames()
-        while data := await reader.read(READ_BYTES):
-            for frame in frames.whole(data):  # a read holds thousands of the shortest
+        frames, due = _Frames(), None
+        while data := await _read(reader, due):
+            whole = frames.whole(data)
+            due = None if whole else due
+            for frame in whole:  # a read holds thousands of the shortest
                 while len(calls) >= MAX_IN_FLIGHT:
                     await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
                 msgid, method, params = _call(frame)
@@ -147,6 +150,8 @@ class UnixTransport:
                 call.add_done_callback(calls.discard)
             while len(calls) >= MAX_IN_FLIGHT:
                 await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            if frames.begun and due is None:
+                due = asyncio.get_running_loop().time() + FRAME_S
         session.gone.set()
 
     async def _answer(self, session: Session, msgid: int | None, method: str, params: dict[str, JSON]) -> None:
@@ -183,6 +188,11 @@ class _Frames:
         self._data = bytearray()  # from the beginning of the frame that is not whole
         self._done = 0  # bytes in front of it
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is a frame that is not whole."""
+        return bool(self._data)
+
     def whole(self, data: bytes) -> list[Any]:
         """The frames that end in `data`. Raises BadRequest, TooLarge."""
         frames = []
@@ -217,6 +227,15 @@ class _Frames:
         del self._data[:length]
         self._done += length
         return msgpack.unpackb(frame, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS, strict_map_key=False)
+
+
+async def _read(reader: asyncio.StreamReader, due: float | None) -> bytes:
+    """What comes next. due: when the rest of a frame has to be there, in the loop's time. Raises BadRequest."""
+    try:
+        async with asyncio.timeout_at(due):
+            return await reader.read(READ_BYTES)
+    except TimeoutError:
+        raise BadRequest(f"the rest of a frame did not come within {FRAME_S:g} s") from None
 
 
 def _too_large() -> TooLarge:

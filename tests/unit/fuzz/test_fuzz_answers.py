@@ -93,7 +93,7 @@ calls = st.lists(
     max_size=3,
 )
 said = maps(("role", "content", "tool_calls", "refusal"), {"content": texts, "tool_calls": calls})
-likely = st.recursive(
+likely: st.SearchStrategy[Any] = st.recursive(
     st.just([]),
     lambda below: st.lists(
         maps(
@@ -240,7 +240,8 @@ generations = st.lists(st.sampled_from(SCRAPS) | texts, max_size=12).map("".join
 
 
 def read(output: Output, parts: list[str]) -> tuple[str, list[Any]]:
-    words, told = "", []
+    words = ""
+    told: list[Any] = []
     for part in parts:
         words += output.feed(part)
         told += output.call_pieces()

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -35,6 +36,13 @@ from tests.outside import anything, damaged, is_finite, json_values, maps, texts
 
 # aiohttp reads what is no UTF-8 in a header as halves of surrogate pairs
 header = texts | st.text(alphabet="\udcff\udc80ab:", max_size=6)
+
+
+def said(response: web.Response) -> Any:
+    """The body of a refusal."""
+    assert isinstance(response.body, bytes)
+    return json.loads(response.body)
+
 
 # -- the OpenAI API ----------------------------------------------------------------------------------------------------
 
@@ -96,7 +104,7 @@ def test_chat_completion_is_a_question_or_wrong_by_name(payload: bytes, key: str
         msgspec.json.encode(request)
     except CallerError as error:
         assert error.message
-        body = json.loads(openai_error(error, param=error.param if isinstance(error, Wrong) else None).body)
+        body = said(openai_error(error, param=error.param if isinstance(error, Wrong) else None))
         assert body["error"]["message"]
 
 
@@ -112,7 +120,7 @@ def test_embeddings_are_asked_for_or_wrong_by_name(payload: bytes) -> None:
     try:
         job, _ = openai_embeddings.parse(payload)
     except CallerError as error:
-        assert json.loads(openai_error(error).body)["error"]["message"]
+        assert said(openai_error(error))["error"]["message"]
     else:
         assert 1 <= len(job.texts) <= openai_embeddings.MAX_INPUTS
         assert all(job.texts)
@@ -136,8 +144,8 @@ def test_pages_and_names_are_let_in_or_told_why_not(headers: dict[str, str], is_
     try:
         browsers.check(headers, is_tcp=is_tcp)
     except Forbidden as error:
-        assert json.loads(refused(error).body)["error"]["message"]
-        assert json.loads(openai_error(error).body)["error"]["message"]
+        assert said(refused(error))["error"]["message"]
+        assert said(openai_error(error))["error"]["message"]
     told = {**browsers.told(headers), **(browsers.preflight(method, headers) or {})}
     assert all("\r" not in value and "\n" not in value for value in told.values())
     assert told.get("Access-Control-Allow-Origin", "https://good.example") == "https://good.example"
@@ -149,7 +157,7 @@ def test_idempotency_key_is_a_name_or_refused(value: str) -> None:
     try:
         assert _idempotency_key(value).encode()
     except CallerError as error:
-        assert json.loads(refused(error).body)["error"]["message"]
+        assert said(refused(error))["error"]["message"]
 
 
 # -- MQTT --------------------------------------------------------------------------------------------------------------
