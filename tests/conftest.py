@@ -26,7 +26,7 @@ hypothesis.settings.register_profile(
     "suite", derandomize=True, database=None, max_examples=100, deadline=HANGS, suppress_health_check=SLOW_IS_FINE
 )
 hypothesis.settings.register_profile(
-    "slow", database=None, max_examples=3000, deadline=HANGS, suppress_health_check=SLOW_IS_FINE, print_blob=True
+    "slow", database=None, max_examples=1000, deadline=HANGS, suppress_health_check=SLOW_IS_FINE, print_blob=True
 )
 
 

@@ -408,6 +408,8 @@ prose = st.lists(st.sampled_from(PERSONAL) | texts, max_size=8).map(" ".join) | 
 
 
 @given(prose)
+@example("\\+43 664 1234567")
+@example("\\a@example.org\\")
 def test_what_is_personal_is_hidden_and_comes_back(text: str) -> None:
     """Found parts do not overlap; masked and restored, a text is what it was, and masking is done once for all."""
     found = personal.find(text)
