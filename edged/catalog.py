@@ -237,8 +237,8 @@ def _read(path: Path) -> Entry:
     except msgspec.ValidationError as error:
         problem, _, key = str(error).partition(" - at ")
         raise ConfigError(str(path), key.strip("`").removeprefix("$."), problem) from None
-    except msgspec.DecodeError as error:
-        raise ConfigError(str(path), "", str(error)) from None
+    except (ValueError, RecursionError) as error:  # tomllib's own, of numbers and nesting
+        raise ConfigError(str(path), "", f"not valid TOML: {error}") from None
     if entry.name != path.stem:
         raise ConfigError(str(path), "name", f"must be the file's name, {path.stem!r}")
     return entry
@@ -328,13 +328,20 @@ def _of_remote(source: str, models_dir: Path) -> ModelFile:
         where = Source(hf=place.removeprefix("hf:")) if place.startswith("hf:") else Source(https=place)
     except ValueError as error:
         raise ModelUnavailable(f"{source!r}: {error}") from None
-    if where.https is not None and not urlsplit(where.https).hostname:
+    if where.https is not None and not _has_host(where.https):
         raise ModelUnavailable(f"{source!r} is not https://host/path")
     name, suffix = _file_name(place)
     spec = FileSpec(name + suffix, sha256, None, (where,))
     engine = _engine_of(suffix)
     beside = (_tokenizer(name, where.hf),) if engine == "onnx" and where.hf is not None else ()
     return ModelFile(name=name, path=models_dir / spec.name, files=(spec, *beside), sha256=sha256, engine=engine)
+
+
+def _has_host(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname)
+    except ValueError:  # brackets that hold no address
+        return False
 
 
 def _tokenizer(name: str, place: str) -> FileSpec:

@@ -7,6 +7,7 @@ error can name its key, and checks what spans tables. The only module that reads
 from __future__ import annotations
 
 import grp
+import math
 import os
 import re
 import socket
@@ -40,7 +41,10 @@ ASKS_NOTHING: Mapping[tuple[str, ...], JSON] = {
 }
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # one MQTT topic level, one SQL word, one grammar rule
-BYTES = re.compile(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB|KB|MB|GB)?")
+BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(B|KiB|MiB|GiB|KB|MB|GB)?")
+MOST_BYTES = 2**63 - 1  # of a size: what the kernel and SQLite count in
+MAX_LEVELS = 32  # of tables in tables: more has no use here, and costs stack in whoever walks through them
+BINARY = "payload"  # the one key whose text may hold NUL: a device may want it; names, paths and statements end there
 UNITS = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # a module and a function in it
 HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?")
@@ -453,9 +457,10 @@ def load(path: str | None = None) -> Config:
 def parse_bytes(text: str) -> int:
     """Bytes from "96MiB" and the like; ValueError names what is allowed."""
     match = BYTES.fullmatch(text.strip())
-    if not match:
+    size = float(match[1]) * UNITS[match[2]] if match else math.inf
+    if size > MOST_BYTES:  # also what no float can hold
         raise ValueError(f'{text!r} is no size; write bytes as "96MiB", "1GiB" or a number')
-    return int(float(match[1]) * UNITS[match[2]])
+    return int(size)
 
 
 def secret(reference: str) -> str:
@@ -477,11 +482,13 @@ def secret(reference: str) -> str:
         raise ConfigError(str(path), "", f"the secret cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(str(path), "", "the secret is not UTF-8 text") from None
+    except ValueError:  # a NUL
+        raise ConfigError(repr(str(path)), "", "the secret cannot be read: that is no path") from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(str(path), "", "no such file; name one with --config or $EDGED_CONFIG") from None
     except OSError as error:
@@ -491,6 +498,31 @@ def _read(path: Path) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
         raise ConfigError(str(path), "", f"not valid TOML: {error}", line=int(line[1]) if line else None) from None
+    except ValueError:  # Python's own bound
+        raise ConfigError(str(path), "", "not valid TOML: a number has too many digits") from None
+    except RecursionError:
+        raise ConfigError(str(path), "", f"is nested deeper than {MAX_LEVELS} levels") from None
+    if found := _impossible(table):
+        raise ConfigError(str(path), *found)
+    return table
+
+
+def _impossible(table: dict[str, Any]) -> tuple[str, str] | None:
+    """(key, problem) of what no key can be: nested without end, or with a NUL in it. No recursion: see the former."""
+    rest: list[tuple[tuple[str, ...], Any]] = [((), table)]
+    while rest:
+        at, value = rest.pop()
+        if len(at) > MAX_LEVELS:
+            return ".".join(at[:3]), f"is nested deeper than {MAX_LEVELS} levels"
+        if isinstance(value, dict):
+            rest += [((*at, key), below) for key, below in value.items()]
+        elif isinstance(value, list):
+            rest += [((*at, f"[{i}]"), below) for i, below in enumerate(value)]
+        elif isinstance(value, str) and "\0" in value and BINARY not in at:
+            return ".".join(at), "holds a NUL character"
+        if at and "\0" in at[-1]:
+            return ".".join(at).replace("\0", "\\u0000"), "holds a NUL character"
+    return None
 
 
 def _merge(
@@ -648,6 +680,12 @@ class _Build:
             if len(kinds) != 1:
                 raise self.fail(("tools", name), "a tool has exactly one of `sql`, `publish` and `python`")
             tools[name] = self._convert(value, kinds[0], ("tools", name))
+            for key in ("parameters", "examples"):
+                if problem := no_json(value.get(key)):
+                    raise self.fail(("tools", name, key), problem)
+            for parameter, schema in tools[name].parameters.items():
+                if not isinstance(schema.get("enum", [None]), list) or not schema.get("enum", [None]):
+                    raise self.fail(("tools", name, "parameters", parameter, "enum"), "is a list of at least one value")
         return tools
 
     def _check_scalars(self, config: Config) -> None:
@@ -931,6 +969,22 @@ def words_that_fail(tool: Tool) -> Iterator[tuple[tuple[str, ...], str]]:
         for argument in example.arguments:
             if argument not in tool.parameters:
                 yield (f"examples[{i}]",), f"{argument!r} is no parameter of the tool"
+
+
+def no_json(value: Any) -> str | None:
+    """Why a value of TOML is none of JSON's, which models and tools are given; None where it is one."""
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict | list):
+            rest += item.values() if isinstance(item, dict) else item
+        elif isinstance(item, float) and not math.isfinite(item):
+            return f"{item} is no number of JSON"
+        elif isinstance(item, int) and not -(2**63) <= item < 2**64:
+            return "a number has more than 64 bits"
+        elif not isinstance(item, str | int | float | None):
+            return f"{item} is no value of JSON: write dates and times as text"
+    return None
 
 
 def _error(origin: Origin, main: str, key: tuple[str, ...], problem: str) -> ConfigError:

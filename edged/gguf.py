@@ -217,6 +217,10 @@ def header(path: Path) -> tuple[dict[str, JSON], list[Tensor]]:
         told = pairs.get("general.alignment")
         alignment = told if isinstance(told, int) and told > 0 else ALIGNMENT
         ends.append(len(reader.data) - -(-reader.at // alignment) * alignment)
+        if any(
+            offset > max(0, ends[0]) for offset, *_ in found
+        ):  # sizes follow from offsets, and whoever walks through
+            raise struct.error("a tensor behind its end")  # ... what lies there would never come to an end
 
     pairs = _scan(path, {}, read)
     found.sort()

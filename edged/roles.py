@@ -16,7 +16,7 @@ from msgspec import Struct, field
 from edged.types import Priority, Rate
 
 EVERY = "*"  # in a role's list: all there are
-IDS = re.compile(r"\d{1,10}")
+IDS = re.compile(r"[0-9]{1,10}")
 MAX_ID = 2**32 - 2  # uid_t and gid_t; the last one means "none" to the kernel
 MAX_FILTER_BYTES = 65_535  # MQTT's length field has 16 bits
 RATE = (0.01, 1_000_000.0)  # requests a minute

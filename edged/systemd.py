@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import logging
 import os
+import re
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -19,6 +21,8 @@ import sdnotify
 log = logging.getLogger("edged.systemd")
 
 LISTEN_FDS_START = 3  # sd_listen_fds(3): the first descriptor passed
+
+NUMBER = re.compile(r"[0-9]{1,19}")  # in a variable: digits of 64 bits
 
 PATIENCE_S = 1.0  # systemd reads within milliseconds; longer the loop must not stand still
 
@@ -71,10 +75,14 @@ def listen_fds() -> list[socket.socket]:
     """The sockets passed to this process. Only the first call gets them: afterwards no child finds them, neither in its
     environment nor among its descriptors."""
     pid, count, _ = (os.environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
-    if pid != str(os.getpid()) or not count.isdigit():
+    if pid != str(os.getpid()) or not NUMBER.fullmatch(count):
+        return []
+    end, most = LISTEN_FDS_START + int(count), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if end > most:
+        log.warning("LISTEN_FDS=%s is not believed: this process may have %d descriptors", count, most)
         return []
     passed = []
-    for descriptor in range(LISTEN_FDS_START, LISTEN_FDS_START + int(count)):
+    for descriptor in range(LISTEN_FDS_START, end):
         try:
             os.set_inheritable(descriptor, False)
             passed.append(socket.socket(fileno=descriptor))
@@ -86,9 +94,9 @@ def listen_fds() -> list[socket.socket]:
 def watchdog_s() -> float | None:
     """Seconds within which systemd wants to hear of us; None where it does not watch this process."""
     usec, pid = os.environ.get("WATCHDOG_USEC"), os.environ.get("WATCHDOG_PID")
-    if not usec or not usec.isdigit() or (pid and pid != str(os.getpid())):
+    if not usec or not NUMBER.fullmatch(usec) or (pid and pid != str(os.getpid())):
         return None
-    return int(usec) / 1e6
+    return int(usec) / 1e6 or None
 
 
 # Variables by which the service manager tells the daemon about itself: sockets, watchdog, secrets. A

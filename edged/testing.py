@@ -68,7 +68,7 @@ def read_script(path: Path) -> Script:
     """A script from its file; ConfigError names what is wrong."""
     try:
         return msgspec.convert(tomllib.loads(path.read_text()), Script)
-    except (OSError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(str(path), "", f"no script: {error}") from None
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
+import sys
 import time
 from typing import Any
 
@@ -21,6 +23,14 @@ MAX_DEADLINE_S = 7 * 86400.0  # the retention of the store: a longer wait could 
 MAX_STOPS = 16  # each is looked for in every token's text
 MAX_SEED = 2**32 - 1  # llama.cpp's seeds are 32 bits wide; its largest means "random"
 MAX_DEPTH = 32  # CONTRACT section 5; deeper nesting has no use here and costs stack in whoever walks it
+MAX_INT_BITS = 1024  # of an integer: beyond it nobody who reads numbers as floats, as most of the world, has one for it
+MAX_MESSAGE_CHARS = 4096  # of an error: it may quote what was sent, and brokers take a reply of so much only
+
+# What is checked by `is_json`, in words.
+ALLOWED = (
+    "holds maps with text keys, lists, text, numbers, booleans and null, nothing else; numbers are finite and integers "
+    f"have at most {MAX_INT_BITS} bits, text has no halves of surrogate pairs"
+)
 
 CONTENT_TYPES = {Format.JSON: "application/json", Format.MSGPACK: "application/msgpack", Format.TEXT: "text/plain"}
 FORMATS = {  # by content type
@@ -117,8 +127,8 @@ def request_from_map(body: object, *, agent: str | None) -> Request:
         raise BadRequest(f"a request is a map with `input` or `messages`, not {_kind(body)}")
     if depth(body) > MAX_DEPTH:
         raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels")
-    if not _is_json(body):
-        raise BadRequest("a request holds maps with text keys, lists, text, numbers, booleans and null, nothing else")
+    if not is_json(body):
+        raise BadRequest(f"a request {ALLOWED}")
     try:
         raw = msgspec.convert(body, _Body)
     except msgspec.ValidationError as error:
@@ -177,7 +187,7 @@ def refusal(error: EdgedError, *, id: str | None, rid: str | None = None) -> byt
 
 def fault(error: EdgedError) -> Fault:
     """An error as replies carry it."""
-    return Fault(error.code, error.message, error.retryable, error.retry_after_s)
+    return Fault(error.code, _told(error.message), error.retryable, error.retry_after_s)
 
 
 def content_type(fmt: Format) -> str:
@@ -197,25 +207,56 @@ def depth(value: object, limit: int = MAX_DEPTH + 1) -> int:
     return level
 
 
-def _is_json(value: object) -> bool:
-    """Whether a value can be written as JSON: MessagePack also has bytes, dates, extensions and keys of any kind."""
+def is_json(value: object) -> bool:
+    """Whether a value can be written as JSON, and read by everybody: MessagePack also has bytes, dates, extensions,
+    keys of any kind and numbers that are none; headers of HTTP have bytes that are no text."""
     rest = [value]
     while rest:
         item = rest.pop()
         if isinstance(item, dict):
-            if not all(isinstance(key, str) for key in item):
+            if not all(isinstance(key, str) and _is_text(key) for key in item):
                 return False
             rest += item.values()
         elif isinstance(item, list | tuple):
             rest += item
-        elif not isinstance(item, str | int | float | None):
+        elif not _is_plain(item):
             return False
     return True
 
 
+def _is_plain(value: object) -> bool:
+    """Whether a value without others in it is JSON's."""
+    match value:
+        case str():
+            return _is_text(value)
+        case float():
+            return math.isfinite(value)
+        case int():
+            return value.bit_length() <= MAX_INT_BITS
+        case _:
+            return value is None
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _told(message: str) -> str:
+    """A message as replies carry it: what is no character is spelled, and quotes do not go on for ever."""
+    text = message.encode(errors="backslashreplace").decode()
+    return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[: MAX_MESSAGE_CHARS - 3]}..."
+
+
 def _int_64(digits: str) -> int | float:
     number = int(digits)
-    return number if -(2**63) <= number < 2**64 else float(digits)
+    if -(2**63) <= number < 2**64:
+        return number
+    return max(-sys.float_info.max, min(sys.float_info.max, float(digits)))  # beyond it float makes an infinity
 
 
 def _format(payload: bytes, content_type: str | None) -> Format:
@@ -280,6 +321,8 @@ def _call(where: str, raw: _Call) -> ToolCall:
             raise TooLarge(f"{where}.tool_calls: arguments are nested deeper than {MAX_DEPTH} levels") from None
         if depth(arguments) > MAX_DEPTH:  # a text in the request: its depth is not yet counted
             raise TooLarge(f"{where}.tool_calls: arguments are nested deeper than {MAX_DEPTH} levels")
+        if not is_json(arguments):
+            raise BadRequest(f"{where}.tool_calls: a call of {raw.function.name!r} {ALLOWED}")
     if not isinstance(arguments, dict):
         raise BadRequest(f"{where}.tool_calls: arguments of {raw.function.name!r} are not a JSON object")
     return ToolCall(raw.function.name, arguments)

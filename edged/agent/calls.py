@@ -15,7 +15,8 @@ from msgspec import Struct
 
 from edged.types import JSON
 
-HEAD = re.compile(r'\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)', re.DOTALL)
+STRING = r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9A-Fa-f]{4}))*"'  # as JSON has it: whatever matches can be read
+HEAD = re.compile(rf'\{{\s*"name"\s*:\s*({STRING})\s*,\s*"arguments"\s*:\s*(?=\{{)')
 SPACED = {",": ", ", ":": ": "}  # as json.dumps writes them, however the model did
 SPACES = " \t\r\n"
 

@@ -19,7 +19,9 @@ from edged.errors import ModelUnavailable
 from edged.types import JSON, Message, Segment, ToolCall, ToolSpec
 
 OPEN, CLOSE = "\ue000", "\ue001"  # private use: no template contains them, and none changes them
-PLACEHOLDER = re.compile(f"{OPEN}(\\d+){CLOSE}")
+PLACEHOLDER = re.compile(f"{OPEN}([0-9]{{1,9}}){CLOSE}")
+# Of a tool, as configurations and clients may write them. In a dialogue a client may call any other text a name.
+NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 CHATML = (  # for a file without a template: the format most small models were tuned on
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -91,13 +93,18 @@ class Dialect:
 
     def _render(self, messages: list[dict[str, Any]], tools: Sequence[ToolSpec], generate: bool) -> str:
         specs = [
-            {"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}}
+            _unmarked(
+                {
+                    "type": "function",
+                    "function": {"name": t.name, "description": t.description, "parameters": t.parameters},
+                }
+            )
             for t in tools
         ]
         try:
             return str(
                 self._template.render(
-                    messages=messages, tools=specs or None, add_generation_prompt=generate, **self._tokens
+                    messages=messages, tools=specs or None, add_generation_prompt=generate, **_unmarked(self._tokens)
                 )
             )
         except Exception as error:  # it is a program of the file's author, and may fail in any way
@@ -118,9 +125,16 @@ def split(full: tuple[Segment, ...], fixed: tuple[Segment, ...]) -> tuple[tuple[
 
 
 def parse_call(text: str, calls: CallFormat) -> ToolCall:
-    """The call in a generation that followed the grammar; ValueError where the text was cut off."""
-    call = json.loads(text.removeprefix(calls.before).removesuffix(calls.after))
-    return ToolCall(call["name"], call["arguments"])
+    """The call in a generation that followed the grammar; ValueError where the text was cut off or is no call."""
+    try:
+        call = json.loads(text.removeprefix(calls.before).removesuffix(calls.after))
+    except RecursionError:
+        raise ValueError("its arguments are nested without end") from None
+    match call:
+        case {"name": str(name), "arguments": dict(arguments)}:
+            return ToolCall(name, arguments)
+        case _:
+            raise ValueError("it is no call")
 
 
 def write_json(value: JSON) -> str:
@@ -129,7 +143,6 @@ def write_json(value: JSON) -> str:
 
 
 def _compile(source: str) -> Any:
-    import jinja2
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -140,7 +153,7 @@ def _compile(source: str) -> Any:
     environment.globals["strftime_now"] = lambda form: ""  # a date in the prefix would be another prefix every day
     try:
         return environment.from_string(source)
-    except jinja2.TemplateError as error:
+    except Exception as error:  # nested too deep, a number too long: whatever Jinja's parser and Python's come up with
         raise ModelUnavailable(f"the model's chat template cannot be read: {error}") from None
 
 
@@ -161,7 +174,10 @@ def _plain(message: Message, hide: Any) -> dict[str, Any]:
         plain["tool_calls"] = [
             {
                 "type": "function",
-                "function": {"name": call.name, "arguments": _Verbatim(hide(write_json(call.arguments)))},
+                "function": {
+                    "name": call.name if NAME.fullmatch(call.name) else hide(call.name),
+                    "arguments": _Verbatim(hide(write_json(call.arguments))),
+                },
             }
             for call in message.tool_calls
         ]
@@ -192,10 +208,21 @@ def _without_calls(message: Message) -> Message:
     return message
 
 
+def _unmarked(value: Any) -> Any:
+    """JSON that is shown as it is, without what would be taken for a placeholder in it."""
+    if isinstance(value, str):
+        return value.replace(OPEN, "\ufffd").replace(CLOSE, "\ufffd")
+    if isinstance(value, dict):
+        return {_unmarked(key): _unmarked(below) for key, below in value.items()}
+    return [_unmarked(below) for below in value] if isinstance(value, list) else value
+
+
 def _segments(text: str, contents: list[str]) -> tuple[Segment, ...]:
     """Template text and contents in turns; empty ones are left out."""
     segments, at = [], 0
     for match in PLACEHOLDER.finditer(text):
+        if int(match[1]) >= len(contents):  # none of ours: the template wrote it itself
+            continue
         segments += [Segment(text[at : match.start()]), Segment(contents[int(match[1])], literal=True)]
         at = match.end()
     segments.append(Segment(text[at:]))

@@ -40,6 +40,8 @@ class Output:
         self._marks = (f"\n{mark}", mark) if mark and mixed else ()
         self._words = TextStream((*stops, *self._marks))
         self._whole = ""
+        self._begun = ""  # the whole without its spaces, as long as it is undecided
+        self._shortest = min(map(len, self._heads), default=0)
         self._undecided = True
         self._calls_at: int | None = None
         self._reader = CallReader()
@@ -54,7 +56,8 @@ class Output:
         """The words that are certain after this piece, beyond those given out before."""
         self._whole += piece
         if self._undecided:
-            if self._head.match(self._whole):
+            self._begun += SPACES.sub("", piece)
+            if len(self._begun) >= self._shortest and self._head.match(self._whole):
                 self._undecided, self._calls_at = False, 0
             elif not self._may_become_call():
                 self._undecided, piece = False, self._whole
@@ -80,7 +83,7 @@ class Output:
         return self._reader.calls()
 
     def _may_become_call(self) -> bool:
-        begun = SPACES.sub("", self._whole)
+        begun = self._begun
         return any(len(begun) < len(head) and head.startswith(begun) for head in self._heads)
 
     def _spoken(self, piece: str) -> str:

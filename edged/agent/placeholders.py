@@ -22,9 +22,11 @@ MAX_DIGITS = 6  # of a number; a request has no million values
 
 _KIND = "|".join((PRIVATE, *personal.KINDS))
 # As models deform them: other letters, a blank for the underline, Markdown's backslashes; without brackets only with
-# the underline, because "phone 1" is a phrase.
+# the underline, because "phone 1" is a phrase. A backslash in front is Markdown's where one is at the end, too: else it
+# stood before the value.
 SEEN = re.compile(
-    rf"\\?\[ ?(?P<kind>{_KIND})(?:\\?_| |-)?(?P<number>\d{{1,{MAX_DIGITS}}}) ?\\?\]"
+    rf"(?:\\(?=\[ ?(?:{_KIND})(?:\\?_| |-)?\d{{1,{MAX_DIGITS}}} ?\\\]))?"
+    rf"\[ ?(?P<kind>{_KIND})(?:\\?_| |-)?(?P<number>\d{{1,{MAX_DIGITS}}}) ?\\?\]"
     rf"|(?<![A-Za-z0-9_])(?P<bare_kind>{_KIND})\\?_(?P<bare_number>\d{{1,{MAX_DIGITS}}})(?![A-Za-z0-9_])",
     re.IGNORECASE | re.ASCII,
 )

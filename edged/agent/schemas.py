@@ -47,6 +47,10 @@ ONE_OF_PAIR_MS, ONE_OF_REQUIRED_MS = 0.0006, 0.0044  # each with each other, and
 PATTERN_PAIR_MS = 0.1  # patternProperties: each with each other
 # The states of a number's digits, but for its factors 2 and 5. 1 kB each, too.
 MULTIPLE_MS = 0.01
+TOO_MUCH = 10**9  # states: far beyond MAX_MS; what would be more is not calculated
+MAX_MULTIPLE_BITS = (
+    256  # of a whole multipleOf: one with more is not taken apart. Powers of ten so large are no numbers
+)
 
 
 class _Beyond(Exception):
@@ -84,7 +88,7 @@ def look(schema: JSON) -> Looked:
             joined = joined or any(word in part for word in JOINING)
             sure = sure and "pattern" not in part and "patternProperties" not in part
         if joined:  # a value may have to be a multiple of several
-            costs["multipleOf"] += math.lcm(*multiples) * MULTIPLE_MS
+            costs["multipleOf"] += _common(multiples) * MULTIPLE_MS
     except _Beyond as beyond:
         return Looked(str(beyond), 0.0, sure)
     if (total := sum(costs.values())) > MAX_MS:
@@ -173,13 +177,25 @@ def _costs(part: dict[str, Any]) -> Iterator[tuple[str, float]]:
 
 def _hard_part(where: str, multiple: JSON) -> int:
     """Of a multipleOf what makes it costly."""
-    if isinstance(multiple, bool) or not isinstance(multiple, int | float) or not math.isfinite(multiple):
+    number = isinstance(multiple, int | float) and not isinstance(multiple, bool)
+    if not number or (isinstance(multiple, float) and not math.isfinite(multiple)):
         raise _Beyond(f"`{_at(where, 'multipleOf')}` is no number")
+    if isinstance(multiple, int) and multiple.bit_length() > MAX_MULTIPLE_BITS:
+        return TOO_MUCH
     rest = abs(Fraction(str(multiple)).numerator)
     for factor in (2, 5):
         while rest and rest % factor == 0:
             rest //= factor
-    return rest or 1
+    return min(rest, TOO_MUCH) or 1
+
+
+def _common(multiples: set[int]) -> int:
+    """What they have in common, as far as it matters: it may have as many digits as all of them."""
+    found = 1
+    for multiple in multiples:
+        if (found := math.lcm(found, multiple)) > TOO_MUCH:
+            break
+    return min(found, TOO_MUCH)
 
 
 def _texts(value: JSON) -> Iterator[str]:

@@ -9,13 +9,16 @@ class Events:
     character that is split between two pieces is whole when it is read."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest = bytearray()  # of the line that has not ended
         self._data: list[str] = []
 
     def feed(self, piece: bytes) -> list[str]:
         """The data of the events that end in `piece`. ValueError: it is not UTF-8."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
-        return [data for line in lines if (data := self._line(line.removesuffix(b"\r"))) is not None]
+        self._rest += piece
+        if b"\n" not in piece:  # a long line may come in thousands of pieces: it is looked through once
+            return []
+        *lines, self._rest = self._rest.split(b"\n")
+        return [data for line in lines if (data := self._line(bytes(line).removesuffix(b"\r"))) is not None]
 
     def end(self) -> list[str]:
         """The data of a last event without the empty line that should end it: a server that closes right after it has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import re
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ MAX_CODE = 40  # and of its code, which is one word
 REFUSALS = {401, 402, 403, 404, 405, 407, 410}
 PAUSES = {503, 529}  # with Retry-After: it is only overloaded. 529 is what some clouds say for that
 CHANCES = {408, 409, 425}  # 4xx that another try may find otherwise
+ERROR_STATUS = re.compile(r"[45][0-9]{2}")  # as the code of an error object
 MODEL_CODES = {"model_not_found", "model_not_available"}  # some servers say with 400 that they lack the model
 # How servers say that a prompt is too long: OpenAI and llama-cpp-python, llama-server, then vLLM and others in words
 LENGTH_CODES = {"context_length_exceeded", "exceed_context_size_error"}
@@ -123,7 +125,7 @@ def of_object(error: Any, *, status: int | None, secret: str | None, pause_s: fl
     if isinstance(error, dict):
         words = error.get("message") or error.get("detail") or ""
         code = str(error.get("code") or error.get("type") or "")
-        if status is None and code.isascii() and code.isdigit() and 400 <= int(code[:4]) < 600:
+        if status is None and ERROR_STATUS.fullmatch(code):
             status = int(code)
             code = str(error.get("type") or "")
     text = words if isinstance(words, str) else msgspec.json.encode(words).decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import time
 from collections.abc import Collection, MutableMapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from edged.engine.threads import Board, Load
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 STAT = Path("/proc/stat")
+NUMBER = re.compile(r"[0-9]{1,20}")  # as the kernel writes 64 bits
 
 # Seconds between two looks. Load: its clock ticks every 0.01 s, so in less time it says little; a look takes 0.1 ms.
 LOAD_S = 0.5
@@ -128,13 +130,12 @@ def cpu_times(stat: str, cpus: Collection[int], ticks: int) -> tuple[float, floa
     wanted = {f"cpu{cpu}" for cpu in cpus}
     used = idle = found = 0
     for line in stat.splitlines():
-        name, *fields = line.split()
+        name, *fields = line.split() or [""]
         if name not in wanted:
             continue
-        try:
-            times = [int(field) for field in fields[:FIELDS]]
-        except ValueError:
+        if not all(NUMBER.fullmatch(field) for field in fields[:FIELDS]):
             return None
+        times = [int(field) for field in fields[:FIELDS]]
         found += 1
         idle += sum(times[IDLE])
         used += sum(times) - sum(times[IDLE])
@@ -153,7 +154,7 @@ def _cpu_max_texts() -> list[str]:
     while group.is_relative_to(CGROUP_ROOT):
         try:
             texts.append((group / "cpu.max").read_text())
-        except OSError:
+        except (OSError, ValueError):  # ValueError: no text, no path
             pass  # the root group has none, nor has cgroup v1
         group = group.parent
     return texts
@@ -162,7 +163,7 @@ def _cpu_max_texts() -> list[str]:
 def _own_group() -> str:
     """Path of the own cgroup below the root, empty where it cannot be told (cgroup v1)."""
     try:
-        lines = OWN_CGROUP.read_text().splitlines()
+        lines = OWN_CGROUP.read_text(errors="surrogateescape").splitlines()  # names of groups are bytes
     except OSError:
         return ""
     return next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")

@@ -171,11 +171,10 @@ def shape_of(pairs: dict[str, JSON], tensors: list[gguf.Tensor], name: str) -> S
 
     def number(key: str, default: int | None = None) -> int:
         found = value(key)
-        found = max(found) if isinstance(found, list) and found else found
-        found = default if found is None else found
-        if not isinstance(found, int):
+        told = found if isinstance(found, list) and found else [default if found is None else found]
+        if not all(_is_count(each) for each in told):
             raise ModelUnavailable(f"{name} does not tell its {key}")
-        return found
+        return int(max(told))
 
     n_layer, width = number("block_count"), number("embedding_length")
     if not 0 < n_layer <= MOST_LAYERS or width < 1:
@@ -186,7 +185,7 @@ def shape_of(pairs: dict[str, JSON], tensors: list[gguf.Tensor], name: str) -> S
     return Shape(
         n_embd=width,
         n_ff=number("feed_forward_length", 4 * width),
-        heads_kv=_heads_kv(value("attention.head_count_kv"), n_layer, 0 if inner else heads),
+        heads_kv=_heads_kv(value("attention.head_count_kv"), n_layer, 0 if inner else heads, name),
         head_k=number("attention.key_length", width // heads),
         head_v=number("attention.value_length", width // heads),
         n_vocab=_n_vocab(tensors) or number("vocab_size", LARGEST_VOCABULARY),
@@ -196,10 +195,15 @@ def shape_of(pairs: dict[str, JSON], tensors: list[gguf.Tensor], name: str) -> S
     )
 
 
-def _heads_kv(told: JSON, n_layer: int, default: int) -> tuple[int, ...]:
-    if isinstance(told, list) and len(told) >= n_layer:
-        return tuple(told[:n_layer])
-    return (told if isinstance(told, int) else default,) * n_layer
+def _heads_kv(told: JSON, n_layer: int, default: int, name: str) -> tuple[int, ...]:
+    heads = told if isinstance(told, list) and len(told) >= n_layer else [told if isinstance(told, int) else default]
+    if not all(_is_count(each) for each in heads):
+        raise ModelUnavailable(f"{name} does not tell its attention.head_count_kv")
+    return tuple(heads[:n_layer]) if len(heads) >= n_layer else (heads[0],) * n_layer
+
+
+def _is_count(value: JSON) -> bool:
+    return isinstance(value, int) and value >= 0
 
 
 def _windowed(told: JSON, n_layer: int) -> tuple[bool, ...]:

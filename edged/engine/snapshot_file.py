@@ -173,10 +173,10 @@ def _header(fd: int) -> tuple[Header, int]:
         raise Damaged("its header is not what was written")
     try:
         header = _decode_header(encoded)
-    except msgspec.DecodeError:
+    except (ValueError, RecursionError):  # also what is not UTF-8, or nested without end
         raise Damaged("its header means nothing") from None
     at = _START_BYTES + length
-    if os.fstat(fd).st_size != at + header.n_bytes:
+    if header.n_bytes < 0 or os.fstat(fd).st_size != at + header.n_bytes:
         raise Damaged("its length is not what was written")
     return header, at
 

@@ -429,7 +429,7 @@ class Snapshots:
     def _read_worth(self) -> Worth:
         try:
             return msgspec.json.decode((self._folder / WORTH_FILE).read_bytes(), type=Worth)
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError, RecursionError):  # gone, or damaged in any way
             return Worth()
 
     def _write_worth(self) -> None:

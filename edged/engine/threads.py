@@ -9,11 +9,13 @@ So each phase starts with what the process may use and goes on from measured ste
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from edged.engine.duel import COLLAPSE, FASTER, HOPELESS, SLOWER, Duel, Recent, Shapes, Step, Tally
 
+NUMBER = re.compile(r"[0-9]{1,20}")  # as the kernel writes 64 bits
 # More threads only share the same memory bandwidth, which one token's step is bound by.
 MOST_THREADS = 8
 # Steps of up to so many tokens are bound by reading the weights (a token of each of a few sequences, short forced
@@ -51,7 +53,7 @@ def quota_cpus(cpu_max: Iterable[str]) -> float | None:
     limits = []
     for text in cpu_max:
         match text.split():
-            case [quota, period] if quota.isdecimal() and period.isdecimal() and int(period):
+            case [quota, period] if NUMBER.fullmatch(quota) and NUMBER.fullmatch(period) and int(period):
                 limits.append(int(quota) / int(period))
     return min(limits, default=None)
 

@@ -3,6 +3,7 @@ too late. Sizes in bytes; None where the kernel does not tell."""
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from msgspec import Struct
 MEMINFO = Path("/proc/meminfo")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+NUMBER = re.compile(r"[0-9]{1,20}")  # as the kernel writes 64 bits
 UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number near 2^63
 # Of the reserve: a load is planned so that the reserve stays, and then others may still take a part of it. Less than
 # half of it left is no such swing any more; what was given up comes back when the reserve is whole again.
@@ -92,7 +94,7 @@ class Floor:
         folder, found = root / path.strip("/"), []
         while True:
             texts = [_text(folder / name).strip() for name in names]
-            limits = [int(text) for text in texts if text.isdecimal() and int(text) < UNLIMITED]
+            limits = [int(text) for text in texts if NUMBER.fullmatch(text) and int(text) < UNLIMITED]
             if limits and (taken := _numbers(folder / "memory.stat")):
                 used = sum(taken.get(name, 0) for name in counted)
                 found.append((max(0, min(limits) - used), min(limits)))
@@ -106,15 +108,15 @@ def _numbers(path: Path) -> dict[str, int]:
     numbers = {}
     for line in _text(path).splitlines():
         match line.split():
-            case [name, number, "kB"] if number.isdecimal():
+            case [name, number, "kB"] if NUMBER.fullmatch(number):
                 numbers[name.rstrip(":")] = int(number) * 1024
-            case [name, number] if number.isdecimal():
+            case [name, number] if NUMBER.fullmatch(number):
                 numbers[name.rstrip(":")] = int(number)
     return numbers
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="surrogateescape")  # names of groups are bytes
     except (OSError, ValueError):
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from edged.governor.budget import Group
@@ -11,6 +12,7 @@ MEMINFO = Path("/proc/meminfo")
 STATUS = Path("/proc/self/status")
 OWN_CGROUP = Path("/proc/self/cgroup")
 CGROUP_ROOT = Path("/sys/fs/cgroup")
+NUMBER = re.compile(r"[0-9]{1,20}")  # as the kernel writes 64 bits
 UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as a number near 2^63
 # Names of the same thing in both versions: limits, usage, file pages in memory.stat.
 V1 = (("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
@@ -49,7 +51,10 @@ def cgroups() -> list[Group]:
     """Cgroups with a limit, from ours to the root. One that does not say what it uses counts as empty."""
     groups = []
     for line in _lines(OWN_CGROUP):
-        _, controllers, path = line.split(":", 2)
+        _, _, rest = line.partition(":")
+        controllers, colon, path = rest.partition(":")
+        if not colon:
+            continue
         if controllers == "":
             groups += _groups(CGROUP_ROOT, path, *V2)
         elif "memory" in controllers.split(","):
@@ -64,7 +69,7 @@ def _groups(root: Path, path: str, limits: tuple[str, ...], usage: str, cache: t
         numbers = [number for name in limits if (number := _number(folder / name)) is not None and number < UNLIMITED]
         if numbers:
             pages = dict(line.split()[:2] for line in _lines(folder / "memory.stat") if len(line.split()) == 2)
-            cached = sum(int(pages.get(name, 0)) for name in cache)
+            cached = sum(int(pages[name]) for name in cache if NUMBER.fullmatch(pages.get(name, "")))
             found.append(Group(min(numbers), _number(folder / usage) or 0, cached))
         if folder == root or folder == folder.parent:
             return found
@@ -74,7 +79,7 @@ def _groups(root: Path, path: str, limits: tuple[str, ...], usage: str, cache: t
 def _number(path: Path) -> int | None:
     """A file's only number; None for `max`, and where there is no such file."""
     text = "".join(_lines(path)).strip()
-    return int(text) if text.isdigit() else None
+    return int(text) if NUMBER.fullmatch(text) else None
 
 
 def _meminfo(name: str) -> int | None:
@@ -87,13 +92,13 @@ def _fields(path: Path) -> list[tuple[str, int]]:
     for line in _lines(path):
         name, _, rest = line.partition(":")
         words = rest.split()
-        if len(words) == 2 and words[1] == "kB" and words[0].isdigit():
+        if len(words) == 2 and words[1] == "kB" and NUMBER.fullmatch(words[0]):
             fields.append((name, int(words[0]) * 1024))
     return fields
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()
-    except OSError:
+        return path.read_text(errors="surrogateescape").splitlines()  # names of groups are bytes
+    except (OSError, ValueError):  # a NUL in the path
         return []

@@ -150,7 +150,7 @@ def own_group(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> Path | None:
     """`memory.pressure` of the own cgroup; None where there is none, as with cgroup v1, or where it is the board's, as
     in the root. A container's root is a group like any other: it has a type."""
     try:
-        lines = own.read_text().splitlines()
+        lines = own.read_text(errors="surrogateescape").splitlines()  # names of groups are bytes
     except OSError:
         return None
     group = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")

@@ -112,11 +112,22 @@ def verify(c: apsw.Connection, known: str | None = None) -> Found:
 def entries(c: apsw.Connection, limit: int, *, who: str | None = None, rid: str | None = None) -> list[dict[str, JSON]]:
     """The newest, oldest first: `seq` and `at` (seconds since the epoch) beside the entry's own fields."""
     query = (
-        "SELECT seq, at, body FROM audit WHERE (:who IS NULL OR body ->> 'who' = :who)"
-        " AND (:rid IS NULL OR body ->> 'rid' = :rid) ORDER BY seq DESC LIMIT :limit"
+        "SELECT seq, at, body FROM (SELECT *, CASE WHEN json_valid(CAST(body AS TEXT)) THEN CAST(body AS TEXT) END said"
+        " FROM audit) WHERE (:who IS NULL OR said ->> 'who' = :who)"
+        " AND (:rid IS NULL OR said ->> 'rid' = :rid) ORDER BY seq DESC LIMIT :limit"
     )
     rows = c.execute(query, {"who": who, "rid": rid, "limit": limit}).fetchall()
-    return [{"seq": seq, "at": at, **msgspec.json.decode(body)} for seq, at, body in reversed(rows)]
+    return [{"seq": seq, "at": at, **_said(cast(bytes, body))} for seq, at, body in reversed(rows)]
+
+
+def _said(body: bytes) -> dict[str, JSON]:
+    """What an entry says; one that was changed into nonsense, or lies on a page that was, is shown as such."""
+    try:
+        msgspec.json.decode(body, type=AuditEntry)
+        return {"about": {}, **msgspec.json.decode(body)}
+    except (ValueError, RecursionError):
+        damaged = AuditEntry(what="audit.unreadable", who="", outcome="damaged", about={"bytes": len(body)})
+        return cast("dict[str, JSON]", msgspec.to_builtins(damaged))
 
 
 def forget(c: apsw.Connection, keep_s: float, *, crowded: bool = False) -> int:

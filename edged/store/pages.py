@@ -22,6 +22,7 @@ ROOT, IN_TREE = 1, 5  # in the map of pages; the others are free, or the rest of
 KINDS = range(1, 6)
 LOG_MAGIC = (0x377F0682, 0x377F0683)  # the lowest bit: sums are made of big-endian words
 LOG_HEADER, FRAME_HEADER = 32, 24
+MOST_RESTS = 4  # times that all pages are read as the rest of long rows
 INTEGER_SIZES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 TYPES: dict[str, tuple[type, ...]] = {"INTEGER": (int,), "REAL": (float, int), "TEXT": (str,), "BLOB": (bytes,)}
 
@@ -53,6 +54,9 @@ class Pages:
         self.size = size
         self._newer = _committed(self._log, size)
         self.count = max(len(self._file) // size, *self._newer, 0)
+        # Each page is the rest of one row at most, and a damaged row may claim others'. Rows that lead round and round,
+        # or all to the same pages, would be read for ever.
+        self.rests = MOST_RESTS * self.count
 
     def get(self, number: int) -> bytes:
         """A page, numbered from 1; empty where there is none."""
@@ -128,6 +132,8 @@ def _cell(pages: Pages, page: bytes, kind: int, at: int) -> tuple[int | None, Va
 def _payload(pages: Pages, page: bytes, at: int, length: int, kind: int) -> bytes:
     """A row's bytes: on its page, and on the pages behind it where it is long."""
     size = pages.size
+    if length < 0:
+        raise ValueError("no length")
     most = size - 35 if kind == TABLE_LEAF else (size - 12) * 64 // 255 - 23
     if length <= most:
         if at + length > len(page):
@@ -141,7 +147,8 @@ def _payload(pages: Pages, page: bytes, at: int, length: int, kind: int) -> byte
     if length > pages.count * size:
         raise ValueError("longer than the file")
     while len(found) < length:
-        more = pages.get(following)
+        pages.rests -= 1
+        more = pages.get(following) if pages.rests >= 0 else b""
         if not more:
             raise ValueError("its rest is gone")
         following = int.from_bytes(more[:4])
@@ -171,7 +178,7 @@ def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
         return None, at
     if kind in (8, 9):
         return kind - 8, at
-    if kind in (10, 11):
+    if kind < 0 or kind in (10, 11):
         raise ValueError("no type of a value")
     size = INTEGER_SIZES.get(kind) or (8 if kind == 7 else (kind - 12) // 2)
     part = data[at : at + size]

@@ -13,7 +13,7 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,12 +24,15 @@ from msgspec import Struct
 from edged import clock
 from edged.router import Finding
 from edged.store import lifecycle, pages
+from edged.store.journal import Intent, Result
 from edged.store.lifecycle import State
 from edged.store.pages import Column, Shape
-from edged.types import Fault, Reply, Request, Spent, Status
+from edged.store.requests import Turn
+from edged.types import Fault, Format, MemoryNeed, Reply, Request, Spent, Status
 
 log = logging.getLogger("edged.store")
 
+UNREADABLE = (apsw.Error, UnicodeDecodeError)  # a row: its page is damaged, or its text is
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
 SUSPECT = ".suspect"  # beside the file: it was found damaged while it was in use
 MAX_GAP = 1 << 20  # rows that a damaged stretch is thought to hold at most; no page has so many
@@ -38,6 +41,7 @@ SHAPELESS = {"spending", "model_sizes", "audit_anchor"}  # their rows look like 
 PAGE_SIZES = (512, 1024, 2048, 4096)  # that an edged has ever used; the first one where the file does not say
 LAST = 1 << 16  # behind every column of a key
 TOGETHER = 1000  # rows in a transaction
+DELIVERY_STATES = ("waiting", "ready", "delivered")  # see schema
 LOST = "the reply was in a part of the store that was damaged"
 
 
@@ -223,10 +227,22 @@ def mend(c: apsw.Connection) -> None:
     for table in ("steps", "deliveries", "packets"):
         c.execute(f"DELETE FROM {table} WHERE rid NOT IN (SELECT rid FROM requests)")
     c.execute("DELETE FROM replies WHERE seq NOT IN (SELECT seq FROM requests)")
+    c.execute(
+        f"DELETE FROM deliveries WHERE format NOT IN ({_marks(list(Format))})"
+        f" OR state NOT IN ({_marks(DELIVERY_STATES)})",
+        (*Format, *DELIVERY_STATES),
+    )
+    for table, key, column, kind in (
+        ("replies", "seq", "reply", Reply),
+        ("turns", "client, agent, conversation, seq", "messages", Turn),
+        ("model_sizes", "model", "need", MemoryNeed),
+    ):
+        _drop_unreadable(c, table, key, column, kind)
     columns = "seq, agent, state, body, findings, spent, finished_wall"
     all_rows: Iterable[tuple[Any, ...]] = c.execute(f"SELECT {columns} FROM requests")
     for seq, agent in [(seq, agent) for seq, agent, *others in all_rows if not _can_be_read(*others)]:
         _end(c, seq, agent)
+    _mend_steps(c)
     orphans = "finished_wall IS NOT NULL AND seq NOT IN (SELECT seq FROM replies)"
     for seq, rid, name in c.execute(f"SELECT seq, rid, id FROM requests WHERE {orphans}").fetchall():
         lost = Reply(
@@ -244,15 +260,49 @@ def mend(c: apsw.Connection) -> None:
             c.execute("DELETE FROM audit WHERE seq <= ?", (first,))
 
 
+def _drop_unreadable(c: apsw.Connection, table: str, key: str, column: str, kind: Any) -> None:
+    bad = [names for *names, body in c.execute(f"SELECT {key}, {column} FROM {table}") if not _is_a(kind, body)]
+    which = " AND ".join(f"{name} = ?" for name in key.split(", "))
+    for names in bad:
+        c.execute(f"DELETE FROM {table} WHERE {which}", tuple(names))
+
+
+def _mend_steps(c: apsw.Connection) -> None:
+    """Without one of its steps nobody knows what a request has done: one that is not finished ends."""
+    all_steps = c.execute("SELECT rid, step, intent, result FROM steps")
+    bad = [
+        (cast(str, rid), step)
+        for rid, step, intent, result in all_steps
+        if not (_is_a(Intent, intent) and (result is None or _is_a(Result, result)))
+    ]
+    for rid, step in bad:
+        c.execute("DELETE FROM steps WHERE rid = ? AND step = ?", (rid, step))
+        query = "SELECT seq, agent FROM requests WHERE rid = ? AND finished_wall IS NULL"
+        for seq, agent in c.execute(query, (rid,)).fetchall():
+            _end(c, cast(int, seq), cast(str, agent))
+
+
+def _marks(values: Collection[str]) -> str:
+    return ",".join("?" * len(values))
+
+
+def _is_a(kind: Any, body: Any) -> bool:
+    """Whether a column holds JSON of that kind."""
+    try:
+        msgspec.json.decode(body, type=kind)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _can_be_read(state: str, body: Any, findings: Any, spent: Any, finished_wall: float | None) -> bool:
     try:
         unfinished = State(state) in lifecycle.UNFINISHED
-        msgspec.json.decode(body, type=Request)
         [Finding(word) for word in findings.split()]
-        msgspec.json.decode(spent or b"null", type=Spent | None)
-    except (msgspec.MsgspecError, ValueError):
+    except ValueError:
         return False
-    return unfinished == (finished_wall is None)
+    readable = _is_a(Request, body) and (spent is None or _is_a(Spent, spent))
+    return readable and unfinished == (finished_wall is None)
 
 
 def _end(c: apsw.Connection, seq: int, agent: str) -> None:
@@ -280,7 +330,7 @@ class _Reading:
             try:
                 yield from self._old.execute(f"SELECT {self._listed} FROM {self._table}{order}")
                 return
-            except apsw.Error:
+            except UNREADABLE:
                 self.whole = False
 
     def _by_number(self) -> Iterator[tuple[Any, ...]]:
@@ -291,7 +341,7 @@ class _Reading:
                 for row in self._old.execute(query, (last,)):
                     last, gap = cast(int, row[0]), 1
                     yield row[1:]
-            except apsw.Error:
+            except UNREADABLE:
                 self.whole = False
                 last, gap = last + gap, gap * 2
                 continue

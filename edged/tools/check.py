@@ -4,8 +4,8 @@ wrote."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-import re
 import sys
 from typing import Any
 
@@ -14,7 +14,11 @@ from edged.types import JSON
 # A schema with regular expressions is checked in a child process: Python's matcher can take years for an expression and
 # a text that do not suit each other, and nothing in this process could stop it. Starting one takes a tenth of a second.
 PATTERN_S = 5.0
-WITH_PATTERNS = ("pattern", "patternProperties")
+# ... and jsonschema follows references itself, uncounted, where it looks for what no other word has evaluated.
+WITH_PATTERNS = ("pattern", "patternProperties", "unevaluatedProperties", "unevaluatedItems")
+REFERENCES = {"$ref", "$dynamicRef", "$recursiveRef"}
+MOST_REFERENCES = 10_000  # half a second; a result of the largest size has hardly so many values
+MOST_ERRORS = 100  # of which the best is told: a list of a million wrong items has as many
 CHILD = (
     "import json, sys; from edged.tools.check import problem_now; "
     "print(json.dumps(problem_now(*json.loads(sys.stdin.read()))))"
@@ -56,19 +60,48 @@ def problem_now(schema: dict[str, JSON], value: JSON) -> str | None:
 
     draft = DRAFTS.get(str(schema.get("$schema", "")).rstrip("#"), "Draft202012Validator")
     # an empty registry: nothing is fetched that a `$ref` may name
-    validator: Any = getattr(jsonschema, draft)(schema, registry=referencing.Registry())
     try:
-        error = jsonschema.exceptions.best_match(validator.iter_errors(value))
+        validator: Any = _counting(getattr(jsonschema, draft))(schema, registry=referencing.Registry())
+        error = jsonschema.exceptions.best_match(itertools.islice(validator.iter_errors(value), MOST_ERRORS))
+    except _TooMuch:
+        return f"it cannot be checked: its schema leads to itself more than {MOST_REFERENCES} times for this value"
     except (jsonschema.SchemaError, jsonschema.exceptions.UnknownType, referencing.exceptions.Unresolvable) as bad:
         return f"its schema cannot be used: {str(bad).splitlines()[0]}"[:MAX_PROBLEM]
     except RecursionError:
         return "its schema refers to itself without end"
-    except (TypeError, ValueError, AttributeError, re.error) as bad:  # what jsonschema makes of a schema that is none
+    except (
+        Exception
+    ) as bad:  # jsonschema makes anything of a schema that is none, and of numbers that no float can hold
         return f"its schema cannot be used: {bad}"[:MAX_PROBLEM]
     if error is None:
         return None
     where = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.absolute_path).lstrip(".")
     return f"{where}: {error.message}"[:MAX_PROBLEM] if where else error.message[:MAX_PROBLEM]
+
+
+class _TooMuch(Exception):
+    """The references of a schema were followed too often."""
+
+
+def _counting(draft: Any) -> Any:
+    """A validator that follows references so often and no more. Two that stand side by side double the work with every
+    level, in the schema or in the value: forty levels would take years."""
+    from jsonschema import validators
+
+    left = MOST_REFERENCES
+
+    def counted(follow: Any) -> Any:
+        def follow_once_more(*given: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise _TooMuch
+            return follow(*given)
+
+        return follow_once_more
+
+    extend: Any = validators.extend  # untyped
+    return extend(draft, {word: counted(draft.VALIDATORS[word]) for word in REFERENCES & {*draft.VALIDATORS}})
 
 
 def _has_patterns(schema: JSON) -> bool:

@@ -30,6 +30,7 @@ from edged.tools import child, kin
 from edged.tools.child import HEAD, Answer, Hello
 from edged.tools.fence import Fence, ruleset
 from edged.types import JSON
+from edged.wire import MAX_DEPTH, depth
 
 logger = logging.getLogger("edged.tools")
 
@@ -48,6 +49,10 @@ T = TypeVar("T")
 
 class Died(Exception):
     """The child ended, or spoke nonsense and was killed; the message says how."""
+
+
+class Nonsense(Exception):
+    """A frame that no child of ours writes."""
 
 
 class Module(Struct, frozen=True):
@@ -169,20 +174,23 @@ class Process:
             return await talk
         except (EOFError, OSError):
             raise Died(await self.end(DYING_S)) from None
-        except msgspec.MsgspecError:
+        except Nonsense:
             await self.end(0)
             raise Died("killed, because it wrote into edged's own channel") from None
 
     async def _exchange(self, packed: bytes) -> tuple[Answer, JSON]:
         await self._loop.sock_sendall(self._channel, len(packed).to_bytes(HEAD) + packed)
         answer = await self._read(Answer)
-        return answer, msgspec.json.decode(answer.result) if answer.result else None
+        value = value_of(answer)
+        if depth(value) > MAX_DEPTH:
+            return Answer(error=f"its result is nested deeper than {MAX_DEPTH} levels"), None
+        return answer, value
 
     async def _read(self, kind: type[T]) -> T:
         size = int.from_bytes(await self._exactly(HEAD))
         if size > MAX_FRAME:
-            raise msgspec.DecodeError("no frame")
-        return msgspec.msgpack.decode(await self._exactly(size), type=kind)
+            raise Nonsense
+        return decoded(await self._exactly(size), kind)
 
     async def _exactly(self, size: int) -> bytes:
         data = bytearray()
@@ -214,6 +222,22 @@ class Process:
         self._printed.close()
         self.output.end()
         self.ended.set_result(_how(status))
+
+
+def decoded(frame: bytes, kind: type[T]) -> T:
+    """A frame as what it has to be. Raises Nonsense."""
+    try:
+        return msgspec.msgpack.decode(frame, type=kind)
+    except (ValueError, RecursionError):  # also text that is not UTF-8
+        raise Nonsense from None
+
+
+def value_of(answer: Answer) -> JSON:
+    """The result of an answer; None where it has none. Raises Nonsense."""
+    try:
+        return msgspec.json.decode(answer.result) if answer.result else None
+    except (ValueError, RecursionError):
+        raise Nonsense from None
 
 
 class _Output:

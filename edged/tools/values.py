@@ -45,7 +45,8 @@ def _sample(parameter: dict[str, JSON]) -> JSON:
             return parameter[key]
     if "enum" in parameter:
         return parameter["enum"][0]
-    return SAMPLES[parameter["type"]]
+    kind = parameter["type"]
+    return SAMPLES[kind[0] if isinstance(kind, list) else str(kind)]
 
 
 def complete(parameters: Mapping[str, Mapping[str, JSON]], arguments: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -115,7 +116,7 @@ def _is_json(template: str) -> bool:
 def _parses(text: str) -> bool:
     try:
         return isinstance(json.loads(text), dict | list)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

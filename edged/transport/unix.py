@@ -27,12 +27,15 @@ log = logging.getLogger("edged.unix")
 
 MAX_FRAME_BYTES = 4 * 2**20  # CONTRACT section 5
 READ_BYTES = 64 * 1024  # one read; a frame of the usual size arrives whole
-MAX_ITEMS = 2**17  # of one list or map: the memory for it is taken when its header is read, before its items came
+MAX_ITEMS = 2**17  # of one list or map: an item of a byte takes eight and more in memory
+FRAME_S = 10.0  # from a frame's first byte to its last: on this board it takes milliseconds, and its bytes take memory
 MAX_IN_FLIGHT = 64  # calls of one connection being answered; beyond it nothing more is read from that peer
 DELTA_HIGH_WATER = 256 * 1024  # bytes a peer has not read; above it deltas are dropped, the reply never is
 CLOSE_S = 2.0  # how long a closing connection may take to send what it still has
 
 REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
+BEGINS = b"\x93\x94\xdc\xdd"  # MessagePack's lists of three, four and any number: what a frame begins with
+NO_CALL = "not MessagePack-RPC: a request is [0, msgid, method, [params]]"
 
 # From Python 3.13 on asyncio removes a socket's file when it closes the server, also one that others still listen on.
 KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
@@ -134,15 +137,21 @@ class UnixTransport:
             await _close(session, writer, calls)
 
     async def _serve(self, session: Session, reader: asyncio.StreamReader, calls: set[asyncio.Task[None]]) -> None:
-        frames = _Frames()
-        while data := await reader.read(READ_BYTES):
-            for frame in frames.whole(data):
+        frames, due = _Frames(), None
+        while data := await _read(reader, due):
+            whole = frames.whole(data)
+            due = None if whole else due
+            for frame in whole:  # a read holds thousands of the shortest
+                while len(calls) >= MAX_IN_FLIGHT:
+                    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
                 msgid, method, params = _call(frame)
                 call = asyncio.create_task(self._answer(session, msgid, method, params), name=f"edged.unix.{method}")
                 calls.add(call)
                 call.add_done_callback(calls.discard)
             while len(calls) >= MAX_IN_FLIGHT:
                 await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            if frames.begun and due is None:
+                due = asyncio.get_running_loop().time() + FRAME_S
         session.gone.set()
 
     async def _answer(self, session: Session, msgid: int | None, method: str, params: dict[str, JSON]) -> None:
@@ -167,37 +176,70 @@ class UnixTransport:
 
 
 class _Frames:
-    """Bytes of one connection into whole frames; what is incomplete stays inside. The unpacker's own bound is for one
-    text in a frame: the frame as a whole is counted here."""
+    """Bytes of one connection into whole frames; what is incomplete stays inside.
+
+    A frame is read only when it is whole: the header of a list announces any number of items, and the memory for them
+    is taken when it is read, so that a thousand headers in each other would have taken a gigabyte.
+    """
 
     def __init__(self) -> None:
-        self._unpacker = msgpack.Unpacker(
-            max_buffer_size=MAX_FRAME_BYTES, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS, strict_map_key=False
-        )
-        self._received = 0
-        self._begun = 0  # where the current frame begins
+        # finds where frames end and makes nothing of them; of a read whose frame is whole a part belongs to the next
+        self._scanner = msgpack.Unpacker(read_size=READ_BYTES, max_buffer_size=MAX_FRAME_BYTES + READ_BYTES)
+        self._data = bytearray()  # from the beginning of the frame that is not whole
+        self._done = 0  # bytes in front of it
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a frame that is not whole."""
+        return bool(self._data)
 
     def whole(self, data: bytes) -> list[Any]:
         """The frames that end in `data`. Raises BadRequest, TooLarge."""
         frames = []
-        self._received += len(data)
+        self._data += data
         try:
-            self._unpacker.feed(data)
-            for frame in self._unpacker:
-                self._check_size(self._unpacker.tell())
-                self._begun = self._unpacker.tell()
-                frames.append(frame)
+            self._scanner.feed(data)
+            while (length := self._length()) is not None:
+                frames.append(self._take(length))
         except msgpack.exceptions.BufferFull:
-            raise TooLarge(f"a frame has more than {MAX_FRAME_BYTES} bytes") from None
+            raise _too_large() from None
         except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:  # TypeError: a list as a map's key
             reason = "nested too deep" if isinstance(error, msgpack.exceptions.StackError) else str(error)
-            raise BadRequest(f"not MessagePack: {reason}") from None
-        self._check_size(self._received)
+            raise BadRequest(f"not MessagePack: {reason or 'no value begins so'}") from None
+        if len(self._data) > MAX_FRAME_BYTES:
+            raise _too_large()
         return frames
 
-    def _check_size(self, end: int) -> None:
-        if end - self._begun > MAX_FRAME_BYTES:
-            raise TooLarge(f"a frame has more than {MAX_FRAME_BYTES} bytes")
+    def _length(self) -> int | None:
+        """Of the next frame; None while it is not whole. What cannot become one is not waited for."""
+        if self._data and self._data[0] not in BEGINS:
+            raise BadRequest(NO_CALL)
+        try:
+            self._scanner.skip()  # goes on where it had to stop
+        except msgpack.exceptions.OutOfData:
+            return None
+        return int(self._scanner.tell()) - self._done
+
+    def _take(self, length: int) -> Any:
+        if length > MAX_FRAME_BYTES:
+            raise _too_large()
+        frame = self._data[:length]
+        del self._data[:length]
+        self._done += length
+        return msgpack.unpackb(frame, max_array_len=MAX_ITEMS, max_map_len=MAX_ITEMS, strict_map_key=False)
+
+
+async def _read(reader: asyncio.StreamReader, due: float | None) -> bytes:
+    """What comes next. due: when the rest of a frame has to be there, in the loop's time. Raises BadRequest."""
+    try:
+        async with asyncio.timeout_at(due):
+            return await reader.read(READ_BYTES)
+    except TimeoutError:
+        raise BadRequest(f"the rest of a frame did not come within {FRAME_S:g} s") from None
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"a frame has more than {MAX_FRAME_BYTES} bytes")
 
 
 def _call(frame: Any) -> tuple[int | None, str, dict[str, JSON]]:
@@ -210,7 +252,7 @@ def _call(frame: Any) -> tuple[int | None, str, dict[str, JSON]]:
         case [2, str(method), list(params)]:
             return None, method, _params(params)
         case _:
-            raise BadRequest("not MessagePack-RPC: a request is [0, msgid, method, [params]]")
+            raise BadRequest(NO_CALL)
 
 
 def _params(params: list[Any]) -> dict[str, JSON]:

@@ -83,7 +83,7 @@ def read(state_dir: Path) -> Pages:
         pass
     except OSError as error:
         log.info("%s cannot be read: %s", path, error.strerror)
-    except msgspec.MsgspecError as error:
+    except (ValueError, RecursionError) as error:  # also what is not UTF-8, or nested without end
         log.warning("%s is damaged, the configured models are in force: %s", path, error)
     return Pages()
 

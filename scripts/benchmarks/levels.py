@@ -31,8 +31,8 @@ def levels(values: Sequence[float]) -> Levels:
 
 
 def growth(values: Sequence[float]) -> float:
-    """The median of the late ones over that of the early ones; negative where it falls, 0 for one value. A look may come
-    amid some work: a mean would be that of one look in ten."""
+    """The median of the late ones over that of the early ones; negative where it falls, 0 for one value. (One look of
+    ten may come amid some work, and moves a mean.)"""
     early, late = (max(1, round(len(values) * share)) for share in (EARLY, LATE))
     return median(values[-late:]) - median(values[:early])
 

@@ -69,7 +69,7 @@ def status_of(error: EdgedError) -> int:
     return error.status if isinstance(error, HttpError) else STATUS_OF[error.code]
 
 
-ERROR = "edged.error"  # what a response tells, for who counts refusals
+ERROR = web.ResponseKey("edged.error", EdgedError)  # what a response tells, for who notes refusals down
 
 
 def refused(error: EdgedError, *, id: str | None = None, fmt: Format = Format.JSON) -> web.Response:

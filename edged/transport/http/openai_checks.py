@@ -9,7 +9,7 @@ import msgspec
 
 from edged.errors import BadRequest, TooLarge
 from edged.types import JSON
-from edged.wire import MAX_DEPTH, depth
+from edged.wire import ALLOWED, MAX_DEPTH, depth, is_json
 
 T = TypeVar("T")
 
@@ -42,6 +42,8 @@ def decoded(payload: bytes, holds: str) -> dict[str, JSON]:
         raise BadRequest(f"the request is a JSON object with {holds}")
     if depth(body) > MAX_DEPTH:
         raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels")
+    if not is_json(body):
+        raise BadRequest(f"a request {ALLOWED}")
     return body
 
 

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from edged.transport.http.openai_checks import Wrong, convert
 from edged.types import JSON, Message, ToolCall
-from edged.wire import MAX_DEPTH, depth
+from edged.wire import ALLOWED, MAX_DEPTH, depth, is_json
 
 
 class CallFunction(Struct, forbid_unknown_fields=True):
@@ -123,4 +123,6 @@ def _call(where: str, raw: Call) -> ToolCall:
         raise Wrong(f"{where}.function.arguments", f"are not JSON: {error}") from None
     if not isinstance(arguments, dict) or depth(arguments) > MAX_DEPTH:
         raise Wrong(f"{where}.function.arguments", f"are a JSON object of at most {MAX_DEPTH} levels, as text")
+    if not is_json(arguments):
+        raise Wrong(f"{where}.function.arguments", f"are refused: a request {ALLOWED}")
     return ToolCall(raw.function.name, arguments)
