@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import re
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -420,7 +421,8 @@ def test_what_is_personal_is_hidden_and_comes_back(text: str) -> None:
     masked = vault.mask(text)
     assert vault.restore(masked) == text
     assert vault.mask(text) == masked
-    assert all(text[one.start : one.end] not in masked for one in found if one.kind in ("EMAIL", "CARD", "IBAN"))
+    for value, times in Counter(text[one.start : one.end] for one in found).items():
+        assert masked.count(value) <= text.count(value) - times  # what stands in the middle of a word is none
 
 
 @given(st.data(), prose, prose)
