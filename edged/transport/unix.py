@@ -31,6 +31,7 @@ MAX_ITEMS = 2**17  # of one list or map: an item of a byte takes eight and more 
 FRAME_S = 10.0  # from a frame's first byte to its last: on this board it takes milliseconds, and its bytes take memory
 MAX_IN_FLIGHT = 64  # calls of one connection being answered; beyond it nothing more is read from that peer
 DELTA_HIGH_WATER = 256 * 1024  # bytes a peer has not read; above it deltas are dropped, the reply never is
+UNREAD_S = 60.0  # the kernel's buffers and ours are full for so long: a client that works on an answer reads sooner
 CLOSE_S = 2.0  # how long a closing connection may take to send what it still has
 
 REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
@@ -58,11 +59,19 @@ class Session:
         return True
 
     async def respond(self, msgid: int, error: JSON, result: JSON) -> None:
-        """Send a response and wait until the peer's buffer took it."""
-        if not self._writer.is_closing():
-            self._writer.write(_packed([RESPONSE, msgid, error, result]))
-            with contextlib.suppress(ConnectionError):
+        """Send a response and wait until the peer's buffer took it. A peer that does not read loses its connection: what
+        it asked for is in the store."""
+        if self._writer.is_closing():
+            return
+        self._writer.write(_packed([RESPONSE, msgid, error, result]))
+        try:
+            async with asyncio.timeout(UNREAD_S):
                 await self._writer.drain()
+        except ConnectionError:
+            pass
+        except TimeoutError:
+            log.warning("connection of %s closed: it has not read for %g s", self.caller.client, UNREAD_S)
+            self._writer.transport.abort()
 
 
 Method = Callable[[Session, int, dict[str, JSON]], Awaitable[JSON]]

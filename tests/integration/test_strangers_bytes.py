@@ -355,6 +355,26 @@ async def test_peer_that_never_reads_holds_so_many_answers_and_frees_them(rpc: t
         await until(lambda: len(transport._connections) == 1)
 
 
+async def test_peer_that_does_not_read_for_long_loses_its_connection(
+    rpc: tuple[UnixTransport, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it is there; who reads keeps it."""
+    monkeypatch.setattr(unix, "UNREAD_S", 0.5)
+    transport, path = rpc
+    async with Wired(path) as other:
+        stranger = Wired(path)
+        await stranger.__aenter__()
+        stranger._writer.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio reads ahead
+        for n in range(8):
+            stranger.send([0, n, "large", [{}]])
+        for n in range(8):
+            assert (await other.call(n, "large"))[0] is None
+        await until(lambda: len(transport._connections) == 1)
+        assert tasks("edged.unix.large") == 0
+        assert (await other.call(9, "echo", {"a": 1}))[1] == {"a": 1}
+        await stranger.__aexit__()
+
+
 async def test_many_short_calls_in_one_read_are_begun_in_turns(rpc: tuple[UnixTransport, Path]) -> None:
     """All are answered, and never more than so many are under way."""
     _, path = rpc
