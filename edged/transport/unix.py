@@ -59,8 +59,8 @@ class Session:
         return True
 
     async def respond(self, msgid: int, error: JSON, result: JSON) -> None:
-        """Send a response and wait until the peer's buffer took it. A peer that does not read loses its connection: what
-        it asked for is in the store."""
+        """Send a response and wait until the peer's buffer took it. Who does not read loses the connection; what they
+        asked for is in the store."""
         if self._writer.is_closing():
             return
         self._writer.write(_packed([RESPONSE, msgid, error, result]))
