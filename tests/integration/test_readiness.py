@@ -53,6 +53,10 @@ async def test_engine_that_hangs_stops_the_signs_of_life_and_is_named(tmp_path: 
         client.send([0, 1, "agent.ask", [{"input": "stall"}]])
         await until(lambda: "the watchdog is not fed" in daemon.text())
         assert "in: engine" in daemon.text()
+        lines = daemon.text().count("the watchdog is not fed")
+        await until(
+            lambda: daemon.text().count("the watchdog is not fed") > lines
+        )  # what came before it is heard by then
         heard = daemon.notices.count("WATCHDOG=1")
         lines = daemon.text().count("the watchdog is not fed")
         await until(lambda: daemon.text().count("the watchdog is not fed") >= lines + 3)  # three turns without a ping
