@@ -239,7 +239,7 @@ class Database:
         connection.close()
 
     def _look_for_damage(self, items: list[_Item], outcomes: list[Outcome]) -> None:
-        damage = next((error for _, error in outcomes if isinstance(error, salvage.DAMAGE)), None)
+        damage = next((error for _, error in outcomes if isinstance(error, salvage.MET)), None)
         if damage is not None and not items[0].loop.is_closed():
             with contextlib.suppress(OSError):  # then it is looked at because it was not closed
                 salvage.marker(self._path).touch()
@@ -384,7 +384,7 @@ def _open_or_salvage(
         suspect = salvage.is_suspect(path)
         try:
             connection = _open(path, migrations)
-            if not suspect or salvage.is_whole(connection):
+            if not suspect or (salvage.is_whole(connection) and _is_sound(connection, path, mend)):
                 salvage.marker(path).unlink(missing_ok=True)
                 return connection, None
             connection.close()
@@ -402,6 +402,19 @@ def _open_or_salvage(
     connection.close()
     salvage.put_in_place(new, path)
     return _open(path, migrations), Salvaged(str(aside), rows)
+
+
+def _is_sound(connection: apsw.Connection, path: Path, mend: Callable[[apsw.Connection], None]) -> bool:
+    """Whether what rows of a whole file hold can be read: pages have no checksums. Only where somebody met damage."""
+    if not salvage.marker(path).exists():
+        return True
+    before = connection.total_changes()
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        mend(connection)
+        return connection.total_changes() == before
+    finally:
+        connection.execute("ROLLBACK")
 
 
 def _open(path: Path, migrations: tuple[str, ...]) -> apsw.Connection:

@@ -34,6 +34,7 @@ log = logging.getLogger("edged.store")
 
 UNREADABLE = (apsw.Error, UnicodeDecodeError)  # a row: its page is damaged, or its text is
 DAMAGE = (apsw.CorruptError, apsw.NotADBError)
+MET = (*DAMAGE, msgspec.DecodeError, UnicodeDecodeError)  # at work: also rows that hold what was never written there
 SUSPECT = ".suspect"  # beside the file: it was found damaged while it was in use
 MAX_GAP = 1 << 20  # rows that a damaged stretch is thought to hold at most; no page has so many
 ROWLESS = {"steps", "turns", "spending", "model_sizes"}  # WITHOUT ROWID: read from both ends

@@ -2,15 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 
+import apsw
 import pytest
 
 from tests.brokers import Mosquitto, Peer
 from tests.daemons import BASE, Daemon, Wired
 
 pytestmark = pytest.mark.broker
+
+
+async def test_row_that_holds_nonsense_is_met_and_put_right(tmp_path: Path) -> None:
+    """SQLite finds nothing wrong with it: pages have no checksums. One more start, and all others are served."""
+    path = tmp_path / "state" / "edged.db"
+    daemon = Daemon(tmp_path)
+    try:
+        await daemon.start("accept.committed")
+        async with Wired(daemon.socket) as client:
+            client.send([0, 1, "agent.ask", [{"input": "note 1;", "id": "q1"}]])
+            await client.end()
+        assert await daemon.ended() == -9
+        with contextlib.closing(apsw.Connection(str(path))) as store:
+            store.execute("UPDATE requests SET body = x'7b22ff', state = 'received'").fetchall()
+        await daemon.start(ready=False)
+        await daemon.ended()
+        await daemon.start()
+        async with Wired(daemon.socket) as client:
+            assert (await client.call(1, "request.get", {"name": "q1"}))[1]["status"] == "failed"
+            assert (await client.call(2, "agent.ask", {"input": "note 2;", "id": "q2"}))[1]["status"] == "done"
+            status = (await client.call(3, "status"))[1]
+        assert Path(status["store"]["damaged"]).exists()
+        assert await daemon.stop() == 0
+        await daemon.start()
+        assert await daemon.stop() == 0
+    finally:
+        await daemon.__aexit__()
 
 
 async def test_daemon_starts_with_a_damaged_store_and_sounds_the_alarm(tmp_path: Path) -> None:
