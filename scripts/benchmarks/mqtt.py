@@ -38,6 +38,7 @@ SYNCS, WRITTEN_KIB = 0.2, 16
 SETTLE_S = 0.2
 REFUSED_MS = 1000  # of a burst of 2,000, which takes the broker and the daemon a second or two to take in
 ALONE = 20
+IN_TURN = 600  # requests: some checkpoints are among them
 WARM_UP = 200  # requests; then everything is imported, and the store has its pages
 LIMIT_S = 120.0
 QUEUE_ALL = "max_queued_messages 0"  # mosquitto drops what is beyond 1,000 by default, and the burst is to reach edged
@@ -153,13 +154,23 @@ async def _paced(_: int) -> list[Row]:
         await _answered(load, requests)
         times = load.times(refused=False)
         flash = _flash("paced", before, _written(folder), requests, syncs=SYNCS)
+        before = _written(folder)
+        for number in range(IN_TURN):
+            await _ask_all(line, load, 1, first=100_000 + number)
+        in_turn = (_written(folder).bytes - before.bytes) / IN_TURN / 1024
     return [
         finding("paced: 200 a second, median", nearest_rank(times, 0.5), "ms", n=requests),
         finding("paced: 200 a second, p99", nearest_rank(times, 0.99), "ms", at_most=P99_MS, n=requests),
         *flash,
         finding("alone: fsyncs of a request, the most", max(one.syncs for one in alone), at_most=2, n=ALONE),
+        finding("alone: written into the log for a request", mean(one.bytes for one in alone) / 1024, "KiB", n=ALONE),
         finding(
-            "alone: written for a request, mean", mean(one.bytes for one in alone) / 1024, "KiB", at_most=WRITTEN_KIB
+            "alone: written for a request, checkpoints too",
+            in_turn,
+            "KiB",
+            at_most=WRITTEN_KIB,
+            n=IN_TURN,
+            note="one after the other",
         ),
     ]
 
