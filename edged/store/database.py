@@ -39,9 +39,9 @@ LINGER_S = 0.05  # a patient write waits so long for company: at 20 requests a s
 # ENOUGH goes at once.
 SYNCS_AT_ONCE, SYNCS_A_SECOND = 8, 35.0
 ENOUGH = 16
-# Where less came meanwhile, several times in a row, there is nothing to be gained: a few clients, each of whom waits for
-# an answer before the next question. Then nobody waits for so long, until it is tried again. 200 requests a second are 11
-# in 29 ms.
+# Where less came meanwhile, several times in a row, there is nothing to be gained: a few clients, each of whom waits
+# for an answer before the next question. Then nobody waits for so long, until it is tried again. 200 requests a second
+# are 11 in 29 ms.
 COMPANY, ALONE_S = 5, 10.0
 LONELY = 4  # times: a pause of all clients for a moment must not cost ten seconds in which nothing is shared
 # Of a new file, and of an old one after its next start. A request changes a few bytes on each of 20 pages, and all of a
