@@ -32,7 +32,9 @@ Work = Callable[[apsw.Connection], T]
 Outcome = tuple[Any, BaseException | None]
 
 GROUP = 512  # most pieces of work in one transaction: bounds how long the first of them waits for its commit
-CACHE_KIB = 1024  # page cache a connection may use; the tables are read by index, a few pages at a time
+# Page cache that the writer and the reader may use; the tables are read by index, a few pages at a time, and the kernel
+# has the file in its own cache. A commit of many requests has some hundred pages.
+CACHE_KIB, READER_CACHE_KIB = 1024, 256
 LINGER_S = 0.05  # a patient write waits so long for company: at 20 requests a second and more it always has some
 # Synced commits: some at once, so that a request alone never waits, and then so many a second, which is what 200
 # requests a second may cost (0.2 each, checkpoints included). Each then waits for 29 ms at most, twice. A group of
@@ -453,7 +455,7 @@ def _set_page_size(connection: apsw.Connection) -> None:
 def _open_reader(path: Path) -> apsw.Connection:
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(BUSY_MS)
-    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
     return connection
 
 
