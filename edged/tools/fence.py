@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import os
 import stat
 import struct
@@ -153,11 +154,16 @@ def _version() -> int:
     return _call(CREATE_RULESET, None, 0, VERSION)
 
 
-def _call(number: int, *arguments: object) -> int:
+@functools.cache
+def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.syscall.restype = ctypes.c_long
+    return libc
+
+
+def _call(number: int, *arguments: object) -> int:
     values = [ctypes.c_long(each) if isinstance(each, int) else each for each in arguments]
-    result = int(libc.syscall(ctypes.c_long(number), *values))
+    result = int(_libc().syscall(ctypes.c_long(number), *values))
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
