@@ -96,7 +96,24 @@ def inside() -> dict:
         except OSError:
             return False
 
+    def readable(path: str) -> bool:
+        try:
+            with open(path, "rb"):
+                return True
+        except OSError:
+            return False
+
+    def ends() -> bool:
+        try:
+            os.kill(os.getppid(), 0)
+            return True
+        except OSError:
+            return False
+
     return {
+        "own": [f for f in ("/var/lib/edged/edged.db", "/var/lib/edged/edged.lock") if readable(f)],
+        "configuration": readable("/etc/edged/edged.toml"),
+        "ends the daemon": ends(),
         "writable": [f for f in ("/etc/edged", "/usr", "/home/pi", "/var/lib/plant", "/tmp") if writable(f)],
         "homes": sorted(os.listdir("/home")),
         "devices": os.path.exists("/dev/tty"),
@@ -355,11 +372,15 @@ def test_strangers_do_not_get_in_and_members_of_the_group_do(machine: Machine) -
 
 
 def test_sandbox_holds_and_lets_a_tool_work(service: Service) -> None:
-    """Nothing but the state and the configured folders can be written; no devices, no homes, no sockets of ours."""
+    """Nothing but the state and the configured folders can be written; no devices, no homes, no sockets of ours. edged's
+    own files are closed to it, and it sends the daemon no signals."""
     reply = service.ask("look inside")
     assert reply["status"] == "done", reply
     [call] = reply["tool_calls"]
     assert call["result"] == {
+        "own": [],
+        "configuration": True,
+        "ends the daemon": False,
         "writable": ["/var/lib/plant", "/tmp"],
         "homes": ["pi"],
         "devices": True,
