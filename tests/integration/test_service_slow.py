@@ -372,8 +372,8 @@ def test_strangers_do_not_get_in_and_members_of_the_group_do(machine: Machine) -
 
 
 def test_sandbox_holds_and_lets_a_tool_work(service: Service) -> None:
-    """Nothing but the state and the configured folders can be written; no devices, no homes, no sockets of ours. edged's
-    own files are closed to it, and it sends the daemon no signals."""
+    """Only the state and the configured folders can be written; no devices, no homes, no sockets of ours. edged's own
+    files are closed to it, and it sends the daemon no signals."""
     reply = service.ask("look inside")
     assert reply["status"] == "done", reply
     [call] = reply["tool_calls"]

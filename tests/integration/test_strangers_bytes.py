@@ -338,13 +338,19 @@ async def test_half_a_frame_is_waited_for_so_long_and_no_longer(
     assert tasks("edged.unix") == 0
 
 
+async def unreading(path: Path) -> Wired:
+    """A peer that is there and does not read."""
+    peer = Wired(path)
+    await peer.__aenter__()
+    peer._writer.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio reads ahead
+    return peer
+
+
 async def test_peer_that_never_reads_holds_so_many_answers_and_frees_them(rpc: tuple[UnixTransport, Path]) -> None:
     """It has asked for more than it may have in flight; nobody else waits for it."""
     transport, path = rpc
     async with Wired(path) as other:
-        stranger = Wired(path)
-        await stranger.__aenter__()
-        stranger._writer.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio reads ahead
+        stranger = await unreading(path)
         for n in range(1000):
             stranger.send([0, n, "large", [{}]])
         await until(lambda: tasks("edged.unix.large") == unix.MAX_IN_FLIGHT)
@@ -362,9 +368,7 @@ async def test_peer_that_does_not_read_for_long_loses_its_connection(
     monkeypatch.setattr(unix, "UNREAD_S", 0.5)
     transport, path = rpc
     async with Wired(path) as other:
-        stranger = Wired(path)
-        await stranger.__aenter__()
-        stranger._writer.transport.pause_reading()  # type: ignore[attr-defined]  # asyncio reads ahead
+        stranger = await unreading(path)
         for n in range(8):
             stranger.send([0, n, "large", [{}]])
         for n in range(8):
