@@ -416,8 +416,11 @@ def _is_sound(connection: apsw.Connection, path: Path, mend: Callable[[apsw.Conn
     try:
         mend(connection)
         return connection.total_changes() == before
+    except salvage.UNREADABLE:  # text that is none
+        return False
     finally:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
 
 
 def _open(path: Path, migrations: tuple[str, ...]) -> apsw.Connection:

@@ -290,8 +290,9 @@ def _marks(values: Collection[str]) -> str:
 def _is_a(kind: Any, body: Any) -> bool:
     """Whether a column holds JSON of that kind."""
     try:
+        body.decode()  # a field that the kind does not have is left out unread
         msgspec.json.decode(body, type=kind)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, AttributeError):  # AttributeError: no bytes
         return False
     return True
 

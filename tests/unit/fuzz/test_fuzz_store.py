@@ -161,6 +161,8 @@ harm = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=40)), 
 
 @settings(max_examples=max(10, settings().max_examples // 10))  # each opens a file, and may salvage it
 @given(harm, st.floats(0.5, 1))
+@example([(1.0, b"\x80")], 1.0)  # text that is none, on a page that SQLite finds whole
+@example([(0.0, b"\0"), (0.921875, b"\x80")], 1.0)  # in the name of a reply's field
 async def test_damaged_store_is_opened_and_worked_with(folder: Path, good: Path, wounds: Any, kept: float) -> None:
     """Bytes anywhere in the file: what is in the queue can be claimed, what is finished has a reply."""
     with tempfile.TemporaryDirectory(dir=folder) as made:
