@@ -16,7 +16,8 @@ from edged.types import JSON, AuditEntry, Caller, Priority, Rate
 
 KEPT = 1024  # buckets; before there are more, those that are full again go: a full one is as none
 # Of who may not come in and of what nobody can read the audit log gets so much of each: enough to see it, too little to
-# push out what is worth keeping. What comes above that is counted in the next entry.
+# push out what is worth keeping. What comes above that is counted in the next entry. All that comes over MQTT is one:
+# anybody may choose a Response Topic, and an agent's name in a topic.
 NOISE = Rate(per_minute=20, burst=20)
 REASON = 300  # characters; as many as our own longest
 CALLERS = {kind.code for kind in (BadRequest, TooLarge, Forbidden, UnknownAgent)}  # errors that are the caller's
@@ -117,7 +118,8 @@ class Gate:
 
     def stranger(self, origin: str, error: EdgedError) -> EdgedError:
         """The error for somebody who is not known; it is to be raised."""
-        self._noted(AuditEntry(what="access.refused", who=origin, outcome=error.code, about={"reason": _short(error)}))
+        entry = AuditEntry(what="access.refused", who=origin, outcome=error.code, about={"reason": _short(error)})
+        self._noted(entry, origin)
         error.audited = True
         return error
 
@@ -127,7 +129,8 @@ class Gate:
         if error.code in CALLERS and not error.audited:
             told: dict[str, JSON] = {"transport": caller.transport, "reason": _short(error)}
             what = "request.refused"
-            self._noted(AuditEntry(what=what, who=caller.client, role=caller.role, outcome=error.code, about=told))
+            entry = AuditEntry(what=what, who=caller.client, role=caller.role, outcome=error.code, about=told)
+            self._noted(entry, _noisy(caller))
             error.audited = True
 
     def ask(self, caller: Caller, agent: str, priority: Priority | None) -> None:
@@ -177,11 +180,14 @@ class Gate:
         """Tell the audit log of a refusal."""
         told = {**about, "transport": caller.transport, "reason": error.message}
         entry = AuditEntry(what=what, who=caller.client, role=caller.role, outcome=error.code, rid=rid, about=told)
-        (self.audit if caller.admitted else self._noted)(entry)
+        if caller.admitted:
+            self.audit(entry)
+        else:
+            self._noted(entry, _noisy(caller))
         error.audited = True
 
-    def _noted(self, entry: AuditEntry) -> None:
-        if self._noise.take(entry.who, NOISE) is not None:
+    def _noted(self, entry: AuditEntry, whose: str) -> None:
+        if self._noise.take(whose, NOISE) is not None:
             self._left_out += 1
             return
         if self._left_out:
@@ -201,6 +207,10 @@ class Gate:
 def _short(error: EdgedError) -> str:
     """What was wrong may be quoted in it, and that may be long."""
     return error.message if len(error.message) <= REASON else f"{error.message[:REASON]}..."
+
+
+def _noisy(caller: Caller) -> str:
+    return "mqtt" if caller.transport == "mqtt" else caller.client
 
 
 def _counted(caller: Caller) -> str:

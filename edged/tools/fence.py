@@ -60,8 +60,7 @@ OPEN = Fence()  # nothing is edged's
 
 def around(settings: Config) -> Fence:
     """The fence for the tools of a configuration."""
-    state = settings.state_dir
-    hidden = {state / name for name in ("edged.db", "edged.lock", "models.json")}
+    hidden = {settings.store_path, settings.state_dir / "edged.lock", settings.state_dir / "models.json"}
     sockets = {path for path in (settings.socket_path, *settings.http_listeners) if isinstance(path, Path)}
     hidden |= {settings.snapshots_dir, *sockets, *map(Path, settings.secret_files)}
     if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):

@@ -16,6 +16,7 @@ from edged.errors import ToolFailed
 from edged.tools import fence
 from edged.tools.fence import Fence
 from edged.tools.python import Worker
+from edged.updates import ledger
 from tests.brokers import until
 from tests.daemons import Daemon, Wired, entry
 
@@ -237,6 +238,19 @@ def test_kernel_without_landlock_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(fence, "_version", refuse)
         assert says in (fence.missing() or "")
         assert fence.ruleset(Fence()) is None
+
+
+async def test_all_that_a_daemon_keeps_in_its_folder_is_closed(tmp_path: Path) -> None:
+    """Also after a kill, and what will be there one day: whoever adds a file finds it here."""
+    async with Daemon(tmp_path) as daemon:
+        async with Wired(daemon.socket) as client:
+            assert (await client.call(1, "agent.ask", {"input": "note 1;"}))[0] is None
+        around = fence.around(config.load(str(daemon.config)))
+        await daemon.kill()
+        names = {path.name for path in (tmp_path / "state").iterdir()}
+        assert names >= {"edged.db", "edged.db-wal", "edged.lock"}
+        assert [name for name in names if not fence._is_hidden(tmp_path / "state" / name, around)] == []
+        assert {path.name for path in around.hidden} >= {"snapshots", ledger.FILE_NAME, "edged.sock"}
 
 
 # -- with the daemon -----------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.brokers import until
 from tests.integration.test_pipeline import House
 
 KIB = 1024
+CHECKPOINT = 3  # KiB of a request's share: its pages are copied into the file once
 CALLER = Caller("a/topic", "mqtt", frozenset({"house"}))
 
 
@@ -37,8 +39,8 @@ async def cost(house: House, *texts: str) -> Written:
     return Written(after.syncs - before.syncs, after.bytes - before.bytes)
 
 
-@pytest.mark.parametrize(("text", "syncs", "size"), [("hello", 2, 18.5), ("write", 2, 21)], ids=["answer", "SQL write"])
-async def test_request_alone_costs_the_medium_little(text: str, syncs: int, size: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "syncs", "size"), [("hello", 2, 16), ("write", 2, 18)], ids=["answer", "SQL write"])
+async def test_request_alone_costs_the_medium_little(text: str, syncs: int, size: int, tmp_path: Path) -> None:
     """It is taken in and it ends; what a tool writes is synced in the tool's own database. Checkpoints are in it, and a
     commit for each delivery, which under load has none of its own."""
     async with House(tmp_path) as house:
@@ -48,7 +50,8 @@ async def test_request_alone_costs_the_medium_little(text: str, syncs: int, size
         ended = house.store.written
         assert sorted(one.syncs for one in written)[-10] <= syncs  # a checkpoint has two more
         assert (ended.syncs - begun.syncs) / len(written) <= syncs + 0.1
-        assert (ended.bytes - begun.bytes) / len(written) <= size * KIB
+        assert median(one.bytes for one in written) <= size * KIB  # without a checkpoint
+        assert (ended.bytes - begun.bytes) / len(written) <= (size + CHECKPOINT) * KIB
 
 
 async def test_requests_at_once_share_what_they_cost(tmp_path: Path) -> None:

@@ -144,3 +144,12 @@ def test_noise_of_one_is_counted_and_hides_nobody_else(gate: Gate, viewer: Calle
     assert [entry.who for entry in told].count("192.0.2.1") == NOISE.burst
     assert [entry.who for entry in told].count("key:panel") == NOISE.burst
     assert sum(int(str(entry.about.get("left_out", 0))) for entry in told) == 500 - NOISE.burst
+
+
+def test_noise_over_mqtt_is_one_whatever_topics_it_names(gate: Gate, told: list[AuditEntry]) -> None:
+    """Each message may name a Response Topic and an agent of its own; readable or not, admitted or not."""
+    for n in range(200):
+        gate.unread(Caller(f"mqtt:reply/{n}", "mqtt", frozenset({"house"})), BadRequest("no JSON"))
+        with pytest.raises(Forbidden):
+            gate.enter(gate.policy.mqtt(f"mqtt:reply/{n}", f"edged/n1/agents/{n}/request"), "")
+    assert len(told) == NOISE.burst
