@@ -163,11 +163,11 @@ class SqlDatabase:
             return []
         reader = self._open_reader(BUSY_S)
         self._read_until = time.monotonic() + BUSY_S
-        try:
-            query = "SELECT step, intent, result FROM edged_effects WHERE rid = ? AND intent IS NOT NULL ORDER BY step"
-            rows = cast("list[tuple[int, str, str]]", reader.execute(query, (rid,)).fetchall())
-        except apsw.SQLError:  # no such table, no such column: nothing was done that has an intent
-            return []
+        made = reader.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", (OWN_TABLE,)).get
+        if made is None or not all(column in cast(str, made) for column in LATER):
+            return []  # nothing was done that has an intent; any other error is one
+        query = "SELECT step, intent, result FROM edged_effects WHERE rid = ? AND intent IS NOT NULL ORDER BY step"
+        rows = cast("list[tuple[int, str, str]]", reader.execute(query, (rid,)).fetchall())
         return [(step, intent, msgspec.json.decode(result)) for step, intent, result in rows]
 
     def _effect(

@@ -334,6 +334,10 @@ async def test_what_was_intended_is_found_beside_its_effect(path: Path) -> None:
     found = [(step, intent) for step, intent, _ in await database.recall("r")]
     assert found == [(1, "intent r 1"), (2, "intent r 2")]
     assert await database.recall("nobody") == []
+    with contextlib.closing(apsw.Connection(str(path))) as c:  # what was done is not known then
+        c.execute("ALTER TABLE edged_effects RENAME COLUMN result TO outcome").fetchall()
+    with pytest.raises(ToolFailed, match="no such column"):
+        await database.recall("r")
     await database.stop()
     missing = SqlDatabase("gone", Database(path=str(path.with_name("gone.db")), mode="rw"))
     assert await missing.recall("r") == []
