@@ -7,7 +7,17 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from edged.types import Completion, Delivery, Embeddings, EmbedJob, Job, KnownSize, MemoryNeed, ModelSpec, TokenLogprob
+from edged.types import (
+    Completion,
+    Delivery,
+    Embeddings,
+    EmbedJob,
+    Job,
+    KnownSize,
+    MemoryNeed,
+    ModelSpec,
+    TokenLogprob,
+)
 
 OnPiece = Callable[[str, tuple[TokenLogprob, ...]], None]
 

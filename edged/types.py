@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import UNSET, Struct, UnsetType, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 JSON = Any  # what json.loads may return; narrowed where it is used
 
@@ -533,3 +534,95 @@ class Event(Struct, frozen=True):
     name: str
     at: float
     data: dict[str, JSON] = field(default_factory=dict)
+
+
+class Finding(StrEnum):
+    """What an attempt on the board showed."""
+
+    CONTEXT = "context"  #: the prompt has more tokens than the context
+    ESCALATED = "escalated"  #: the model chose `escalate`
+    UNSURE = "unsure"  #: the call it chose is below min_confidence
+    FAILED = "failed"  #: a tool failed twice, or the output was cut off or empty
+    UNAVAILABLE = "unavailable"  #: the model is missing, damaged, or does not fit the memory
+
+
+class UpstreamFacts(Struct, frozen=True):
+    """What is known of an upstream now.
+
+    up: it can be tried; room: fewer requests are with it than it bears; budget_left: today's tokens are not spent.
+    """
+
+    name: str
+    up: bool = True
+    room: bool = True
+    budget_left: bool = True
+
+
+class Speed(Struct, frozen=True):
+    """A model's measured speed, in tokens a second: of prompts together, of one sequence beside those that ran with it,
+    of these together."""
+
+    prefill_tokens_s: float
+    decode_tokens_s: float
+    batch_tokens_s: float
+
+    def step_s(self, sequences: int) -> float:
+        """Seconds of a step that generates for so many sequences. It was measured with as many as ran of late; each one
+        more costs what a token of a prompt does, one less saves as much, but no more than its share."""
+        measured_with = self.batch_tokens_s / self.decode_tokens_s
+        more_s = (sequences - measured_with) / self.prefill_tokens_s
+        return max(1 / self.decode_tokens_s + more_s, sequences / self.batch_tokens_s if more_s < 0 else 0.0)
+
+
+class Need(Struct, frozen=True):
+    """What a request took, or requests of an agent take on average.
+
+    prompt_tokens: computed on the board, cached ones not counted; steps: of its generations, on the board.
+    other_s: seconds of work that no model here did: tools, upstreams, the store.
+    work_s: seconds from its beginning to its end, a load of the model not counted.
+    """
+
+    prompt_tokens: float
+    steps: float
+    other_s: float
+    work_s: float
+
+
+class Alias(Struct, frozen=True):
+    """What a name stands for: one file, or several, best first. min_context: as many tokens of context are enough where
+    memory has no room for the configured ones; None: it is not shortened."""
+
+    variants: tuple[ModelSpec, ...]
+    min_context: int | None = None
+
+
+class Expect(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an answer has to be like: exactly one of the three.
+
+    contains: a text that is in it, whatever the case of its letters. regex: is found in it. json_schema: the whole
+    answer is JSON that fits.
+    """
+
+    contains: str | None = None
+    regex: str | None = None
+    json_schema: dict[str, JSON] | None = None
+
+    def __post_init__(self) -> None:
+        if sum(way is not None for way in (self.contains, self.regex, self.json_schema)) != 1:
+            raise ValueError("expect has exactly one of contains, regex, json_schema")
+        if self.regex is not None:
+            try:
+                re.compile(self.regex)
+            except re.error as error:
+                raise ValueError(f"regex: {error}") from None
+
+
+class SelfTest(Struct, frozen=True, forbid_unknown_fields=True):
+    """A question to which a model answers the same every time (greedy), and what is right.
+
+    max_tokens: of the answer, which may be cut off there.
+    """
+
+    prompt: Annotated[str, Meta(min_length=1)]
+    expect: Expect
+    max_tokens: Annotated[int, Meta(ge=1, le=256)] = 32

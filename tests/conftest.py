@@ -10,7 +10,7 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck, configuration
 
-from edged.engine import cpus
+from edged.host import cpus
 
 cpus.before_loading()  # tests load llama.cpp themselves, and not only through the engine's thread
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from edged.agent.prompt import as_messages
+from edged.agent.prompts import as_messages
 from edged.errors import ToolFailed
 from edged.tools import check
 from edged.types import JSON, Chat, Message, RawCall, ToolCall, ToolRecord, ToolSpec

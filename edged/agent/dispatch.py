@@ -10,30 +10,23 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from msgspec import UNSET
 
-from edged import router, wire
-from edged.agent import grammar, trial
-from edged.agent.border import Border
-from edged.agent.local import LocalMind
+from edged import wire
+from edged.agent import router
+from edged.agent.grammars import grammar, precheck
 from edged.agent.loop import Escalation, Outcome, Run
-from edged.agent.prompt import ESCALATE, REPLY, Prompts
-from edged.agent.remote import Audit, RemoteMind
-from edged.agent.served import ServedMind
-from edged.cloud import Cloud, Served
+from edged.agent.minds.cloud import Audit, RemoteMind
+from edged.agent.minds.local import LocalMind
+from edged.agent.minds.server import ServedMind
+from edged.agent.privacy.masking import Border
+from edged.agent.prompts import ESCALATE, REPLY, Prompts
+from edged.agent.router import Decision, Facts, Go, Reason
 from edged.config import Agent, Config, Tool
-from edged.errors import (
-    ContextExceeded,
-    EdgedError,
-    ModelUnavailable,
-    NoLink,
-    NoMemory,
-    OverBudget,
-    ToolFailed,
-)
+from edged.errors import ContextExceeded, EdgedError, ModelUnavailable, NoLink, NoMemory, OverBudget, ToolFailed
 from edged.interfaces import Engine
-from edged.router import Decision, Facts, Finding, Go, Reason
 from edged.store.journal import Journal
 from edged.tools.toolbox import Toolbox
-from edged.types import JSON, AuditEntry, Chat, Privacy, Request, RouteTaken, ToolCall
+from edged.types import JSON, AuditEntry, Chat, Finding, Privacy, Request, RouteTaken, ToolCall
+from edged.upstreams import Cloud, Served
 
 log = logging.getLogger("edged.dispatch")
 
@@ -98,8 +91,8 @@ class Dispatcher:
             return  # what an upstream writes is validated, so it may have any
         if self._config.agents[request.agent].model in self._served:
             return  # likewise
-        if found := await trial.problem([trial.Part(schema, grammar.answer(schema))]):
-            raise trial.Inexpressible(None, found[1])
+        if found := await precheck.problem([precheck.Part(schema, grammar.answer(schema))]):
+            raise precheck.Inexpressible(None, found[1])
 
     def is_private(self, request: Request) -> bool:
         """Whether nothing of it may ever leave the board: the stricter of what the request and its agent say."""

@@ -16,16 +16,15 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from edged.agent.prompt import Turn, as_messages
-from edged.agent.tally import Tally
+from edged.agent.accounting import Tally
+from edged.agent.prompts import Turn, as_messages
 from edged.config import Agent
 from edged.errors import EdgedError, NoLink, ToolFailed
-from edged.faults import point
-from edged.router import Finding
+from edged.host.fault_points import point
 from edged.store.journal import Intent, Journal, Result, Step, packed
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import complete, sentence
-from edged.types import Message, PastTurn, Request, Sampling, ToolCall, ToolRecord
+from edged.types import Finding, Message, PastTurn, Request, Sampling, ToolCall, ToolRecord
 
 # A run that is being ended tries so long to write down what its last tool did. A disk that refuses must not keep the
 # daemon from stopping: the step then counts as unfinished, and is looked up in the tool's database after the start.

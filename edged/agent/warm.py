@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-from edged.agent.prompt import Prompts
-from edged.clock import Stopwatch
+from edged.agent.prompts import Prompts
 from edged.config import Agent, Model
 from edged.errors import EdgedError
+from edged.host.clock import Stopwatch
 from edged.interfaces import Engine
 from edged.types import JSON, Job, Preference, Priority
 from edged.wire import new_rid

@@ -25,6 +25,6 @@ def _run(arguments: list[str]) -> int:
         options = parser.parse_args(arguments)
     except SystemExit as end:
         return EX_USAGE if end.code else 0
-    from edged.supervisor import run
+    from edged.daemon.supervisor import run
 
     return run(options.config)

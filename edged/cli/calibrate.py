@@ -17,11 +17,10 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from edged import catalog, pull
-from edged.catalog import Entry
-from edged.engine import outlook
-from edged.engine.outlook import Board
 from edged.errors import EdgedError
+from edged.models import catalog, fit, pull
+from edged.models.catalog import Entry
+from edged.models.fit import Board
 from edged.types import Job, ModelSpec, Sampling, Segment
 
 CONTEXT = 512  # tokens; all that a calibration needs
@@ -67,7 +66,7 @@ def measured(models_dir: Path, room: int) -> Calibration:
         for model in pull.installed(models_dir)
         if (entry := catalog.find(model.name)).engine == "llama.cpp"
         and entry.bytes <= LARGEST
-        and outlook.need(entry, CONTEXT) <= room
+        and fit.need(entry, CONTEXT) <= room
     ]
     board, by = None, "memory and arithmetic"
     for entry in sorted(fitting, key=lambda e: -e.bytes):
@@ -93,7 +92,7 @@ class _Held:
 
 
 async def _with(entry: Entry, models_dir: Path) -> Board:
-    from edged.engine import LlamaEngine
+    from edged.engines.llama import LlamaEngine
 
     spec = ModelSpec(name=entry.name, path=str(catalog.of_entry(entry, models_dir).path), context=CONTEXT)
     engine = LlamaEngine(_Held())
@@ -115,7 +114,7 @@ async def _with(entry: Entry, models_dir: Path) -> Board:
             computed = done.prompt_tokens - done.cached_tokens
             prefill = 1000 * computed / max(done.prefill_ms, 0.1)
             decode = 1000 * max(1, done.decode_steps) / max(done.decode_ms, 0.1)
-        return outlook.board(entry, prefill_tokens_s=prefill, decode_tokens_s=decode)
+        return fit.board(entry, prefill_tokens_s=prefill, decode_tokens_s=decode)
     finally:
         await engine.stop()
 

@@ -12,7 +12,7 @@ from edged.cli.outcome import EX_CONFIG, print_json, told
 
 def check(file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check the configuration, its tools and models, without starting anything."""
-    from edged.app import check_all  # only here: everything the daemon is made of
+    from edged.daemon.assembly import check_all  # only here: everything the daemon is made of
 
     with told(as_json):
         settings = config.load(str(file) if file else None)

@@ -41,7 +41,7 @@ def requests(ctx: typer.Context, incomplete: str) -> Offers:
 
 def models(incomplete: str) -> Offers:
     """Models of the catalog: those can be pulled whether a daemon runs or not."""
-    from edged import catalog
+    from edged.models import catalog
 
     with contextlib.suppress(ConfigError):
         return _beginning(incomplete, [(entry.name, entry.description) for entry in catalog.catalog().values()])

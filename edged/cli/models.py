@@ -18,16 +18,17 @@ from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from edged import catalog, config, pull
-from edged.catalog import Entry, ModelFile, UnknownModel
+from edged import config
 from edged.cli import complete
 from edged.cli.common import AsJson
+from edged.cli.models_dir import ModelsDir, models_dir
 from edged.cli.models_fit import fit_models, room, why_never, why_not_in_budget
 from edged.cli.models_update import rollback_model, update_model
 from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, told
-from edged.cli.places import ModelsDir, models_dir
 from edged.cli.progress import shown_progress
 from edged.errors import ConfigError, EdgedError
+from edged.models import catalog, pull
+from edged.models.catalog import Entry, ModelFile, UnknownModel
 
 T = TypeVar("T")
 

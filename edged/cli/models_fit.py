@@ -9,18 +9,19 @@ from typing import Annotated
 import typer
 from msgspec import Struct, structs
 
-from edged import catalog, config, testing
-from edged.aliases import model_aliases
-from edged.catalog import Entry
+from edged import config
 from edged.cli import complete
 from edged.cli.calibrate import Calibration, cached, measured
 from edged.cli.common import AsJson, print_table, row, size, table, when
+from edged.cli.models_dir import ModelsDir, models_dir
 from edged.cli.needs import calculated
 from edged.cli.outcome import Stop, print_json, told
-from edged.cli.places import ModelsDir, models_dir
 from edged.config import Config
-from edged.engine import outlook
-from edged.governor import probe
+from edged.engines import scripted
+from edged.host import memory
+from edged.models import catalog, fit
+from edged.models.catalog import Entry
+from edged.models.files import model_aliases
 from edged.types import EngineKind, ModelSpec
 
 Name = Annotated[
@@ -98,9 +99,9 @@ def fit_models(
 
 def room(settings: Config | None) -> Room:
     """Of this board, by the configuration or, without one, by the defaults."""
-    board = probe.board_bytes()
+    board = memory.board_bytes()
     sizes = settings or Config(node=config.Node())
-    available = probe.available_bytes()
+    available = memory.available_bytes()
     budget = sizes.budget_bytes(board)
     return Room(board, budget, budget if available is None else max(0, available - sizes.reserve_bytes))
 
@@ -116,10 +117,10 @@ def verdict(need: int, least: int, here: Room) -> str:
 
 def why_never(entry: Entry, here: Room) -> str | None:
     """Why a model can never run on this board, and what can; None where it may."""
-    least = outlook.need(entry, LEAST_CONTEXT)
+    least = fit.need(entry, LEAST_CONTEXT)
     if least <= here.board:
         return None
-    others = [e.name for e in catalog.catalog().values() if outlook.need(e, CONTEXT) <= here.budget]
+    others = [e.name for e in catalog.catalog().values() if fit.need(e, CONTEXT) <= here.budget]
     fitting = f"what fits: {', '.join(others)}" if others else "no model of the catalog fits"
     return (
         f"it cannot run here: it needs about {size(least)} even with the smallest context, and this board (or cgroup) "
@@ -129,7 +130,7 @@ def why_never(entry: Entry, here: Room) -> str | None:
 
 def why_not_in_budget(entry: Entry, here: Room) -> str | None:
     """What to know before a model is pulled that may run here, but not as it is configured."""
-    need = outlook.need(entry, min(CONTEXT, entry.context))
+    need = fit.need(entry, min(CONTEXT, entry.context))
     if need <= here.budget:
         return None
     return f"it needs about {size(need)} and the budget is {size(here.budget)}: raise [memory] budget, or lower context"
@@ -150,7 +151,7 @@ def _is_ours(settings: Config | None, spec: ModelSpec) -> bool:
     """Whether it takes memory here: neither a script nor a server's."""
     assert settings is not None
     model = settings.models[spec.name]
-    return not model.is_served and not model.source.startswith(testing.SCHEME)
+    return not model.is_served and not model.source.startswith(scripted.SCHEME)
 
 
 def _fit(entry: Entry | None, spec: ModelSpec | None, folder: Path, here: Room, calibration: Calibration) -> Fit:
@@ -159,10 +160,10 @@ def _fit(entry: Entry | None, spec: ModelSpec | None, folder: Path, here: Room, 
     if entry is not None and entry.engine is not None:
         asked = structs.replace(asked, engine=EngineKind(entry.engine))
     exact = calculated(asked)
-    need = exact if exact is not None else outlook.need(entry, context) if entry else 0
+    need = exact if exact is not None else fit.need(entry, context) if entry else 0
     smallest = calculated(structs.replace(asked, context=min(context, LEAST_CONTEXT)))
-    least = min(need, smallest or (outlook.need(entry, LEAST_CONTEXT) if entry else 0))
-    speeds = outlook.speed(entry, calibration.board) if entry and entry.engine == "llama.cpp" else (None, None)
+    least = min(need, smallest or (fit.need(entry, LEAST_CONTEXT) if entry else 0))
+    speeds = fit.speed(entry, calibration.board) if entry and entry.engine == "llama.cpp" else (None, None)
     return Fit(
         name=entry.name if entry else spec.name if spec else "",
         fits=verdict(need, least, here) if need else "not known",

@@ -12,7 +12,7 @@ from edged.cli import complete
 from edged.cli.common import AsJson, Socket, daemon, line
 from edged.cli.outcome import complain, print_json
 from edged.cli.progress import SECONDS_BETWEEN_LINES, amount
-from edged.pull import Progress
+from edged.models.pull import Progress
 from edged.types import Fault
 
 Alias = Annotated[

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edged.engine import predict
+from edged.engines.llama import predict
+from edged.engines.onnx import sizes as onnx_sizes
 from edged.errors import ModelUnavailable
-from edged.onnx import sizes as onnx_sizes
 from edged.types import EngineKind, ModelSpec
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bar
 
-from edged import pull
-from edged.pull import Progress
+from edged.models import pull
+from edged.models.pull import Progress
 
 SLOWEST_RATE = 10_000  # bytes per second; below it nothing flows, and the time left would be days
 SECONDS_BETWEEN_LINES = 3.0  # without a terminal: shows life, and does not fill a log

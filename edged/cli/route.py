@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from edged.agent.router import Go, Reason
 from edged.cli import complete
 from edged.cli.common import AgentName, AsJson, RouteName, Socket, call_text, daemon, line, shown
 from edged.cli.outcome import print_json
-from edged.router import Go, Reason
 
 # What a person gets for each word of the router; edged/router.py says what makes it choose one.
 WHY = {

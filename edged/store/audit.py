@@ -23,8 +23,8 @@ import apsw
 import msgspec
 from msgspec import Struct
 
-from edged import clock
 from edged.errors import ConfigError
+from edged.host import clock
 from edged.store.database import BUSY_MS, Database
 from edged.types import JSON, AuditEntry
 

@@ -23,8 +23,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 import apsw
 
 from edged.errors import ConfigError
-from edged.store import salvage
-from edged.store.salvage import Salvaged
+from edged.store.recovery import salvage
+from edged.store.recovery.salvage import Salvaged
 
 log = logging.getLogger("edged.store")
 T = TypeVar("T")

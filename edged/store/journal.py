@@ -8,16 +8,14 @@ next commit that is made for the request anyway.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import apsw
 import msgspec
 from msgspec import Struct
 
+from edged.store.database import Database, Work
 from edged.types import JSON, ToolCall
-
-if TYPE_CHECKING:
-    from edged.store.database import Database, Work  # which imports `salvage`, which reads journals
 
 
 class Intent(Struct, frozen=True):

@@ -9,12 +9,12 @@ import apsw
 import msgspec
 from msgspec import Struct, structs
 
-from edged import clock, wire
+from edged import wire
 from edged.errors import BadRequest, Busy, EdgedError, NoLink
-from edged.router import Finding
-from edged.store import deliveries, lifecycle
+from edged.host import clock
+from edged.store import lifecycle, outbox
 from edged.store.lifecycle import Happening, IllegalTransition, State
-from edged.types import Ask, Message, PastTurn, Priority, Request, Spent, Status
+from edged.types import Ask, Finding, Message, PastTurn, Priority, Request, Spent, Status
 
 FINISH_GUESS_S = 2.0  # retry_after_s of a full queue: about the time one tool call takes on a small board
 
@@ -103,7 +103,7 @@ def accept(
             raise BadRequest(f"{_named(ask)} was used for another request; a new request needs a new one")
         accepted = Accepted(cast(str, found[0]), known=True, reply=cast("bytes | None", found[2]))  # (2)
         if ask.address:
-            deliveries.expect(c, accepted.rid, ask.caller.transport, ask.address, answered=accepted.reply is not None)
+            outbox.expect(c, accepted.rid, ask.caller.transport, ask.address, answered=accepted.reply is not None)
         _remember_packet(c, ask, accepted.rid)
         return accepted
     if refusal is not None:  # (4)
@@ -111,7 +111,7 @@ def accept(
     _check_room(c, max_waiting, max_bytes, log_bytes)
     _insert(c, ask, rid, key, digest, boot)  # (5)
     if ask.address:
-        deliveries.expect(c, rid, ask.caller.transport, ask.address, answered=False)
+        outbox.expect(c, rid, ask.caller.transport, ask.address, answered=False)
     _remember_packet(c, ask, rid)
     return Accepted(rid)
 
@@ -302,7 +302,7 @@ def try_again(c: apsw.Connection, rid: str) -> None:
         allowed = ", ".join(lifecycle.sources(Happening.REQUEUE))
         raise BadRequest(f"request {rid}: {error}; only what is {allowed} can be queued again") from None
     c.execute("DELETE FROM replies WHERE seq = (SELECT seq FROM requests WHERE rid = ?)", (rid,))
-    deliveries.retract(c, rid)
+    outbox.retract(c, rid)
 
 
 def settle(
@@ -326,7 +326,7 @@ def settle(
     except IllegalTransition:
         return False
     c.execute("INSERT INTO replies VALUES ((SELECT seq FROM requests WHERE rid = ?), ?)", (rid, reply))
-    if not deliveries.release(c, rid) and happening is Happening.ANSWER:
+    if not outbox.release(c, rid) and happening is Happening.ANSWER:
         _move(c, rid, Happening.DELIVERED)
     return True
 

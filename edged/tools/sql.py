@@ -20,10 +20,10 @@ from typing import Any, cast
 import apsw
 import msgspec
 
-from edged import clock
 from edged.config import Database, SqlTool
 from edged.errors import ToolFailed
-from edged.faults import point
+from edged.host import clock
+from edged.host.fault_points import point
 from edged.tools.values import json_value, sql_value
 from edged.types import JSON
 

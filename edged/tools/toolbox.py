@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 from edged.config import Database, PublishTool, PythonTool, SqlTool, Tool
 from edged.errors import BadRequest, ToolFailed
 from edged.interfaces import Publisher
-from edged.tools import check, kin, values
-from edged.tools.fence import OPEN, Fence
+from edged.tools import check, values
+from edged.tools.python import orphans
+from edged.tools.python.landlock import OPEN, Fence
 from edged.tools.sql import SqlDatabase
 from edged.types import JSON, ToolCall
 
 if TYPE_CHECKING:
-    from edged.tools.python import Worker
+    from edged.tools.python.worker import Worker
 
 
 class Toolbox:
@@ -120,7 +121,7 @@ class Toolbox:
 
     def started(self, pid: int) -> bool:
         """Whether a process of the daemon's own user comes of a Python tool, or may."""
-        return bool(self._workers) and kin.comes_of(pid, os.getpid())
+        return bool(self._workers) and orphans.comes_of(pid, os.getpid())
 
     async def check(self) -> dict[str, str]:
         """What is wrong with SQL tools, by name: missing files, tables, parameters. Nothing is run. (What is wrong with
@@ -170,6 +171,6 @@ class Toolbox:
 def _workers(tools: Mapping[str, PythonTool], folder: Path, fence: Fence) -> dict[str, Worker]:
     if not tools:
         return {}
-    from edged.tools.python import Worker  # only now: a daemon without such tools does not carry it
+    from edged.tools.python.worker import Worker  # only now: a daemon without such tools does not carry it
 
     return {name: Worker(name, tool, folder, fence) for name, tool in tools.items()}

@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks import peer_build
 from benchmarks.peers import PeerError
 from benchmarks.report import Result, machine, table, versions
-from edged.catalog import catalog
+from edged.models.catalog import catalog
 
 BENCHES = ("ipc", "routing", "toolcall", "restart", "concurrency", "contention", "memory", "mqtt", "durability")
 NAMES = {name: f"benchmarks.{name}" for name in BENCHES}

@@ -19,10 +19,12 @@ from benchmarks.calls import Connection
 from benchmarks.ipc import daemon
 from benchmarks.report import say
 from benchmarks.streams import TOPICS, question
-from edged import catalog, config, gguf
-from edged.agent.dialect import Dialect
-from edged.agent.prompt import REPLY, Prompts, specs
+from edged import config
+from edged.agent.dialects.chat_template import Dialect
+from edged.agent.prompts import REPLY, Prompts, specs
 from edged.client import Client, EdgedCallError
+from edged.engines.llama import gguf
+from edged.models import catalog
 from edged.types import Message
 
 __all__ = [

@@ -30,7 +30,7 @@ from benchmarks.figures import histogram_quantile, nearest_rank, ratio, row
 from benchmarks.peers import Settings
 from benchmarks.report import Result, Row, say
 from benchmarks.streams import TOPICS, Stream
-from edged.engine import sizes
+from edged.engines.llama import sizes
 
 LEVELS = (1, 4, 8, 16)
 SLOTS = 16

@@ -1,18 +1,18 @@
 """What is done to the daemon while it works, how often, and what was lost: the table of the promise.
 
 A real daemon on a real mosquitto and this disk; a load that asks over MQTT, the Unix socket and HTTP all the time, for
-SQL, MQTT and Python tools, and keeps its own account (tests/crash_load.py). Between two happenings the daemon works for
-a random moment. What is counted, and has to be zero: requests without an outcome, replies whose copies differ, effects
-that happened twice or not at all, requests that ended otherwise than they had to, acknowledgements out of order, rows
-that are stuck in the store. Repeats are those of tools with `on_uncertain = "retry"`: a lamp told twice, a Python tool
-called again under its key.
+SQL, MQTT and Python tools, and keeps its own account (tests/support/fault_load.py). Between two happenings the daemon
+works for a random moment. What is counted, and has to be zero: requests without an outcome, replies whose copies
+differ, effects that happened twice or not at all, requests that ended otherwise than they had to, acknowledgements out
+of order, rows that are stuck in the store. Repeats are those of tools with `on_uncertain = "retry"`: a lamp told twice,
+a Python tool called again under its key.
 
 * kills: SIGKILL with a scripted model, 1,000 times, two daemons side by side.
-* points: SIGKILL at each named point of edged/faults.py, 20 times, under the same load.
+* points: SIGKILL at each named point of edged/host/fault_points.py, 20 times, under the same load.
 * model: SIGKILL with a real model, 50 times.
 * faults: everything else that happens to a board, 20 times each.
-* cuts: power cuts, 2,000 times, at any write of either database (tests/powercut.py: writes that were not synced are
-  kept, dropped or torn).
+* cuts: power cuts, 2,000 times, at any write of either database (tests/support/powercut.py: writes that were
+  not synced are kept, dropped or torn).
 * soak: an hour of mixed load and mishaps in one process (`--cycles` is then minutes): what it holds at the end is
   compared with what it held after the first fifth.
 """
@@ -28,10 +28,10 @@ from pathlib import Path
 
 from benchmarks import board
 from benchmarks.report import Result, Row, say
-from tests.crash_books import Verdict
-from tests.crashes import AT_POINTS, FAULTS, NEEDS, ON_A_SMALL_DISK, Rig, may_mount
-from tests.powercut import power_cuts
-from tests.soak import live
+from tests.support.fault_verdict import Verdict
+from tests.support.faults import AT_POINTS, FAULTS, NEEDS, ON_A_SMALL_DISK, Rig, may_mount
+from tests.support.powercut import power_cuts
+from tests.support.soak import live
 
 KILLS, KILLS_OF_MODEL, TIMES, CUTS, SOAK_MINUTES = 1000, 50, 20, 2000, 60
 SIDE_BY_SIDE = 2  # the start of a daemon keeps one core busy
@@ -49,7 +49,7 @@ class Wanted:
 
 
 def run(*, only: str | None = None, cycles: int | None = None) -> Result:
-    """Rows: done, times, then the fields of tests.crashes.Verdict, kept.
+    """Rows: done, times, then the fields of tests.support.faults.Verdict, kept.
 
     Args:
         only: one section; all of them without it.

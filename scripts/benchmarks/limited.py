@@ -27,7 +27,7 @@ from benchmarks.report import Row, say
 from benchmarks.smaps import MIB
 from benchmarks.streams import PATH
 from benchmarks.subject import SubjectError
-from edged.engine import sizes
+from edged.engines.llama import sizes
 
 LIMIT_BYTES = 800 * MIB
 SHARE = "98%"  # of the limit: the rest is the page cache's, whatever reads a file needs some

@@ -31,9 +31,9 @@ from benchmarks.levels import error_percent, growth, levels
 from benchmarks.peers import PeerError
 from benchmarks.report import Result, Row, say
 from benchmarks.subject import SubjectError
-from edged import catalog
 from edged.client import Client, EdgedCallError
-from edged.governor import probe
+from edged.host import memory as probe
+from edged.models import catalog
 
 CONTEXTS = (512, 2048, 4096)
 KV_TYPES = ("f16", "q8_0")

@@ -21,11 +21,11 @@ import apsw
 from benchmarks.ipc import daemon
 from benchmarks.report import Row
 from edged.client import AsyncClient, Client
-from tests import clouds
-from tests.clouds import Behaviour, ScriptedCloud
-from tests.cloudy import ask, cloudy, upstream
-from tests.daemons import ROOT
 from tests.integration.test_greenhouse import CASES, MODELS
+from tests.support import cloud as clouds
+from tests.support.cloud import Behaviour, ScriptedCloud
+from tests.support.cloud_daemon import ask, cloudy, upstream
+from tests.support.daemon import ROOT
 
 HARD = (
     "Write a three-month planting schedule for the greenhouse.",

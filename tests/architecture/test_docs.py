@@ -8,7 +8,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edged import config, faults, roles
+from edged import config
+from edged.config import roles
+from edged.host import fault_points
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -67,4 +69,4 @@ def test_top_level_holds_what_the_contract_says() -> None:
 def test_every_fault_point_is_passed_somewhere() -> None:
     """A point nobody passes would make its test pass for nothing."""
     source = "\n".join(path.read_text() for path in (ROOT / "edged").rglob("*.py"))
-    assert not [name for name in faults.POINTS if f'point("{name}")' not in source]
+    assert not [name for name in fault_points.POINTS if f'point("{name}")' not in source]

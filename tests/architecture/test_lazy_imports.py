@@ -13,7 +13,16 @@ HEAVY = {
 }
 
 
-MODULES = ["edged", "edged.client", "edged.app", "edged.cli", "edged.cloud", "edged.engine", "edged.onnx", "edged.pull"]
+MODULES = [
+    "edged",
+    "edged.client",
+    "edged.daemon.assembly",
+    "edged.cli",
+    "edged.upstreams",
+    "edged.engines.llama",
+    "edged.engines.onnx",
+    "edged.models.pull",
+]
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from edged.metrics import Metrics, Snapshot
+from edged.daemon.metrics import Metrics, Snapshot
 from edged.types import Status
 
 ROOT = Path(__file__).parents[2]

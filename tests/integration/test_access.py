@@ -12,9 +12,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.brokers import Mosquitto, Peer, free_port, until
-from tests.commands import edged
-from tests.daemons import Daemon, Wired
+from tests.support.broker import Mosquitto, Peer, free_port, until
+from tests.support.cli import edged
+from tests.support.daemon import Daemon, Wired
 
 OPERATOR, METER, OTHER = (f"sk-{name}-0123456789abcdef" for name in ("operator", "meter", "other"))
 FULL, VALVE = "how full is it?", "open the north valve"

@@ -11,9 +11,9 @@ import aiohttp
 import apsw
 import pytest
 
-from tests.brokers import Mosquitto
-from tests.commands import edged
-from tests.daemons import REPLY, Customer, Daemon, Wired
+from tests.support.broker import Mosquitto
+from tests.support.cli import edged
+from tests.support.daemon import REPLY, Customer, Daemon, Wired
 
 pytestmark = pytest.mark.broker
 DEVICE = f"mqtt:{REPLY}"

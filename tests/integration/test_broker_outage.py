@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.brokers import Mosquitto, marks, until
-from tests.daemons import ASK, BASE, REPLY, Customer, Daemon, Wired, entry, note
+from tests.support.broker import Mosquitto, marks, until
+from tests.support.daemon import ASK, BASE, REPLY, Customer, Daemon, Wired, entry, note
 
 pytestmark = pytest.mark.broker
 

@@ -12,9 +12,9 @@ import pytest
 import pytest_asyncio
 
 from edged import __version__
-from edged.pipeline import MAX_RUNNING
-from tests.commands import edged
-from tests.daemons import Daemon, Wired
+from edged.requests.pipeline import MAX_RUNNING
+from tests.support.cli import edged
+from tests.support.daemon import Daemon, Wired
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon they share
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from edged import catalog
-from tests.commands import LIMIT_S, edged, environment
-from tests.daemons import ROOT, Daemon
-from tests.standin import StandIn
+from edged.models import catalog
+from tests.support.cli import LIMIT_S, edged, environment
+from tests.support.daemon import ROOT, Daemon
+from tests.support.msgpack_server import StandIn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon they share
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tests.brokers import free_port
-from tests.clouds import ScriptedCloud
-from tests.commands import Ended, edged
-from tests.daemons import Daemon
+from tests.support.broker import free_port
+from tests.support.cli import Ended, edged
+from tests.support.cloud import ScriptedCloud
+from tests.support.daemon import Daemon
 
 UINT32, STRING = 4, 8  # types of GGUF
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.commands import LIMIT_S, edged, environment
-from tests.daemons import ROOT, SCRIPT, Daemon, entry
+from tests.support.cli import LIMIT_S, edged, environment
+from tests.support.daemon import ROOT, SCRIPT, Daemon, entry
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon they share
 

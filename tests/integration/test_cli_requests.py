@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.commands import edged
-from tests.daemons import Daemon
-from tests.standin import Refuse, StandIn
+from tests.support.cli import edged
+from tests.support.daemon import Daemon
+from tests.support.msgpack_server import Refuse, StandIn
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon they share
 

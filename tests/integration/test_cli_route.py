@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from edged.agent.router import Reason
 from edged.cli.route import WHY
-from edged.router import Reason
-from tests.clouds import ScriptedCloud
-from tests.cloudy import cloudy, upstream
-from tests.commands import edged
-from tests.daemons import Daemon
-from tests.standin import Refuse, StandIn
+from tests.support.cli import edged
+from tests.support.cloud import ScriptedCloud
+from tests.support.cloud_daemon import cloudy, upstream
+from tests.support.daemon import Daemon
+from tests.support.msgpack_server import Refuse, StandIn
 
 UP = {"name": "big", "up": True, "room": True, "budget_left": True, "state": "up", "reason": None}
 DOWN = {**UP, "name": "lan", "up": False, "state": "down", "reason": "connection refused"}

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.commands import edged
-from tests.daemons import Daemon
-from tests.standin import Refuse, StandIn
+from tests.support.cli import edged
+from tests.support.daemon import Daemon
+from tests.support.msgpack_server import Refuse, StandIn
 
 TOOLS = [
     {

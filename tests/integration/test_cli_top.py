@@ -18,8 +18,8 @@ from typing import Self
 import pytest
 import pytest_asyncio
 
-from tests.commands import LIMIT_S, edged, environment
-from tests.daemons import ROOT, Daemon, Wired
+from tests.support.cli import LIMIT_S, edged, environment
+from tests.support.daemon import ROOT, Daemon, Wired
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon they share
 

@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from edged import __version__, clock
-from edged.cloud import Cloud
-from edged.cloud.link import Pace
+from edged import __version__
 from edged.config import Upstream
 from edged.errors import ModelUnavailable, NoLink, OverBudget
-from edged.router import UpstreamFacts
+from edged.host import clock
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
-from edged.types import Chat, ChatAnswer, Message, RawCall, ToolCall, ToolSpec
-from tests import clouds
-from tests.brokers import free_port
-from tests.clouds import WAIT_S, Behaviour, ScriptedCloud, by, calls, event, held, raw, status, stream, text
+from edged.types import Chat, ChatAnswer, Message, RawCall, ToolCall, ToolSpec, UpstreamFacts
+from edged.upstreams import Cloud
+from edged.upstreams.link import Pace
+from tests.support import cloud as clouds
+from tests.support.broker import free_port
+from tests.support.cloud import WAIT_S, Behaviour, ScriptedCloud, by, calls, event, held, raw, status, stream, text
 
 NAME = "cloud"
 ALL = (NAME,)

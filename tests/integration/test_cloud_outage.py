@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from tests import clouds
-from tests.brokers import Mosquitto, until
-from tests.clouds import ScriptedCloud
-from tests.cloudy import ask, cloudy, upstream
-from tests.daemons import REPLY, Customer, Daemon, Wired
-from tests.times import assert_adds_up
+from tests.support import cloud as clouds
+from tests.support.broker import Mosquitto, until
+from tests.support.cloud import ScriptedCloud
+from tests.support.cloud_daemon import ask, cloudy, upstream
+from tests.support.daemon import REPLY, Customer, Daemon, Wired
+from tests.support.timing import assert_adds_up
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ from typing import Any
 
 import pytest
 
-from edged.cloud import Cloud
 from edged.config import Upstream
 from edged.errors import ModelUnavailable, NoLink
 from edged.types import Chat, ChatAnswer, Message, Sampling, ToolCall, ToolSpec
-from tests.brokers import free_port
+from edged.upstreams import Cloud
+from tests.support.broker import free_port
 
-pytestmark = pytest.mark.slow  # what edged does about such servers the scripted ones in tests/clouds.py show
+pytestmark = pytest.mark.slow  # what edged does about such servers the scripted ones in tests/support/cloud.py show
 
 NAME = "cloud"
 KEY = "sk-real-77"

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests import clouds
-from tests.brokers import until
-from tests.clouds import ScriptedCloud
-from tests.cloudy import ask, cloudy, refused, upstream
-from tests.daemons import Wired
-from tests.times import assert_adds_up
+from tests.support import cloud as clouds
+from tests.support.broker import until
+from tests.support.cloud import ScriptedCloud
+from tests.support.cloud_daemon import ask, cloudy, refused, upstream
+from tests.support.daemon import Wired
+from tests.support.timing import assert_adds_up
 
 
 @pytest.fixture

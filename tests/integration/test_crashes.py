@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.crashes import AT_POINTS, FAULTS, NEEDS, ON_A_SMALL_DISK, Rig, may_mount
+from tests.support.faults import AT_POINTS, FAULTS, NEEDS, ON_A_SMALL_DISK, Rig, may_mount
 
 pytestmark = pytest.mark.broker
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from tests.brokers import Mosquitto, Peer
-from tests.daemons import BASE, Daemon, Wired
+from tests.support.broker import Mosquitto, Peer
+from tests.support.daemon import BASE, Daemon, Wired
 
 pytestmark = pytest.mark.broker
 

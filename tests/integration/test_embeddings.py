@@ -15,20 +15,20 @@ import openai
 import pytest
 
 from edged import config
-from edged.agent.chat import Chats
-from edged.agent.embed import Embeds
-from edged.agent.places import AT_ONCE
-from edged.aliases import model_specs
-from edged.app import check_all
+from edged.completions.embeddings import Embeds
+from edged.completions.local import Chats
+from edged.completions.slots import AT_ONCE
 from edged.config import Model
-from edged.engines import embeds_only
+from edged.daemon.assembly import check_all
+from edged.engines.registry import embeds_only
+from edged.engines.scripted import ScriptedEngine
 from edged.errors import Busy, ConfigError, ContextExceeded
-from edged.testing import ScriptedEngine
+from edged.models.files import model_specs
 from edged.types import Embeddings, EmbedJob, EngineKind, ModelSpec
-from tests.commands import edged
-from tests.daemons import Daemon, Wired
-from tests.openai_server import GUEST, Served, serving
-from tests.real import model_path
+from tests.support.cli import edged
+from tests.support.daemon import Daemon, Wired
+from tests.support.openai_server import GUEST, Served, serving
+from tests.support.real_model import model_path
 
 WAITING = 2
 WIDTH = 8

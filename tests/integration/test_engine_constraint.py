@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.agent import grammar
-from edged.agent.dialect import HERMES
-from edged.engine import vocabulary
-from edged.engine.constraint import Constraint, Grammars, tokens_of
+from edged.agent.dialects.chat_template import HERMES
+from edged.agent.grammars import grammar
+from edged.engines.llama import vocabulary
+from edged.engines.llama.constraint import Constraint, Grammars, tokens_of
 from edged.errors import BadRequest
 from edged.tools.values import schema
 from edged.types import ToolSpec
-from tests.words import Words, model_path
+from tests.support.vocabularies import Words, model_path
 
 pytestmark = pytest.mark.model
 

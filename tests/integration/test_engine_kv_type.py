@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from edged.engine import sizes
-from edged.engine.llama import Llama
+from edged.engines.llama import sizes
+from edged.engines.llama.bindings import Llama
 from edged.types import KvType
-from tests.real import model_path
+from tests.support.real_model import model_path
 
 TOKENS = 32
 

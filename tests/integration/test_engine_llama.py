@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from edged.engine import LlamaEngine, sizes
-from edged.engine.runner import Runner
+from edged.engines.llama import LlamaEngine, sizes
+from edged.engines.llama.runner import Runner
 from edged.errors import BadRequest, Cancelled, ContextExceeded, Internal, ModelUnavailable
 from edged.interfaces import Engine, Loader
 from edged.types import Completion, Finish, Job, ModelSpec, Segment
@@ -372,7 +372,7 @@ async def test_stop_ends_what_runs_and_what_waits() -> None:
     for task in (running, *others):
         with pytest.raises((Cancelled, Internal)):
             await task
-    assert not [t for t in threading.enumerate() if t.name == "edged.engine"]
+    assert not [t for t in threading.enumerate() if t.name == "edged.engines.llama"]
     assert residency.held == 0
     await engine.stop()
     with pytest.raises(Internal, match="not running"):

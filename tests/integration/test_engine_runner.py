@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from llguidance import LLMatcher
 
-from edged.engine import check, sizes
-from edged.engine.llama import DecodeError, Llama
-from edged.engine.prompt import encode
-from edged.engine.runner import Runner
-from edged.engine.sampler import Logits, logprob
-from edged.engine.sequence import Sequence, common_length
-from edged.engine.snapshots import Snapshots
-from edged.engine.ticket import Ticket
+from edged.engines.llama import check, sizes
+from edged.engines.llama.bindings import DecodeError, Llama
+from edged.engines.llama.prompt import encode
+from edged.engines.llama.runner import Runner
+from edged.engines.llama.sampler import Logits, logprob
+from edged.engines.llama.sequence import Sequence, common_length
+from edged.engines.llama.snapshots import Snapshots
+from edged.engines.llama.ticket import Ticket
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelUnavailable, NoMemory
 from edged.types import Completion, Finish, Job, ModelSpec, Priority, Sampling, Segment, TokenLogprob
 
@@ -664,7 +664,7 @@ def test_drafts_that_are_wrong_change_nothing(bench: Bench, monkeypatch: pytest.
     """Guessed tokens that never come: the same text, or one that begins to differ where both were as likely."""
     plain = _outputs(bench, [job(QUESTIONS[2])])[0]
     drafting_always(bench, monkeypatch)
-    monkeypatch.setattr("edged.engine.drafts.Lookup.find", lambda self, tokens: (3, 2))
+    monkeypatch.setattr("edged.engines.llama.drafts.Lookup.find", lambda self, tokens: (3, 2))
     drafted = _outputs(bench, [job(QUESTIONS[2])])[0]
     stats = bench.runner.stats
     assert stats.drafted_tokens > 4 * stats.accepted_tokens

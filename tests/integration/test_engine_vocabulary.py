@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.engine import lexicon, vocabulary
-from edged.engine.constraint import Constraint, Grammars
-from edged.engine.lexicon import Lexicon
-from edged.engine.vocabulary import Vocabulary
+from edged.engines.llama import grammar_vocab, vocabulary
+from edged.engines.llama.constraint import Constraint, Grammars
+from edged.engines.llama.grammar_vocab import Lexicon
+from edged.engines.llama.vocabulary import Vocabulary
 from edged.errors import ModelUnavailable
-from tests.words import SENTENCEPIECE, Words, model_path, write_file
+from tests.support.vocabularies import SENTENCEPIECE, Words, model_path, write_file
 
 pytestmark = pytest.mark.model
 
@@ -153,7 +153,7 @@ def test_a_text_that_grows_together_with_what_is_before_it_is_written_byte_by_by
     path: Path, words: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not as the model would, but nothing is lost or doubled."""
-    monkeypatch.setattr(lexicon, "_in_the_middle", lambda native, sentinel, text: None if len(text) > 1 else [
+    monkeypatch.setattr(grammar_vocab, "_in_the_middle", lambda native, sentinel, text: None if len(text) > 1 else [
         token for token in range(native.n_vocab) if vocabulary.piece_of(native, token) == text.encode()
     ][-1:])  # fmt: skip
     for found in constraint(path, words, 'start: "ab h\u00e9llo" /[0-9]/'):
@@ -165,7 +165,7 @@ def test_a_vocabulary_without_a_way_to_write_texts_forces_nothing(
     path: Path, words: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The masks still let the text through."""
-    monkeypatch.setattr(lexicon, "_sentinel", lambda native: None)
+    monkeypatch.setattr(grammar_vocab, "_sentinel", lambda native: None)
     for found in constraint(path, words, 'start: "ab"'):
         assert found.forced() == []
         assert {vocabulary.piece_of(words, token) for token in found.allowed().ids.tolist()} <= {b"a", b"ab"}

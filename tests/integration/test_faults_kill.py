@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from edged.faults import POINTS
-from tests.brokers import Mosquitto
-from tests.daemons import REPLY, SCRIPT, Customer, Daemon, Wired, entry, note
-from tests.faulty_daemon import AFTER_PUBLISH
-from tests.times import assert_adds_up
+from edged.host.fault_points import POINTS
+from tests.support.broker import Mosquitto
+from tests.support.daemon import REPLY, SCRIPT, Customer, Daemon, Wired, entry, note
+from tests.support.faulty_daemon import AFTER_PUBLISH
+from tests.support.timing import assert_adds_up
 
 pytestmark = pytest.mark.broker
 

@@ -13,14 +13,14 @@ import pytest
 from edged import config
 from edged.config import PythonTool
 from edged.errors import ToolFailed
-from edged.tools import fence
-from edged.tools.fence import Fence
-from edged.tools.python import Worker
-from edged.updates import ledger
-from tests.brokers import until
-from tests.daemons import Daemon, Wired, entry
+from edged.models.updates import ledger
+from edged.tools.python import landlock
+from edged.tools.python.landlock import Fence
+from edged.tools.python.worker import Worker
+from tests.support.broker import until
+from tests.support.daemon import Daemon, Wired, entry
 
-pytestmark = pytest.mark.skipif(fence.missing() is not None, reason=f"no fence here: {fence.missing()}")
+pytestmark = pytest.mark.skipif(landlock.missing() is not None, reason=f"no fence here: {landlock.missing()}")
 
 MODULE = '''
 import errno, os, signal, socket, sqlite3, subprocess, sys, time
@@ -138,7 +138,7 @@ class Place:
         (self.state / "plant" / "link").symlink_to(self.state / "edged.db")
 
     def fence(self) -> Fence:
-        return fence.around(config.load(str(self.config)))
+        return landlock.around(config.load(str(self.config)))
 
 
 @pytest.fixture
@@ -235,9 +235,9 @@ def test_kernel_without_landlock_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
         def refuse(number: int = number) -> int:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(fence, "_version", refuse)
-        assert says in (fence.missing() or "")
-        assert fence.ruleset(Fence()) is None
+        monkeypatch.setattr(landlock, "_version", refuse)
+        assert says in (landlock.missing() or "")
+        assert landlock.ruleset(Fence()) is None
 
 
 async def test_all_that_a_daemon_keeps_in_its_folder_is_closed(tmp_path: Path) -> None:
@@ -245,11 +245,11 @@ async def test_all_that_a_daemon_keeps_in_its_folder_is_closed(tmp_path: Path) -
     async with Daemon(tmp_path) as daemon:
         async with Wired(daemon.socket) as client:
             assert (await client.call(1, "agent.ask", {"input": "note 1;"}))[0] is None
-        around = fence.around(config.load(str(daemon.config)))
+        around = landlock.around(config.load(str(daemon.config)))
         await daemon.kill()
         names = {path.name for path in (tmp_path / "state").iterdir()}
         assert names >= {"edged.db", "edged.db-wal", "edged.lock"}
-        assert [name for name in names if not fence._is_hidden(tmp_path / "state" / name, around)] == []
+        assert [name for name in names if not landlock._is_hidden(tmp_path / "state" / name, around)] == []
         assert {path.name for path in around.hidden} >= {"snapshots", ledger.FILE_NAME, "edged.sock"}
 
 

@@ -13,19 +13,20 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from edged import catalog, config, gguf
+from edged import config
 from edged.agent.dispatch import Dispatcher
-from edged.agent.prompt import PromptBook
-from edged.cloud import Cloud
-from edged.engine import LlamaEngine
-from edged.governor.governor import Governor
-from edged.pipeline import Pipeline
+from edged.agent.prompts import PromptBook
+from edged.engines.llama import LlamaEngine, gguf
+from edged.models import catalog
+from edged.requests.pipeline import Pipeline
+from edged.residency.governor import Governor
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Ask, Caller, Message, ModelSpec, Request
-from tests.real import Calculated
+from edged.upstreams import Cloud
+from tests.support.real_model import Calculated
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "greenhouse"
 MODELS = Path(

@@ -19,12 +19,12 @@ from yarl import URL
 
 from edged import errors
 from edged.errors import Busy, EdgedError
-from edged.transport.http import stream
-from edged.transport.http.api import STATUS_OF
+from edged.transport.http.core import stream
+from edged.transport.http.core.api import STATUS_OF
 from edged.wire import MAX_REQUEST_BYTES
-from tests.desks import FAST, Desk, Line, reply, serving
+from tests.support.http_api import FAST, Desk, Line, reply, serving
 
-pytest_plugins = ("tests.desk_fixtures",)
+pytest_plugins = ("tests.support.http_fixtures",)
 
 ASK = "/v1/agents/house/requests"
 ME = f"unix:{os.getuid()}"

@@ -21,12 +21,12 @@ import pytest
 from aiohttp import web
 
 from edged.errors import Busy, ConfigError, EdgedError, NoLink, NoMemory, OverBudget, UnknownAgent
-from edged.transport.http.connection import caller, gone
-from edged.transport.http.errors import NotFound
-from edged.transport.http.limits import Limits
-from tests import strangers
-from tests.brokers import until
-from tests.desks import (
+from edged.transport.http.core.connection import caller, gone
+from edged.transport.http.core.errors import NotFound
+from edged.transport.http.core.limits import Limits
+from tests.support import stranger as strangers
+from tests.support.broker import until
+from tests.support.http_api import (
     FAST,
     KEY,
     METRICS,
@@ -41,7 +41,7 @@ from tests.desks import (
     unix_session,
 )
 
-pytest_plugins = ("tests.desk_fixtures",)
+pytest_plugins = ("tests.support.http_fixtures",)
 
 ASK = "/v1/agents/house/requests"
 NOBODY = 65534  # the uid without rights on every Linux

@@ -13,8 +13,8 @@ import httpx2
 import openai
 import pytest
 
-from tests.brokers import free_port, until
-from tests.daemons import Daemon, Wired
+from tests.support.broker import free_port, until
+from tests.support.daemon import Daemon, Wired
 
 KEY = "sk-panel-0123456789abcdef"
 

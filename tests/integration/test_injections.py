@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from edged import gguf
-from edged.agent.dialect import Dialect
-from edged.agent.prompt import Prompt, Prompts
+from edged.agent.dialects.chat_template import Dialect
+from edged.agent.prompts import Prompt, Prompts
 from edged.config import Agent, SqlTool
-from edged.engine.llama import Llama
-from edged.engine.prompt import encode
+from edged.engines.llama import gguf
+from edged.engines.llama.bindings import Llama
+from edged.engines.llama.prompt import encode
 from edged.types import Message, ToolRecord
-from tests.real import model_path
+from tests.support.real_model import model_path
 
 pytestmark = pytest.mark.model
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests import clouds
-from tests.clouds import Behaviour, ScriptedCloud
-from tests.cloudy import ESCALATE, ask, cloudy, upstream
-from tests.daemons import Daemon, Wired, entry
-from tests.taps import Tap
+from tests.support import cloud as clouds
+from tests.support.cloud import Behaviour, ScriptedCloud
+from tests.support.cloud_daemon import ESCALATE, ask, cloudy, upstream
+from tests.support.daemon import Daemon, Wired, entry
+from tests.support.tap import Tap
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="listening on the wire takes root")
 

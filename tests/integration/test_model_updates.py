@@ -12,18 +12,18 @@ from typing import Any
 
 import pytest
 
-from edged import catalog, gguf, pull
-from edged.agent.dialect import Dialect
-from edged.catalog import FileSpec, ModelFile, Source
+from edged.agent.dialects.chat_template import Dialect
 from edged.client import AsyncClient
-from edged.engine import LlamaEngine
-from edged.pull import Progress, PullFailed
+from edged.engines.llama import LlamaEngine, gguf
+from edged.models import catalog, pull
+from edged.models.catalog import FileSpec, ModelFile, Source
+from edged.models.pull import Progress, PullFailed
+from edged.models.updates import selftest
+from edged.models.updates.fetch import fetch
 from edged.types import ModelSpec
-from edged.updates import selftest
-from edged.updates.fetch import fetch
-from tests.commands import edged
-from tests.daemons import SCRIPT, Daemon, Wired, entry
-from tests.real import model_path, real
+from tests.support.cli import edged
+from tests.support.daemon import SCRIPT, Daemon, Wired, entry
+from tests.support.real_model import model_path, real
 
 NEW = entry("which one", text="the new one")
 OLD = entry("which one", text="the old one")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import WAIT_S, Mosquitto, Node, Peer, Wire, until
+from tests.support.broker import WAIT_S, Mosquitto, Node, Peer, Wire, until
 
 pytestmark = pytest.mark.broker
 

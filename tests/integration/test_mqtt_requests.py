@@ -14,7 +14,7 @@ import pytest
 
 from edged.errors import Busy, ToolFailed
 from edged.types import Address, Format
-from tests.brokers import Mosquitto, Node, Peer, marks, until
+from tests.support.broker import Mosquitto, Node, Peer, marks, until
 
 pytestmark = pytest.mark.broker
 

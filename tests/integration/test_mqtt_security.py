@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.brokers import Mosquitto, Node, until
+from tests.support.broker import Mosquitto, Node, until
 
 pytestmark = pytest.mark.broker
 

@@ -16,7 +16,7 @@ from edged.errors import Busy, NoLink
 from edged.transport.mqtt import client
 from edged.transport.mqtt.transport import PAUSE_READING_AT
 from edged.types import Address, Ask, Caller, Message, Packet, Request
-from tests.brokers import Mosquitto, Node, Peer, Wire, marks, until
+from tests.support.broker import Mosquitto, Node, Peer, Wire, marks, until
 
 pytestmark = pytest.mark.broker
 

@@ -20,9 +20,9 @@ import pytest_asyncio
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from edged.engines.onnx import OnnxEngine
+from edged.engines.onnx.model import EmbeddingModel, normalised, pooled
 from edged.errors import BadRequest, ContextExceeded, Internal, ModelUnavailable
-from edged.onnx import OnnxEngine
-from edged.onnx.model import EmbeddingModel, normalised, pooled
 from edged.types import Embeddings, EmbedJob, EngineKind, ModelSpec
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -181,7 +181,7 @@ async def test_provider_that_fails_leaves_the_model_to_the_cpu(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the reason in the log and in `status`."""
-    monkeypatch.setattr("edged.onnx.file.ONLY_ON_CPU", frozenset())
+    monkeypatch.setattr("edged.engines.onnx.file.ONLY_ON_CPU", frozenset())
     names = [f"{name}ExecutionProvider" for name in ("CUDA", "Xnnpack", "CPU")]
     model = EmbeddingModel(SPEC, 1, make_session=Session, offered=names)
     assert model.provider == "CPU"

@@ -14,16 +14,16 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from edged.agent.chat import Chats
-from edged.agent.places import AT_ONCE
+from edged.completions.local import Chats
+from edged.completions.slots import AT_ONCE
 from edged.config import Model
+from edged.engines.scripted import ScriptedEngine
 from edged.errors import Busy, ContextExceeded, NoLink
-from edged.pipeline import OnDelta
-from edged.testing import ScriptedEngine
+from edged.requests.pipeline import OnDelta
 from edged.types import Ask, Fault, ModelSpec, Reply, Status
 from edged.wire import MAX_REQUEST_BYTES
-from tests.daemons import entry
-from tests.openai_server import GUEST, Served, done, serving
+from tests.support.daemon import entry
+from tests.support.openai_server import GUEST, Served, done, serving
 
 WAITING = 2  # completions that may wait for a place
 NOTED: Any = {"name": "note", "arguments": {"text": "milk, eggs and more"}}

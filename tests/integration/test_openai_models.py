@@ -15,14 +15,13 @@ import openai
 import pytest
 import pytest_asyncio
 
-from edged import gguf
-from edged.agent.chat import Chats
+from edged.completions.local import Chats
 from edged.config import Model
-from edged.engine import LlamaEngine
-from edged.governor.governor import Governor
+from edged.engines.llama import LlamaEngine, gguf
+from edged.residency.governor import Governor
 from edged.types import ModelSpec
-from tests.openai_server import Served, serving
-from tests.real import Calculated
+from tests.support.openai_server import Served, serving
+from tests.support.real_model import Calculated
 
 pytestmark = [pytest.mark.model, pytest.mark.asyncio(loop_scope="module")]
 

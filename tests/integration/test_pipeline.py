@@ -13,29 +13,30 @@ import apsw
 import msgspec
 import pytest
 
-from edged import clock, config, faults
+from edged import config
 from edged.agent.dispatch import Dispatcher
-from edged.agent.prompt import PromptBook
-from edged.cloud import Cloud
+from edged.agent.prompts import PromptBook
+from edged.api.service import Service
 from edged.config import Config, Publish, PublishTool
+from edged.engines.scripted import ScriptedEngine
 from edged.errors import BadRequest, Busy, NoLink, NoMemory, UnknownAgent
-from edged.estimate import OVERTIME, Speed
+from edged.host import clock, fault_points
 from edged.interfaces import OnPiece
-from edged.pipeline import MAX_RUNNING, Pipeline
-from edged.service import Service
+from edged.requests.estimate import OVERTIME
+from edged.requests.pipeline import MAX_RUNNING, Pipeline
 from edged.store import audit, journal, requests
 from edged.store.database import Database, Work
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
-from edged.testing import ScriptedEngine
 from edged.tools.toolbox import Toolbox
-from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec, Rate
+from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec, Rate, Speed
+from edged.upstreams import Cloud
 from edged.wire import request_from_map
-from tests.brokers import until
-from tests.daemons import Daemon, entry, note
-from tests.times import assert_adds_up
+from tests.support.broker import until
+from tests.support.daemon import Daemon, entry, note
+from tests.support.timing import assert_adds_up
 
 CALLER = Caller("unix:1", "unix", frozenset({"house"}))
 OTHER = Caller("unix:2", "unix", frozenset({"house"}))
@@ -199,7 +200,7 @@ SCRIPT = "".join(
 @pytest.fixture(autouse=True)
 def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for the gate at the end of a test would wait all of it."""
-    monkeypatch.setattr("edged.pipeline.GRACE_S", 0.05)
+    monkeypatch.setattr("edged.requests.pipeline.GRACE_S", 0.05)
 
 
 @pytest.fixture
@@ -418,7 +419,7 @@ async def test_write_that_has_begun_is_told_of_though_the_request_ended(
         other.execute("BEGIN IMMEDIATE")
         limit: dict[str, Any] = {"deadline_s": 0.3} if how == "expired" else {}
         decided = asyncio.Event()
-        monkeypatch.setitem(faults._armed, "journal.intent", decided.set)
+        monkeypatch.setitem(fault_points._armed, "journal.intent", decided.set)
         accepted = await house.take("write", **limit)
         async with asyncio.timeout(10):
             await decided.wait()
@@ -708,7 +709,7 @@ async def test_stop_puts_running_work_back_and_a_new_start_finishes_it(house: Ho
 
 async def test_stop_waits_for_what_is_nearly_done(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within its grace, replies included."""
-    monkeypatch.setattr("edged.pipeline.GRACE_S", 10.0)
+    monkeypatch.setattr("edged.requests.pipeline.GRACE_S", 10.0)
     accepted = await house.take("wait")
     await until(lambda: house.engine.asked)
     stopping = asyncio.create_task(house.end())
@@ -737,7 +738,7 @@ async def test_stop_amid_a_publish_without_a_link_leaves_it_to_on_uncertain(
 ) -> None:
     """It is no failure of the tool: what came of it is unknown, as after a crash, and neither dropped nor told as
     final."""
-    monkeypatch.setattr("edged.pipeline.FLUSH_S", 0.05)
+    monkeypatch.setattr("edged.requests.pipeline.FLUSH_S", 0.05)
     tool = PublishTool(
         description="A lamp.", publish=Publish(topic="lamp", payload="on", qos=1), on_uncertain=on_uncertain
     )
@@ -808,7 +809,7 @@ async def test_store_that_cannot_be_written_refuses_new_work_loses_no_answer_and
     house: House, monkeypatch: pytest.MonkeyPatch, error: apsw.Error
 ) -> None:
     """New requests are busy; one that runs does its work once and tells when the disk takes it."""
-    monkeypatch.setattr("edged.pipeline.RETRY_S", (0.01, 0.02))
+    monkeypatch.setattr("edged.requests.pipeline.RETRY_S", (0.01, 0.02))
     accepted = await house.take("wait")
     await until(lambda: house.engine.asked)
     house.store.refuses = error
@@ -827,7 +828,7 @@ async def test_disk_that_refuses_the_journal_delays_a_write_and_never_doubles_or
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its intent is beside its effect; the journal cannot be written at first, and then all goes on."""
-    monkeypatch.setattr("edged.pipeline.RETRY_S", (0.01, 0.02))
+    monkeypatch.setattr("edged.requests.pipeline.RETRY_S", (0.01, 0.02))
     accepted = await house.take("wait, write it")
     await until(lambda: house.engine.asked)
     house.store.refuses = apsw.FullError("full")
@@ -889,7 +890,7 @@ async def test_disk_that_refuses_a_claim_leaves_the_request_in_the_queue(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker tries again; the daemon lives."""
-    monkeypatch.setattr("edged.pipeline.RETRY_S", (0.01, 0.02))
+    monkeypatch.setattr("edged.requests.pipeline.RETRY_S", (0.01, 0.02))
     original, failing = requests.claim, [apsw.IOError("io"), apsw.FullError("full"), apsw.BusyError("locked")]
 
     def claim(c: apsw.Connection, places: requests.Places) -> Any:
@@ -927,7 +928,7 @@ async def test_what_is_older_than_the_retention_is_forgotten_and_its_id_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finished requests only: what waits stays."""
-    monkeypatch.setattr("edged.pipeline.HOUSEKEEPING_S", 0.02)
+    monkeypatch.setattr("edged.requests.pipeline.HOUSEKEEPING_S", 0.02)
     async with House(tmp_path, store={"retention_days": 1.0}) as house:
         first = await house.take("hello", id="q")
         await house.reply(first)
@@ -960,10 +961,10 @@ async def crash_behind_an_effect(house: House, monkeypatch: pytest.MonkeyPatch) 
         house.store.refuses = apsw.IOError("dead")
         loop.call_soon_threadsafe(house.task.cancel)
 
-    monkeypatch.setitem(faults._armed, "tool.effect", strike)
+    monkeypatch.setitem(fault_points._armed, "tool.effect", strike)
     accepted = await house.take("write, pause", id="q")
     await until(lambda: house.task.cancelling() or house.task.done())
-    faults._armed.clear()
+    fault_points._armed.clear()
     await crash(house)
     return accepted
 

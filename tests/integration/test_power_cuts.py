@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edged.tools import sql
-from tests.powercut import power_cuts, upgrade_cuts
+from tests.support.powercut import power_cuts, upgrade_cuts
 
 
 def test_power_cuts_lose_nothing_that_was_acknowledged() -> None:

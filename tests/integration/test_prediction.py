@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from edged.client import AsyncClient
-from edged.governor import probe
-from tests.real import real
+from edged.host import memory
+from tests.support.real_model import real
 
 WITHIN = 0.05
 
 
 def taken(pid: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """Private memory and mapped files of another process, in bytes."""
-    monkeypatch.setattr(probe, "STATUS", Path(f"/proc/{pid}/status"))
-    return probe.private_bytes() + probe.file_bytes()
+    monkeypatch.setattr(memory, "STATUS", Path(f"/proc/{pid}/status"))
+    return memory.private_bytes() + memory.file_bytes()
 
 
 async def test_prediction_is_near_what_a_load_and_a_request_take(

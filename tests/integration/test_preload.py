@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import until
-from tests.daemons import Daemon, Wired
+from tests.support.broker import until
+from tests.support.daemon import Daemon, Wired
 
 PRELOAD = "[models.small]\npreload = true\n"
 

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from tests import clouds
-from tests.clouds import ScriptedCloud
-from tests.cloudy import cloudy, upstream
-from tests.daemons import SCRIPT, START_S, Daemon, Wired, entry
+from tests.support import cloud as clouds
+from tests.support.cloud import ScriptedCloud
+from tests.support.cloud_daemon import cloudy, upstream
+from tests.support.daemon import SCRIPT, START_S, Daemon, Wired, entry
 
 SPARE = """
 [models.other]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import clouds
-from tests.clouds import ScriptedCloud
-from tests.cloudy import ask, cloudy, refused, upstream
-from tests.daemons import Daemon, entry
-from tests.taps import Tap
+from tests.support import cloud as clouds
+from tests.support.cloud import ScriptedCloud
+from tests.support.cloud_daemon import ask, cloudy, refused, upstream
+from tests.support.daemon import Daemon, entry
+from tests.support.tap import Tap
 
 CANARY = "Xk3canary9Q"  # in every private request, and nowhere else
 CONTROL = "control77Z"  # in the one request that may leave: the listener hears it, so it would have heard the others

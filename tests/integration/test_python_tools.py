@@ -18,12 +18,12 @@ import pytest
 from edged import config
 from edged.config import PythonTool
 from edged.errors import ToolFailed
-from edged.tools import process, signatures
-from edged.tools.python import Worker
+from edged.tools.python import process, signatures
+from edged.tools.python.worker import Worker
 from edged.tools.toolbox import Toolbox
 from edged.types import ToolCall
-from tests.brokers import until
-from tests.daemons import Daemon, Wired, entry
+from tests.support.broker import until
+from tests.support.daemon import Daemon, Wired, entry
 
 MODULE = '''
 import asyncio, ctypes, enum, os, signal, subprocess, sys, threading, time

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from edged import systemd
+from edged.host import systemd
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
-from tests.brokers import until
-from tests.daemons import Daemon, Wired
+from tests.support.broker import until
+from tests.support.daemon import Daemon, Wired
 
 PERIOD_S = 0.1  # of the pings: half of what WATCHDOG_USEC says
 

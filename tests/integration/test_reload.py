@@ -16,9 +16,9 @@ import pytest
 import pytest_asyncio
 
 from edged.client import AsyncClient, EdgedCallError
-from edged.pipeline import MAX_RUNNING
-from tests.brokers import Mosquitto, until
-from tests.daemons import REPLY, SCRIPT, Customer, Daemon, Wired, entry, note
+from edged.requests.pipeline import MAX_RUNNING
+from tests.support.broker import Mosquitto, until
+from tests.support.daemon import REPLY, SCRIPT, Customer, Daemon, Wired, entry, note
 
 GARDEN = '[agents.garden]\nmodel = "small"\ntools = ["note"]\n'
 PERIOD_S = 0.1  # of the watchdog's pings

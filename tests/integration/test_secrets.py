@@ -13,10 +13,10 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from tests.brokers import Mosquitto, free_port, until
-from tests.clouds import USAGE, Asked, Behaviour, ScriptedCloud, completion
-from tests.commands import edged
-from tests.daemons import REPLY, Customer, Daemon, Wired
+from tests.support.broker import Mosquitto, free_port, until
+from tests.support.cli import edged
+from tests.support.cloud import USAGE, Asked, Behaviour, ScriptedCloud, completion
+from tests.support.daemon import REPLY, Customer, Daemon, Wired
 
 pytestmark = pytest.mark.broker
 

@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from edged import loopback
-from edged.agent.chat import CallPiece, Chats, ModelAsk, ToolChoice
-from edged.cloud import Served, here
-from edged.cloud.link import Pace
+from edged.completions.local import CallPiece, Chats, ModelAsk, ToolChoice
 from edged.config import Model
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelAway, ModelUnavailable
+from edged.host import loopback
 from edged.types import Chat, EngineKind, Finish, Message, TokenLogprob, ToolCall, ToolSpec
-from tests import clouds
-from tests.clouds import ScriptedCloud
+from edged.upstreams import Served
+from edged.upstreams import loopback as here
+from edged.upstreams.link import Pace
+from tests.support import cloud as clouds
+from tests.support.cloud import ScriptedCloud
 
 HELLO = (Message("user", "hello"),)
 VALVE = ToolSpec("set", "Valve.", {"type": "object", "properties": {"v": {"enum": ["a", "b"]}}, "required": ["v"]})

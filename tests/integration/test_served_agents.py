@@ -12,12 +12,12 @@ import httpx2
 import openai
 import pytest
 
-from tests import clouds
-from tests.clouds import ScriptedCloud
-from tests.cloudy import ask, upstream
-from tests.commands import edged
-from tests.daemons import Daemon, Wired
-from tests.times import assert_adds_up
+from tests.support import cloud as clouds
+from tests.support.cli import edged
+from tests.support.cloud import ScriptedCloud
+from tests.support.cloud_daemon import ask, upstream
+from tests.support.daemon import Daemon, Wired
+from tests.support.timing import assert_adds_up
 
 OPEN_NORTH = ("set_valve", {"valve": "north", "position": "open"})
 LEVEL = ("tank_level", {"tank": "south"})

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from edged.agent.chat import Chats, ModelAsk
-from edged.cloud import Served
+from edged.completions.local import Chats, ModelAsk
 from edged.config import Model
 from edged.errors import ContextExceeded
 from edged.types import EngineKind, Message
-from tests.brokers import free_port
-from tests.real import model_path
+from edged.upstreams import Served
+from tests.support.broker import free_port
+from tests.support.real_model import model_path
 
 START_S = 120.0  # of a server with two busy cores to itself
 CONTEXT = 256

@@ -25,9 +25,9 @@ import pytest
 
 from edged.client import Client
 from scripts.benchmarks import report
-from tests import machines
-from tests.daemons import entry, note
-from tests.machines import Machine
+from tests.support import vm as machines
+from tests.support.daemon import entry, note
+from tests.support.vm import Machine
 
 pytestmark = [
     pytest.mark.slow,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak import live
+from tests.support.soak import live
 
 pytestmark = [pytest.mark.broker, pytest.mark.slow]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemons import Daemon, Wired
+from tests.support.daemon import Daemon, Wired
 
 NOBODY = 65534  # the uid without rights on every Linux
 GAMES = 60  # a group every Debian has

@@ -14,11 +14,11 @@ import pytest
 import pytest_asyncio
 
 from edged.client import AsyncClient
-from edged.engine.sizes import BATCH_TOKENS
-from tests.brokers import Mosquitto
-from tests.daemons import BASE, START_S, Customer, Wired
-from tests.real import ENDLESS, Board, real
-from tests.times import assert_adds_up
+from edged.engines.llama.sizes import BATCH_TOKENS
+from tests.support.broker import Mosquitto
+from tests.support.daemon import BASE, START_S, Customer, Wired
+from tests.support.real_model import ENDLESS, Board, real
+from tests.support.timing import assert_adds_up
 
 pytestmark = [pytest.mark.model, pytest.mark.broker, pytest.mark.asyncio(loop_scope="module")]
 

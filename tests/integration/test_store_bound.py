@@ -13,8 +13,8 @@ from edged.errors import Busy
 from edged.store import database
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted
-from tests.daemons import START_S, Daemon, Wired
 from tests.integration.test_pipeline import House
+from tests.support.daemon import START_S, Daemon, Wired
 
 BOUND = 2**20
 TEXT = "x" * 20_000  # it is stored twice: asked, and said back

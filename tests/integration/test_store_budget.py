@@ -8,12 +8,12 @@ from statistics import median
 
 import pytest
 
-from edged.store import deliveries
+from edged.store import outbox
 from edged.store.database import Written
 from edged.types import Address, Ask, Caller
 from edged.wire import request_from_map
-from tests.brokers import until
 from tests.integration.test_pipeline import House
+from tests.support.broker import until
 
 KIB = 1024
 CHECKPOINT = 3  # KiB of a request's share: its pages are copied into the file once
@@ -33,7 +33,7 @@ async def cost(house: House, *texts: str) -> Written:
     before, sent = house.store.written, len(house.mailbox.got)
     await asyncio.gather(*(ask(house, text) for text in texts))
     await until(lambda: len(house.mailbox.got) == sent + len(texts))
-    while await house.store.read(deliveries.waiting):
+    while await house.store.read(outbox.waiting):
         await asyncio.sleep(0.01)
     after = house.store.written
     return Written(after.syncs - before.syncs, after.bytes - before.bytes)

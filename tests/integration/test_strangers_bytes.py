@@ -19,24 +19,24 @@ import pytest_asyncio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from edged.access import Policy
-from edged.gate import Gate
-from edged.transport import unix
-from edged.transport.http.limits import Limits
+from edged.access.gate import Gate
+from edged.access.policy import Policy
+from edged.transport.http.core.limits import Limits
 from edged.transport.mqtt import topics
 from edged.transport.mqtt.client import Client, Will
 from edged.transport.mqtt.messages import Incoming
 from edged.transport.mqtt.pacing import V5, V311
 from edged.transport.mqtt.packets import End, Hello
 from edged.transport.mqtt.settings import Settings
-from edged.transport.unix import Session, UnixTransport
+from edged.transport.unix import server as unix
+from edged.transport.unix.server import Session, UnixTransport
 from edged.types import JSON
-from tests.brokers import Mosquitto, until
-from tests.daemons import ASK, BASE, REPLY, Customer, Daemon, Wired
-from tests.desks import Desk, Line, reply, serving, unix_session
-from tests.outside import anything, damaged, json_values, maps, texts, written
+from tests.support.broker import Mosquitto, until
+from tests.support.daemon import ASK, BASE, REPLY, Customer, Daemon, Wired
+from tests.support.fuzz import anything, damaged, json_values, maps, texts, written
+from tests.support.http_api import Desk, Line, reply, serving, unix_session
 
-pytest_plugins = ("tests.desk_fixtures",)
+pytest_plugins = ("tests.support.http_fixtures",)
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon that several tests share
 
 MANY = 60  # examples in the suite: each is a connection or a message

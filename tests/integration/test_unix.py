@@ -18,9 +18,9 @@ import pytest
 import pytest_asyncio
 
 from edged.client import AsyncClient, Client, EdgedCallError
-from tests import strangers
-from tests.brokers import until
-from tests.daemons import ROOT, Daemon, Wired
+from tests.support import stranger as strangers
+from tests.support.broker import until
+from tests.support.daemon import ROOT, Daemon, Wired
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon that several tests share
 

@@ -11,18 +11,7 @@ import pytest
 
 from edged import wire
 from edged.errors import BadRequest, Busy, NoLink, TooLarge
-from edged.types import (
-    Format,
-    Message,
-    Preference,
-    Priority,
-    Privacy,
-    Reply,
-    Request,
-    Status,
-    ToolCall,
-    ToolRecord,
-)
+from edged.types import Format, Message, Preference, Priority, Privacy, Reply, Request, Status, ToolCall, ToolRecord
 
 JSON_TYPE, MSGPACK_TYPE = "application/json", "application/msgpack"
 

@@ -10,11 +10,11 @@ from typing import cast
 
 import apsw
 
-from edged import mounts
 from edged.cli.checks.finding import Finding, fail, nearest, ok, own_name, user_name, warn
 from edged.cli.common import size
 from edged.config import Config
-from edged.store import salvage
+from edged.host import mounts
+from edged.store.recovery import salvage
 from edged.store.schema import MIGRATIONS
 
 LEAST_FREE = 16 * 2**20  # bytes; the store's log and a checkpoint of it need a few MiB to get anything done at all

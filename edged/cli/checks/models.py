@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edged import catalog, pull, testing
-from edged.aliases import model_aliases, model_specs
 from edged.cli.checks.finding import Finding, fail, ok, own_name, warn
 from edged.cli.common import size
 from edged.cli.needs import calculated
 from edged.config import Config
+from edged.engines import scripted
 from edged.errors import ConfigError
-from edged.governor import probe
+from edged.host import memory as probe
+from edged.models import catalog, pull
+from edged.models.files import model_aliases, model_specs
 from edged.types import EngineKind
 
 
@@ -46,8 +47,8 @@ def present(settings: Config, name: str) -> Finding:
 
 
 def _present(settings: Config, name: str, source: str) -> Finding:
-    if source.startswith(testing.SCHEME):
-        path = Path(source.removeprefix(testing.SCHEME))
+    if source.startswith(scripted.SCHEME):
+        path = Path(source.removeprefix(scripted.SCHEME))
         if path.is_file():
             return ok("models", f"{name}: the script {path}")
         return fail("models", f"{name}: there is no script {path}", f"write one, or change models.{name}.source")
@@ -96,7 +97,7 @@ def memory(settings: Config, status: dict[str, Any] | None) -> Finding:
 def _needed(settings: Config, name: str) -> int | None:
     """Bytes a model takes, in the smallest of its variants that is here; None where there is none, or it does not
     tell."""
-    if settings.models[name].source.startswith(testing.SCHEME):
+    if settings.models[name].source.startswith(scripted.SCHEME):
         return None
     needs = (calculated(spec) for spec in model_aliases(settings)[name].variants)
     return min((need for need in needs if need is not None), default=None)

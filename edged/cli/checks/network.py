@@ -9,10 +9,10 @@ import msgspec
 
 from edged import config
 from edged.cli.checks.finding import Finding, fail, ok, warn
-from edged.cloud import Served
 from edged.config import Config, Upstream
 from edged.errors import ConfigError
 from edged.transport.mqtt.settings import endpoint
+from edged.upstreams import Served
 
 if TYPE_CHECKING:
     import aiohttp

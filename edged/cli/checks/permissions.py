@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edged import config, roles
+from edged import config
 from edged.cli.checks.finding import Finding, ok, warn
-from edged.config import Config
+from edged.config import Config, roles
 from edged.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edged.cli.checks.finding import Finding, fail, is_the_daemons, ok, own_name, warn
 from edged.config import Config, PythonTool, SqlTool
-from edged.tools import fence, signatures
+from edged.tools.python import landlock, signatures
 from edged.tools.toolbox import Toolbox
 
 
@@ -20,7 +20,7 @@ async def look(settings: Config) -> list[Finding]:
         problems = await toolbox.check()
     finally:
         await toolbox.stop()
-    if python and (why := fence.missing()):
+    if python and (why := landlock.missing()):
         told = f"nothing keeps Python tools from edged's own files: {why}"
         found.append(warn("tools", told, "use a kernel with Landlock, or only modules you trust with everything"))
     found += [_statement(settings, name, why) for name, why in problems.items()]

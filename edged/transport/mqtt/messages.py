@@ -7,8 +7,9 @@ import math
 
 from msgspec import Struct
 
-from edged import clock, wire
+from edged import wire
 from edged.errors import EdgedError
+from edged.host import clock
 from edged.transport.mqtt import topics
 from edged.types import Address, Delivery, Packet, Status
 

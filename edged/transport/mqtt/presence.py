@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from edged import clock
+from edged.host import clock
 from edged.transport.mqtt.messages import Outgoing
 from edged.transport.mqtt.topics import Topics
 from edged.types import JSON, Event

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from random import Random
 
-from edged import clock
 from edged.errors import EdgedError, NoLink, ToolFailed
+from edged.host import clock
 from edged.transport.mqtt import topics
 from edged.transport.mqtt.client import Client, Will
 from edged.transport.mqtt.flights import Flights

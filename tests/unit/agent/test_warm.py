@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from edged.agent.dialect import Dialect
-from edged.agent.prompt import Prompts
+from edged.agent.dialects.chat_template import Dialect
+from edged.agent.prompts import Prompts
 from edged.agent.warm import Warmer
 from edged.config import Agent, Example, Model, SqlTool
 from edged.errors import ContextExceeded, ModelUnavailable, NoMemory

@@ -11,13 +11,14 @@ from typing import Any
 import apsw
 import pytest
 
-from edged import __version__, mounts
+from edged import __version__
 from edged.cli.checks import board, files, service
 from edged.cli.checks.finding import Finding, Level, user_name
 from edged.config import Config, Node
+from edged.host import mounts
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
-from tests.standin import StandIn
+from tests.support.msgpack_server import StandIn
 
 
 def settings(folder: Path, **tables: Any) -> Config:

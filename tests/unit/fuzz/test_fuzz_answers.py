@@ -14,20 +14,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edged.agent import answers, personal, schemas
-from edged.agent.border import Border
-from edged.agent.calls import CallReader, joined
-from edged.agent.dialect import GENERIC, HERMES, parse_call, write_json
-from edged.agent.output import Output
-from edged.agent.placeholders import Restorer, Vault
-from edged.cloud import answer, trouble
-from edged.cloud.answer import Assembly
-from edged.cloud.sse import Events
-from edged.cloud.trouble import Complaint, Trouble
+from edged.agent import answers
+from edged.agent.dialects.chat_template import GENERIC, HERMES, parse_call, write_json
+from edged.agent.grammars import cost
+from edged.agent.privacy import detect
+from edged.agent.privacy.masking import Border
+from edged.agent.privacy.vault import Restorer, Vault
+from edged.completions.calls import CallReader, joined
+from edged.completions.output import Output
 from edged.config import PythonTool
 from edged.tools import check
 from edged.types import Chat, ChatAnswer, Message, RawCall, ToolCall, ToolSpec
-from tests.outside import (
+from edged.upstreams import answers as answer
+from edged.upstreams import failures
+from edged.upstreams.answers import Assembly
+from edged.upstreams.failures import Complaint, Trouble
+from edged.upstreams.sse import Events
+from tests.support.fuzz import (
     anything,
     cpu_s,
     cut,
@@ -193,7 +196,7 @@ def test_streamed_answer_is_one_or_trouble(chunks: list[str]) -> None:
 @example(None, b'{"error":{"code":"0400' + b"9" * 5000 + b'"}}')
 def test_complaint_is_told_in_a_line(status: int | None, body: bytes) -> None:
     """Without the key, without what acts on a terminal."""
-    told = trouble.complaint(status, body + b"", secret="sk-key")
+    told = failures.complaint(status, body + b"", secret="sk-key")
     meaning(told)
     assert told.status is None or 400 <= told.status < 600
 
@@ -206,7 +209,7 @@ def test_complaint_is_told_in_a_line(status: int | None, body: bytes) -> None:
 @example("1 Jan 2024 00:00:00 " + "9" * 4400, None)
 def test_retry_after_is_a_time_or_nothing(value: str, date: str | None) -> None:
     """Whatever a server writes into its headers."""
-    pause_s = trouble.retry_after_s(value, date, 1.7e9)
+    pause_s = failures.retry_after_s(value, date, 1.7e9)
     assert pause_s is None or 0 <= pause_s < 1e12
 
 
@@ -365,7 +368,7 @@ json_schemas = maps(
 @example({"$id": [], "$schema": "http://json-schema.org/draft-06/schema"}, None)
 def test_any_schema_is_looked_at_and_any_value_checked(schema: dict[str, Any], value: Any) -> None:
     """A schema that is none is told so, at once, and nothing of it is fetched."""
-    looked = schemas.look(schema)
+    looked = cost.look(schema)
     assert looked.problem is None or looked.problem
     assert looked.ms >= 0
     wrong = check.problem_now(schema, value)
@@ -413,7 +416,7 @@ prose = st.lists(st.sampled_from(PERSONAL) | texts, max_size=8).map(" ".join) | 
 @example("\\a@example.org\\")
 def test_what_is_personal_is_hidden_and_comes_back(text: str) -> None:
     """Found parts do not overlap; masked and restored, a text is what it was, and masking is done once for all."""
-    found = personal.find(text)
+    found = detect.find(text)
     assert all(one.start < one.end <= len(text) for one in found)
     assert all(one.end <= other.start for one, other in itertools.pairwise(found))
     vault = Vault()

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edged import catalog, gguf
-from edged.agent.dialect import Dialect
-from edged.engine import predict, sizes, snapshot_file
-from edged.engine.mapped import EMBEDDINGS
-from edged.engine.snapshot_file import Damaged, Header, Key
+from edged.agent.dialects.chat_template import Dialect
+from edged.engines.llama import gguf, predict, sizes, snapshot_file
+from edged.engines.llama.drop_pages import EMBEDDINGS
+from edged.engines.llama.snapshot_file import Damaged, Header, Key
+from edged.engines.onnx import file as onnx
 from edged.errors import ConfigError, ModelUnavailable
-from edged.onnx import file as onnx
+from edged.models import catalog
+from edged.models.updates import ledger
 from edged.types import Message, ToolSpec
-from edged.updates import ledger
-from tests.outside import anything, cpu_s, damaged, integers, json_values, maps, peak_bytes, texts, toml, written
+from tests.support.fuzz import anything, cpu_s, damaged, integers, json_values, maps, peak_bytes, texts, toml, written
 
 U32, STRING, ARRAY, U64 = 4, 8, 9, 10
 CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

@@ -17,15 +17,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edged import access, config, loopback, mounts, roles, systemd, testing
-from edged.config import BUILT_IN, Config
-from edged.engine import cpus, files, threads
+from edged import config
+from edged.access import policy
+from edged.config import BUILT_IN, Config, roles
+from edged.engines import scripted
 from edged.errors import ConfigError, ToolFailed
-from edged.governor import floor, probe, signals
+from edged.host import cpus, kernel_files, loopback, memory, mounts, psi, systemd
+from edged.residency.pressure import low_memory
 from edged.tools import values as tool_values
-from edged.transport.http import keys
+from edged.transport.http.core import keys
 from edged.transport.mqtt import settings as mqtt
-from tests.outside import anything, cpu_s, damaged, is_finite, json_values, maps, texts, toml
+from tests.support.fuzz import anything, cpu_s, damaged, is_finite, json_values, maps, texts, toml
 
 # Values of TOML: beside those of JSON dates, and numbers that are none. None is not there.
 leaves = st.one_of(
@@ -148,7 +150,7 @@ def loaded(folder: Path, text: str | bytes) -> Config | None:
     assert made.budget_bytes(2**33) >= 0
     assert made.threads() is None or (made.threads() or 0) >= 1
     int(made.ipc.mode, 8)
-    access.Policy(made.agents, made.roles, made.access)
+    policy.Policy(made.agents, made.roles, made.access)
     for name, tool in made.tools.items():
         assert is_finite(tool.parameters), name
         msgspec.json.encode(tool_values.schema(tool.parameters))
@@ -341,20 +343,20 @@ def test_kernel_is_believed_or_not(
     (folder / "meminfo").write_bytes(meminfo)
     (folder / "cgroup").write_bytes(own)
     with (
-        mock.patch.object(probe, "MEMINFO", folder / "meminfo"),
-        mock.patch.object(probe, "STATUS", folder / "meminfo"),
-        mock.patch.object(probe, "OWN_CGROUP", folder / "cgroup"),
-        mock.patch.object(probe, "CGROUP_ROOT", root),
+        mock.patch.object(memory, "MEMINFO", folder / "meminfo"),
+        mock.patch.object(memory, "STATUS", folder / "meminfo"),
+        mock.patch.object(memory, "OWN_CGROUP", folder / "cgroup"),
+        mock.patch.object(memory, "CGROUP_ROOT", root),
         mock.patch.object(cpus, "OWN_CGROUP", folder / "cgroup"),
         mock.patch.object(cpus, "CGROUP_ROOT", root),
     ):
-        for number in (probe.available_bytes(), probe.cgroup_limit(), probe.private_bytes(), probe.file_bytes()):
+        for number in (memory.available_bytes(), memory.cgroup_limit(), memory.private_bytes(), memory.file_bytes()):
             assert number is None or number >= 0
-        assert all(group.limit >= 0 for group in probe.cgroups())
+        assert all(group.limit >= 0 for group in memory.cgroups())
         assert cpus.most_threads(None) >= 1
-    assert signals.own_group(root, folder / "cgroup") is None
-    state, _ = floor.Floor(2**20, folder / "meminfo", root, folder / "cgroup").look()
-    assert state in floor.State
+    assert psi.own_group(root, folder / "cgroup") is None
+    state, _ = low_memory.Floor(2**20, folder / "meminfo", root, folder / "cgroup").look()
+    assert state in low_memory.State
 
 
 @given(anything(STAT).map(lambda data: data.decode(errors="replace")), st.sets(st.integers(0, 3), max_size=3))
@@ -375,9 +377,9 @@ quotas = texts | st.sampled_from(["max 100000", "50000 100000", "1 0", "\u0661 \
 @example(["1" + "0" * 400 + " 1"])
 def test_quota_is_a_number_or_none(lines: list[str]) -> None:
     """Text that is none of it is no limit."""
-    quota = threads.quota_cpus(lines)
+    quota = cpus.quota_cpus(lines)
     assert quota is None or quota >= 0
-    assert threads.most_threads(4, quota, None) >= 1
+    assert cpus.thread_limit(4, quota, None) >= 1
 
 
 @given(anything(b"1234\n", b"0x50000\n"), st.sampled_from([10, 16]))
@@ -385,7 +387,7 @@ def test_quota_is_a_number_or_none(lines: list[str]) -> None:
 def test_number_of_a_small_file_is_one_or_none(folder: Path, data: bytes, base: int) -> None:
     """Sensors and firmware."""
     (folder / "number").write_bytes(data)
-    number = files.number(folder / "number", base)
+    number = kernel_files.number(folder / "number", base)
     assert number is None or isinstance(number, int)
 
 
@@ -412,7 +414,7 @@ def test_script_of_a_stand_in_is_read_or_refused(folder: Path, data: bytes) -> N
     path = folder / "script.toml"
     path.write_bytes(data)
     try:
-        testing.read_script(path)
+        scripted.read_script(path)
     except ConfigError as error:
         assert str(path) in str(error)
 

@@ -16,14 +16,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edged.errors import ConfigError
-from edged.store import audit, database, journal, pages, requests, salvage
+from edged.store import audit, database, journal, requests
 from edged.store.database import Database
 from edged.store.journal import Intent, Result, Step
-from edged.store.pages import Column, Pages, Shape
+from edged.store.recovery import mend, pages, salvage
+from edged.store.recovery.pages import Column, Pages, Shape
 from edged.store.schema import MIGRATIONS
 from edged.types import AuditEntry, Status, ToolCall
-from tests.asks import ANY, answer, ask, claim, put, store
-from tests.outside import MIB, anything, cpu_s, damaged, json_values, peak_bytes, written
+from tests.support.fuzz import MIB, anything, cpu_s, damaged, json_values, peak_bytes, written
+from tests.support.store import ANY, answer, ask, claim, put, store
 
 SHAPES = (
     Shape("numbered", (Column("id", "INTEGER", required=False, alias=True), Column("name", "TEXT", required=True),
@@ -173,7 +174,7 @@ async def test_damaged_store_is_opened_and_worked_with(folder: Path, good: Path,
             file[at : at + len(filling)] = filling
         path.write_bytes(file[: int(len(file) * kept)] if kept > 0.9 else file)
         salvage.marker(path).touch()
-        opened = Database(path, MIGRATIONS, mend=salvage.mend)
+        opened = Database(path, MIGRATIONS, mend=mend.mend)
         await opened.start()
         try:
             await opened.write(worked)
@@ -228,7 +229,7 @@ def test_columns_that_are_no_json_are_mended(where: tuple[str, str], value: byte
     table, name = where
     c.execute(f"UPDATE {table} SET {name} = ?", (value,))
     c.execute("UPDATE requests SET findings = ? WHERE seq = 1", (findings,))
-    salvage.mend(c)
+    mend.mend(c)
     worked(c)
     c.close()
 

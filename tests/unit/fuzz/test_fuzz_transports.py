@@ -17,15 +17,16 @@ from hypothesis import strategies as st
 
 from edged import wire
 from edged.errors import CallerError, EdgedError, Forbidden
-from edged.tools import process
-from edged.tools.child import Answer, Hello
-from edged.tools.fence import OPEN
-from edged.tools.process import Died, Module, Process
-from edged.transport.http import openai_embeddings, openai_request
-from edged.transport.http.agents import _idempotency_key
-from edged.transport.http.browsers import Browsers
-from edged.transport.http.errors import openai_error, refused
-from edged.transport.http.openai_checks import Wrong
+from edged.tools.python import process
+from edged.tools.python.child import Answer, Hello
+from edged.tools.python.landlock import OPEN
+from edged.tools.python.process import Died, Module, Process
+from edged.transport.http.core.browsers import Browsers
+from edged.transport.http.core.errors import openai_error, refused
+from edged.transport.http.native.requests import _idempotency_key
+from edged.transport.http.openai import embeddings
+from edged.transport.http.openai import request as openai_request
+from edged.transport.http.openai.checks import Wrong
 from edged.transport.mqtt import messages, topics
 from edged.transport.mqtt.intake import Counters, Handlers, Intake, Unanswerable
 from edged.transport.mqtt.messages import Incoming, Outgoing
@@ -33,7 +34,7 @@ from edged.transport.mqtt.packets import MAX_PACKET_BYTES, publish_properties
 from edged.transport.mqtt.settings import Settings
 from edged.transport.mqtt.topics import Topics
 from edged.types import Ask, Format
-from tests.outside import anything, damaged, is_finite, json_values, maps, texts, written
+from tests.support.fuzz import anything, damaged, is_finite, json_values, maps, texts, written
 
 # aiohttp reads what is no UTF-8 in a header as halves of surrogate pairs
 header = texts | st.text(alphabet="\udcff\udc80ab:", max_size=6)
@@ -119,11 +120,11 @@ inputs = texts | st.lists(texts | st.integers(), max_size=3)
 def test_embeddings_are_asked_for_or_wrong_by_name(payload: bytes) -> None:
     """Texts that are none, numbers without end."""
     try:
-        job, _ = openai_embeddings.parse(payload)
+        job, _ = embeddings.parse(payload)
     except CallerError as error:
         assert said(openai_error(error))["error"]["message"]
     else:
-        assert 1 <= len(job.texts) <= openai_embeddings.MAX_INPUTS
+        assert 1 <= len(job.texts) <= embeddings.MAX_INPUTS
         assert all(job.texts)
 
 

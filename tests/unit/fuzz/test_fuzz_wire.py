@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from edged import wire
 from edged.errors import BadRequest, CallerError, TooLarge
-from edged.transport.unix import MAX_FRAME_BYTES, MAX_ITEMS, _call, _Frames
+from edged.transport.unix.server import MAX_FRAME_BYTES, MAX_ITEMS, _call, _Frames
 from edged.types import Format, Request
-from tests.outside import (
+from tests.support.fuzz import (
     MIB,
     anything,
     cpu_s,

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import apsw
 import pytest
 
-from edged import clock
+from edged.host import clock
 from edged.store import audit
 from edged.types import AuditEntry
-from tests.asks import store
+from tests.support.store import store
 
 DAY = 86400.0
 

@@ -17,7 +17,7 @@ from edged.errors import ConfigError
 from edged.store import database
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
-from tests.asks import claim
+from tests.support.store import claim
 
 TABLE = ("CREATE TABLE t(a UNIQUE)",)
 

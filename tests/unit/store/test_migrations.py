@@ -10,11 +10,12 @@ import apsw
 import pytest
 
 from edged.errors import ConfigError
-from edged.store import database, journal, requests, salvage
+from edged.store import database, journal, requests
+from edged.store.recovery import mend, salvage
 from edged.store.schema import MIGRATIONS
-from tests import old_stores
-from tests.asks import ANY
-from tests.old_stores import REPLY, STATES
+from tests.support import old_stores
+from tests.support.old_stores import REPLY, STATES
+from tests.support.store import ANY
 
 # A script that was in use is never changed: files that were made by it exist. What changes is a new one behind them.
 RELEASED = (
@@ -73,7 +74,7 @@ def test_store_of_a_newer_edged_is_refused_and_not_touched(tmp_path: Path) -> No
         c.pragma("user_version", len(MIGRATIONS) + 1)
     salvage.marker(path).touch()
     with pytest.raises(ConfigError, match="made by a newer edged"):
-        database._open_or_salvage(path, MIGRATIONS, salvage.mend)
+        database._open_or_salvage(path, MIGRATIONS, mend.mend)
     assert not list(tmp_path.glob("*damaged*"))
     with contextlib.closing(apsw.Connection(str(path))) as c:
         assert c.execute("SELECT count(*) FROM requests").get == len(STATES)

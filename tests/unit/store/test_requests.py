@@ -9,14 +9,13 @@ from typing import Any
 import apsw
 import pytest
 
-from edged import clock
 from edged.errors import BadRequest, Busy, NoLink
-from edged.router import Finding
-from edged.store import deliveries, journal, requests
+from edged.host import clock
+from edged.store import journal, outbox, requests
 from edged.store.journal import Intent, Result, Step
 from edged.store.lifecycle import WAITING, IllegalTransition, State
-from edged.types import Ask, Message, Packet, PastTurn, Priority, Spent, Status, Timing, ToolCall, Usage
-from tests.asks import ANY, ONE, PLENTY, answer, ask, claim, finished, put, settle, store
+from edged.types import Ask, Finding, Message, Packet, PastTurn, Priority, Spent, Status, Timing, ToolCall, Usage
+from tests.support.store import ANY, ONE, PLENTY, answer, ask, claim, finished, put, settle, store
 
 DAY = 86400.0
 
@@ -424,11 +423,11 @@ def test_try_again_gives_a_failed_request_a_new_life(c: apsw.Connection) -> None
     row = requests.get(c, rid)
     assert (row.state, row.attempts, row.deadline_boot, row.reply, row.status) == (State.RECEIVED, 0, None, None, None)
     assert row.spent == Spent()
-    assert deliveries.ready(c, ("mqtt",), (), 9) == []
+    assert outbox.ready(c, ("mqtt",), (), 9) == []
     assert put(c, ask(key="k", reply_topic="t", deadline_s=0)).rid == rid
     claim(c)
     settle(c, rid)
-    assert [d.status for d in deliveries.ready(c, ("mqtt",), (), 9)] == [Status.DONE]
+    assert [d.status for d in outbox.ready(c, ("mqtt",), (), 9)] == [Status.DONE]
 
 
 @pytest.mark.parametrize("status", [Status.DONE, Status.CANCELLED, None])
@@ -662,8 +661,8 @@ def test_trim_keeps_what_is_unfinished_or_not_delivered(c: apsw.Connection, cloc
     waiting = put(c, ask("2")).rid
     clocks.advance(100 * DAY)
     assert requests.trim(c, 0, "boot-1", 0) == 0
-    [delivery] = deliveries.ready(c, ("mqtt",), (), 9)
-    deliveries.confirm(c, delivery.id)
+    [delivery] = outbox.ready(c, ("mqtt",), (), 9)
+    outbox.confirm(c, delivery.id)
     assert requests.trim(c, -1, "boot-1", 0) == 1
     with pytest.raises(KeyError):
         requests.get(c, undelivered)

@@ -11,7 +11,7 @@ from edged.store import sizes
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
 from edged.types import KnownSize, MemoryNeed
-from tests.asks import store
+from tests.support.store import store
 
 NEED = MemoryNeed(weights=1, kv=2)
 

@@ -15,9 +15,9 @@ from typing import Any
 import apsw
 import pytest
 
-from edged import clock, faults
 from edged.config import Database, SqlTool
 from edged.errors import ToolFailed
+from edged.host import clock, fault_points
 from edged.tools import sql
 from edged.tools.sql import SqlDatabase
 
@@ -293,10 +293,10 @@ async def test_write_after_a_crash_behind_its_commit_is_not_done_again(
     def die() -> None:
         raise RuntimeError("died")
 
-    monkeypatch.setattr(faults, "_armed", {"tool.effect": die})
+    monkeypatch.setattr(fault_points, "_armed", {"tool.effect": die})
     with pytest.raises(RuntimeError, match="died"):
         await database.write(INSERT, {"a": 1}, "r", 0)
-    monkeypatch.setattr(faults, "_armed", {})
+    monkeypatch.setattr(fault_points, "_armed", {})
     later = SqlDatabase("plant", Database(path=str(path), mode="rw"))
     assert await later.write(INSERT, {"a": 1}, "r", 0) == {"changes": 1, "rows": []}
     await later.stop()

@@ -1,0 +1,1 @@
+"""How models are spoken to: from messages and tools to a prompt, and from text to calls."""

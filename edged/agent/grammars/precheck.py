@@ -1,0 +1,175 @@
+"""Whether grammars can be made of schemas, found out before a model has to: by making them, beside the event loop and
+the engine. Those whose cost is not known beforehand are tried in a process of their own, which can be ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import sys
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from edged.agent.grammars.cost import MAX_MS, Looked, look
+from edged.engines.llama.limits import LIMITS
+from edged.errors import BadRequest, NoMemory
+from edged.types import JSON
+
+KEPT = 256  # reasons remembered: clients send the same few schemas again and again
+TRIAL_CPU_S = 0.5  # so long it may then take the engine
+TRIAL_S = 20.0  # on a board that is busy; the start of the process takes most of it
+TRIAL_BYTES = 512 * 2**20
+CHILD = f"""
+import json, resource, signal, sys
+from edged.agent.trial import failure
+resource.setrlimit(resource.RLIMIT_DATA, ({TRIAL_BYTES}, {TRIAL_BYTES}))
+for rules in json.load(sys.stdin):
+    signal.setitimer(signal.ITIMER_PROF, {TRIAL_CPU_S})
+    print(json.dumps(failure(rules)), flush=True)
+"""
+TOO_LONG, TOO_LARGE = "its patterns take too long", "its patterns take too much memory"
+MAX_REASON = 300  # characters: some reasons quote the schema
+
+QUOTED_GRAMMAR = re.compile(r"\n\s+\d+ \| ")  # how llguidance quotes the grammar's lines
+NOT_IMPLEMENTED = re.compile(r'Unimplemented keys: \["(.*?)"')
+UNKNOWN_FORMAT = re.compile(r"^Unknown format: (\S*)")
+SAID = {  # its reasons in our words, where they speak of its own settings and insides
+    "oneOf constraints": "`oneOf` is kept only where its schemas obviously exclude each other (other types, other "
+    "constants of a required property); `anyOf` may do",
+    "NoExtensionBias": "no value fits it",
+    "initial lexer configuration": "it is too large",
+    "grammar size": "it is too large",
+    "schema too large": "it is too large where `allOf`, `anyOf`, `oneOf` or `$ref` are brought together",
+    "recursion limit": "it is nested too deep",
+}
+
+
+class Inexpressible(BadRequest):
+    """A JSON Schema that no grammar can be made for. tool: name of the tool whose arguments it describes; None: it is
+    the answer's."""
+
+    def __init__(self, tool: str | None, reason: str) -> None:
+        what = f"tool {tool!r}: its parameters" if tool else "response_schema: it"
+        super().__init__(f"{what} cannot be made into a grammar: {reason}")
+        self.tool = tool
+        self.reason = reason
+
+
+class Part(Struct, frozen=True):
+    """A schema and a grammar made of it."""
+
+    schema: JSON
+    rules: str
+
+
+_known: OrderedDict[str, Looked] = OrderedDict()
+
+
+async def problem(parts: Sequence[Part]) -> tuple[int | None, str] | None:
+    """The first part that no grammar can be made of, and why; None for the part: all of them are too much together.
+    None: nothing is wrong.
+
+    Raises:
+        NoMemory: there is none for a process to try them in.
+    """
+    found = {part.rules: _known[part.rules] for part in parts if part.rules in _known}
+    found |= await _looked_at([part for part in parts if part.rules not in found])
+    for rules, looked in found.items():
+        _known[rules] = looked
+        _known.move_to_end(rules)
+    while len(_known) > KEPT:
+        _known.popitem(last=False)
+    for i, part in enumerate(parts):
+        if part.rules in found and (why := found[part.rules].problem) is not None:
+            return i, why
+    total = sum(found[part.rules].ms for part in parts)
+    return (None, f"they cost {total / MAX_MS:.1f} times what they may together") if total > MAX_MS else None
+
+
+def failure(rules: str) -> str | None:
+    """Why a grammar cannot be followed; None where it can. Here and now."""
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer  # only now: the engine loads it with the first model
+
+    limits: Any = LIMITS
+    matcher = LLMatcher(LLTokenizer("byte"), rules, log_level=0, limits=LLParserLimits(**limits))
+    if not matcher.is_error():
+        matcher.compute_ff_bytes()
+        matcher.compute_bitmask()  # some show only at their beginning that they have none
+    return readable(matcher.get_error()) if matcher.is_error() else None
+
+
+def readable(said: str) -> str:
+    """llguidance's reason without its place in a grammar that nobody sees."""
+    told = QUOTED_GRAMMAR.split(said)[0].rpartition("JSON schema: ")[2].replace("<non-verbose/>", "")
+    if word := NOT_IMPLEMENTED.search(told):
+        return f"`{word[1]}` is not supported"
+    if kind := UNKNOWN_FORMAT.search(told):
+        return f"`format`: {kind[1]!r} is not known"
+    if told.startswith("regex parse error"):
+        told = f"`pattern`: {told}"
+    for theirs, ours in SAID.items():
+        if theirs in told:
+            return ours
+    return " ".join(told.split())[:MAX_REASON]
+
+
+async def _looked_at(parts: Sequence[Part]) -> dict[str, Looked]:
+    """What is found out about parts, by their rules, up to the first that is wrong."""
+    if not parts:
+        return {}
+    looked = await asyncio.to_thread(_look, parts)
+    unsure = [part.rules for part in parts if part.rules in looked and _is_open(looked[part.rules])]
+    if unsure:
+        told = await _tried(unsure)
+        for rules in unsure[len(told) :]:  # behind one that is wrong
+            del looked[rules]
+        looked |= {rules: replace(looked[rules], problem=why) for rules, why in zip(unsure, told, strict=False)}
+    return looked
+
+
+def _look(parts: Sequence[Part]) -> dict[str, Looked]:
+    """What can be found out in this process."""
+    found: dict[str, Looked] = {}
+    for part in parts:
+        looked = look(part.schema)
+        if looked.problem is None and looked.sure:
+            looked = replace(looked, problem=failure(part.rules))
+        found[part.rules] = looked
+        if looked.problem is not None:
+            break
+    return found
+
+
+def _is_open(looked: Looked) -> bool:
+    return looked.problem is None and not looked.sure
+
+
+async def _tried(rules: Sequence[str]) -> list[str | None]:
+    """`failure` of grammars, up to the first that is wrong, in a process that is ended where one takes too much."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", CHILD),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+    except OSError as error:
+        raise NoMemory(f"a schema with a pattern cannot be tried: {error.strerror}") from None
+    try:
+        async with asyncio.timeout(TRIAL_S):
+            out, _ = await process.communicate(json.dumps(rules).encode())
+    except TimeoutError:
+        return [TOO_LONG]
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    told: list[str | None] = [json.loads(line) for line in out.splitlines()]
+    if len(told) < len(rules):
+        told.append(TOO_LONG if process.returncode == -signal.SIGPROF else TOO_LARGE)
+    return told

@@ -1,0 +1,1 @@
+"""Minds: what says which step comes next. Each answers, passes on, or says why it cannot."""

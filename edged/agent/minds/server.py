@@ -1,0 +1,148 @@
+"""A model in a server on this board as a mind. It is the board's own: it sees private turns, its tools' `say` and
+`examples` count, it may hand over to an upstream. But it follows no grammar of ours, so what it writes is checked as an
+upstream's is.
+
+Acting and answering are two questions, as for the board's own models: with a shape asked for beside tools some servers
+force the shape on calls, others refuse. A model that has nothing to add answers without tools in sight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from edged.agent import answers
+from edged.agent.dialects.chat_template import write_json
+from edged.agent.loop import Answered, Decided, Escalation, Run
+from edged.agent.prompts import ESCALATE, REPLY, as_messages, specs
+from edged.config import Tool
+from edged.errors import ContextExceeded, ModelUnavailable, ToolFailed
+from edged.types import Chat, ChatAnswer, Finding, Message, ToolCall, ToolSpec
+from edged.upstreams import Served
+from edged.upstreams.request import estimated_tokens, prompt_characters
+
+
+class ServedMind:
+    """Implements `loop.Mind`.
+
+    Args:
+        context: tokens one request may use.
+        may_escalate: the request may leave the board; the model is then offered `escalate`.
+    """
+
+    patience = 1  # as the board's own models: a small one repeats itself after that
+
+    def __init__(self, served: Served, model: str, tools: Mapping[str, Tool], context: int, *, may_escalate: bool):
+        self._served, self._model, self._context = served, model, context
+        offered = [*_with_examples(tools), *([ESCALATE] if may_escalate and tools else [])]
+        self._specs = {spec.name: spec for spec in offered}
+        self._made = 0  # calls of the last move; of a run that is resumed nobody knows
+
+    async def move(self, run: Run) -> Decided | Answered:
+        """See Mind."""
+        if (said := run.said(self._made)) is not None:
+            if run.stream:
+                run.stream.begin()
+                run.stream.piece(said)
+            return Answered(said)
+        acted = await self._act(run) if run.may_act else None
+        if acted is not None:
+            return acted
+        if run.failed:
+            return Answered("")  # the run fails with the tool's error: there is nothing to tell
+        return Answered(await self._say(run))
+
+    async def decide(self, run: Run) -> tuple[ToolCall, float | None]:
+        """The next call, or `reply`, or `escalate`; what it is worth no server tells."""
+        try:
+            acted = await self._act(run)
+        except Escalation:
+            return ToolCall(ESCALATE.name, {}), None
+        return (acted.calls[0] if isinstance(acted, Decided) else ToolCall(REPLY.name, {})), None
+
+    async def _act(self, run: Run) -> Decided | Answered | None:
+        """The next calls, or the answer where the model has put it in words; None: it is still to be asked for."""
+        shaped = run.request.response_schema is not None
+        corrections: list[Message] = []
+        for _ in range(answers.MAX_CORRECTIONS + 1):
+            answer = await self._ask(run, corrections, acting=True)
+            if not answer.calls:
+                text = answer.text.strip()
+                return Answered(text) if text and not shaped else None
+            calls, wrong = await answers.checked(self._specs, answer.calls, run.left)
+            if wrong:
+                corrections += wrong
+                continue
+            if any(call.name == ESCALATE.name for call in calls):
+                raise Escalation(Finding.ESCALATED, ToolFailed("the model asked for a larger one"))
+            fresh = tuple(call for call in calls if not run.was_made(call))
+            self._made = len(fresh)
+            return Decided(fresh) if fresh else None
+        raise ToolFailed(f"model {self._model!r}: {corrections[-1].content}")
+
+    async def _say(self, run: Run) -> str:
+        schema = run.request.response_schema
+        corrections: list[Message] = []
+        for _ in range(answers.MAX_CORRECTIONS + 1):
+            answer = await self._ask(run, corrections, acting=False)
+            if schema is not None and answer.finish == "length":
+                raise answers.cut_off(run.max_tokens)
+            problem = await answers.wrong_with(answer.text, schema)
+            if problem is None:
+                return answer.text if schema is not None else answer.text.strip()
+            corrections += answers.correction(answer.text, problem)
+        raise ToolFailed(f"model {self._model!r}: {corrections[-1].content}")
+
+    async def _ask(self, run: Run, corrections: list[Message], *, acting: bool) -> ChatAnswer:
+        """One generation. While the prompt does not fit, the oldest turn of the conversation is left out."""
+        shaped = run.request.response_schema is not None
+        stream = run.stream if not (acting and shaped) else None  # then its words are no answer
+        while True:
+            chat = self._chat(run, corrections, acting=acting)
+            room = self._context - estimated_tokens(prompt_characters(chat))
+            if room < run.max_tokens and run.history:
+                run.history.pop(0)
+                continue
+            if room > 0:  # else the estimate may be wrong, and the server counts
+                chat = msgspec.structs.replace(chat, max_tokens=min(run.max_tokens, room))
+            if stream:
+                stream.begin()
+            try:
+                with run.tally.upstream() as generating:
+                    on_text = generating.hearing(stream.piece) if stream else None
+                    chat = answers.keyed(chat, run.rid)
+                    generating.done = answer = await self._served.chat(self._model, chat, on_text)
+            except ContextExceeded:
+                if not run.history:
+                    raise
+                run.history.pop(0)
+                continue
+            if answer.finish == "content_filter":
+                raise ModelUnavailable(f"model {self._model!r}: its server filtered the answer")
+            return answer
+
+    def _chat(self, run: Run, corrections: list[Message], *, acting: bool) -> Chat:
+        request = run.request
+        system = (Message("system", run.agent.system),) if run.agent.system else ()
+        told = [message for turn in run.history for message in turn.messages]
+        made = [message for record in run.records for message in as_messages(record)]
+        return Chat(
+            key="",
+            messages=(*system, *told, *request.messages, *made, *corrections),
+            tools=tuple(self._specs.values()) if acting else (),
+            response_schema=None if acting else request.response_schema,
+            max_tokens=run.max_tokens,
+            sampling=run.sampling,
+            stop=request.stop,
+        )
+
+
+def _with_examples(tools: Mapping[str, Tool]) -> list[ToolSpec]:
+    """The tools, each with its examples in its description: as turns of a dialogue they would need an answer, and the
+    model would learn that one."""
+    offered = []
+    for spec, tool in zip(specs(tools), tools.values(), strict=True):
+        shown = [f'For "{example.input}": {write_json(example.arguments)}' for example in tool.examples]
+        offered.append(msgspec.structs.replace(spec, description="\n".join([spec.description, *shown])))
+    return offered

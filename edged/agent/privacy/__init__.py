@@ -1,0 +1,1 @@
+"""What an upstream may see of a question: values that identify people are replaced by placeholders."""

@@ -1,0 +1,1 @@
+"""What a caller may do, by subject, whatever transport brought the call."""

@@ -1,7 +1,0 @@
-"""Servers of the OpenAI API: the cloud's, that answer what the board cannot, and those on this board that run models of
-its own."""
-
-from edged.cloud.cloud import Cloud
-from edged.cloud.served import Served
-
-__all__ = ["Cloud", "Served"]

@@ -1,0 +1,1 @@
+"""Completions and embeddings of plain models, for clients that bring their own tools. Nothing is stored."""

@@ -1,0 +1,271 @@
+"""A plain model as the request says: its messages, its tools, its shape of the answer. Nothing is stored, and none of
+our own tools is called: what the model wants called goes back to whoever asked."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec import structs
+
+from edged.agent.dialects.chat_template import Dialect
+from edged.agent.grammars import grammar, precheck
+from edged.agent.grammars.precheck import Inexpressible
+from edged.agent.prompts import FileOf, TemplateOf
+from edged.completions import request, server
+from edged.completions.calls import Call, CallPiece, CallReader
+from edged.completions.output import Output, Told
+from edged.completions.request import MAX_TOP, ModelAnswer, ModelAsk, OnCall, ToolChoice
+from edged.completions.slots import Places
+from edged.config import Model
+from edged.errors import BadRequest, ModelUnavailable, NoMemory
+from edged.interfaces import Engine, OnPiece
+from edged.types import Completion, Finish, Job, Segment, TokenLogprob, ToolSpec
+from edged.upstreams import Served
+from edged.wire import new_rid
+
+__all__ = [
+    "MAX_TOP",
+    "Call",
+    "CallPiece",
+    "Chats",
+    "Inexpressible",
+    "ModelAnswer",
+    "ModelAsk",
+    "OnCall",
+    "OnPiece",
+    "ToolChoice",
+]
+
+
+class Chats:
+    """Completions of plain models, a bounded number at once.
+
+    Args:
+        template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
+        max_waiting: so many wait for a place; one more is refused.
+        served: the models among them that servers on this board run.
+        file_of: see PromptBook.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        models: dict[str, Model],
+        template_of: TemplateOf,
+        *,
+        max_waiting: int,
+        served: Served | None = None,
+        file_of: FileOf | None = None,
+    ) -> None:
+        self._engine, self._models, self._template_of, self._file_of = engine, models, template_of, file_of
+        self._served = served or Served({})
+        self._dialects: dict[str, Dialect] = {}
+        self._places = Places("completions", max_waiting=max_waiting)
+
+    def refuse(self, error: NoMemory | None) -> None:
+        """Begin no completion here, with this error; None: begin them again."""
+        self._places.refusing = error
+
+    async def complete(
+        self, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
+    ) -> ModelAnswer:
+        """One completion. Cancelling the task ends the generation within one step of the model.
+
+        Args:
+            on_piece: gets text, and the log-probabilities of its tokens where asked for, as they come.
+            on_call: gets calls as they come, behind all text.
+
+        Raises:
+            BadRequest: what is asked does not go together, or a schema cannot be kept (Inexpressible).
+            Busy: too many wait already.
+            ContextExceeded: the messages do not fit.
+            ModelUnavailable, NoMemory: the model cannot be loaded, or its template refuses these messages; or the board
+                is short of memory.
+        """
+        request.check(ask)
+        if ask.model not in self._models:
+            raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
+        async with self._places.one(takes_memory=ask.model not in self._served):
+            if ask.model in self._served:
+                return await server.complete(self._served, ask, on_piece, on_call)
+            dialect, context = await self._dialect(ask.model), self._models[ask.model].context
+            await _check_schemas(ask)
+            work = _Work(ask, dialect, context, on_piece, on_call)
+            answer = await self._answer(work)
+            if not work.repeats:
+                return answer
+            # The same call again, its result before it, means that the model has nothing to add: small ones go on like
+            # that for ever. Without the tools in sight they word an answer.
+            return await self._answer(_Work(structs.replace(ask, choice=ToolChoice.NONE), dialect, context, on_piece))
+
+    async def _answer(self, work: _Work) -> ModelAnswer:
+        return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
+
+    async def _dialect(self, model: str) -> Dialect:
+        file = await self._file_of(model) if self._file_of else model
+        if file not in self._dialects:
+            self._dialects[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
+        return self._dialects[file]
+
+
+class _Work:
+    """One generation: what the engine is given, and what becomes of what it writes."""
+
+    def __init__(
+        self,
+        ask: ModelAsk,
+        dialect: Dialect,
+        context: int,
+        on_piece: OnPiece | None,
+        on_call: OnCall | None = None,
+    ) -> None:
+        self.ask = ask
+        self.dialect = dialect
+        self._on_piece = on_piece
+        self._on_call = on_call
+        self._tools = () if ask.choice is ToolChoice.NONE else ask.tools
+        self._must_call = bool(self._tools) and ask.choice is ToolChoice.REQUIRED
+        self._output: Output | None = None
+        self._reader = CallReader()
+        self._told = Told()
+        self._answered = request.answered(ask) if ask.choice is ToolChoice.AUTO else ()
+        self._held: list[CallPiece] = []
+        if self._tools and not self._must_call:
+            names = [tool.name for tool in self._tools]
+            self._output = Output(names, dialect.calls, ask.stop, mixed=ask.response_schema is None)
+        prefix, turn = self._prompt()
+        self.job = Job(
+            rid=new_rid(),
+            model=ask.model,
+            prefix=prefix,
+            turn=turn,
+            max_tokens=ask.max_tokens or context,  # the engine bounds it by what the prompt leaves
+            sampling=ask.sampling,
+            stop=() if self._tools else ask.stop,  # it would also cut calls: text beside them ends by its grammar
+            grammar=_rules(ask, self._tools, dialect),
+            logprobs=ask.logprobs,
+            priority=ask.priority,
+        )
+
+    def _prompt(self) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
+        """(prefix, turn). What comes before the dialogue's first words is the same every time with the same system text
+        and tools."""
+        segments = self.dialect.render(self.ask.messages, self._tools, generate=True)
+        systems = 0
+        for message in self.ask.messages:
+            if message.role != "system":
+                break
+            systems += bool(message.content)
+        if self._tools and not self.dialect.native_tools:
+            systems = max(systems, 1)  # the tools are told in one
+        literals = [i for i, segment in enumerate(segments) if segment.literal]
+        cut = literals[systems] if systems < len(literals) else 0
+        return segments[:cut], segments[cut:]
+
+    def piece(self, text: str, tokens: tuple[TokenLogprob, ...]) -> None:
+        """More of what the model writes."""
+        if self._output:
+            self._told.add(tokens)
+            self._tell(self._output.feed(text))
+            self._tell_calls(self._output.call_pieces())
+        elif self._must_call:
+            self._tell_calls(self._reader.feed(text))
+        elif self._on_piece:
+            self._on_piece(text, tokens)
+
+    @property
+    def repeats(self) -> bool:
+        """Whether all it has made are calls whose results are there already."""
+        return bool(self._held)
+
+    def answer(self, done: Completion) -> ModelAnswer:
+        """The whole of it."""
+        if self._output:
+            self._tell(self._output.finish())
+            text, logprobs = self._output.text, tuple(self._told.told)
+        elif self._must_call:
+            text, logprobs = "", ()
+        else:
+            return _model_answer(done, done.text, (), done.logprobs)
+        calls = self._calls()
+        if done.finish is not Finish.LENGTH:  # a scripted model follows no grammar
+            if not calls and self._must_call:
+                raise ModelUnavailable(f"model {self.ask.model!r} made no call, and one was required")
+            if not all(call.whole for call in calls):
+                raise ModelUnavailable(f"model {self.ask.model!r} did not end its call")
+        if self._held and not all(call.whole and request.is_among(call, self._answered, whole=True) for call in calls):
+            self._release()
+        return _model_answer(done, text, calls, logprobs)
+
+    def _calls(self) -> tuple[Call, ...]:
+        return self._output.calls() if self._output else self._reader.calls()
+
+    def _tell(self, words: str) -> None:
+        tokens = self._told.take(words)
+        if words and self._on_piece:
+            self._on_piece(words, tokens)
+
+    def _tell_calls(self, pieces: tuple[CallPiece, ...]) -> None:
+        """Tell of calls. One that may become one that was answered waits: if all do, they are not made (see
+        `Chats.complete`). Behind words they are."""
+        self._held += pieces
+        if self._held and not self._may_repeat():
+            self._release()
+
+    def _may_repeat(self) -> bool:
+        if not self._answered or (self._output and self._output.text):
+            return False
+        return all(request.is_among(call, self._answered, whole=False) for call in self._calls())
+
+    def _release(self) -> None:
+        self._answered = ()
+        held, self._held = tuple(self._held), []
+        if self._on_call:
+            self._on_call(held)
+
+
+def _model_answer(
+    done: Completion, text: str, calls: tuple[Call, ...], logprobs: tuple[TokenLogprob, ...]
+) -> ModelAnswer:
+    return ModelAnswer(
+        text=text,
+        calls=calls,
+        finish=done.finish,
+        prompt_tokens=done.prompt_tokens,
+        cached_tokens=done.cached_tokens,
+        completion_tokens=done.completion_tokens,
+        logprobs=logprobs,
+        variant=done.variant,
+    )
+
+
+def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], dialect: Dialect) -> str | None:
+    """The grammar for what may be written; None where anything may."""
+    most = grammar.MAX_CALLS if ask.parallel else 1
+    if not tools:
+        if ask.response_schema is not None:
+            return grammar.answer(ask.response_schema)
+        # Behind a result small models copy the JSON they see; what is wanted of one that cannot call is an answer.
+        return grammar.words() if ask.messages[-1].role == "tool" else None
+    if ask.choice is ToolChoice.REQUIRED:
+        return grammar.some_calls(tools, dialect.calls, most=most)
+    if ask.response_schema is not None:
+        return grammar.answer_or_calls(tools, dialect.calls, ask.response_schema, most=most)
+    return grammar.text_or_calls(tools, dialect.calls, most=most, stops=ask.stop)
+
+
+async def _check_schemas(ask: ModelAsk) -> None:
+    """Raises Inexpressible for a schema that no grammar can be made of."""
+    tools = () if ask.choice is ToolChoice.NONE else ask.tools
+    names: list[str | None] = [tool.name for tool in tools]
+    parts = [precheck.Part(tool.parameters, grammar.arguments(tool)) for tool in tools]
+    if ask.response_schema is not None:
+        names.append(None)
+        parts.append(precheck.Part(ask.response_schema, grammar.answer(ask.response_schema)))
+    found = await precheck.problem(parts)
+    if found is None:
+        return
+    at, why = found
+    if at is None:
+        raise BadRequest(f"tools: too much for one grammar: {why}")
+    raise Inexpressible(names[at], why)

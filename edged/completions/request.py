@@ -1,0 +1,94 @@
+"""A completion of a plain model: what is asked, what is answered, and what stands in the dialogue already. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from msgspec import Struct
+
+from edged.agent.dialects.chat_template import write_json
+from edged.completions.calls import Call, CallPiece
+from edged.errors import BadRequest
+from edged.types import JSON, Finish, Message, Priority, Sampling, TokenLogprob, ToolCall, ToolSpec
+
+OnCall = Callable[[tuple[CallPiece, ...]], None]
+
+MAX_TOP = 20  # likeliest tokens told for each token, as OpenAI bounds it
+
+
+class ToolChoice(StrEnum):
+    """Whether the model calls: as it likes, never, always (or the one tool that `ModelAsk.tools` then holds)."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+
+
+class ModelAsk(Struct, frozen=True, kw_only=True):
+    """A completion of a plain model.
+
+    parallel: several calls in one turn are wanted.
+    max_tokens: None: as many as the model's context leaves.
+    stop: strings that end text and are not part of it; in calls they mean nothing.
+    logprobs: None, or how many likeliest tokens to tell for each token of the text (0 to 20).
+    priority: of what edged runs itself.
+    """
+
+    model: str
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...] = ()
+    choice: ToolChoice = ToolChoice.AUTO
+    parallel: bool = True
+    response_schema: dict[str, JSON] | None = None
+    max_tokens: int | None = None
+    sampling: Sampling = Sampling()
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = None
+    priority: Priority = Priority.INTERACTIVE
+
+
+class ModelAnswer(Struct, frozen=True, kw_only=True):
+    """What the model wrote: text, calls, or text and then calls. The last call may be cut off in its arguments where
+    `finish` says LENGTH. variant: of the model, that wrote it; empty where it has only one."""
+
+    text: str
+    calls: tuple[Call, ...] = ()
+    finish: Finish
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+    variant: str = ""
+
+
+def check(ask: ModelAsk) -> None:
+    """BadRequest where what is asked does not go together."""
+    if not ask.messages:
+        raise BadRequest("messages: at least one is needed")
+    if ask.messages[-1].role == "assistant":
+        raise BadRequest(
+            "messages: the last one must be the user's or a tool's: an answer that is begun is not continued"
+        )
+    if ask.choice is ToolChoice.REQUIRED and not ask.tools:
+        raise BadRequest("tools: a call is required and there is no tool")
+    if ask.logprobs is not None and not 0 <= ask.logprobs <= MAX_TOP:
+        raise BadRequest(f"logprobs: {ask.logprobs} is outside 0 to {MAX_TOP}")
+    if ask.stop and ask.tools and ask.choice is ToolChoice.AUTO and ask.response_schema is not None:
+        raise BadRequest("stop: not beside both tools and a response schema: leave one of them out")
+
+
+def answered(ask: ModelAsk) -> tuple[ToolCall, ...]:
+    """The calls whose results stand behind the last question."""
+    made: list[ToolCall] = []
+    for message in reversed(ask.messages):
+        if message.role == "user":
+            break
+        made += message.tool_calls
+    return tuple(made)
+
+
+def is_among(call: Call, made: tuple[ToolCall, ...], *, whole: bool) -> bool:
+    """Whether it is one of those, or, where it need not be whole, may become one."""
+    texts = [write_json(one.arguments) for one in made if one.name == call.name]
+    return call.arguments in texts if whole else any(text.startswith(call.arguments) for text in texts)

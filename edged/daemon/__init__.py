@@ -1,0 +1,1 @@
+"""The daemon: parts put together, started, watched and stopped."""

@@ -1,0 +1,1 @@
+"""Everything that runs models, one folder an engine kind."""

@@ -1,0 +1,266 @@
+"""For tests, benchmarks and authors of tools: an engine that follows a script instead of a model.
+
+A configuration uses it with `source = "scripted:/path/to/script.toml"`; everything else of the daemon is real:
+
+    [[replies]]
+    match = "open the (north|south) valve"      # a regular expression, searched in the user's text
+    calls = [{ name = "set_valve", arguments = { valve = "north", position = "open" } }]
+    text = "It is open."                        # the final answer
+    token_s = 0.0                               # seconds between two words of it
+    confidence = 1.0                            # of each call
+
+`\\1` in an argument or in the text is what the first group of `match` found.
+
+    [[self_test]]                               # as in a manifest of the catalog: what an update asks it
+    prompt = "open the north valve"
+    expect = { contains = "open" }
+
+The first entry that matches counts; without one the answer is the user's text. It ends where a stop string of the
+request comes, and is as long as it is written, whatever `max_tokens` says. Where a client offers tools of its own, the
+calls that are among them are made, one a turn. Every token, which is a word here, is certain.
+
+With `dimensions = 8` it is the script of an embedding model: the same text has always the same vector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import math
+import re
+import struct
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct, structs
+
+from edged.errors import BadRequest, ConfigError, ModelUnavailable
+from edged.host.clock import Stopwatch
+from edged.interfaces import OnPiece, Residency
+from edged.types import JSON, Completion, Embeddings, EmbedJob, Finish, Job, ModelSpec, Priority, SelfTest, TokenLogprob
+
+SCHEME = "scripted:"
+
+
+class Scripted(Struct, frozen=True, forbid_unknown_fields=True):
+    """What to do when the user's text matches."""
+
+    match: str
+    calls: tuple[dict[str, JSON], ...] = ()
+    text: str = "done"
+    token_s: float = 0.0
+    confidence: float = 1.0
+
+
+class Script(Struct, frozen=True, forbid_unknown_fields=True):
+    """The file. dimensions: of the vectors; 0: it makes none."""
+
+    replies: tuple[Scripted, ...] = ()
+    dimensions: int = 0
+    self_test: tuple[SelfTest, ...] = ()
+
+
+def read_script(path: Path) -> Script:
+    """A script from its file; ConfigError names what is wrong."""
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text()), Script)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(str(path), "", f"no script: {error}") from None
+
+
+class ScriptedEngine:
+    """Implements `interfaces.Engine`, `Embedder`, `Loader` and `Yielding`. Belongs to the dialect of a model without a
+    template: calls are one JSON object, results are messages that begin with "Result: "."""
+
+    def __init__(self, residency: Residency | None = None) -> None:
+        self.residency = residency
+        self.jobs: list[Job] = []  # what was asked, newest last; only the last KEPT
+        self.warmed: list[Job] = []  # the same of `warm`
+        self.trims = 0  # how often it was told to
+        self._scripts: dict[str, Script] = {}
+        self._batch_goes_on = asyncio.Event()
+        self._batch_goes_on.set()
+
+    KEPT = 100
+
+    async def start(self) -> None:
+        """Nothing to start."""
+
+    async def stop(self) -> None:
+        """Nothing to stop."""
+
+    async def load(self, spec: ModelSpec) -> None:
+        """Read the script."""
+        try:
+            self._scripts[spec.name] = read_script(Path(spec.path))
+        except ConfigError as error:
+            raise ModelUnavailable(str(error)) from None
+
+    async def unload(self, name: str) -> None:
+        """Forget the script."""
+        del self._scripts[name]
+
+    async def trim(self) -> int:
+        """Nothing takes memory."""
+        self.trims += 1
+        return 0
+
+    def relax(self) -> None:
+        """Nothing comes back."""
+
+    def pause_batch(self, paused: bool) -> None:
+        """Batch jobs say no further word while paused."""
+        if paused:
+            self._batch_goes_on.clear()
+        else:
+            self._batch_goes_on.set()
+
+    def progress(self) -> tuple[bool, float]:
+        """Never busy."""
+        return False, 0.0
+
+    def stats(self) -> list[JSON]:
+        """No models."""
+        return []
+
+    async def warm(self, job: Job) -> None:
+        """See interfaces.Engine: brings the script in; there is nothing to compute."""
+        held = self.residency.hold(job.model) if self.residency else contextlib.nullcontext(0.0)
+        async with held:
+            self.warmed = [*self.warmed[-self.KEPT + 1 :], job]
+
+    async def embed(self, job: EmbedJob) -> Embeddings:
+        """See interfaces.Embedder."""
+        held = self.residency.hold(job.model) if self.residency else contextlib.nullcontext(0.0)
+        async with held:
+            has = self._scripts.get(job.model, Script()).dimensions
+            if not has:
+                raise BadRequest(f"model: {job.model!r} is a language model and makes no embeddings")
+            if job.dimensions not in (None, has):
+                raise BadRequest(f"dimensions: the model makes vectors of {has}, which cannot be cut: leave it out")
+            vectors = tuple(_vector(text, has) for text in job.texts)
+            return Embeddings(vectors=vectors, tokens=sum(len(text.split()) for text in job.texts))
+
+    async def generate(
+        self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
+    ) -> Completion:
+        """See interfaces.Engine."""
+        self.jobs = [*self.jobs[-self.KEPT + 1 :], job]
+        watch = Stopwatch()
+        held = self.residency.hold(job.model) if self.residency else contextlib.nullcontext(0.0)
+        async with held as load_ms:
+            script = self._scripts.get(job.model, Script())
+            if script.dimensions:
+                raise BadRequest(f"model: {job.model!r} is an embedding model: it does not generate")
+            question, results = _dialogue(job)
+            entry = _entry(script, question)
+            call = entry.calls[results] if results < len(entry.calls) else None
+            if job.confidence_marker is not None:  # the agent wants a decision
+                text = msgspec.json.encode(call or {"name": "reply", "arguments": {}}).decode()
+                return _completion(job, text, load_ms, watch.ms(), logprob=math.log(entry.confidence))
+            text = msgspec.json.encode(call).decode() if call and _offers(job, call) else _until_stop(entry.text, job)
+            words = re.findall(r"\S+\s*|\s+", text)
+            told = tuple(_certain(word, job.logprobs) for word in words) if job.logprobs is not None else ()
+            first_ms: float | None = None
+            for i, word in enumerate(words):
+                if entry.token_s:
+                    await asyncio.sleep(entry.token_s)
+                if job.priority is Priority.BATCH:
+                    await self._batch_goes_on.wait()
+                first_ms = watch.ms() if first_ms is None else first_ms
+                if on_text:
+                    on_text(word)
+                if on_piece:
+                    on_piece(word, told[i : i + 1])
+            return _completion(job, text, load_ms, watch.ms(), first_ms=first_ms, logprob=None, logprobs=told)
+
+
+def _entry(script: Script, question: str) -> Scripted:
+    """The first that matches, with what its groups found."""
+    for entry in script.replies:
+        if found := re.search(entry.match, question):
+            if not found.re.groups:
+                return entry
+            calls = tuple({name: _filled(value, found) for name, value in call.items()} for call in entry.calls)
+            return structs.replace(entry, calls=calls, text=_filled(entry.text, found))
+    return Scripted("", text=question)
+
+
+def _filled(value: JSON, found: re.Match[str]) -> JSON:
+    """With the groups in place of their numbers; of one that there is not, the number stays."""
+    if isinstance(value, dict):
+        return {name: _filled(inner, found) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_filled(inner, found) for inner in value]
+    if isinstance(value, str):
+        return re.sub(r"\\(\d)", lambda m: (found[int(m[1])] or "") if int(m[1]) <= found.re.groups else m[0], value)
+    return value
+
+
+def _vector(text: str, dimensions: int) -> bytes:
+    """Of length 1, by the digest of the text; tokens are words."""
+    digest = hashlib.shake_256(text.encode()).digest(dimensions)
+    numbers = [byte - 127.5 for byte in digest]
+    length = math.hypot(*numbers)
+    return struct.pack(f"<{dimensions}f", *(number / length for number in numbers))
+
+
+def _dialogue(job: Job) -> tuple[str, int]:
+    """The last thing the user said, and how many results of tools came after it."""
+    said = [segment.text for segment in job.turn if segment.literal]
+    results = 0
+    while said and said[-1].startswith("Result: "):
+        said.pop()
+        results += 1
+        if said and said[-1].startswith('{"name"'):
+            said.pop()
+    return (said[-1] if said else ""), results
+
+
+def _offers(job: Job, call: dict[str, JSON]) -> bool:
+    """Whether the grammar has calls of this tool: their heads differ in spaces and escapes only."""
+    head = rf'"name".{{0,40}}?"{re.escape(call["name"])}"'
+    return job.grammar is not None and re.search(head, job.grammar.replace("\\", "")) is not None
+
+
+def _until_stop(text: str, job: Job) -> str:
+    for stop in job.stop:
+        text = text.partition(stop)[0]
+    return text
+
+
+def _certain(word: str, top: int | None) -> TokenLogprob:
+    spelled = (word, word.encode())
+    return TokenLogprob(*spelled, 0.0, ((*spelled, 0.0),) if top else ())
+
+
+def _completion(
+    job: Job,
+    text: str,
+    load_ms: float,
+    taken_ms: float,
+    *,
+    first_ms: float | None = None,
+    logprob: float | None,
+    logprobs: tuple[TokenLogprob, ...] = (),
+) -> Completion:
+    words = len(text.split())
+    return Completion(
+        text=text,
+        finish=Finish.STOP,
+        prompt_tokens=sum(len(segment.text.split()) for segment in (*job.prefix, *job.turn)),
+        cached_tokens=0,
+        completion_tokens=words,
+        forced_tokens=0,
+        decode_steps=words,
+        logprob=logprob,
+        logprobs=logprobs,
+        load_ms=load_ms,
+        queue_ms=0.0,
+        prefill_ms=(taken_ms if first_ms is None else first_ms) - load_ms,
+        first_token_ms=taken_ms if first_ms is None else first_ms,
+        decode_ms=0.0 if first_ms is None else taken_ms - first_ms,
+    )

@@ -1,0 +1,92 @@
+"""What the models of a configuration stand for: their files on this board, in all variants, updates counted in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edged.config import Config
+from edged.engines import scripted
+from edged.errors import ConfigError, ModelUnavailable
+from edged.models import catalog
+from edged.models.catalog import ModelFile
+from edged.models.updates.ledger import in_force, read
+from edged.types import Alias, EngineKind, KvType, ModelSpec
+
+
+def model_specs(settings: Config) -> dict[str, ModelSpec]:
+    """The best file of every configured model. ConfigError where a source means nothing."""
+    return {name: alias.variants[0] for name, alias in model_aliases(settings).items()}
+
+
+def model_aliases(settings: Config) -> dict[str, Alias]:
+    """The configured models with all their variants, or the file they were updated to; one that a server runs has none.
+    ConfigError where a source means nothing."""
+    updated = in_force(read(settings.state_dir), {name: model.source for name, model in settings.models.items()})
+    aliases = {name: _alias(settings, name) for name in settings.models}
+    for name, version in updated.versions.items():
+        if len(aliases[name].variants) == 1:
+            spec = msgspec.structs.replace(aliases[name].variants[0], path=version.path)
+            aliases[name] = msgspec.structs.replace(aliases[name], variants=(spec,))
+    return aliases
+
+
+def _alias(settings: Config, name: str) -> Alias:
+    model = settings.models[name]
+    if model.is_served:
+        return Alias((ModelSpec(name=name, path="", context=model.context, engine=EngineKind.SERVER),))
+    files = [_model_file(settings, name, source) for source in model.sources]
+    kinds = {EngineKind(file.engine or EngineKind.LLAMA) for file in files}
+    if len(kinds) > 1:
+        problem = f"are files for {' and '.join(sorted(kinds))}: one kind only"
+        raise settings.error(("models", name, "variants"), problem)
+    [kind] = kinds
+    if kind is EngineKind.ONNX:
+        _check_embedding(settings, name)
+    labels = [file.name for file in files]
+    if len(set(labels)) < len(labels):  # files of one name in several folders
+        labels = list(model.sources)
+    specs = [
+        ModelSpec(
+            name=name,
+            path=str(file.path),
+            context=min(model.context, file.context or model.context) if kind is EngineKind.ONNX else model.context,
+            pin=model.pin,
+            threads=settings.threads(),
+            engine=kind,
+            kv_type=model.kv_type,
+            variant=label if len(files) > 1 else "",
+        )
+        for file, label in zip(files, labels, strict=True)
+    ]
+    return Alias(tuple(specs), model.min_context)
+
+
+def _model_file(settings: Config, name: str, source: str) -> ModelFile:
+    if source.startswith(scripted.SCHEME):
+        path = Path(source.removeprefix(scripted.SCHEME))
+        return ModelFile(name=path.stem, path=path)
+    model = settings.models[name]
+    try:
+        file = catalog.resolve(source, settings.models_dir)
+    except ModelUnavailable as error:
+        key = f"models.{name}.{'variants' if model.variants else 'source'}"
+        raise ConfigError(settings.files[0], key, error.message) from None
+    if model.engine is not None and model.engine.value != file.engine:
+        problem = f"{model.engine}, and {source!r} is a file for {file.engine}; leave it out"
+        raise settings.error(("models", name, "engine"), problem)
+    return file
+
+
+def _check_embedding(settings: Config, model: str) -> None:
+    """Raises ConfigError where an agent is to speak with an embedding model, or where it is told what means nothing to
+    it."""
+    for name, agent in settings.agents.items():
+        if agent.model == model:
+            problem = f"{model!r} is an embedding model: it does not generate; name a language model"
+            raise settings.error(("agents", name, "model"), problem)
+    given = settings.models[model]
+    for key, meant in (("kv_type", given.kv_type is not KvType.F16), ("min_context", given.min_context is not None)):
+        if meant:
+            raise settings.error(("models", model, key), "means nothing for an embedding model: leave it out")

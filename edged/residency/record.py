@@ -1,0 +1,150 @@
+"""What the governor keeps of each model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from msgspec import Struct, structs
+
+from edged.residency import fairness
+from edged.residency.policy import Resident, worth_s
+from edged.types import JSON, Alias, MemoryNeed, ModelSpec, ModelState
+
+IN_MEMORY = (ModelState.READY, ModelState.UNLOADING)
+
+
+class Way(Struct, frozen=True):
+    """A way to load a model: a file, a context, and what that takes."""
+
+    spec: ModelSpec
+    need: MemoryNeed
+
+
+class Waiter(Struct, frozen=True):
+    """Somebody who waits for a model, and since when."""
+
+    granted: asyncio.Future[None]
+    since: float
+
+
+class Change(Struct, frozen=True):
+    """What a name is to stand for from the next request on; None: nothing. done: told when it does."""
+
+    alias: Alias | None
+    done: asyncio.Future[None]
+
+
+class Books:
+    """Of one model.
+
+    active: requests that use it. waiting: those that wait for it. closed: no request is let in: others need its memory.
+    ways: in which it can be loaded, best first, as predicted for those who wait; None: not looked at yet.
+    lesser: why not in the best one.
+    spared: until then (monotonic clock) only this and later variants are loaded.
+    """
+
+    def __init__(self, alias: Alias, *, admitted: bool = False) -> None:
+        self.alias = alias
+        self.admitted = admitted
+        self.spec = alias.variants[0]
+        self.state = ModelState.UNLOADED
+        self.active = 0
+        self.waiting: list[Waiter] = []
+        self.closed = False
+        self.change: Change | None = None
+        self.ways: list[Way] | None = None
+        self.lesser = ""
+        self.spared: tuple[int, float] = (0, 0.0)
+        self.need = MemoryNeed()
+        self.private_bytes = self.mapped_bytes = 0  # that the last load took
+        self.loaded_at = self.used_at = self.looked_at = 0.0
+        self.load_s = 0.0
+        self._uses = 0.0
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def ready(self) -> bool:
+        return self.state is ModelState.READY
+
+    @property
+    def measured_bytes(self) -> int:
+        """What the last load took."""
+        return self.private_bytes + self.mapped_bytes
+
+    @property
+    def open(self) -> bool:
+        """Whether a request gets it without waiting."""
+        return self.ready and not self.closed and self.change is None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is in memory and nobody uses it or waits for it."""
+        return self.ready and not self.active and not self.waiting
+
+    def used(self) -> None:
+        """A request began or ended."""
+        now = time.monotonic()
+        self._uses = fairness.decayed(self._uses, now - self.used_at)
+        self.used_at = now
+
+    def asked(self) -> None:
+        """A request came."""
+        self.used()
+        self._uses += 1
+
+    def resident(self, lost_s: float) -> Resident:
+        """For the policy. lost_s: see `policy.worth_s`."""
+        now = time.monotonic()
+        return Resident(
+            name=self.name,
+            # what it took, where that is more than was predicted: that much comes back
+            size_bytes=max(self.need.returned, self.measured_bytes - self.need.libraries),
+            busy=self.active > 0,
+            pinned=self.spec.pin,
+            kept=now < fairness.kept_until(self.loaded_at, self.used_at, self.load_s),
+            worth=worth_s(self.load_s, lost_s, fairness.decayed(self._uses, now - self.used_at)),
+            used_at=self.used_at,
+        )
+
+    def contexts(self) -> Iterator[int]:
+        """Shorter ones to try, longest first: halves, down to the shortest that is enough."""
+        least, context = self.alias.min_context, self.alias.variants[0].context
+        while least is not None and context > least:
+            context = max(context // 2, least)
+            yield context
+
+    def variants(self) -> tuple[ModelSpec, ...]:
+        """Those that may be loaded now."""
+        first, until = self.spared
+        return self.alias.variants[first if time.monotonic() < until else 0 :]
+
+    def become(self, alias: Alias) -> None:
+        """Stand for something else; it must not be in memory."""
+        self.alias, self.spec = alias, alias.variants[0]
+        self.ways, self.spared, self.need, self.lesser = None, (0, 0.0), MemoryNeed(), ""
+
+    def status(self) -> dict[str, JSON]:
+        """For `status`; sizes in bytes, the context in tokens."""
+        told: dict[str, JSON] = {
+            "state": self.state,
+            "predicted_bytes": self.need.loaded or None,
+            "predicted": {part: size for part, size in structs.asdict(self.need).items() if size},
+            "measured_bytes": self.measured_bytes if self.state in IN_MEMORY else None,
+            "in_use": self.active + len(self.waiting),
+            "context": self.spec.context,
+        }
+        if self.spec.variant:
+            told["variant"] = self.spec.variant
+        if self.lesser and self.ready:
+            told["why"] = self.lesser
+        return told
+
+
+def shorter(spec: ModelSpec, context: int) -> ModelSpec:
+    """The same with another context."""
+    return structs.replace(spec, context=context)

@@ -1,0 +1,1 @@
+"""Python tools: functions of the user, each in a child process of its own."""

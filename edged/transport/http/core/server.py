@@ -1,0 +1,204 @@
+"""The HTTP listeners: Unix sockets, whose peers the kernel names, and TCP ports, whose clients show a key.
+
+This module is part of every daemon's start; what needs aiohttp is imported when a server starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import socket
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edged.access.gate import Gate
+from edged.errors import ConfigError
+from edged.transport import sockets
+from edged.transport.http.core import keys
+from edged.transport.http.core.api import Api
+from edged.transport.http.core.browsers import Browsers
+from edged.transport.http.core.limits import Limits
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from edged.transport.http.core.connection import Connection, Connections, Peer
+
+log = logging.getLogger("edged.http")
+
+Listener = Path | tuple[str, int]  # a Unix socket, or host and port
+CLOSE_S = 0.5  # each of three steps of a stop: answers may end, connections may end, what they hold may be sent
+
+
+class HttpTransport:
+    """The listeners and what they serve.
+
+    Args:
+        mode, group: of the Unix sockets; group None: the process's own.
+        api_keys_file: as in the configuration; needed where one listens on TCP. Read here: a reload with keys that are
+            wrong is refused before anything has stopped.
+        gate: who may come in.
+        hosts, origins: as in the configuration.
+        ready: None while requests are taken, else why not.
+        metrics: the document and its content type.
+        routes: what is served beside the agents, health and metrics; called once, when aiohttp is there.
+
+    Raises:
+        ConfigError: the keys are not as they should be, or a TCP listener has none.
+
+    `inherited`, set before the start: sockets that somebody else made and listens on, several for a host with several
+    addresses; used in the place of our own, and left there at a stop.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        *,
+        mode: int,
+        group: str | None,
+        api_keys_file: str | None,
+        gate: Gate,
+        api: Api,
+        ready: Callable[[], str | None],
+        metrics: Callable[[], tuple[bytes, str]],
+        routes: Callable[[], Iterable[web.AbstractRouteDef]] = tuple,
+        limits: Limits | None = None,
+        hosts: Collection[str] = (),
+        origins: Collection[str] = (),
+    ) -> None:
+        self._listeners = tuple(listeners)
+        self._mode = mode
+        self._gid = sockets.group_id(group)
+        self._keys = keys.load(api_keys_file) if api_keys_file else None
+        self._gate = gate
+        named = [listener[0] for listener in self._listeners if isinstance(listener, tuple)]
+        self._browsers = Browsers([*hosts, *named, *_own_names()], origins)
+        self._api = api
+        self._ready = ready
+        self._metrics = metrics
+        self._routes = routes
+        self.inherited: Mapping[Listener, Sequence[socket.socket]] = {}
+        self._limits = limits or Limits()
+        for listener in self._listeners:
+            if isinstance(listener, tuple) and self._keys is None:
+                raise ConfigError(_name(listener), "", "is open to the network: name http.api_keys_file")
+        self._connections: Connections | None = None
+        self._runner: web.AppRunner | None = None
+        self._servers: list[asyncio.Server] = []
+        self._made: list[Path] = []
+
+    @property
+    def addresses(self) -> list[str | tuple[str, int]]:
+        """Where it listens: paths, and (host, port) as they came to be."""
+        names = [each.getsockname() for server in self._servers for each in server.sockets]
+        return [name if isinstance(name, str) else name[:2] for name in names]
+
+    async def start(self) -> None:
+        """Listen on all.
+
+        Raises:
+            ConfigError: a socket cannot be made, or another process answers on it.
+        """
+        from edged.transport.http.core.application import application, health
+        from edged.transport.http.core.connection import Connections
+        from edged.transport.http.native.requests import Agents
+
+        routes = [
+            *Agents(self._api, heartbeat_s=self._limits.heartbeat_s).routes(),
+            *health(self._ready, self._metrics),
+            *self._routes(),
+        ]
+        app = application(routes, keys=self._keys, gate=self._gate, browsers=self._browsers, limits=self._limits)
+        self._connections = Connections(self._limits)
+        self._runner = await self._run(app)
+        try:
+            for listener in self._listeners:
+                await self._listen(listener)
+        except BaseException:
+            await self.stop()
+            raise
+
+    def stop_taking(self) -> None:
+        """Take no more connections; who connects to an inherited socket waits in its queue. Others go on."""
+        for server in self._servers:
+            server.close()
+
+    async def stop(self) -> None:
+        """Stop listening, end all connections, remove the sockets that were made here."""
+        self.stop_taking()
+        if self._connections is not None:
+            self._connections.closing = True
+        if self._runner is not None:
+            from edged.transport.http.core.application import forget
+
+            await self._runner.cleanup()
+            forget()
+        if self._connections is not None:
+            await self._connections.end(CLOSE_S)
+        for path in self._made:
+            path.unlink(missing_ok=True)
+        self._servers, self._made, self._runner, self._connections = [], [], None, None
+
+    async def _run(self, app: web.Application) -> web.AppRunner:
+        from aiohttp import web
+
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=CLOSE_S)
+        await runner.setup()
+        return runner
+
+    async def _listen(self, listener: Listener) -> None:
+        # as many may wait as the kernel allows: fewer would also shrink the queue of a socket that was handed over
+        create = functools.partial(asyncio.get_running_loop().create_server, backlog=sockets.BACKLOG)
+        given = [inherited.dup() for inherited in self.inherited.get(listener, ())]  # its queue stays at a stop
+        try:
+            if isinstance(listener, tuple):
+                factory = self._factory(_tcp_peer)
+                made = [] if given else [await create(factory, *listener)]
+            else:
+                # of a socket that was handed over its unit says who may connect
+                gid = listener.stat().st_gid if given else self._gid
+                factory = self._factory(functools.partial(self._unix_peer, gid))
+                if not given:
+                    given = [await asyncio.to_thread(sockets.listen, listener, self._mode, gid)]
+                    self._made.append(listener)
+                made = []
+            self._servers += made
+            for each in given:
+                self._servers.append(await create(factory, sock=each))
+        except OSError as error:
+            raise ConfigError(_name(listener), "", f"cannot be listened on: {error.strerror or error}") from None
+
+    def _factory(self, identify: Callable[[socket.socket], Peer]) -> Callable[[], Connection]:
+        from edged.transport.http.core.connection import Connection
+
+        assert self._connections is not None
+        assert self._runner is not None
+        assert self._runner.server is not None  # since its setup
+        return functools.partial(
+            Connection, self._runner.server, self._connections, identify, loop=asyncio.get_running_loop()
+        )
+
+    def _unix_peer(self, gid: int, connected: socket.socket) -> Peer:
+        from edged.transport.http.core.connection import Peer
+
+        caller = self._gate.unix(*sockets.peer(connected), socket_group=gid, transport="http")
+        return Peer(caller.client, caller)
+
+
+def _tcp_peer(connected: socket.socket) -> Peer:
+    from edged.transport.http.core.connection import Peer
+
+    return Peer(connected.getpeername()[0])
+
+
+def _own_names() -> list[str]:
+    """What the board is called on its network, also by multicast DNS."""
+    name = socket.gethostname()
+    return [name, f"{name.partition('.')[0]}.local"]
+
+
+def _name(listener: Listener) -> str:
+    """As it is written in the configuration."""
+    return f"{listener[0]}:{listener[1]}" if isinstance(listener, tuple) else f"unix:{listener}"

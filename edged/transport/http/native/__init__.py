@@ -1,0 +1,1 @@
+"""edged's own HTTP surface (CONTRACT section 6)."""

@@ -1,0 +1,194 @@
+"""Requests to agents and what became of them (CONTRACT section 6): /v1/agents/{agent}/requests, /v1/requests/{id}."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from edged import wire
+from edged.errors import BadRequest, EdgedError, Internal
+from edged.store.requests import Row
+from edged.transport.http.core.api import STATUS_OF, Api, retry_after
+from edged.transport.http.core.connection import caller, connection, gone
+from edged.transport.http.core.errors import NotFound, UnsupportedMedia, refused
+from edged.transport.http.core.stream import EventStream
+from edged.types import Ask, Fault, Format, Request
+
+log = logging.getLogger("edged.http")
+
+FORM = "application/x-www-form-urlencoded"  # what `curl -d` says of everything
+EVENTS = "text/event-stream"
+
+
+class _Outcome(Struct):
+    """What of a reply decides the status."""
+
+    error: Fault | None = None
+
+
+class Agents:
+    """The handlers."""
+
+    def __init__(self, api: Api, *, heartbeat_s: float) -> None:
+        self._api = api
+        self._heartbeat_s = heartbeat_s
+
+    def routes(self) -> list[web.RouteDef]:
+        """For the application."""
+        named = "/v1/requests/{id:[^/]+}"  # an id may hold anything; a `/` in it comes percent-encoded
+        return [
+            web.post("/v1/agents/{agent}/requests", self.ask),
+            web.get(named, self.get),
+            web.delete(named, self.cancel),
+        ]
+
+    async def ask(self, http: web.Request) -> web.StreamResponse:
+        """A request: its reply, a stream that ends with it, or 202 and where it will be."""
+        payload = await http.read()
+        fmt, id = Format.JSON, None
+        try:
+            content_type = _content_type(http, payload)
+            fmt = wire.FORMATS.get(content_type or "", fmt)
+            request, fmt = wire.decode_request(payload, agent=http.match_info["agent"], content_type=content_type)
+            request = _with_headers(request, http)
+            id = request.id
+            ask = Ask(request=request, caller=caller(http))
+            if request.stream:
+                return await self._stream(http, ask)
+            if _prefers_async(http):
+                return await self._submit(http, ask, fmt)
+            return _reply(await self._api.answer(ask, gone=gone(http)), fmt)
+        except EdgedError as error:
+            return refused(error, id=id, fmt=fmt)
+
+    async def get(self, http: web.Request) -> web.Response:
+        """The reply of a request by id or rid, or how far it is."""
+        try:
+            row = await self._api.find(caller(http), http.match_info["id"])
+        except BadRequest as error:
+            raise NotFound(error.message) from None
+        return await self._view(row, _wanted(http))
+
+    async def cancel(self, http: web.Request) -> web.Response:
+        """End a request. 200 with its reply: it was cancelled, or had come to its end before."""
+        try:
+            row = await self._api.cancel(caller(http), http.match_info["id"])
+        except BadRequest as error:
+            raise NotFound(error.message) from None
+        if row.reply is None:
+            return await self._view(row, _wanted(http))
+        return _response(row.reply, _wanted(http), 200)
+
+    async def _submit(self, http: web.Request, ask: Ask, fmt: Format) -> web.Response:
+        accepted = await self._api.submit(ask)
+        if accepted.reply is not None:
+            return _reply(accepted.reply, fmt)
+        response = await self._view(await self._api.find(ask.caller, accepted.rid), fmt)
+        if response.status == 202:
+            response.headers["Location"] = f"/v1/requests/{accepted.rid}"
+            response.headers["Preference-Applied"] = "respond-async"
+        return response
+
+    async def _view(self, row: Row, fmt: Format) -> web.Response:
+        if row.reply is not None:
+            return _reply(row.reply, fmt)
+        return _response(msgspec.json.encode(await self._api.view(row)), fmt, 202)
+
+    async def _stream(self, http: web.Request, ask: Ask) -> web.StreamResponse:
+        """Events `delta` {offset, text}, and at the end `reply`. A refusal that comes before them is raised."""
+        stream = EventStream(http, heartbeat_s=self._heartbeat_s)
+
+        def watch(offset: int, text: str) -> None:
+            stream.offer("delta", msgspec.json.encode({"offset": offset, "text": text}))
+
+        answer = asyncio.create_task(self._api.answer(ask, watch, gone=gone(http)), name="edged.http.answer")
+        try:
+            await stream.carry(answer)
+            if not stream.begun and answer.exception() is not None:
+                await answer
+            return await stream.end("reply", _last_word(answer, ask.request.id))
+        except ConnectionError:
+            connection(http).leave()
+            raise
+        finally:
+            if not answer.done():
+                answer.cancel()
+                await asyncio.wait({answer})
+
+
+def _last_word(answer: asyncio.Task[bytes], id: str | None) -> bytes:
+    """The reply, or a refusal that came after the stream had begun."""
+    try:
+        return answer.result()
+    except EdgedError as error:
+        return wire.refusal(error, id=id)
+    except Exception:
+        log.exception("a request failed through a bug")
+        return wire.refusal(Internal("an error inside edged; its log has the details"), id=id)
+
+
+def _content_type(http: web.Request, payload: bytes) -> str | None:
+    """The content type without its parameters; None where nobody said one. Raises UnsupportedMedia."""
+    header = http.headers.get("Content-Type")
+    if header is None:
+        return None
+    bare = header.partition(";")[0].strip().lower()
+    if bare == FORM and payload.lstrip()[:1] == b"{":
+        return wire.CONTENT_TYPES[Format.JSON]
+    if bare not in wire.FORMATS:
+        raise UnsupportedMedia(f"content type {bare!r}: allowed are {', '.join(wire.CONTENT_TYPES.values())}")
+    return bare
+
+
+def _with_headers(request: Request, http: web.Request) -> Request:
+    """The request with what headers say of it. Raises BadRequest."""
+    if request.reply_to is not None:
+        raise BadRequest("reply_to: is for MQTT 3.1.1; here the reply comes back the way the request came")
+    if request.id is None and (key := http.headers.get("Idempotency-Key")) is not None:
+        request = msgspec.structs.replace(request, id=_idempotency_key(key))
+    if EVENTS in (accepted := _accepted(http)) and not accepted & {"application/json", "*/*"}:
+        request = msgspec.structs.replace(request, stream=True)
+    if request.stream and _prefers_async(http):
+        raise BadRequest("a stream and `Prefer: respond-async` exclude each other: ask for one of them")
+    return request
+
+
+def _idempotency_key(value: str) -> str:
+    """The key; by its draft (draft-ietf-httpapi-idempotency-key-header) it is quoted, and most clients do not."""
+    key = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
+    if not 1 <= len(key) <= wire.MAX_NAME_BYTES or not key.isascii() or not key.isprintable():
+        raise BadRequest(f"Idempotency-Key: 1 to {wire.MAX_NAME_BYTES} printable ASCII characters")
+    return key
+
+
+def _prefers_async(http: web.Request) -> bool:
+    """Whether `Prefer` (RFC 7240) says respond-async."""
+    preferences = ",".join(http.headers.getall("Prefer", ())).split(",")
+    return any(each.partition(";")[0].strip().lower() == "respond-async" for each in preferences)
+
+
+def _wanted(http: web.Request) -> Format:
+    """The format of a reply to a request without a body."""
+    return Format.MSGPACK if any(wire.FORMATS.get(each) is Format.MSGPACK for each in _accepted(http)) else Format.JSON
+
+
+def _accepted(http: web.Request) -> set[str]:
+    return {each.partition(";")[0].strip().lower() for each in http.headers.get("Accept", "").split(",")}
+
+
+def _reply(body: bytes, fmt: Format) -> web.Response:
+    """A reply with the status its error has."""
+    error = msgspec.json.decode(body, type=_Outcome).error
+    response = _response(body, fmt, 200 if error is None else STATUS_OF[error.code])
+    if error is not None and (after := retry_after(error)) is not None:
+        response.headers["Retry-After"] = after
+    return response
+
+
+def _response(body: bytes, fmt: Format, status: int) -> web.Response:
+    headers = {"Content-Type": wire.content_type(fmt)}
+    return web.Response(body=wire.encode_reply(body, fmt), status=status, headers=headers)

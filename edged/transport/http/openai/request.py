@@ -1,0 +1,245 @@
+"""A request for a chat completion as OpenAI documents it, checked: what edged does not do is refused by name, never
+ignored. Pure.
+
+https://platform.openai.com/docs/api-reference/chat/create
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from edged.completions.local import MAX_TOP, ModelAsk
+from edged.transport.http.openai.checks import Wrong, convert, decoded
+from edged.transport.http.openai.messages import dialogue
+from edged.transport.http.openai.tools import choice, tools
+from edged.types import JSON, Message, Sampling, ToolSpec
+from edged.wire import MAX_SEED, MAX_STOPS
+
+MAX_TOKENS = 2**20  # as in edged's own requests: beyond any context
+DEFAULT_TEMPERATURE = 0.0  # as an agent's: small models go astray at OpenAI's 1
+# ... but who sets top_p wants to sample; and without a temperature it would change nothing.
+SAMPLING_TEMPERATURE = 1.0
+
+# Parameters that edged knows and has one way for: the values it takes (null is one always), and what to do instead.
+FIXED: dict[str, tuple[tuple[JSON, ...], str]] = {
+    "n": ((1,), "one choice is made; ask again for another"),
+    "frequency_penalty": ((0,), "penalties are not available yet"),
+    "presence_penalty": ((0,), "penalties are not available yet"),
+    "logit_bias": (({},), "biases are not available yet"),
+    "modalities": ((["text"],), "the models read and write text"),
+    "audio": ((), "the models read and write text"),
+    "functions": ((), "use tools"),
+    "function_call": (("none",), "use tool_choice"),
+    "store": ((False,), "completions are not kept"),
+    "service_tier": (("auto", "default"), "there is one"),
+    "reasoning_effort": (("none",), "the models do not reason apart from their answer"),
+    "verbosity": (("medium",), "say in the messages how long the answer is to be"),
+    "prediction": ((), "predicted outputs are not available yet"),
+    "web_search_options": ((), "offer a tool that searches"),
+    "moderation": ((), "nothing is moderated"),
+}
+
+
+class StreamOptions(Struct, forbid_unknown_fields=True):
+    """include_obfuscation: random characters against listeners on the line, which a client may get or not."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class SchemaFormat(Struct, forbid_unknown_fields=True):
+    name: str
+    schema: dict[str, JSON] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Struct, forbid_unknown_fields=True):
+    type: str
+    json_schema: SchemaFormat | None = None
+
+
+class Body(Struct, forbid_unknown_fields=True):
+    """The whole request. Parts that are checked one by one, for errors that name them, are as they came."""
+
+    model: str
+    messages: list[Any]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    tools: list[Any] | None = None
+    tool_choice: str | dict[str, JSON] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: ResponseFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    # of no effect: who asks, and what a cache of OpenAI's would do
+    user: str | None = None
+    safety_identifier: str | None = None
+    metadata: dict[str, str] | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, JSON] | None = None
+    prompt_cache_retention: str | None = None
+    # see FIXED
+    n: Any = None
+    frequency_penalty: Any = None
+    presence_penalty: Any = None
+    logit_bias: Any = None
+    modalities: Any = None
+    audio: Any = None
+    functions: Any = None
+    function_call: Any = None
+    store: Any = None
+    service_tier: Any = None
+    reasoning_effort: Any = None
+    verbosity: Any = None
+    prediction: Any = None
+    web_search_options: Any = None
+    moderation: Any = None
+
+
+class ChatRequest(Struct, frozen=True, kw_only=True):
+    """A request whose every part was checked, whoever is to answer it."""
+
+    body: Body
+    messages: tuple[Message, ...]
+    tools: tuple[ToolSpec, ...]
+    response_schema: dict[str, JSON] | None
+    max_tokens: int | None
+    stop: tuple[str, ...]
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a chunk that has the usage."""
+        return bool(self.body.stream_options and self.body.stream_options.include_usage)
+
+
+def parse(payload: bytes) -> ChatRequest:
+    """A request from its bytes.
+
+    Raises:
+        Wrong: with the parameter and what is allowed.
+        BadRequest, TooLarge: it is no JSON object, or nested too deep.
+    """
+    body = convert(decoded(payload, "model and messages"), Body, "")
+    for name, (allowed, reason) in FIXED.items():
+        value = getattr(body, name)
+        if value is not None and value not in allowed:
+            told = f"allowed is {' or '.join(map(_written, allowed))}" if allowed else "leave it out"
+            raise Wrong(name, f"is not supported: {reason}; {told}")
+    _check_numbers(body)
+    return ChatRequest(
+        body=body,
+        messages=dialogue(body.messages),
+        tools=tools(body.tools or []),
+        response_schema=_response_schema(body.response_format),
+        max_tokens=_max_tokens(body),
+        stop=_stops(body.stop),
+    )
+
+
+def model_ask(chat: ChatRequest) -> ModelAsk:
+    """For a plain model."""
+    body = chat.body
+    shown, called, may_be_many = choice(chat.tools, body.tool_choice)
+    if body.top_logprobs is not None and not body.logprobs:
+        raise Wrong("top_logprobs", "needs logprobs: true")
+    temperature, top_p = body.temperature, 1.0 if body.top_p is None else body.top_p
+    if temperature is None:
+        temperature = DEFAULT_TEMPERATURE if body.top_p is None else SAMPLING_TEMPERATURE
+    return ModelAsk(
+        model=body.model,
+        messages=chat.messages,
+        tools=shown,
+        choice=called,
+        # one unless several are asked for, though OpenAI does it the other way round: small models repeat calls
+        parallel=may_be_many and body.parallel_tool_calls is True,
+        response_schema=chat.response_schema,
+        max_tokens=chat.max_tokens,
+        sampling=Sampling(temperature, top_p, body.seed),
+        stop=chat.stop,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+    )
+
+
+def agent_map(chat: ChatRequest, id: str | None) -> dict[str, JSON]:
+    """For an agent: the map of an edged request. It has its own tools, and speaks for several generations."""
+    body = chat.body
+    for name in ("tools", "tool_choice"):
+        if getattr(body, name):
+            raise Wrong(name, f"{body.model!r} is an agent and has its own tools: leave it out, or name a model")
+    if body.logprobs or body.top_logprobs is not None:
+        name = "logprobs" if body.logprobs else "top_logprobs"
+        raise Wrong(name, f"{body.model!r} is an agent, and only models tell log-probabilities: leave it out")
+    fields: dict[str, JSON] = {
+        "id": id,
+        "response_schema": chat.response_schema,
+        "max_tokens": chat.max_tokens,
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "seed": body.seed,
+        "stop": list(chat.stop) or None,
+    }
+    return {
+        "agent": body.model,
+        "messages": [_plain(message) for message in chat.messages],
+        "stream": bool(body.stream),
+        **{name: value for name, value in fields.items() if value is not None},
+    }
+
+
+def _plain(message: Message) -> dict[str, JSON]:
+    calls = [{"function": {"name": call.name, "arguments": call.arguments}} for call in message.tool_calls]
+    return {"role": message.role, "content": message.content, **({"tool_calls": calls} if calls else {})}
+
+
+def _response_schema(given: ResponseFormat | None) -> dict[str, JSON] | None:
+    if given is None or given.type == "text":
+        return None
+    if given.type == "json_object":
+        return {"type": "object"}
+    if given.type != "json_schema":
+        raise Wrong("response_format.type", f"{given.type!r}; allowed are text, json_object, json_schema")
+    if given.json_schema is None:
+        raise Wrong("response_format.json_schema", "is required with type json_schema")
+    return {"type": "object"} if given.json_schema.schema is None else given.json_schema.schema
+
+
+def _max_tokens(body: Body) -> int | None:
+    if body.max_tokens is not None and body.max_completion_tokens is not None:
+        raise Wrong("max_tokens", "and max_completion_tokens mean the same: leave one out")
+    return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+
+
+def _check_numbers(body: Body) -> None:
+    bounds: tuple[tuple[str, float, float], ...] = (
+        ("max_tokens", 1, MAX_TOKENS),
+        ("max_completion_tokens", 1, MAX_TOKENS),
+        ("temperature", 0, 2),
+        ("top_p", 0, 1),
+        ("seed", 0, MAX_SEED),
+        ("top_logprobs", 0, MAX_TOP),
+    )
+    for name, low, high in bounds:
+        value = getattr(body, name)
+        if value is not None and not low <= value <= high:
+            raise Wrong(name, f"{value} is outside {low} to {high}")
+
+
+def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > MAX_STOPS or any(not s for s in stops):
+        raise Wrong("stop", f"at most {MAX_STOPS} strings, none of them empty")
+    return stops
+
+
+def _written(value: JSON) -> str:
+    return msgspec.json.encode(value).decode()

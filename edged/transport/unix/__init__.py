@@ -1,0 +1,1 @@
+"""MessagePack-RPC over a Unix socket (CONTRACT section 5)."""

@@ -1,0 +1,161 @@
+"""The methods of the Unix socket (CONTRACT section 5): parameters into calls of the service, results into maps."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edged.api.service import Service
+from edged.errors import BadRequest
+from edged.requests.pipeline import OnDelta
+from edged.transport.unix.server import Method, Session
+from edged.types import JSON, Ask
+
+
+class Methods:
+    """The methods by name."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._subscribed: set[Session] = set()
+
+    def table(self) -> dict[str, Method]:
+        """For the transport."""
+        return {
+            "agent.ask": self.ask,
+            "request.get": self.get,
+            "request.cancel": self.cancel,
+            "request.requeue": self.requeue,
+            "requests.list": self.requests,
+            "route.explain": self.explain,
+            "status": self.status,
+            "models.list": self.models,
+            "models.load": self.load,
+            "models.unload": self.unload,
+            "models.update": self.update,
+            "models.rollback": self.rollback,
+            "tools.list": self.tools,
+            "tools.call": self.call_tool,
+            "events.subscribe": self.subscribe,
+        }
+
+    async def ask(self, session: Session, msgid: int, params: dict[str, JSON]) -> JSON:
+        """A request and its reply."""
+        request = self._service.request(params)
+        watch: OnDelta | None = None
+        if request.stream:
+
+            def watch(offset: int, text: str) -> None:
+                session.notify("agent.delta", [msgid, offset, text])
+
+        ask = Ask(request=request, caller=session.caller)
+        return msgspec.json.decode(await self._service.answer(ask, watch, gone=session.gone))
+
+    async def get(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """The reply of a request by rid or id, or how far it is."""
+        row = await self._service.find(session.caller, _one(params, "name"))
+        return await self._service.view(row)
+
+    async def cancel(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """End a request; the answer is its reply."""
+        row = await self._service.cancel(session.caller, _one(params, "name"))
+        return await self._service.view(row)
+
+    async def requeue(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Queue a request again; the answer is how far it is."""
+        row = await self._service.requeue(session.caller, _one(params, "name"))
+        return await self._service.view(row)
+
+    async def requests(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """The newest requests, briefly."""
+        _known(params, {"limit", "state"})
+        return await self._service.latest(session.caller, params.get("limit", 20), params.get("state"))
+
+    async def explain(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Where a request would be answered and why. decide: also ask the model which call it would make."""
+        body = dict(params)
+        decide = body.pop("decide", False)
+        if not isinstance(decide, bool):
+            raise BadRequest("decide: is true or false")
+        return await self._service.explain(session.caller, body, decide=decide)
+
+    async def status(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """The state of the daemon."""
+        _known(params, set())
+        return await self._service.status(session.caller)
+
+    async def models(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
+        """The configured models and what they take."""
+        _known(params, set())
+        return self._service.models()
+
+    async def load(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Load a model now."""
+        name = _one(params, "name")
+        await self._service.load(session.caller, name)
+        return {"model": name, "state": "ready"}
+
+    async def unload(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Unload a model that is not in use."""
+        name = _one(params, "name")
+        return {"model": name, "unloaded": await self._service.unload(session.caller, name)}
+
+    async def update(self, session: Session, msgid: int, params: dict[str, JSON]) -> JSON:
+        """Update a model: {name, source?}. How it goes comes as notifications `models.progress` [msgid, {state, ...}];
+        it goes on when the caller leaves."""
+        _known(params, {"name", "source"})
+        name, source = _one({"name": params.get("name")}, "name"), params.get("source")
+        if source is not None and not isinstance(source, str):
+            raise BadRequest("source: is a text")
+        return await self._service.update(session.caller, name, source, lambda told: _notify(session, msgid, told))
+
+    async def rollback(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Back to the file before a model's last update."""
+        return await self._service.rollback(session.caller, _one(params, "name"))
+
+    async def tools(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """The tools that the caller may call, as the models see them."""
+        _known(params, set())
+        return self._service.tools(session.caller)
+
+    async def call_tool(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Call a tool: {name, arguments, id?} -> {name, arguments, result}."""
+        _known(params, {"name", "arguments", "id"})
+        name, arguments, id = params.get("name"), params.get("arguments", {}), params.get("id")
+        if not isinstance(name, str) or not name:
+            raise BadRequest("name: is required, the name of a tool")
+        if not isinstance(arguments, dict):
+            raise BadRequest("arguments: is a map")
+        if id is not None and not isinstance(id, str):
+            raise BadRequest("id: is a text")
+        result = await self._service.call_tool(session.caller, name, arguments, id)
+        return {"name": name, "arguments": arguments, "result": result}
+
+    async def subscribe(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """From now on every event comes as a notification `event`."""
+        _known(params, set())
+        if session not in self._subscribed:
+            self._subscribed.add(session)
+
+            def tell(name: str, data: dict[str, JSON]) -> None:
+                session.notify("event", [{"event": name, **data}])
+
+            unsubscribe = self._service.subscribe(session.caller, tell)
+            session.on_close += [unsubscribe, lambda: self._subscribed.discard(session)]
+        return {"subscribed": True}
+
+
+def _notify(session: Session, msgid: int, told: dict[str, JSON]) -> None:
+    session.notify("models.progress", [msgid, told])
+
+
+def _known(params: dict[str, JSON], names: set[str]) -> None:
+    if unknown := set(params) - names:
+        raise BadRequest(f"unknown {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(names)) or 'none'}")
+
+
+def _one(params: dict[str, JSON], name: str) -> str:
+    _known(params, {name})
+    value = params.get(name)
+    if not isinstance(value, str) or not value:
+        raise BadRequest(f"{name}: is required, a text")
+    return value

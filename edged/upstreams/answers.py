@@ -1,0 +1,273 @@
+"""What a server answers, checked and brought into one shape. Pure. Nothing here trusts the other side: what is not the
+expected shape is a weak failure of the link, named by what came instead."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct, field
+from msgspec.structs import replace
+
+from edged.types import RawCall, TokenLogprob
+from edged.upstreams.failures import NothingStreamed, Trouble, is_html, of_object
+from edged.upstreams.link import Sign
+
+MAX_TOKENS = 10**9  # what a server counts beyond it, or below 0, it has not counted
+DONE = "[DONE]"
+T = TypeVar("T")
+# Words for the reason an answer ended, as other servers have them. What is in neither list is taken for "stop".
+FINISH = {
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+}
+
+
+class _Function(Struct):
+    name: str | None = None
+    arguments: Any = None  # text; some servers give the object itself
+
+
+class _Call(Struct):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Message(Struct):
+    content: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Likely(Struct):
+    token: str
+    logprob: float
+    data: list[Annotated[int, Meta(ge=0, le=255)]] | None = field(default=None, name="bytes")
+    top_logprobs: list[_Likely] = []
+
+    def triple(self) -> tuple[str, bytes, float]:
+        """(text, bytes, logprob); the bytes of the text where the server does not tell them."""
+        data = self.token.encode(errors="replace") if self.data is None else bytes(self.data)
+        return self.token, data, self.logprob
+
+
+class _Logprobs(Struct):
+    content: list[_Likely]
+
+
+class _Choice(Struct):
+    message: _Message
+    finish_reason: str | None = None
+    logprobs: Any = None  # read only where they were asked for: servers have several shapes of it
+
+
+class _Details(Struct):
+    cached_tokens: int | None = None
+
+
+class _Usage(Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+
+
+class _Whole(Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: Any = None  # comes with status 200 too: of gateways, and in streams that have begun
+
+
+class _Part(Struct):
+    delta: _Message | None = None
+    finish_reason: str | None = None
+
+
+class _Chunk(Struct):
+    choices: list[_Part] | None = None
+    usage: _Usage | None = None
+    error: Any = None
+
+
+class Parsed(Struct, frozen=True, kw_only=True):
+    """An answer. Token counts and log-probabilities are None where the server did not say."""
+
+    text: str
+    calls: tuple[RawCall, ...]
+    finish: str
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+
+def whole(body: bytes, *, secret: str | None) -> Parsed:
+    """From the body of an answer that was not streamed.
+
+    Raises:
+        Trouble: it is no answer.
+        Complaint: it is an error object, whatever the status said.
+    """
+    answer = _decode(body, _Whole)
+    if answer.error:
+        raise of_object(answer.error, status=None, secret=secret)
+    if not answer.choices:
+        raise Trouble(Sign.WEAK, "the answer has no choices")
+    choice = answer.choices[0]
+    calls = _Calls()
+    calls.add(choice.message.tool_calls or [], streamed=False)
+    parsed = _parsed(choice.message.content or "", calls, choice.finish_reason or "stop", answer.usage)
+    return replace(parsed, logprobs=_told(choice.logprobs))
+
+
+class Assembly:
+    """A streamed answer, put together from its chunks."""
+
+    def __init__(self, *, secret: str | None) -> None:
+        self._secret = secret
+        self._text: list[str] = []
+        self._calls = _Calls()
+        self._finish: str | None = None
+        self._usage: _Usage | None = None
+        self.begun = False  # something of the answer came
+        self.done = False  # the server said that nothing more comes
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer itself is complete; its usage may still come."""
+        return self._finish is not None
+
+    def take(self, data: str) -> str:
+        """The data of one event; returns the text it adds. Raises as `whole` does."""
+        if self.done:
+            return ""
+        if data.strip() == DONE:
+            self.done = True
+            return ""
+        chunk = _decode(data.encode(), _Chunk)
+        if chunk.error:
+            raise of_object(chunk.error, status=None, secret=self._secret)
+        self._usage = chunk.usage or self._usage
+        if not chunk.choices:
+            return ""
+        part = chunk.choices[0]
+        self._finish = part.finish_reason or self._finish
+        delta = part.delta or _Message()
+        self._calls.add(delta.tool_calls or [], streamed=True)
+        text = delta.content or ""
+        self._text.append(text)
+        self.begun = self.begun or bool(text or delta.tool_calls)
+        return text
+
+    def parsed(self) -> Parsed:
+        """The answer. Trouble: the stream ended before the answer did."""
+        if self._finish is None:
+            if not self.begun:
+                raise NothingStreamed
+            raise Trouble(Sign.WEAK, "the stream ended in the middle of the answer: no finish_reason came")
+        return _parsed("".join(self._text), self._calls, self._finish, self._usage)
+
+
+class _Calls:
+    """Calls, put together from pieces."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Growing] = []
+        self._at: dict[int, _Growing] = {}
+
+    def add(self, pieces: list[_Call], *, streamed: bool) -> None:
+        for piece in pieces:
+            function = piece.function or _Function()
+            call = self._of(piece, function) if streamed else self._new(piece)
+            call.name = call.name or function.name or ""
+            arguments = function.arguments
+            if arguments is not None:
+                text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+                call.arguments.append(text)
+
+    def _of(self, piece: _Call, function: _Function) -> _Growing:
+        """The call a piece belongs to. Some servers leave the index out, or number every call 0: then a new id, or a
+        name where there is no id, begins a new one."""
+        if piece.index is None:
+            known = self._calls[-1] if self._calls else None
+            begins = known is None or (piece.id != known.id if piece.id else bool(function.name))
+        else:
+            known = self._at.get(piece.index)
+            begins = known is None or bool(piece.id and known.id and piece.id != known.id)
+        return self._new(piece) if begins or known is None else known
+
+    def _new(self, piece: _Call) -> _Growing:
+        call = _Growing(piece.id)
+        self._calls.append(call)
+        if piece.index is not None:
+            self._at[piece.index] = call
+        return call
+
+    def raw(self) -> tuple[RawCall, ...]:
+        if any(not call.name for call in self._calls):
+            raise Trouble(Sign.WEAK, "the answer has a tool call without a name")
+        return tuple(RawCall(call.name, "".join(call.arguments)) for call in self._calls)
+
+
+class _Growing:
+    def __init__(self, id: str | None) -> None:
+        self.id = id
+        self.name = ""
+        self.arguments: list[str] = []
+
+
+def _parsed(text: str, calls: _Calls, finish: str, usage: _Usage | None) -> Parsed:
+    if finish == "error":  # a gateway whose own upstream failed
+        raise Trouble(Sign.WEAK, "the answer ended with an error (finish_reason)")
+    raw = calls.raw()
+    reason = FINISH.get(finish, "stop")
+    usage = usage or _Usage()
+    return Parsed(
+        text=text,
+        calls=raw,
+        finish="tool_calls" if raw and reason == "stop" else reason,  # Ollama says "stop" after a call
+        prompt_tokens=_count(usage.prompt_tokens),
+        cached_tokens=_count((usage.prompt_tokens_details or _Details()).cached_tokens),
+        completion_tokens=_count(usage.completion_tokens),
+    )
+
+
+def _told(logprobs: Any) -> tuple[TokenLogprob, ...] | None:
+    try:
+        content = msgspec.convert(logprobs, _Logprobs).content
+    except msgspec.ValidationError:
+        return None
+    return tuple(TokenLogprob(*one.triple(), tuple(likely.triple() for likely in one.top_logprobs)) for one in content)
+
+
+def _count(tokens: int | None) -> int | None:
+    return tokens if tokens is not None and 0 <= tokens <= MAX_TOKENS else None
+
+
+def _decode(body: bytes, shape: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=shape)
+    except msgspec.ValidationError as error:
+        raise Trouble(Sign.WEAK, f"not an answer of the OpenAI API: {error}") from None
+    except (ValueError, RecursionError):
+        raise Trouble(Sign.WEAK, f"not an answer of the OpenAI API: {_described(body)}") from None
+
+
+def _described(body: bytes) -> str:
+    if not body.strip():
+        return "an empty one"
+    return f"{'an HTML page' if is_html(body) else 'no JSON'} ({len(body)} bytes)"
+
+
+class _List(Struct):
+    data: list[Any] | None = None
+
+
+def listed(body: bytes) -> tuple[str, ...] | None:
+    """The names of a list of models; None where it is some other JSON object. Trouble: it is none."""
+    data = _decode(body, _List).data
+    if data is None or not all(isinstance(one, dict) and isinstance(one.get("id"), str) for one in data):
+        return None
+    return tuple(one["id"] for one in data)

@@ -1,0 +1,145 @@
+"""The two prompts of an agent: what is shared between requests, what the model sees, what it does not see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from llguidance import LLMatcher, LLTokenizer
+
+from edged.agent.dialects.chat_template import Dialect
+from edged.agent.prompts import PromptBook, Prompts, as_messages
+from edged.config import Agent, Example, SqlTool
+from edged.errors import ModelUnavailable
+from edged.types import JSON, Message, ToolRecord
+
+LEVEL_TOOL = SqlTool(
+    description="Level of a tank.",
+    database="plant",
+    sql="SELECT 1",
+    parameters={"tank": {"enum": ["north", "south"]}},
+    examples=(Example(input="how full?", arguments={"tank": "north"}),),
+)
+ASKED = (Message("user", "unique question"),)
+RECORD = ToolRecord("level", {"tank": "north"}, {"rows": [{"level": 40}], "truncated": False}, True)
+
+
+def prompts(system: str = "You run a greenhouse.", tools: tuple[str, ...] = ("level",)) -> Prompts:
+    return Prompts(Agent(model="small", system=system, tools=tools), {"level": LEVEL_TOOL}, Dialect(None, {}))
+
+
+def told(prompt: Any) -> str:
+    return "".join(s.text for s in (*prompt.prefix, *prompt.turn))
+
+
+def test_deciding_prompt_shares_everything_but_the_dialogue() -> None:
+    """The prefix is the same whatever was asked, said or done, and the examples are in it."""
+    made = prompts()
+    history = [(Message("user", "before"), Message("assistant", "ok"))]
+    seen = [made.deciding([], ASKED, []), made.deciding(history, ASKED, [RECORD])]
+    assert seen[0].prefix == seen[1].prefix != ()
+    shared = "".join(s.text for s in seen[0].prefix)
+    assert "how full?" in shared
+    assert "Level of a tank." in shared
+    assert "unique question" not in shared
+    turn = "".join(s.text for s in seen[1].turn)
+    assert turn.index("before") < turn.index("unique question") < turn.index('"level": 40')
+
+
+@pytest.mark.parametrize(
+    ("call", "allowed"),
+    [
+        ('{"name": "level", "arguments": {"tank": "south"}}', True),
+        ('{"name": "reply", "arguments": {}}', True),
+        ('{"name": "level", "arguments": {"tank": "west"}}', False),
+    ],
+)
+def test_deciding_grammar_offers_the_tools_and_reply(call: str, allowed: bool) -> None:
+    """No tool is a choice like any other."""
+    tokenizer = LLTokenizer("byte")
+    tokens = tokenizer.tokenize_bytes(call.encode())
+    assert (LLMatcher(tokenizer, prompts().grammar).validate_tokens(tokens) == len(tokens)) is allowed
+
+
+@pytest.mark.parametrize(
+    ("result", "ok", "shown"),
+    [
+        ({"rows": [{"level": 40}], "truncated": False}, True, '[{"level": 40}]'),
+        ({"rows": [], "truncated": False}, True, "nothing found"),
+        ({"changes": 1, "rows": []}, True, "done"),
+        ({"topic": "t", "published": True}, True, "done"),
+        (None, True, "done"),
+        ({"minutes": 4}, True, '{"minutes": 4}'),
+        ([], True, "[]"),
+        (False, True, "false"),
+        ({"changes": 1, "rows": [{"id": 7}]}, True, '[{"id": 7}]'),
+        ({"error": "locked"}, False, "locked"),
+    ],
+    ids=["rows", "no-rows", "write", "publish", "none", "value", "list", "false", "returning", "failed"],
+)
+def test_answering_prompt_tells_results_as_data_without_any_tool(result: JSON, ok: bool, shown: str) -> None:
+    """Small models that see tool syntax answer in it."""
+    text = told(prompts().answering([], ASKED, [ToolRecord("level", {"tank": "north"}, result, ok)]))
+    assert "unique question" in text
+    assert shown in text
+    assert "You act through tools" not in text
+    assert '"name"' not in text
+
+
+def test_answering_prompt_leaves_calls_of_earlier_turns_out() -> None:
+    """Their questions and answers stay."""
+    made = prompts().deciding([], ASKED, [RECORD])
+    assert '"name"' in told(made)
+    history = [(Message("user", "before"), *as_messages(RECORD), Message("assistant", "it was 40"))]
+    text = told(prompts().answering(history, ASKED, []))
+    assert "before" in text
+    assert "it was 40" in text
+    assert '"name"' not in text
+    assert "Result:" not in text
+
+
+def test_answering_prompt_without_records_shares_the_system_text() -> None:
+    """Agents without tools have a prefix too."""
+    prompt = prompts(tools=()).answering([], ASKED, [])
+    assert "You run a greenhouse." in "".join(s.text for s in prompt.prefix)
+    assert prompts(system="", tools=()).answering([], ASKED, []).prefix == ()
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (prompts(), ["deciding", "answering"]),
+        (prompts(system=""), ["deciding"]),
+        (prompts(tools=()), ["answering"]),
+        (prompts(system="", tools=()), []),
+    ],
+    ids=["both", "no system text", "no tools", "nothing"],
+)
+def test_fixed_prompts_begin_as_those_of_a_request_do(made: Prompts, expected: list[str]) -> None:
+    """With the same prefix and grammar, to the byte: what was computed for them is used."""
+    real = {
+        "deciding": (made.deciding([], ASKED, []).prefix, made.grammar),
+        "answering": (made.answering([], ASKED, []).prefix, None),
+    }
+    assert [(prompt.prefix, rules) for prompt, rules in made.fixed()] == [real[name] for name in expected]
+    assert all(prompt.prefix and prompt.turn for prompt, _ in made.fixed())
+
+
+async def test_prompt_book_reads_a_models_template_once_and_not_before_it_is_needed() -> None:
+    """Agents of one model share its dialect; a model that cannot be read is tried again."""
+    asked: list[str] = []
+
+    def template_of(model: str) -> tuple[str | None, dict[str, str]]:
+        asked.append(model)
+        if len(asked) == 1:
+            raise ModelUnavailable("not installed")
+        return None, {}
+
+    book = PromptBook({"a": Agent(model="m"), "b": Agent(model="m")}, {}, template_of)
+    assert asked == []
+    with pytest.raises(ModelUnavailable):
+        await book("a")
+    first = await book("a")
+    assert await book("a") is first
+    assert (await book("b")).dialect is first.dialect
+    assert asked == ["m", "m"]

@@ -1,0 +1,193 @@
+"""The header of a GGUF file: read right, or refused, whatever the file holds."""
+
+from __future__ import annotations
+
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from edged.engines.llama import gguf
+from edged.errors import ModelUnavailable
+
+U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
+VOCABULARY = [f"tok{i}" for i in range(200)]
+
+
+def text(value: str) -> bytes:
+    data = value.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def strings(values: list[str]) -> bytes:
+    return struct.pack("<IQ", STRING, len(values)) + b"".join(map(text, values))
+
+
+def pair(key: str, kind: int, value: bytes) -> bytes:
+    return text(key) + struct.pack("<I", kind) + value
+
+
+def header(*pairs: bytes, version: int = 3, count: int | None = None, magic: bytes = b"GGUF") -> bytes:
+    return magic + struct.pack("<IQQ", version, 0, len(pairs) if count is None else count) + b"".join(pairs)
+
+
+WHOLE = header(
+    pair("general.architecture", STRING, text("qwen2")),
+    pair("a.u8", U8, b"\xff"),
+    pair("a.i8", I8, b"\xff"),
+    pair("a.u16", U16, b"\xff\xff"),
+    pair("a.i16", I16, b"\xff\xff"),
+    pair("a.u32", U32, struct.pack("<I", 7)),
+    pair("a.i32", I32, struct.pack("<i", -7)),
+    pair("a.f32", F32, struct.pack("<f", 0.5)),
+    pair("a.bool", BOOL, b"\x01"),
+    pair("a.u64", U64, struct.pack("<Q", 2**63)),
+    pair("a.i64", I64, struct.pack("<q", -1)),
+    pair("a.f64", F64, struct.pack("<d", 0.25)),
+    pair("a.short", ARRAY, struct.pack("<IQ3I", U32, 3, 1, 2, 3)),
+    pair("a.long", ARRAY, struct.pack("<IQ100f", F32, 100, *[0.0] * 100)),
+    pair("tokenizer.ggml.bos_token_id", U32, struct.pack("<I", 3)),
+    pair("tokenizer.ggml.eos_token_id", U32, struct.pack("<I", 199)),
+    pair("tokenizer.ggml.tokens", ARRAY, strings(VOCABULARY)),
+)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file to write a header into."""
+    return tmp_path / "m.gguf"
+
+
+def test_metadata_reads_every_type_and_steps_over_long_arrays(file: Path) -> None:
+    """Vocabularies are None: nothing needs them and they are megabytes."""
+    file.write_bytes(WHOLE + b"tensors")
+    assert gguf.metadata(file) == {
+        "general.architecture": "qwen2",
+        "a.u8": 255,
+        "a.i8": -1,
+        "a.u16": 65535,
+        "a.i16": -1,
+        "a.u32": 7,
+        "a.i32": -7,
+        "a.f32": 0.5,
+        "a.bool": True,
+        "a.u64": 2**63,
+        "a.i64": -1,
+        "a.f64": 0.25,
+        "a.short": [1, 2, 3],
+        "a.long": None,
+        "tokenizer.ggml.bos_token_id": 3,
+        "tokenizer.ggml.eos_token_id": 199,
+        "tokenizer.ggml.tokens": None,
+    }
+
+
+def test_special_tokens_are_found_by_their_ids(file: Path) -> None:
+    """The last of a long vocabulary included."""
+    file.write_bytes(WHOLE)
+    assert gguf.special_tokens(file, gguf.metadata(file)) == {"bos_token": "tok3", "eos_token": "tok199"}
+
+
+@pytest.mark.parametrize("ident", [-1, 200, 2**32 - 1, "3", None])
+def test_special_tokens_outside_the_vocabulary_are_left_out(file: Path, ident: object) -> None:
+    """A file may name a token it does not have."""
+    file.write_bytes(WHOLE)
+    assert gguf.special_tokens(file, {"tokenizer.ggml.bos_token_id": ident}) == {}
+
+
+def test_file_cut_anywhere_in_its_header_is_refused(file: Path) -> None:
+    """A half download is no model, wherever it ends; the reason names the file."""
+    pairs = {"tokenizer.ggml.eos_token_id": 199}
+    for length in range(len(WHOLE)):
+        file.write_bytes(WHOLE[:length])
+        with pytest.raises(ModelUnavailable, match=r"m\.gguf"):
+            gguf.metadata(file)
+        with pytest.raises(ModelUnavailable, match=r"m\.gguf"):
+            gguf.special_tokens(file, pairs)
+
+
+HUGE = 2**64 - 1
+DAMAGED = {
+    "pairs": header(pair("a", U8, b"\x01"), count=HUGE),
+    "key-length": header(struct.pack("<Q", HUGE) + b"x"),
+    "string-length": header(pair("a", STRING, struct.pack("<Q", HUGE))),
+    "string-length-signed": header(pair("a", STRING, struct.pack("<Q", 2**63))),
+    "scalars": header(pair("a", ARRAY, struct.pack("<IQ", F64, HUGE))),
+    "scalars-one-too-many": header(pair("a", ARRAY, struct.pack("<IQ", U8, 101) + bytes(100))),
+    "strings": header(pair("a", ARRAY, struct.pack("<IQ", STRING, HUGE))),
+    "strings-jump": header(pair("a", ARRAY, struct.pack("<IQQ", STRING, 100, HUGE))),
+    "unknown-type": header(pair("a", 13, b"")),
+    "unknown-array-type": header(pair("a", ARRAY, struct.pack("<IQ", 99, 100) + bytes(1000))),
+    "arrays-of-arrays": header(pair("a", ARRAY, struct.pack("<IQ", ARRAY, 1) * 5000)),
+    "magic": header(magic=b"GGML"),
+    "version-1": header(version=1),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_file_is_refused_at_once(file: Path, name: str) -> None:
+    """Claimed counts and lengths are not believed: no other exception, no hang, no memory."""
+    file.write_bytes(DAMAGED[name])
+    started = time.monotonic()
+    with pytest.raises(ModelUnavailable):
+        gguf.metadata(file)
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [struct.pack("<IQ", U32, 4) + bytes(16), struct.pack("<IQ", STRING, HUGE)],
+    ids=["numbers", "huge"],
+)
+def test_vocabulary_that_is_none_is_refused(file: Path, value: bytes) -> None:
+    """Its tokens are looked for only among strings."""
+    file.write_bytes(header(pair("tokenizer.ggml.tokens", ARRAY, value)))
+    with pytest.raises(ModelUnavailable):
+        gguf.special_tokens(file, {"tokenizer.ggml.bos_token_id": 3})
+
+
+def test_file_that_is_missing_or_a_folder_is_refused(tmp_path: Path) -> None:
+    """With the system's reason."""
+    with pytest.raises(ModelUnavailable, match="No such file"):
+        gguf.metadata(tmp_path / "none.gguf")
+    with pytest.raises(ModelUnavailable):
+        gguf.metadata(tmp_path)
+
+
+def test_text_that_is_not_utf8_does_not_hide_the_rest(file: Path) -> None:
+    """Some files have a broken author's name; the template is still there."""
+    file.write_bytes(header(pair("a", STRING, struct.pack("<Q", 1) + b"\xff"), pair("b", U8, b"\x01")))
+    assert gguf.metadata(file) == {"a": "\ufffd", "b": 1}
+
+
+def tensor(name: str, dims: tuple[int, ...], kind: int, offset: int) -> bytes:
+    return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+
+
+def test_tensors_are_told_in_the_order_of_their_bytes(file: Path) -> None:
+    """A tensor reaches to the next one; the last to the end of the file."""
+    pairs = [pair("general.alignment", U32, struct.pack("<I", 64))]
+    head = b"GGUF" + struct.pack("<IQQ", 3, 2, len(pairs)) + b"".join(pairs)
+    head += tensor("b", (8, 4), 2, 128) + tensor("a", (8,), 0, 0)
+    file.write_bytes(head.ljust(-(-len(head) // 64) * 64, b"\0") + bytes(200))
+    told, found = gguf.header(file)
+    assert told == {"general.alignment": 64}
+    assert found == [gguf.Tensor("a", (8,), 0, 0, 128), gguf.Tensor("b", (8, 4), 2, 128, 72)]
+
+
+def test_tensors_of_a_damaged_file_are_refused(file: Path) -> None:
+    """It ends among them, or one has more dimensions than there are."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0)
+    for body in (b"", tensor("a", (1,), 0, 0)[:-3], tensor("a", (1, 1, 1, 1, 1), 0, 0)):
+        file.write_bytes(head + body)
+        with pytest.raises(ModelUnavailable, match=r"m\.gguf is damaged"):
+            gguf.header(file)
+
+
+def test_parts_of_a_split_model_follow_from_the_name_of_the_first() -> None:
+    """As llama.cpp names them; any other file is whole."""
+    first = Path("/m/x-00001-of-00003.gguf")
+    assert gguf.parts(first) == (first, Path("/m/x-00002-of-00003.gguf"), Path("/m/x-00003-of-00003.gguf"))
+    assert gguf.parts(Path("/m/x-1-of-3.gguf")) == (Path("/m/x-1-of-3.gguf"),)

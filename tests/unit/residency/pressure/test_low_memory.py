@@ -1,0 +1,108 @@
+"""What is left to take, from faked files of the kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edged.residency.pressure.low_memory import Floor, Room, State
+
+MIB = 2**20
+RESERVE = 96 * MIB
+
+
+def board(folder: Path, available: int | str, total: int = 1024) -> Path:
+    """/proc/meminfo, in MiB."""
+    number = available * 1024 if isinstance(available, int) else available
+    (folder / "meminfo").write_text(f"MemTotal: {total * 1024} kB\nMemFree: 1 kB\nMemAvailable:  {number} kB\n")
+    return folder
+
+
+def floor(folder: Path, reserve: int = RESERVE) -> Floor:
+    return Floor(reserve, folder / "meminfo", folder / "cgroup", folder / "own")
+
+
+def group(folder: Path, path: str, files: dict[str, str]) -> None:
+    at = folder / "cgroup" / path
+    at.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (at / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("available", "reserve", "state"),
+    [
+        (500, RESERVE, State.FINE),
+        (96, RESERVE, State.FINE),
+        (95, RESERVE, State.UNEASY),
+        (48, RESERVE, State.UNEASY),
+        (47, RESERVE, State.LOW),
+        (0, RESERVE, State.LOW),
+        (40, 0, State.FINE),  # no reserve: what the kernel itself needs
+        (20, 0, State.UNEASY),
+        (15, 0, State.LOW),
+        ("what", RESERVE, State.FINE),  # nothing is known
+        ("²", RESERVE, State.FINE),
+    ],
+)
+def test_floor_of_the_board(tmp_path: Path, available: int | str, reserve: int, state: State) -> None:
+    """Half of the reserve is low, all of it is fine."""
+    found, room = floor(board(tmp_path, available), reserve).look()
+    assert found is state
+    if isinstance(available, int):
+        assert room == Room(available * MIB, None, available / 1024)
+
+
+def test_without_any_file_all_is_well(tmp_path: Path) -> None:
+    assert floor(tmp_path).look() == (State.FINE, Room())
+
+
+def test_file_that_is_no_text_is_none(tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_bytes(b"\xff\xfe\x00MemAvailable")
+    assert floor(tmp_path).look() == (State.FINE, Room())
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({"memory.max": "max"}, None),
+        ({"memory.max": str(300 * MIB)}, 60),
+        ({"memory.max": str(400 * MIB), "memory.high": str(280 * MIB)}, 40),  # held back from there on
+        ({"memory.max": "max", "memory.high": str(280 * MIB)}, 40),
+        ({"memory.max": str(200 * MIB)}, 0),
+        ({"memory.max": "what"}, None),
+    ],
+)
+def test_what_a_group_leaves(tmp_path: Path, limits: dict[str, str], left: int | None) -> None:
+    """Its own memory, the kernel's for it and mapped files count as taken; the page cache does not."""
+    (tmp_path / "own").write_text("0::/edged\n")
+    stat = f"anon {100 * MIB}\nfile {500 * MIB}\nfile_mapped {120 * MIB}\nkernel {20 * MIB}\n"
+    group(tmp_path, "edged", {"memory.stat": stat, **limits})
+    state, room = floor(board(tmp_path, 900)).look()
+    assert room.group == (None if left is None else left * MIB)
+    assert state is (State.FINE if left is None else State.UNEASY if left == 60 else State.LOW)
+    assert room.least == (900 if left is None else left) * MIB
+
+
+def test_the_tightest_of_nested_groups_counts(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("0::/a/b\n")
+    group(tmp_path, "a/b", {"memory.stat": f"anon {10 * MIB}\n", "memory.max": str(500 * MIB)})
+    group(tmp_path, "a", {"memory.stat": f"anon {190 * MIB}\n", "memory.max": str(200 * MIB)})
+    _, room = floor(board(tmp_path, 900)).look()
+    assert room == Room(900 * MIB, 10 * MIB, 0.05)
+
+
+def test_old_cgroups(tmp_path: Path) -> None:
+    """Version 1 has a folder for each controller, and writes a number for no limit."""
+    (tmp_path / "own").write_text("9:name=systemd:/\n4:cpu,memory:/x/y\n0::/\n")
+    stat = f"cache {700 * MIB}\ntotal_rss {100 * MIB}\ntotal_mapped_file {50 * MIB}\n"
+    group(tmp_path, "memory/x/y", {"memory.stat": stat, "memory.limit_in_bytes": str(800 * MIB)})
+    group(tmp_path, "memory/x", {"memory.stat": stat, "memory.limit_in_bytes": "9223372036854771712"})
+    state, room = floor(board(tmp_path, 2000, 4000)).look()
+    assert (state, room.group, room.part) == (State.FINE, 650 * MIB, 0.5)
+
+
+def test_group_that_has_just_gone_leaves_the_board(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("nonsense\n0::/gone\n")
+    assert floor(board(tmp_path, 900)).look()[1].group is None
