@@ -187,7 +187,7 @@ def refusal(error: EdgedError, *, id: str | None, rid: str | None = None) -> byt
 
 def fault(error: EdgedError) -> Fault:
     """An error as replies carry it."""
-    return Fault(error.code, _told(error.message), error.retryable, error.retry_after_s)
+    return Fault(error.code, _spelled(error.message), error.retryable, error.retry_after_s)
 
 
 def content_type(fmt: Format) -> str:
@@ -246,7 +246,7 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _told(message: str) -> str:
+def _spelled(message: str) -> str:
     """A message as replies carry it: what is no character is spelled, and quotes do not go on for ever."""
     text = message.encode(errors="backslashreplace").decode()
     return text if len(text) <= MAX_MESSAGE_CHARS else f"{text[: MAX_MESSAGE_CHARS - 3]}..."

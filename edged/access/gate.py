@@ -111,7 +111,7 @@ class Gate:
 
     def enter(self, caller: Caller, way_in: str) -> None:
         """Raises Forbidden where the caller may use nothing here. way_in: what would let it in."""
-        with self._told(caller, "access.refused"):
+        with self._audited(caller, "access.refused"):
             if not caller.admitted:
                 missing = "no role of [access] is for it" if self.policy.has_roles else way_in
                 raise Forbidden(f"{caller.client} may not use edged: {caller.kept_out or missing}")
@@ -135,22 +135,22 @@ class Gate:
 
     def ask(self, caller: Caller, agent: str, priority: Priority | None) -> None:
         """A request to an agent. Raises Forbidden."""
-        with self._told(caller, "request.refused", agent=agent):
+        with self._audited(caller, "request.refused", agent=agent):
             access.check(caller, agent, priority)
 
     def tool(self, caller: Caller, name: str, rid: str = "") -> None:
         """A call, by hand or of an agent for the caller. Raises Forbidden."""
-        with self._told(caller, "tool.refused", rid, tool=name):
+        with self._audited(caller, "tool.refused", rid, tool=name):
             access.check_tool(caller, name)
 
     def model(self, caller: Caller, name: str) -> None:
         """A completion or embedding without an agent. Raises Forbidden."""
-        with self._told(caller, "completion.refused", model=name):
+        with self._audited(caller, "completion.refused", model=name):
             access.check_model(caller, name)
 
     def manage(self, caller: Caller, what: str, **about: JSON) -> None:
         """What is for those who look after the daemon. what: an infinitive. Raises Forbidden. Who may is noted, too."""
-        with self._told(caller, "manage.refused", **about):
+        with self._audited(caller, "manage.refused", **about):
             access.check_manage(caller, what)
         self.audit(AuditEntry(what="manage.done", who=caller.client, role=caller.role, about={"act": what, **about}))
 
@@ -196,7 +196,7 @@ class Gate:
         self.audit(entry)
 
     @contextmanager
-    def _told(self, caller: Caller, what: str, rid: str = "", **about: JSON) -> Iterator[None]:
+    def _audited(self, caller: Caller, what: str, rid: str = "", **about: JSON) -> Iterator[None]:
         try:
             yield
         except Forbidden as error:

@@ -41,7 +41,7 @@ class Generating:
         return heard
 
 
-class Tally:
+class Accounting:
     """Adds up. What is measured has a name; what passes between the measurements is `other_ms`, so the parts are the
     whole by their making. The time before the tally was made was a wait, but for what earlier attempts knew of it.
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from edged.agent.accounting import Tally
+from edged.agent.accounting import Accounting
 from edged.agent.prompts import Turn, as_messages
 from edged.config import Agent
 from edged.errors import EdgedError, NoLink, ToolFailed
@@ -116,7 +116,7 @@ class Run:
         history: Sequence[PastTurn],
         steps: Sequence[Step],
         stream: Stream | None,
-        tally: Tally | None = None,
+        tally: Accounting | None = None,
         permit: Callable[[str], None] = lambda tool: None,
         client: str = "",
     ) -> None:
@@ -124,7 +124,7 @@ class Run:
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
         self.stream = stream
-        self.tally = tally or Tally()
+        self.tally = tally or Accounting()
         self.variant = ""  # of the board's model that generated last; empty where it has only one
         self._permit = permit
         self._journal = journal

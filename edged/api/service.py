@@ -18,7 +18,7 @@ from edged.completions.local import Chats, ModelAnswer, ModelAsk, OnCall, OnPiec
 from edged.config import Config, PublishTool
 from edged.errors import BadRequest, EdgedError, Forbidden
 from edged.models.updates.updater import Updater, Watch
-from edged.requests.pipeline import OnDelta, Pipeline, told
+from edged.requests.pipeline import OnDelta, Pipeline, audited_call
 from edged.residency.governor import Governor
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted, Row
@@ -216,8 +216,8 @@ class Service:
     def _check_ours(self, name: str) -> None:
         """BadRequest where a model is not edged's to load and unload."""
         if name in self._served:
-            told = f"model {name!r} runs in the server at {self._served.where(name)}, which loads and unloads it"
-            raise BadRequest(f"{told}; `status` says whether it answers")
+            text = f"model {name!r} runs in the server at {self._served.where(name)}, which loads and unloads it"
+            raise BadRequest(f"{text}; `status` says whether it answers")
 
     async def update(self, caller: Caller, name: str, source: str | None, watch: Watch) -> JSON:
         """Bring a new file of a model in, if it works (see Updater.update)."""
@@ -289,7 +289,7 @@ class Service:
             outcome = error.code
             raise
         finally:
-            about = told(self._config.tools, ToolCall(name, arguments))
+            about = audited_call(self._config.tools, ToolCall(name, arguments))
             self._note("tool.called", caller, rid, outcome, about)
 
     def _note(self, what: str, caller: Caller, rid: str = "", outcome: str = "ok", about: JSON = None) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from edged.cli.common import AgentName, AsJson, RouteName, Socket, daemon, shown
-from edged.cli.outcome import Stop, complain, fault_of, print_json, told
+from edged.cli.outcome import Stop, complain, fault_of, print_json, reporting_errors
 from edged.client import EdgedCallError
 from edged.types import Fault
 from edged.wire import MAX_REQUEST_BYTES
@@ -28,7 +28,7 @@ def ask(
     """Ask an agent and print its answer."""
     given = {"agent": agent, "route": route, "deadline_s": deadline, "conversation": conversation, "id": id}
     fields = {name: value for name, value in given.items() if value is not None}
-    with told(as_json):
+    with reporting_errors(as_json):
         question = _stdin() if text == "-" else text
     pieces: list[str] = []
 

@@ -20,7 +20,7 @@ from msgspec import Struct
 from edged.errors import EdgedError
 from edged.models import catalog, fit, pull
 from edged.models.catalog import Entry
-from edged.models.fit import Board
+from edged.models.fit import BoardSpeed
 from edged.types import Job, ModelSpec, Sampling, Segment
 
 CONTEXT = 512  # tokens; all that a calibration needs
@@ -37,7 +37,7 @@ ROUNDS = 5  # the best counts: anything else on the board only takes time away
 class Calibration(Struct, frozen=True):
     """What was measured. by: the model, or "memory and arithmetic". at: wall clock. machine: what it holds for."""
 
-    board: Board
+    board: BoardSpeed
     by: str
     at: float
     machine: str
@@ -91,7 +91,7 @@ class _Held:
         yield 0.0
 
 
-async def _with(entry: Entry, models_dir: Path) -> Board:
+async def _with(entry: Entry, models_dir: Path) -> BoardSpeed:
     from edged.engines.llama import LlamaEngine
 
     spec = ModelSpec(name=entry.name, path=str(catalog.of_entry(entry, models_dir).path), context=CONTEXT)
@@ -119,7 +119,7 @@ async def _with(entry: Entry, models_dir: Path) -> Board:
         await engine.stop()
 
 
-def _guess() -> Board:
+def _guess() -> BoardSpeed:
     """By numpy, with one thread for memory and as many as it likes for arithmetic."""
     import numpy as np
 
@@ -133,7 +133,7 @@ def _guess() -> Board:
         _ = side @ side
         read.append(middle - began)
         computed.append(time.perf_counter() - middle)
-    return Board(SHARE * BLOCK / min(read), SHARE * 2 * SIDE**3 / min(computed))
+    return BoardSpeed(SHARE * BLOCK / min(read), SHARE * 2 * SIDE**3 / min(computed))
 
 
 def _path() -> Path:

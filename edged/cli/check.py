@@ -7,14 +7,14 @@ import sys
 
 from edged import config
 from edged.cli.common import AsJson, ConfigFile
-from edged.cli.outcome import EX_CONFIG, print_json, told
+from edged.cli.outcome import EX_CONFIG, print_json, reporting_errors
 
 
 def check(file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check the configuration, its tools and models, without starting anything."""
     from edged.daemon.assembly import check_all  # only here: everything the daemon is made of
 
-    with told(as_json):
+    with reporting_errors(as_json):
         settings = config.load(str(file) if file else None)
         problems = asyncio.run(check_all(settings))
     if as_json:

@@ -16,7 +16,7 @@ import typer
 
 from edged import config
 from edged.cli import complete
-from edged.cli.outcome import Stop, told
+from edged.cli.outcome import Stop, reporting_errors
 from edged.client import DEFAULT_SOCKET, Client
 from edged.errors import ConfigError
 
@@ -50,7 +50,7 @@ CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127
 @contextmanager
 def daemon(given: Path | None, as_json: bool) -> Iterator[Client]:
     """A connection to the daemon. What goes wrong ends the command with a sentence and the contract's exit code."""
-    with told(as_json):
+    with reporting_errors(as_json):
         where, trouble = socket_path(given)
         try:
             with Client(where) as client:
@@ -77,8 +77,8 @@ def socket_path(given: Path | None) -> tuple[str, str | None]:
 def _unreachable(where: str, error: OSError, trouble: str | None) -> str:
     if isinstance(error, ConnectionError) and error.errno is None:  # of our client: it was connected
         return f"{where}: {error}; what it took in goes on, and asking again under the same --id does nothing twice"
-    told = f"no daemon answers on {where} ({error.strerror or error}); start one with `edged run`"
-    return f"{told}. The configuration, which would say where, is of no use: {trouble}" if trouble else told
+    text = f"no daemon answers on {where} ({error.strerror or error}); start one with `edged run`"
+    return f"{text}. The configuration, which would say where, is of no use: {trouble}" if trouble else text
 
 
 def _how_to_join(where: str) -> str:

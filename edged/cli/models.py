@@ -24,7 +24,7 @@ from edged.cli.common import AsJson
 from edged.cli.models_dir import ModelsDir, models_dir
 from edged.cli.models_fit import fit_models, room, why_never, why_not_in_budget
 from edged.cli.models_update import rollback_model, update_model
-from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, told
+from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, reporting_errors
 from edged.cli.progress import shown_progress
 from edged.errors import ConfigError, EdgedError
 from edged.models import catalog, pull
@@ -226,7 +226,7 @@ def exit_code(error: EdgedError) -> int:
 def _ended(as_json: bool) -> Iterator[None]:
     """What ends a command as a whole, a broken catalog or configuration too, in words and as an exit code."""
     try:
-        with told(as_json):
+        with reporting_errors(as_json):
             yield
     except KeyboardInterrupt:
         print("stopped; what has arrived is kept, and the same command goes on from there", file=sys.stderr)

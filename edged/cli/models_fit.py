@@ -15,7 +15,7 @@ from edged.cli.calibrate import Calibration, cached, measured
 from edged.cli.common import AsJson, print_table, row, size, table, when
 from edged.cli.models_dir import ModelsDir, models_dir
 from edged.cli.needs import calculated
-from edged.cli.outcome import Stop, print_json, told
+from edged.cli.outcome import Stop, print_json, reporting_errors
 from edged.config import Config
 from edged.engines import scripted
 from edged.host import memory
@@ -77,7 +77,7 @@ def fit_models(
     as_json: AsJson = False,
 ) -> None:
     """Say which models fit this board, what they take and about how fast they are."""
-    with told(as_json):
+    with reporting_errors(as_json):
         settings = config.load() if config.find(None).exists() else None
         folder, here = models_dir(where), room(settings)
         known = list(_known(settings, folder))

@@ -51,7 +51,7 @@ OWN = {"usage", "unreachable", "config"}  # the sentence alone says it; the word
 
 
 @contextmanager
-def told(as_json: bool) -> Iterator[None]:
+def reporting_errors(as_json: bool) -> Iterator[None]:
     """Around a command: what ends it is said, as a document too where one is expected."""
     try:
         yield

@@ -10,7 +10,7 @@ import typer
 from edged import config
 from edged.cli import complete
 from edged.cli.common import AsJson, ConfigFile, RequestName, Socket, daemon, print_table, row, shown, table, when
-from edged.cli.outcome import EX_FAILED, Stop, print_json, told
+from edged.cli.outcome import EX_FAILED, Stop, print_json, reporting_errors
 from edged.cli.view import request_lines
 
 if TYPE_CHECKING:
@@ -79,7 +79,10 @@ def audit_log(
     """Who did what: read from the store's file, with or without a running daemon."""
     from edged.store import audit  # only now: SQLite is not for every command
 
-    with told(as_json), audit.reading(config.load(str(config_file) if config_file else None).store_path) as store:
+    with (
+        reporting_errors(as_json),
+        audit.reading(config.load(str(config_file) if config_file else None).store_path) as store,
+    ):
         if verify:
             _print_found(audit.verify(store, head), head, as_json)
             return

@@ -34,7 +34,7 @@ class CallPiece(Struct, frozen=True):
     arguments: str
 
 
-class Call(Struct, frozen=True):
+class WrittenCall(Struct, frozen=True):
     """A call as far as it was written.
 
     arguments: as JSON, in the spaces json.dumps writes.
@@ -94,11 +94,11 @@ class CallReader:
                 told += [began] if began else []
         return tuple(told)
 
-    def calls(self) -> tuple[Call, ...]:
+    def calls(self) -> tuple[WrittenCall, ...]:
         """All calls so far; the last one may be in the middle of its arguments."""
         last = len(self._names) - 1
         return tuple(
-            Call(name, "".join(parts), whole=i < last or self._at is not _At.ARGUMENTS)
+            WrittenCall(name, "".join(parts), whole=i < last or self._at is not _At.ARGUMENTS)
             for i, (name, parts) in enumerate(zip(self._names, self._arguments, strict=True))
         )
 

@@ -12,7 +12,7 @@ from edged.agent.grammars import grammar, precheck
 from edged.agent.grammars.precheck import Inexpressible
 from edged.agent.prompts import FileOf, TemplateOf
 from edged.completions import request, server
-from edged.completions.calls import Call, CallPiece, CallReader
+from edged.completions.calls import CallPiece, CallReader, WrittenCall
 from edged.completions.output import Output, Told
 from edged.completions.request import MAX_TOP, ModelAnswer, ModelAsk, OnCall, ToolChoice
 from edged.completions.slots import Places
@@ -25,7 +25,6 @@ from edged.wire import new_rid
 
 __all__ = [
     "MAX_TOP",
-    "Call",
     "CallPiece",
     "Chats",
     "Inexpressible",
@@ -34,6 +33,7 @@ __all__ = [
     "OnCall",
     "OnPiece",
     "ToolChoice",
+    "WrittenCall",
 ]
 
 
@@ -197,7 +197,7 @@ class _Work:
             self._release()
         return _model_answer(done, text, calls, logprobs)
 
-    def _calls(self) -> tuple[Call, ...]:
+    def _calls(self) -> tuple[WrittenCall, ...]:
         return self._output.calls() if self._output else self._reader.calls()
 
     def _tell(self, words: str) -> None:
@@ -225,7 +225,7 @@ class _Work:
 
 
 def _model_answer(
-    done: Completion, text: str, calls: tuple[Call, ...], logprobs: tuple[TokenLogprob, ...]
+    done: Completion, text: str, calls: tuple[WrittenCall, ...], logprobs: tuple[TokenLogprob, ...]
 ) -> ModelAnswer:
     return ModelAnswer(
         text=text,

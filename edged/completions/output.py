@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from edged.agent.dialects.chat_template import CallFormat
 from edged.agent.grammars import grammar
-from edged.completions.calls import Call, CallPiece, CallReader
+from edged.completions.calls import CallPiece, CallReader, WrittenCall
 from edged.engines.llama.text import TextStream
 from edged.types import TokenLogprob
 
@@ -78,7 +78,7 @@ class Output:
         self._read = len(self._whole)
         return self._reader.feed(fresh)
 
-    def calls(self) -> tuple[Call, ...]:
+    def calls(self) -> tuple[WrittenCall, ...]:
         """The calls so far."""
         return self._reader.calls()
 

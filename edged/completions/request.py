@@ -8,7 +8,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from edged.agent.dialects.chat_template import write_json
-from edged.completions.calls import Call, CallPiece
+from edged.completions.calls import CallPiece, WrittenCall
 from edged.errors import BadRequest
 from edged.types import JSON, Finish, Message, Priority, Sampling, TokenLogprob, ToolCall, ToolSpec
 
@@ -53,7 +53,7 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     `finish` says LENGTH. variant: of the model, that wrote it; empty where it has only one."""
 
     text: str
-    calls: tuple[Call, ...] = ()
+    calls: tuple[WrittenCall, ...] = ()
     finish: Finish
     prompt_tokens: int
     cached_tokens: int
@@ -88,7 +88,7 @@ def answered(ask: ModelAsk) -> tuple[ToolCall, ...]:
     return tuple(made)
 
 
-def is_among(call: Call, made: tuple[ToolCall, ...], *, whole: bool) -> bool:
+def is_among(call: WrittenCall, made: tuple[ToolCall, ...], *, whole: bool) -> bool:
     """Whether it is one of those, or, where it need not be whole, may become one."""
     texts = [write_json(one.arguments) for one in made if one.name == call.name]
     return call.arguments in texts if whole else any(text.startswith(call.arguments) for text in texts)

@@ -8,7 +8,7 @@ import msgspec
 from edged.agent import answers
 from edged.agent.dialects.chat_template import write_json
 from edged.completions import request
-from edged.completions.calls import Call, CallPiece
+from edged.completions.calls import CallPiece, WrittenCall
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice
 from edged.errors import BadRequest, ModelUnavailable
 from edged.interfaces import OnPiece
@@ -112,7 +112,7 @@ def _repeats(ask: ModelAsk, answer: ChatAnswer) -> bool:
     return all(request.is_among(_call(raw, whole=True), made, whole=True) for raw in answer.calls)
 
 
-def _calls(ask: ModelAsk, answer: ChatAnswer) -> tuple[Call, ...]:
+def _calls(ask: ModelAsk, answer: ChatAnswer) -> tuple[WrittenCall, ...]:
     """The calls: of tools that were offered, with arguments that are JSON unless max_tokens cut them off."""
     cut = answer.finish == "length"
     raw = answer.calls if ask.parallel else answer.calls[:1]
@@ -128,12 +128,12 @@ def _calls(ask: ModelAsk, answer: ChatAnswer) -> tuple[Call, ...]:
     return made
 
 
-def _call(raw: RawCall, *, whole: bool) -> Call:
+def _call(raw: RawCall, *, whole: bool) -> WrittenCall:
     """In our spaces. whole: it should be."""
     try:
         value = msgspec.json.decode(raw.arguments or "{}")
     except (msgspec.DecodeError, RecursionError):
-        return Call(raw.name, raw.arguments, whole=False)
+        return WrittenCall(raw.name, raw.arguments, whole=False)
     if not isinstance(value, dict):
-        return Call(raw.name, raw.arguments, whole=False)
-    return Call(raw.name, write_json(value), whole=True)
+        return WrittenCall(raw.name, raw.arguments, whole=False)
+    return WrittenCall(raw.name, write_json(value), whole=True)

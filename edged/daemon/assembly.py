@@ -45,7 +45,7 @@ from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
 from edged.residency.governor import Governor
 from edged.residency.pressure.low_memory import Floor
-from edged.residency.pressure.pressure import Pace, Parts, Pressure
+from edged.residency.pressure.pressure import Parts, Pressure, PressureTiming
 from edged.residency.sizing import ByEngine, Estimate, Sizer, Weightless
 from edged.store import lifecycle, requests
 from edged.store.audit import AuditLog
@@ -69,7 +69,7 @@ logger = logging.getLogger("edged")
 EX_OK, EX_SOFTWARE = 0, 70  # sysexits.h
 STALL_S = 120.0  # a part with work that shows no progress for so long is stuck: the slowest board computes a chunk of
 # a prompt in a tenth of it
-PRESSURE_PACE = Pace()
+PRESSURE_PACE = PressureTiming()
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
 STATE_PACE_S = 1.0  # and how soon after a change; under load it changes with every request
 AUDITED = {  # of the events: what changes models or the daemon, or shows that somebody had to do without

@@ -1,7 +1,7 @@
 """Threads that own native objects: only they touch them, everybody else posts commands and awaits futures.
 
-`Worker` is the thread, `Owner` what the event loop sees of it. Results go back in one call a round: one wake-up of the
-loop for all of it.
+`NativeThread` is the thread, `Owner` what the event loop sees of it. Results go back in one call a round: one wake-up
+of the loop for all of it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ log = logging.getLogger("edged.engines.thread")
 Command = Callable[[], None]
 
 
-class Worker(ABC):
+class NativeThread(ABC):
     """The thread and its mailbox.
 
     `busy` and `progress_at` (time.monotonic()) may be read from anywhere.
@@ -131,7 +131,7 @@ class Worker(ABC):
         self._outbox.append(partial(resolve, future, value))
 
 
-W = TypeVar("W", bound=Worker)
+W = TypeVar("W", bound=NativeThread)
 
 
 class Owner(ABC, Generic[W]):

@@ -25,7 +25,7 @@ KV_BY_ROOT = 2
 ONNX_TIMES, ONNX_EXTRA = 2, 32 * 2**20
 
 
-class Board(Struct, frozen=True):
+class BoardSpeed(Struct, frozen=True):
     """How fast a board computes models: see above. Both are what llama.cpp makes of it, not what the chips can do."""
 
     bytes_s: float
@@ -44,11 +44,11 @@ def need(entry: Entry, context: int) -> int:
     )
 
 
-def board(entry: Entry, *, prefill_tokens_s: float, decode_tokens_s: float) -> Board:
+def board(entry: Entry, *, prefill_tokens_s: float, decode_tokens_s: float) -> BoardSpeed:
     """The board, by what one model makes on it."""
-    return Board(decode_tokens_s * entry.bytes, prefill_tokens_s * 2 * entry.parameters)
+    return BoardSpeed(decode_tokens_s * entry.bytes, prefill_tokens_s * 2 * entry.parameters)
 
 
-def speed(entry: Entry, board: Board) -> tuple[float, float]:
+def speed(entry: Entry, board: BoardSpeed) -> tuple[float, float]:
     """About (tokens of prompts a second, tokens a second of one generation)."""
     return board.operations_s / (2 * entry.parameters), board.bytes_s / entry.bytes

@@ -25,7 +25,7 @@ from edged import wire
 from edged.access import policy
 from edged.access.gate import Gate
 from edged.access.policy import Policy
-from edged.agent.accounting import Tally
+from edged.agent.accounting import Accounting
 from edged.agent.dispatch import Dispatcher, Trail
 from edged.agent.loop import Run, Stream
 from edged.config import Config, Tool
@@ -306,7 +306,7 @@ class Pipeline:
             return row
         if row.rid not in self._running:
             error = Cancelled("the request was cancelled")
-            reply = self._ended(row, Status.CANCELLED, error, await self._told(row))
+            reply = self._ended(row, Status.CANCELLED, error, await self._records_so_far(row))
             if await self._settle(row, reply, only=lifecycle.WAITING):
                 return await self.get(row.rid)
         if attempt := self._running.get(row.rid):  # it may have been claimed just now
@@ -352,7 +352,7 @@ class Pipeline:
                 error = Quarantined(f"the daemon died {row.attempts} times while working on this request")
                 log.error("request quarantined", extra={"rid": row.rid})
                 self._tell("request_quarantined", {"rid": row.rid, "attempts": row.attempts})
-                reply = self._ended(row, Status.FAILED, error, await self._told(row))
+                reply = self._ended(row, Status.FAILED, error, await self._records_so_far(row))
                 await self._settle(row, reply, quarantine=True)
             else:
                 await self._database.write(functools.partial(requests.requeue, rid=row.rid))
@@ -467,7 +467,7 @@ class Pipeline:
         """From a claimed row to its stored outcome."""
         request_id.set(row.rid)
         point("work.claimed")
-        tally = attempt.tally = Tally(row.accepted_boot, row.spent)
+        tally = attempt.tally = Accounting(row.accepted_boot, row.spent)
         left = None if row.deadline_boot is None else row.deadline_boot - clock.boot()
         limit = asyncio.timeout(left)
         outcome: Reply | tuple[Status, EdgedError]
@@ -492,16 +492,16 @@ class Pipeline:
                 outcome = Status.EXPIRED, Expired("the deadline passed")
             else:
                 log.exception("request failed through a bug")
-                told = "an error inside edged; its log has the details under this rid"
-                outcome = Status.FAILED, Internal(told)
+                text = "an error inside edged; its log has the details under this rid"
+                outcome = Status.FAILED, Internal(text)
         if not isinstance(outcome, Reply):
-            records = await self._told(row, attempt.run)
+            records = await self._records_so_far(row, attempt.run)
             outcome = self._ended(row, *outcome, records, attempt)
         attempt.settling = True
         self._waiting.set()  # its place is free
         await self._settle(row, outcome, attempt.messages, journal=attempt.journal)
 
-    async def _answer(self, row: Row, attempt: _Attempt, tally: Tally) -> Reply | None:
+    async def _answer(self, row: Row, attempt: _Attempt, tally: Accounting) -> Reply | None:
         """The reply; None: it is parked."""
         agent = self._config.agents.get(row.agent)
         if agent is None:
@@ -571,7 +571,7 @@ class Pipeline:
         # lazy: losing it with the power only means that the board tries once more
         await self._until_stored(lambda: self._database.write(lambda c: requests.note(c, rid, findings), durable=False))
 
-    async def _park(self, row: Row, tally: Tally, journal: Journal) -> None:
+    async def _park(self, row: Row, tally: Accounting, journal: Journal) -> None:
         """Wait for an upstream, durably."""
 
         def park(c: apsw.Connection) -> None:
@@ -625,7 +625,7 @@ class Pipeline:
 
     # -- settle ----------------------------------------------------------------------------------------------------
 
-    async def _told(self, row: Row, run: Run | None = None) -> tuple[ToolRecord, ...]:
+    async def _records_so_far(self, row: Row, run: Run | None = None) -> tuple[ToolRecord, ...]:
         """What was done for a request that has no answer, also by earlier attempts its run did not get to take over."""
         if run is None and not row.begun:
             return ()
@@ -650,7 +650,7 @@ class Pipeline:
     ) -> Reply:
         """The reply of a request without an answer; it tells what was done all the same."""
         run = attempt.run if attempt else None
-        tally = (attempt.tally if attempt else None) or Tally(row.accepted_boot, row.spent)
+        tally = (attempt.tally if attempt else None) or Accounting(row.accepted_boot, row.spent)
         return Reply(
             id=row.id,
             rid=row.rid,
@@ -733,7 +733,7 @@ class Pipeline:
             for row in await self._database.read(requests.overdue):
                 waited = "waiting for a link" if row.state is State.WAITING_LINK else "in the queue"
                 error = Expired(f"the deadline passed {waited}")
-                reply = self._ended(row, Status.EXPIRED, error, await self._told(row))
+                reply = self._ended(row, Status.EXPIRED, error, await self._records_so_far(row))
                 await self._settle(row, reply, only=lifecycle.WAITING)
             deadline = await self._database.read(requests.next_deadline)
             with contextlib.suppress(TimeoutError):
@@ -802,7 +802,7 @@ class _Attempt:
         self.agent = agent
         self.batch = batch
         self.began_boot = clock.boot()
-        self.tally: Tally | None = None
+        self.tally: Accounting | None = None
         self.run: Run | None = None
         self.trail: Trail | None = None
         self.journal: Journal | None = None
@@ -848,12 +848,12 @@ class _AuditedJournal(Journal):
     def finished(self, c: apsw.Connection, step: Step) -> None:
         """See Journal."""
         row, outcome = self._row, "ok" if step.result and step.result.ok else "tool_failed"
-        about = told(self._tools, step.intent.call)
+        about = audited_call(self._tools, step.intent.call)
         entry = AuditEntry(what="tool.called", who=row.client, role=row.role, rid=row.rid, outcome=outcome, about=about)
         audit.append(c, entry)
 
 
-def told(tools: Mapping[str, Tool], call: ToolCall) -> dict[str, JSON]:
+def audited_call(tools: Mapping[str, Tool], call: ToolCall) -> dict[str, JSON]:
     """A call as the audit log tells it."""
     tool = tools.get(call.name)
     named = {name for name, schema in tool.parameters.items() if "enum" in schema} if tool else ()

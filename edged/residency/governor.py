@@ -23,7 +23,7 @@ from edged.interfaces import Loader, Sizer
 from edged.residency import budget, fairness, measure
 from edged.residency.policy import Action, Plan, Resident, plan
 from edged.residency.record import Books, Change, Waiter, Way, shorter
-from edged.residency.refusal import MIB, Board, Fits, fitting_context, refusal
+from edged.residency.refusal import MIB, BoardMemory, Fits, fitting_context, refusal
 from edged.types import JSON, Alias, ModelSpec, ModelState
 
 log = logging.getLogger("edged.residency")
@@ -432,7 +432,7 @@ class Governor:
         ways = books.ways or []
         own = max(0, memory.private_bytes() - sum(m.private_bytes for m in self._models.values() if m.ready))
         reserve = self._reserve_bytes
-        board = Board(self._budget_bytes, reserve, own, memory.available_bytes())
+        board = BoardMemory(self._budget_bytes, reserve, own, memory.available_bytes())
         most = self._most(resident)
         least = min(ways, key=lambda way: way.need.total)
         small = await self._sizer.predict(shorter(least.spec, LEAST_CONTEXT))

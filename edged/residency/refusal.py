@@ -11,7 +11,7 @@ from edged.residency.policy import Resident
 MIB = 2**20
 
 
-class Board(Struct, frozen=True):
+class BoardMemory(Struct, frozen=True):
     """Memory as it is. available: None where the kernel does not say. own: what the daemon takes without a model."""
 
     budget: int
@@ -27,7 +27,7 @@ class Fits(Struct, frozen=True):
     models: tuple[str, ...] = ()
 
 
-def refusal(name: str, ways: Mapping[str, int], board: Board, resident: Sequence[Resident], fits: Fits) -> str:
+def refusal(name: str, ways: Mapping[str, int], board: BoardMemory, resident: Sequence[Resident], fits: Fits) -> str:
     """The message. ways: what each way of loading it takes, by its name; the least counts."""
     label, least = min(ways.items(), key=lambda way: way[1])
     smallest = f" (as {label}, the smallest of its variants)" if len(ways) > 1 else ""

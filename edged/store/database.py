@@ -181,7 +181,7 @@ class Database:
 
     def _write_loop(self, connection: apsw.Connection) -> None:
         connection.set_wal_hook(self._committed)
-        pace = Pace(time.monotonic())
+        pace = SyncLimiter(time.monotonic())
         while (items := _take(self._writes, pace)) is not None:
             self._busy = True
             if wanted := sum(item.durable for item in items):
@@ -263,7 +263,7 @@ def _pages_of(log: Path, first: int, end: int) -> int:
         return end - first
 
 
-class Pace:
+class SyncLimiter:
     """When the next synced commit may be: a token bucket, while waiting brings others together."""
 
     def __init__(self, now: float) -> None:
@@ -293,7 +293,7 @@ class Pace:
         self._at = now
 
 
-def _take(source: queue.SimpleQueue[_Item | None], pace: Pace | None = None) -> list[_Item] | None:
+def _take(source: queue.SimpleQueue[_Item | None], pace: SyncLimiter | None = None) -> list[_Item] | None:
     """Wait for work, then take all there is; None when the end was queued (what came before it goes first). Patient
     work alone waits a moment for company, and what is to be synced for its turn."""
     first = source.get()

@@ -18,7 +18,7 @@ from edged.tools.sql import SqlDatabase
 from edged.types import JSON, ToolCall
 
 if TYPE_CHECKING:
-    from edged.tools.python.worker import Worker
+    from edged.tools.python.worker import ToolWorker
 
 
 class Toolbox:
@@ -168,9 +168,9 @@ class Toolbox:
         return {"topic": topic, "published": True}
 
 
-def _workers(tools: Mapping[str, PythonTool], folder: Path, fence: Fence) -> dict[str, Worker]:
+def _workers(tools: Mapping[str, PythonTool], folder: Path, fence: Fence) -> dict[str, ToolWorker]:
     if not tools:
         return {}
-    from edged.tools.python.worker import Worker  # only now: a daemon without such tools does not carry it
+    from edged.tools.python.worker import ToolWorker  # only now: a daemon without such tools does not carry it
 
-    return {name: Worker(name, tool, folder, fence) for name, tool in tools.items()}
+    return {name: ToolWorker(name, tool, folder, fence) for name, tool in tools.items()}

@@ -119,7 +119,7 @@ def whole(body: bytes, *, secret: str | None) -> Parsed:
     calls = _Calls()
     calls.add(choice.message.tool_calls or [], streamed=False)
     parsed = _parsed(choice.message.content or "", calls, choice.finish_reason or "stop", answer.usage)
-    return replace(parsed, logprobs=_told(choice.logprobs))
+    return replace(parsed, logprobs=_token_logprobs(choice.logprobs))
 
 
 class Assembly:
@@ -234,7 +234,7 @@ def _parsed(text: str, calls: _Calls, finish: str, usage: _Usage | None) -> Pars
     )
 
 
-def _told(logprobs: Any) -> tuple[TokenLogprob, ...] | None:
+def _token_logprobs(logprobs: Any) -> tuple[TokenLogprob, ...] | None:
     try:
         content = msgspec.convert(logprobs, _Logprobs).content
     except msgspec.ValidationError:

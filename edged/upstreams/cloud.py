@@ -18,7 +18,7 @@ from edged.upstreams import link, request
 from edged.upstreams.budget import Budget
 from edged.upstreams.failures import Trouble
 from edged.upstreams.http import OnBody, OnText, Upstream
-from edged.upstreams.link import Link, Pace, Seen, Sign, State
+from edged.upstreams.link import Link, LinkState, ProbeTiming, Seen, Sign
 
 log = logging.getLogger("edged.upstreams")
 
@@ -56,11 +56,11 @@ class Cloud:
         tell: Callable[[str, dict[str, JSON]], None] = lambda name, data: None,
         changed: Callable[[], None] = lambda: None,
         answered: Callable[[str, ChatAnswer], None] = lambda model, answer: None,
-        pace: Pace | None = None,
+        pace: ProbeTiming | None = None,
     ) -> None:
         self._all = {name: _Books(name, settings, ledger) for name, settings in upstreams.items()}
         self._tell, self._changed, self._answered = tell, changed, answered
-        self._pace = pace or Pace()
+        self._pace = pace or ProbeTiming()
         self._woken = asyncio.Event()
 
     async def run(self) -> None:
@@ -231,7 +231,7 @@ class Cloud:
         before, books.link = books.link, new
         self._woken.set()
         if new.state is not before.state:
-            if new.state is State.UP:
+            if new.state is LinkState.UP:
                 log.info("upstream %s answers", books.name)
                 self._tell("link_up", {"upstream": books.name, "reason": "it answers"})
             else:

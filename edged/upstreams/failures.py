@@ -82,7 +82,7 @@ class Complaint(Exception):
         (1) it wants a pause; (2) it does not take our key, or does not have the model; (3) it does not take this
         request; (4) anything else may be chance.
         """
-        told = self._told()
+        told = self._sentence()
         status = self.status
         if status == 429 or (status in PAUSES and self.pause_s is not None):  # (1)
             return Trouble(Sign.BUSY, told, self.pause_s)
@@ -100,7 +100,7 @@ class Complaint(Exception):
         words = self.words.lower()
         return self.code in LENGTH_CODES or any(text in words for text in LENGTH_WORDS)
 
-    def _told(self) -> str:
+    def _sentence(self) -> str:
         code = printable(self.code)[:MAX_CODE] or "without a code"
         what = f"HTTP {self.status}" if self.status is not None else f"an error ({code})"
         words = printable(self.words)

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 MAX_DOUBLINGS = 30  # beyond it every pace is at its cap, and the power would only grow
 
 
-class State(StrEnum):
+class LinkState(StrEnum):
     """What is known of a link."""
 
     UNKNOWN = "unknown"  #: nothing was heard yet; it may be tried
@@ -36,7 +36,7 @@ class Sign(StrEnum):
     BUSY = "busy"  #: it is well and wants a pause
 
 
-class Pace(Struct, frozen=True, kw_only=True):
+class ProbeTiming(Struct, frozen=True, kw_only=True):
     """How fast a link reacts, in seconds.
 
     first_s, longest_s: between probes of a link that is down; doubled each time. Most outages are a router's or a
@@ -81,7 +81,7 @@ class Link(Struct, frozen=True, kw_only=True):
 
     since: float
     probe_at: float
-    state: State = State.UNKNOWN
+    state: LinkState = LinkState.UNKNOWN
     reason: str = ""
     weak: int = 0
     downs: int = 0
@@ -99,7 +99,7 @@ def fresh(now: float) -> Link:
 
 def usable(link: Link, now: float) -> bool:
     """Whether a request may be tried."""
-    return link.state is not State.DOWN and now >= link.paused_until
+    return link.state is not LinkState.DOWN and now >= link.paused_until
 
 
 def places(link: Link, now: float) -> int:
@@ -109,14 +109,14 @@ def places(link: Link, now: float) -> int:
 
 def next_probe(link: Link) -> float | None:
     """When a probe is due; None while one is on its way, or while requests show how it is."""
-    if link.probing or (link.state is not State.DOWN and link.in_flight):
+    if link.probing or (link.state is not LinkState.DOWN and link.in_flight):
         return None
     return link.probe_at
 
 
 def usable_at(link: Link, now: float) -> float:
     """When it may be usable, as far as can be told."""
-    at = max(link.probe_at, link.paused_until) if link.state is State.DOWN else link.paused_until
+    at = max(link.probe_at, link.paused_until) if link.state is LinkState.DOWN else link.paused_until
     return max(at, now)
 
 
@@ -139,7 +139,7 @@ def abandoned(link: Link, era: int, *, probe: bool = False) -> Link:
     return link
 
 
-def ended(link: Link, era: int, seen: Seen, now: float, chance: float, pace: Pace) -> Link:
+def ended(link: Link, era: int, seen: Seen, now: float, chance: float, pace: ProbeTiming) -> Link:
     """What began in `era` ended.
 
     (1) it began before the link went down: a good answer makes the next probe due, a failure is old news;
@@ -169,10 +169,10 @@ def ended(link: Link, era: int, seen: Seen, now: float, chance: float, pace: Pac
     return _fallen(link, seen, now, chance, pace)
 
 
-def _good(link: Link, seen: Seen, now: float, chance: float, pace: Pace) -> Link:
+def _good(link: Link, seen: Seen, now: float, chance: float, pace: ProbeTiming) -> Link:
     idle = now + _spread(pace.idle_s, chance)
-    since = link.since if link.state is State.UP else now
-    up = replace(link, state=State.UP, since=since, reason="", weak=0, probe_at=idle)
+    since = link.since if link.state is LinkState.UP else now
+    up = replace(link, state=LinkState.UP, since=since, reason="", weak=0, probe_at=idle)
     if not seen.probe:  # (2)
         return replace(up, downs=0, window=min(link.window + 1, pace.window_limit))
     if not _down(link):  # (3)
@@ -180,7 +180,7 @@ def _good(link: Link, seen: Seen, now: float, chance: float, pace: Pace) -> Link
     return replace(up, weak=pace.weak_limit - 1, window=1)  # (4)
 
 
-def _busy(link: Link, seen: Seen, now: float, chance: float, pace: Pace) -> Link:
+def _busy(link: Link, seen: Seen, now: float, chance: float, pace: ProbeTiming) -> Link:
     if seen.pause_s is None:  # it does not say how long: as if it were down
         downs = link.downs + 1
         pause = _spread(_backoff(downs, pace.first_s, pace.longest_s), chance)
@@ -194,7 +194,7 @@ def _busy(link: Link, seen: Seen, now: float, chance: float, pace: Pace) -> Link
     return replace(paused, window=max(1, link.window // 2), probe_at=until + _spread(pace.idle_s, chance))  # (5)
 
 
-def _fallen(link: Link, seen: Seen, now: float, chance: float, pace: Pace) -> Link:
+def _fallen(link: Link, seen: Seen, now: float, chance: float, pace: ProbeTiming) -> Link:
     """(8), (9), (10): down, or still down."""
     downs = link.downs + 1
     if seen.sign is Sign.REFUSED:
@@ -205,11 +205,11 @@ def _fallen(link: Link, seen: Seen, now: float, chance: float, pace: Pace) -> Li
     link = replace(link, reason=seen.reason, downs=downs, probe_at=probe_at)
     if _down(link):  # (9), (10)
         return link
-    return replace(link, state=State.DOWN, since=now, weak=0, era=link.era + 1, in_flight=0, window=1)  # (8), (9)
+    return replace(link, state=LinkState.DOWN, since=now, weak=0, era=link.era + 1, in_flight=0, window=1)  # (8), (9)
 
 
 def _down(link: Link) -> bool:
-    return link.state is State.DOWN
+    return link.state is LinkState.DOWN
 
 
 def _backoff(times: int, first_s: float, longest_s: float) -> float:

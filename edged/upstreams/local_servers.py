@@ -19,13 +19,13 @@ from edged.upstreams import link
 from edged.upstreams import loopback as here
 from edged.upstreams.failures import TooLong, Trouble
 from edged.upstreams.http import OnText, Upstream
-from edged.upstreams.link import Link, Pace, Seen, Sign, State
+from edged.upstreams.link import Link, LinkState, ProbeTiming, Seen, Sign
 from edged.wire import new_rid
 
 log = logging.getLogger("edged.served")
 
 # Probes cost next to nothing here, and who waits for the server to come back is on the same board: half a minute.
-PACE = Pace(longest_s=30.0, idle_s=30.0, refused_s=30.0, refused_longest_s=30.0)
+PACE = ProbeTiming(longest_s=30.0, idle_s=30.0, refused_s=30.0, refused_longest_s=30.0)
 CONNECT_S = 5.0  # nothing lies between: a server that takes longer to accept hangs
 # A server that computes may be slow to tell its models, on two busy cores and in an interpreter of its own.
 PROBE_S = 10.0
@@ -76,7 +76,7 @@ class Served:
         *,
         tell: Callable[[str, dict[str, JSON]], None] = lambda name, data: None,
         answered: Callable[[str, ChatAnswer], None] = lambda model, answer: None,
-        pace: Pace = PACE,
+        pace: ProbeTiming = PACE,
     ) -> None:
         self._all = {name: _Books(name, model) for name, model in models.items()}
         self._tell, self._answered, self._pace = tell, answered, pace
@@ -159,7 +159,7 @@ class Served:
                 "context": books.settings.context,
                 "engine": str(EngineKind.SERVER),
                 "server": {
-                    "up": books.link.state is State.UP,
+                    "up": books.link.state is LinkState.UP,
                     "since": round(clock.wall() - (now - books.link.since), 1),
                     "reason": books.link.reason or None,
                     "base_url": books.settings.base_url,
@@ -171,9 +171,9 @@ class Served:
 
     async def _be_there(self, books: _Books) -> None:
         """Raise where the server cannot be asked. One that was away is looked at first: it may be back."""
-        if books.link.state is State.DOWN and not books.refused:
+        if books.link.state is LinkState.DOWN and not books.refused:
             await asyncio.shield(self._look(books))
-            if books.link.state is State.DOWN:
+            if books.link.state is LinkState.DOWN:
                 raise self._away(books, books.link.reason)
         if clock.boot() < books.link.paused_until:
             raise self._away(books, books.link.reason)
@@ -181,16 +181,18 @@ class Served:
     def _error(self, books: _Books, trouble: Trouble) -> EdgedError:
         """What a failed exchange is to whoever asked."""
         if isinstance(trouble, TooLong):
-            return ContextRefused(self._told(books, trouble.reason))
+            return ContextRefused(self._explained(books, trouble.reason))
         if trouble.sign in (Sign.GOOD, Sign.REFUSED):
-            return ModelUnavailable(self._told(books, trouble.reason))
+            return ModelUnavailable(self._explained(books, trouble.reason))
         return self._away(books, trouble.reason)
 
     def _away(self, books: _Books, reason: str) -> ModelAway:
         now = clock.boot()
-        return ModelAway(self._told(books, reason), retry_after_s=max(SOON_S, link.usable_at(books.link, now) - now))
+        return ModelAway(
+            self._explained(books, reason), retry_after_s=max(SOON_S, link.usable_at(books.link, now) - now)
+        )
 
-    def _told(self, books: _Books, reason: str) -> str:
+    def _explained(self, books: _Books, reason: str) -> str:
         return f"model {books.name!r}, server {books.settings.base_url}: {reason}"
 
     # -- what was seen ---------------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ class Served:
         if new.state is before.state:
             if new.reason and new.reason != before.reason:
                 log.info("model %s: its server: %s", books.name, new.reason)
-        elif new.state is State.UP:
+        elif new.state is LinkState.UP:
             log.info("model %s: its server answers", books.name)
             self._tell("server_up", {"model": books.name, "reason": "it answers"})
         else:
@@ -257,9 +259,9 @@ def _judged(books: _Books, names: Sequence[str] | None) -> Seen:
 def _state(known: Link) -> ModelState:
     """As a model's: missing is what cannot be had now, for whatever reason."""
     match known.state:
-        case State.UP:
+        case LinkState.UP:
             return ModelState.READY
-        case State.DOWN:
+        case LinkState.DOWN:
             return ModelState.MISSING
         case _:
             return ModelState.UNLOADED

@@ -76,7 +76,7 @@ def body(chat: Chat, model: str, spelling: Spelling, *, stream: bool) -> bytes:
     if chat.response_schema is not None:
         fields["response_format"] = _format(chat.response_schema, spelling.schema_as)
         if spelling.schema_as is SchemaAs.OBJECT:
-            fields["messages"] = _told(messages, FOLLOW_SCHEMA + _json(chat.response_schema))
+            fields["messages"] = _with_instruction(messages, FOLLOW_SCHEMA + _json(chat.response_schema))
     if stream:
         fields["stream"] = True
         fields["stream_options"] = {"include_usage": True}
@@ -157,7 +157,7 @@ def _format(schema: dict[str, JSON], schema_as: SchemaAs) -> dict[str, JSON]:
     return {"type": "json_schema", "json_schema": named}
 
 
-def _told(messages: list[dict[str, JSON]], sentence: str) -> list[dict[str, JSON]]:
+def _with_instruction(messages: list[dict[str, JSON]], sentence: str) -> list[dict[str, JSON]]:
     """With a sentence more in the system text; many templates allow only one, at the beginning."""
     if messages and messages[0]["role"] == "system":
         first = {**messages[0], "content": f"{messages[0]['content']}\n\n{sentence}".lstrip()}

@@ -25,7 +25,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.types import Chat, ChatAnswer, Message, RawCall, ToolCall, ToolSpec, UpstreamFacts
 from edged.upstreams import Cloud
-from edged.upstreams.link import Pace
+from edged.upstreams.link import ProbeTiming
 from tests.support import cloud as clouds
 from tests.support.broker import free_port
 from tests.support.cloud import WAIT_S, Behaviour, ScriptedCloud, by, calls, event, held, raw, status, stream, text
@@ -34,7 +34,7 @@ NAME = "cloud"
 ALL = (NAME,)
 KEY = "sk-canary-5f2e8a"
 QUICK_S = 0.5  # the time limit of tests that wait for one to pass
-PACE = Pace(first_s=0.05, longest_s=0.2, refused_s=0.05, refused_longest_s=0.2, shortest_pause_s=0.05)
+PACE = ProbeTiming(first_s=0.05, longest_s=0.2, refused_s=0.05, refused_longest_s=0.2, shortest_pause_s=0.05)
 VALVE = ToolSpec("set_valve", "Open or close a valve.", {"type": "object", "properties": {"valve": {"enum": ["n"]}}})
 UP = UpstreamFacts(NAME)
 NOBODY = UpstreamFacts(NAME, up=False)
@@ -47,7 +47,7 @@ def a_chat(text: str = "hi", **more: Any) -> Chat:
 class Watched:
     """A Cloud with one upstream, and what it told."""
 
-    def __init__(self, settings: Upstream, ledger: Spending, pace: Pace) -> None:
+    def __init__(self, settings: Upstream, ledger: Spending, pace: ProbeTiming) -> None:
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.changes = 0
         self.ledger = ledger
@@ -110,7 +110,7 @@ async def make(server: ScriptedCloud, tmp_path: Path) -> AsyncIterator[Make]:
     await store.start()
 
     @contextlib.asynccontextmanager
-    async def made(*, run: bool = False, pace: Pace = PACE, **settings: Any) -> AsyncIterator[Watched]:
+    async def made(*, run: bool = False, pace: ProbeTiming = PACE, **settings: Any) -> AsyncIterator[Watched]:
         fields = {"base_url": server.base_url, "model": clouds.MODEL, "timeout_s": WAIT_S, **settings}
         one = Watched(Upstream(**fields), Spending(store), pace)
         task = asyncio.create_task(one.cloud.run()) if run else None
@@ -491,7 +491,7 @@ async def test_chat_refused_key_or_model_takes_the_link_down_with_its_reason(
     server: ScriptedCloud, make: Make, fault: Behaviour, words: str
 ) -> None:
     """A person has to act, so probes are rare; what the server says is in the error and in the status."""
-    async with make(pace=Pace()) as one:
+    async with make(pace=ProbeTiming()) as one:
         await one.ask()
         server.will(fault)
         with pytest.raises(NoLink) as caught:
@@ -604,7 +604,7 @@ async def test_chat_unreasonable_retry_after_is_bounded(server: ScriptedCloud, m
 
 async def test_chat_429_without_a_pause_backs_off(server: ScriptedCloud, make: Make) -> None:
     """It is not asked again at once, as three weak failures in a row would be."""
-    async with make(pace=Pace()) as one:
+    async with make(pace=ProbeTiming()) as one:
         server.will(status(429, "quota"))
         with pytest.raises(NoLink):
             await one.ask()
@@ -760,7 +760,7 @@ async def test_run_probes_at_the_start_and_says_up(server: ScriptedCloud, make: 
 
 async def test_run_probes_an_idle_link_and_finds_it_gone(server: ScriptedCloud, make: Make) -> None:
     """Without a request; and finds it again."""
-    async with make(run=True, pace=Pace(first_s=0.05, longest_s=0.1, idle_s=0.1)) as one:
+    async with make(run=True, pace=ProbeTiming(first_s=0.05, longest_s=0.1, idle_s=0.1)) as one:
         await server.until(lambda: server.probes >= 2)
         await server.stop()
         await one.until(lambda: one.told[-1][0] == "link_down")
@@ -820,7 +820,7 @@ async def test_run_server_that_lists_models_and_fails_is_tried_ever_more_rarely(
 ) -> None:
     """Each probe brings the link up and one request takes it down; the pauses grow all the same."""
     server.otherwise = status(500)
-    async with make(run=True, pace=Pace(first_s=0.05, longest_s=10.0)) as one:
+    async with make(run=True, pace=ProbeTiming(first_s=0.05, longest_s=10.0)) as one:
         pauses: list[float] = []
         while len(pauses) < 4:
             await one.until(lambda: one.facts.up)

@@ -308,7 +308,7 @@ async def test_generate_without_a_loaded_model_is_model_unavailable(engine: Llam
 MEMORY_CHILD = """
 import asyncio, sys
 from contextlib import asynccontextmanager
-from edged.engine import LlamaEngine
+from edged.engines.llama import LlamaEngine
 from edged.types import Job, ModelSpec, Segment
 
 def private_bytes():

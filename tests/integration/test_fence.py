@@ -16,7 +16,7 @@ from edged.errors import ToolFailed
 from edged.models.updates import ledger
 from edged.tools.python import landlock
 from edged.tools.python.landlock import Fence
-from edged.tools.python.worker import Worker
+from edged.tools.python.worker import ToolWorker
 from tests.support.broker import until
 from tests.support.daemon import Daemon, Wired, entry
 
@@ -148,15 +148,15 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-async def worker(place: Place) -> AsyncIterator[Worker]:
+async def worker(place: Place) -> AsyncIterator[ToolWorker]:
     """Calls `reach`."""
-    made = Worker("reach", PythonTool(python="reaching:reach"), place.tools, place.fence())
+    made = ToolWorker("reach", PythonTool(python="reaching:reach"), place.tools, place.fence())
     yield made
     await made.stop()
 
 
 @pytest.mark.parametrize("how", ["read", "write", "remove", "rename", "link", "program", "truncate", "through a link"])
-async def test_what_is_edgeds_is_closed(worker: Worker, place: Place, how: str) -> None:
+async def test_what_is_edgeds_is_closed(worker: ToolWorker, place: Place, how: str) -> None:
     """The store, snapshots, keys: to the tool itself, to a program it starts, by any way of the file system."""
     for name in ("state/edged.db", "state/snapshots/s", "state/models.json", "key"):
         path = place.folder / name
@@ -166,7 +166,7 @@ async def test_what_is_edgeds_is_closed(worker: Worker, place: Place, how: str) 
         assert path.read_text() == "secret"
 
 
-async def test_what_comes_later_is_closed_too(worker: Worker, place: Place) -> None:
+async def test_what_comes_later_is_closed_too(worker: ToolWorker, place: Place) -> None:
     """A journal and a store set aside have names of their own, and were not there when the process started."""
     assert await worker.call({"how": "read", "path": str(place.state / "plant.db")}, "r", 0) == "done"
     for name in ("edged.db-journal", "edged.db-wal", "edged.db.damaged"):
@@ -174,7 +174,7 @@ async def test_what_comes_later_is_closed_too(worker: Worker, place: Place) -> N
         assert await worker.call({"how": "read", "path": str(place.state / name)}, "r", 1) == "EACCES"
 
 
-async def test_what_is_not_edgeds_stays_open(worker: Worker, place: Place) -> None:
+async def test_what_is_not_edgeds_stays_open(worker: ToolWorker, place: Place) -> None:
     """A database of the board's wants a folder without anything of edged's: there is its journal."""
     for path in (place.folder / "garden" / "new", place.state / "plant" / "new", place.tools / "notes"):
         for how in ("write", "read", "rename"):
@@ -185,7 +185,7 @@ async def test_what_is_not_edgeds_stays_open(worker: Worker, place: Place) -> No
     assert await worker.call({"how": "program", "path": "/etc/passwd"}, "r", 0) == "done"
 
 
-async def test_configuration_and_weights_are_read_and_not_changed(worker: Worker, place: Place) -> None:
+async def test_configuration_and_weights_are_read_and_not_changed(worker: ToolWorker, place: Place) -> None:
     """A tool that could write them would be what it likes after the next start."""
     for path in (place.config, place.folder / "models" / "m.gguf"):
         assert await worker.call({"how": "read", "path": str(path)}, "r", 0) == "done"
@@ -194,7 +194,7 @@ async def test_configuration_and_weights_are_read_and_not_changed(worker: Worker
     assert await worker.call({"how": "write", "path": str(place.folder / "models" / "new")}, "r", 0) == "EACCES"
 
 
-async def test_daemons_process_is_closed(worker: Worker) -> None:
+async def test_daemons_process_is_closed(worker: ToolWorker) -> None:
     """Its memory and its descriptors; a tool does not end it either."""
     for how in ("memory", "descriptors", "kill"):
         assert await worker.call({"how": how, "path": str(os.getpid())}, "r", 0) in ("EACCES", "EPERM"), how
@@ -202,7 +202,7 @@ async def test_daemons_process_is_closed(worker: Worker) -> None:
 
 async def test_refusal_of_the_kernel_is_explained_in_the_log(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """Who wrote the tool sees a PermissionError on a file that is their own."""
-    made = Worker("fill", PythonTool(python="reaching:fill"), place.tools, place.fence())
+    made = ToolWorker("fill", PythonTool(python="reaching:fill"), place.tools, place.fence())
     try:
         with pytest.raises(ToolFailed, match="PermissionError"):
             await made.call({"path": str(place.state / "new"), "mebibytes": 1}, "r", 0)
@@ -214,8 +214,8 @@ async def test_refusal_of_the_kernel_is_explained_in_the_log(place: Place, caplo
 async def test_files_are_limited(place: Place) -> None:
     """Their size, their number, and the limits themselves."""
     tool = PythonTool(python="reaching:fill", file_size="2MiB")
-    fill = Worker("fill", tool, place.tools, place.fence())
-    many = Worker("many", PythonTool(python="reaching:open_many"), place.tools, place.fence())
+    fill = ToolWorker("fill", tool, place.tools, place.fence())
+    many = ToolWorker("many", PythonTool(python="reaching:open_many"), place.tools, place.fence())
     path = str(place.folder / "garden" / "big")
     try:
         assert await fill.call({"path": path, "mebibytes": 2}, "r", 0) == 2 * 2**20

@@ -202,7 +202,7 @@ async def test_batch_of_a_float_model_is_pooled_over_its_mask() -> None:
 
 MEMORY = """
 import asyncio, contextlib, sys
-from edged.onnx import OnnxEngine
+from edged.engines.onnx import OnnxEngine
 from edged.types import EmbedJob, ModelSpec
 
 def private():

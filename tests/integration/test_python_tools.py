@@ -19,7 +19,7 @@ from edged import config
 from edged.config import PythonTool
 from edged.errors import ToolFailed
 from edged.tools.python import process, signatures
-from edged.tools.python.worker import Worker
+from edged.tools.python.worker import ToolWorker
 from edged.tools.toolbox import Toolbox
 from edged.types import ToolCall
 from tests.support.broker import until
@@ -150,7 +150,7 @@ def silent() -> None:
     pass
 '''
 
-Make = Callable[..., Worker]
+Make = Callable[..., ToolWorker]
 
 
 @pytest.fixture
@@ -165,10 +165,10 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 async def make(folder: Path) -> AsyncIterator[Make]:
     """Makes workers for functions of the module; they are stopped, and then nothing of them is left."""
-    workers: list[Worker] = []
+    workers: list[ToolWorker] = []
 
-    def worker(function: str, *, idle_s: float = 60.0, **more: Any) -> Worker:
-        workers.append(Worker(function, PythonTool(python=f"garden:{function}", **more), folder, idle_s=idle_s))
+    def worker(function: str, *, idle_s: float = 60.0, **more: Any) -> ToolWorker:
+        workers.append(ToolWorker(function, PythonTool(python=f"garden:{function}", **more), folder, idle_s=idle_s))
         return workers[-1]
 
     yield worker
@@ -285,7 +285,7 @@ async def test_time_limit_kills_the_function_and_what_it_started(make: Make, tmp
 async def test_time_limit_does_not_count_the_import(make: Make, folder: Path) -> None:
     """A large module would otherwise never be ready on a slow board."""
     (folder / "slow.py").write_text("import time\ntime.sleep(0.6)\ndef f() -> int:\n    return 1\n")
-    slow = Worker("slow", PythonTool(python="slow:f", timeout_s=0.5), folder)
+    slow = ToolWorker("slow", PythonTool(python="slow:f", timeout_s=0.5), folder)
     assert await slow.call({}, "r", 0) == 1
     await slow.stop()
 

@@ -19,14 +19,14 @@ from edged.host import loopback
 from edged.types import Chat, EngineKind, Finish, Message, TokenLogprob, ToolCall, ToolSpec
 from edged.upstreams import Served
 from edged.upstreams import loopback as here
-from edged.upstreams.link import Pace
+from edged.upstreams.link import ProbeTiming
 from tests.support import cloud as clouds
 from tests.support.cloud import ScriptedCloud
 
 HELLO = (Message("user", "hello"),)
 VALVE = ToolSpec("set", "Valve.", {"type": "object", "properties": {"v": {"enum": ["a", "b"]}}, "required": ["v"]})
 NUMBER = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-NEVER = Pace(first_s=600.0, longest_s=600.0, idle_s=600.0, refused_s=600.0, refused_longest_s=600.0)  # by itself
+NEVER = ProbeTiming(first_s=600.0, longest_s=600.0, idle_s=600.0, refused_s=600.0, refused_longest_s=600.0)  # by itself
 
 
 class Board:
@@ -381,7 +381,7 @@ async def test_server_that_comes_back_is_seen_without_a_request(server: Scripted
     """By a probe, at the pace of a link."""
     board = Board(server.base_url)
     events: asyncio.Queue[str] = asyncio.Queue()
-    quick = Pace(first_s=0.02, longest_s=0.05, idle_s=0.05)
+    quick = ProbeTiming(first_s=0.02, longest_s=0.05, idle_s=0.05)
     served = Served({"npu": board.model}, tell=lambda name, _: events.put_nowait(name), pace=quick)
     task = asyncio.create_task(served.run())
     try:

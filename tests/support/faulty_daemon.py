@@ -38,14 +38,14 @@ from edged.interfaces import OnPiece
 from edged.requests import pipeline
 from edged.residency.pressure.ladder import Calm
 from edged.residency.pressure.low_memory import Floor
-from edged.residency.pressure.pressure import Pace, Pressure
+from edged.residency.pressure.pressure import Pressure, PressureTiming
 from edged.tools.toolbox import Toolbox
 from edged.transport.mqtt import Backoff, MqttTransport
 from edged.types import Completion, Job, ModelSpec
 
 AFTER_PUBLISH = "publish.done"
 STALL_S = 0.3
-PACE = Pace(look_s=0.05, idle_s=0.05, work_s=0.7, memory=Calm(first_s=0.3, next_s=0.05))
+PACE = PressureTiming(look_s=0.05, idle_s=0.05, work_s=0.7, memory=Calm(first_s=0.3, next_s=0.05))
 MORTAL = ("edged.requests.pipeline", "edged.residency", "edged.mqtt", "edged.state", "edged.upstreams")
 THREADS = ("edged.store.writer", "edged.store.reader", "edged.database.plant")
 LOSE_A_TASK, LOSE_A_THREAD, ARM = signal.SIGUSR2, signal.SIGRTMIN + 1, signal.SIGRTMIN + 2

@@ -26,7 +26,7 @@ TRIAL_S = 20.0  # on a board that is busy; the start of the process takes most o
 TRIAL_BYTES = 512 * 2**20
 CHILD = f"""
 import json, resource, signal, sys
-from edged.agent.trial import failure
+from edged.agent.grammars.precheck import failure
 resource.setrlimit(resource.RLIMIT_DATA, ({TRIAL_BYTES}, {TRIAL_BYTES}))
 for rules in json.load(sys.stdin):
     signal.setitimer(signal.ITIMER_PROF, {TRIAL_CPU_S})

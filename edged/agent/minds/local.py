@@ -48,7 +48,7 @@ class LocalMind:
         """The next call, or `reply`, or `escalate`, and its log-probability; the grammar makes it a valid one."""
         done = await self._ask(
             run,
-            lambda: self._prompts.deciding(_told(run), run.request.messages, run.records),
+            lambda: self._prompts.deciding(_turns_so_far(run), run.request.messages, run.records),
             self._prompts.grammar if self._may_escalate else self._prompts.grammar_here,
             confidence_marker="",
         )
@@ -80,7 +80,7 @@ class LocalMind:
         schema = run.request.response_schema
         done = await self._ask(
             run,
-            lambda: self._prompts.answering(_told(run), run.request.messages, run.records),
+            lambda: self._prompts.answering(_turns_so_far(run), run.request.messages, run.records),
             grammar.answer(schema) if schema is not None else None,
             stop=run.request.stop,
             on_text=run.stream.piece if run.stream else None,
@@ -125,5 +125,5 @@ class LocalMind:
                 run.history.pop(0)
 
 
-def _told(run: Run) -> list[Turn]:
+def _turns_so_far(run: Run) -> list[Turn]:
     return [turn.messages for turn in run.history]

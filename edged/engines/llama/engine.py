@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 from edged.engines.llama.snapshots import Snapshots
 from edged.engines.llama.ticket import ModelStats, Ticket
-from edged.engines.llama.worker import Worker
+from edged.engines.llama.worker import LlamaThread
 from edged.engines.thread import Owner, settled
 from edged.errors import Internal
 from edged.interfaces import OnPiece, Residency
 from edged.types import Completion, Job, ModelSpec
 
 
-class LlamaEngine(Owner[Worker]):
+class LlamaEngine(Owner[LlamaThread]):
     """Implements `interfaces.Engine`, `Loader` and `Yielding` with llama.cpp. Belongs to the loop it is started on.
 
     Args:
@@ -44,8 +44,8 @@ class LlamaEngine(Owner[Worker]):
         self._snapshots = snapshots
         self._checked = checked
 
-    def _make(self, loop: asyncio.AbstractEventLoop) -> Worker:
-        return Worker(loop, self._on_fatal, self._threads, snapshots=self._snapshots, checked=self._checked)
+    def _make(self, loop: asyncio.AbstractEventLoop) -> LlamaThread:
+        return LlamaThread(loop, self._on_fatal, self._threads, snapshots=self._snapshots, checked=self._checked)
 
     async def generate(
         self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None

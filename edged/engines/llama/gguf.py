@@ -27,7 +27,7 @@ MAX_KEPT = 64  # longer arrays (vocabularies) are stepped over: nothing here nee
 _LENGTH = struct.Struct("<Q")
 
 
-class Vocabulary(Struct, frozen=True):
+class SpecialVocabulary(Struct, frozen=True):
     """A vocabulary as it stands in the file.
 
     Attributes:
@@ -166,7 +166,7 @@ def special_tokens(path: Path, pairs: dict[str, JSON]) -> dict[str, str]:
     return {name: tokens[i] for name, i in ids.items() if i in tokens}
 
 
-def vocabulary(path: Path) -> Vocabulary:
+def vocabulary(path: Path) -> SpecialVocabulary:
     """The file's vocabulary; takes as long as `metadata`.
 
     Raises:
@@ -185,7 +185,7 @@ def vocabulary(path: Path) -> Vocabulary:
     if not texts or not isinstance(model, str) or not isinstance(end, int):
         raise ModelUnavailable(f"{path.name} has no vocabulary")
     data, ends = texts[0]
-    return Vocabulary(model, data, ends, types[0] if types else b"", end)
+    return SpecialVocabulary(model, data, ends, types[0] if types else b"", end)
 
 
 def parts(path: Path) -> tuple[Path, ...]:

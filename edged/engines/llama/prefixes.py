@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from edged.engines.llama.bindings import Llama
-from edged.engines.llama.scheduler import Scheduler, Step
+from edged.engines.llama.scheduler import Scheduler, StepPlan
 from edged.engines.llama.sequence import Kept
 from edged.engines.llama.snapshots import Entry, Shelf
 
@@ -23,7 +23,7 @@ class Prefixes:
         do: does to llama.cpp what a step says.
     """
 
-    def __init__(self, shelf: Shelf, native: Llama, scheduler: Scheduler, do: Callable[[Step], None]) -> None:
+    def __init__(self, shelf: Shelf, native: Llama, scheduler: Scheduler, do: Callable[[StepPlan], None]) -> None:
         self._shelf = shelf
         self._native = native
         self._scheduler = scheduler
@@ -63,13 +63,13 @@ class Prefixes:
         state = self._shelf.read(entry)
         if state is None:
             return False
-        room = Step()
+        room = StepPlan()
         kept = self._scheduler.adopt(entry.tokens, room)
         if kept is None:  # running sequences need the room
             return False
         self._do(room)
         if not self._native.restore(kept.seq_id, state):
-            given_up = Step()
+            given_up = StepPlan()
             self._scheduler.drop(kept, given_up)
             self._do(given_up)
             self._shelf.refuse(entry, "llama.cpp does not take it")

@@ -14,7 +14,7 @@ from typing import Protocol
 from edged.types import Segment
 
 
-class Vocabulary(Protocol):
+class Tokenizer(Protocol):
     """What is needed of a model's vocabulary; implemented by `llama.Llama` and by the tests' tables."""
 
     def tokenize(self, text: str, *, special: bool) -> list[int]: ...
@@ -24,7 +24,7 @@ class Vocabulary(Protocol):
     def is_mark(self, token: int) -> bool: ...
 
 
-def encode(segments: Iterable[Segment], vocabulary: Vocabulary) -> list[int]:
+def encode(segments: Iterable[Segment], vocabulary: Tokenizer) -> list[int]:
     """Tokens of the segments: in one go where that lets no literal text become a mark, else piece by piece."""
     joined = _join(segments)
     tokens = vocabulary.tokenize("".join(s.text for s in joined), special=True)
@@ -38,7 +38,7 @@ def _join(segments: Iterable[Segment]) -> list[Segment]:
     return [Segment("".join(s.text for s in group), kind) for kind, group in groupby(segments, lambda s: s.literal)]
 
 
-def _marks_are_ours(tokens: list[int], segments: list[Segment], vocabulary: Vocabulary) -> bool:
+def _marks_are_ours(tokens: list[int], segments: list[Segment], vocabulary: Tokenizer) -> bool:
     """Whether no mark among the tokens touches a byte of a literal segment. False where that cannot be told, because
     the pieces do not add up to the text (a vocabulary that normalises)."""
     if not any(s.literal for s in segments) or not any(vocabulary.is_mark(t) for t in tokens):
@@ -58,7 +58,7 @@ def _marks_are_ours(tokens: list[int], segments: list[Segment], vocabulary: Voca
     return True
 
 
-def _encode_alone(segment: Segment, vocabulary: Vocabulary) -> list[int]:
+def _encode_alone(segment: Segment, vocabulary: Tokenizer) -> list[int]:
     if not segment.literal:
         return vocabulary.tokenize(segment.text, special=True)
     tokens = vocabulary.tokenize(segment.text, special=False)
@@ -72,7 +72,7 @@ def _encode_alone(segment: Segment, vocabulary: Vocabulary) -> list[int]:
     return [t for t in tokens if not vocabulary.is_mark(t)]
 
 
-def _spelling(token: int, vocabulary: Vocabulary) -> str:
+def _spelling(token: int, vocabulary: Tokenizer) -> str:
     return vocabulary.piece(token, special=True).decode("utf-8", "replace").strip()
 
 

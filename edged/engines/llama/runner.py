@@ -19,10 +19,10 @@ from edged.engines.llama.prefixes import Prefixes
 from edged.engines.llama.prompt import encode
 from edged.engines.llama.rates import Rates
 from edged.engines.llama.sampler import Logits
-from edged.engines.llama.scheduler import BringBack, Budget, Forget, Move, Scheduler, SetAside, Share, Step
+from edged.engines.llama.scheduler import BringBack, Budget, Forget, Move, Scheduler, SetAside, Share, StepPlan
 from edged.engines.llama.sequence import Chunk, Sequence, common_length
 from edged.engines.llama.snapshots import Key, Snapshots, model_fingerprint
-from edged.engines.llama.step_budget import Pace
+from edged.engines.llama.step_budget import StepBudget
 from edged.engines.llama.swapped import Aside
 from edged.engines.llama.threads import Tuner
 from edged.engines.llama.ticket import ModelStats, News, Ticket
@@ -101,7 +101,7 @@ class Runner:
             self._native.close()
             raise
         self._rates = Rates()
-        self._pace = Pace(self._native.batch_tokens)
+        self._pace = StepBudget(self._native.batch_tokens)
         self._tuner = Tuner(threads, fixed=not tuned)
         self._costs = Costs()
         self._drafting = Drafting(self._costs)
@@ -259,13 +259,13 @@ class Runner:
         for sequence in ready:
             self._generations[sequence].draft(len(ready))
 
-    def _prepare(self, step: Step) -> None:
+    def _prepare(self, step: StepPlan) -> None:
         for move in step.moves:
             self._do(move, step)
         for sequence in step.admitted:
             self._on_admitted(sequence)
 
-    def _do(self, move: Move, step: Step) -> None:
+    def _do(self, move: Move, step: StepPlan) -> None:
         native = self._native
         match move:
             case Forget(seq_id):
@@ -281,7 +281,7 @@ class Runner:
                 if not self._aside.take(sequence, seq_id):
                     self._begin_anew(sequence, step)
 
-    def _begin_anew(self, sequence: Sequence, step: Step) -> None:
+    def _begin_anew(self, sequence: Sequence, step: StepPlan) -> None:
         """Its state is lost: all its tokens are computed again."""
         step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not sequence]
         sequence.n_computed = 0
@@ -359,7 +359,7 @@ class Runner:
     def _publish(self, sequence: Sequence) -> None:
         """Keep its fixed prefix, once that is computed."""
         if sequence.prefix_tokens and sequence.n_computed >= sequence.prefix_tokens:
-            step = Step()
+            step = StepPlan()
             self._scheduler.publish(sequence, step)
             self._prepare(step)
 
@@ -413,7 +413,7 @@ class Runner:
         """Let go of a sequence, here, in the books and in llama.cpp. One that ended well leaves its state to others."""
         self._generations.pop(sequence).close()
         self._aside.drop(sequence)
-        step = Step()
+        step = StepPlan()
         if ended_well and sequence in self._scheduler.running:
             self._scheduler.retire(sequence, step)
         else:

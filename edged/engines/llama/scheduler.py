@@ -67,7 +67,7 @@ Move = Forget | Share | SetAside | BringBack
 
 
 @dataclass(slots=True)
-class Step:
+class StepPlan:
     """What to do: the moves in their order, then compute the chunks. admitted: those that begin, or go on."""
 
     moves: list[Move] = field(default_factory=list)
@@ -139,17 +139,17 @@ class Scheduler:
             raise ValueError("a sequence that never fits was added")
         self._queue(sequence).append(sequence)
 
-    def schedule(self, budget: Budget, now: float) -> Step:
+    def schedule(self, budget: Budget, now: float) -> StepPlan:
         """Admit who fits and hand out tokens. now: seconds, on a clock that does not go back."""
         self._now = now
-        step = Step()
+        step = StepPlan()
         self._admit(step)
         self._fill(step, budget)
         return step
 
     # Ends
 
-    def retire(self, sequence: Sequence, step: Step) -> None:
+    def retire(self, sequence: Sequence, step: StepPlan) -> None:
         """A running sequence has ended: its state is kept for whoever goes on from there."""
         self.running.remove(sequence)
         tokens = tuple(sequence.tokens[: sequence.n_computed])
@@ -162,7 +162,7 @@ class Scheduler:
             self._evict(older, step)
         self.kept.append(kept)
 
-    def remove(self, sequence: Sequence, step: Step) -> None:
+    def remove(self, sequence: Sequence, step: StepPlan) -> None:
         """Forget a sequence, wherever it is."""
         queue = self._queue(sequence)
         if sequence in queue:
@@ -177,7 +177,7 @@ class Scheduler:
 
     # What is kept
 
-    def publish(self, sequence: Sequence, step: Step) -> None:
+    def publish(self, sequence: Sequence, step: StepPlan) -> None:
         """Keep the prefix that a running sequence has computed, if it is to be kept and is not."""
         wanted, sequence.prefix_tokens = self._is_unpublished(sequence), 0
         if not wanted or not self._find_id(step):
@@ -186,7 +186,7 @@ class Scheduler:
         self._share(sequence.seq_id, kept.seq_id, len(kept.tokens), step)
         self.kept.append(kept)
 
-    def adopt(self, tokens: tuple[int, ...], step: Step) -> Kept | None:
+    def adopt(self, tokens: tuple[int, ...], step: StepPlan) -> Kept | None:
         """Make a place for a fixed prefix whose state comes from elsewhere; None where only running sequences could
         make room."""
         unkept = self.cells.total - self.cells.used_by(s.seq_id for s in self.running)
@@ -198,7 +198,7 @@ class Scheduler:
         self.kept.append(kept)
         return kept
 
-    def drop(self, kept: Kept, step: Step) -> None:
+    def drop(self, kept: Kept, step: StepPlan) -> None:
         """Keep it no longer."""
         self._evict(kept, step)
 
@@ -222,7 +222,7 @@ class Scheduler:
 
     # Admission
 
-    def _admit(self, step: Step) -> None:
+    def _admit(self, step: StepPlan) -> None:
         """In order of rank; the first one that finds no room stops it, so that a large request is not overtaken for
         ever. One whose prefix is being computed by another is passed by: it is next anyway."""
         for sequence in list(self.waiting):
@@ -239,7 +239,7 @@ class Scheduler:
         computing = (s for s in self.running if s.prefix_tokens and not self.is_paused(s))
         return any(s.prefix_key == key and s.n_computed < len(key) for s in computing)
 
-    def _place(self, sequence: Sequence, step: Step) -> bool:
+    def _place(self, sequence: Sequence, step: StepPlan) -> bool:
         """Give it an id and the best beginning there is, if there is room for all its tokens."""
         victims = self._victims_for(sequence) if sequence.interactive else []
         stay = [s.seq_id for s in self.running if s not in victims]
@@ -271,7 +271,7 @@ class Scheduler:
         own = (k for k in self.kept if k.fixed and k.tokens == sequence.prefix_key)
         return next(((k.seq_id, len(k.tokens)) for k in own), (-1, 0))
 
-    def _begin(self, sequence: Sequence, source: int, shared: int, step: Step) -> None:
+    def _begin(self, sequence: Sequence, source: int, shared: int, step: StepPlan) -> None:
         self._queue(sequence).remove(sequence)
         sequence.seq_id = self._free_ids.pop()
         if shared:
@@ -283,7 +283,7 @@ class Scheduler:
         self.running.append(sequence)
         step.admitted.append(sequence)
 
-    def _bring_back(self, sequence: Sequence, step: Step) -> None:
+    def _bring_back(self, sequence: Sequence, step: StepPlan) -> None:
         self.cells.grow(sequence.seq_id, sequence.n_saved)
         step.moves.append(BringBack(sequence, sequence.seq_id))
         sequence.n_computed, sequence.n_saved = sequence.n_saved, 0
@@ -292,7 +292,7 @@ class Scheduler:
         """Running batch sequences, the one to make room first at the end."""
         return sorted((s for s in self.running if not s.interactive and s.rank > sequence.rank), key=lambda s: s.rank)
 
-    def _set_aside(self, victim: Sequence, step: Step) -> None:
+    def _set_aside(self, victim: Sequence, step: StepPlan) -> None:
         """Let a running sequence make room; it is the next of its kind to be admitted."""
         step.moves.append(SetAside(victim, victim.seq_id, victim.n_computed))
         step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not victim]
@@ -308,7 +308,7 @@ class Scheduler:
 
     # Room
 
-    def _find_id(self, step: Step, keep: int = -1) -> bool:
+    def _find_id(self, step: StepPlan, keep: int = -1) -> bool:
         """See that an id is free; the kept state goes that would save the least."""
         if self._free_ids:
             return True
@@ -318,7 +318,7 @@ class Scheduler:
         self._evict(min(others, key=lambda k: self.cells.alone(k.seq_id) * k.chance(self._now)), step)
         return True
 
-    def _evict_one(self, step: Step) -> bool:
+    def _evict_one(self, step: StepPlan) -> bool:
         """Let the kept state go that is least likely to be of use, among those whose cells come back."""
         if not self.kept:
             return False
@@ -326,20 +326,20 @@ class Scheduler:
         self._evict(least, step)
         return True
 
-    def _evict_until(self, cells: int, step: Step) -> None:
+    def _evict_until(self, cells: int, step: StepPlan) -> None:
         while self.cells.free < cells and self._evict_one(step):
             pass
 
-    def _evict(self, kept: Kept, step: Step) -> None:
+    def _evict(self, kept: Kept, step: StepPlan) -> None:
         self.kept.remove(kept)
         self._forget(kept.seq_id, step)
 
-    def _forget(self, seq_id: int, step: Step) -> None:
+    def _forget(self, seq_id: int, step: StepPlan) -> None:
         self.cells.release(seq_id)
         self._free_ids.add(seq_id)
         step.moves.append(Forget(seq_id))
 
-    def _share(self, source: int, target: int, length: int, step: Step) -> None:
+    def _share(self, source: int, target: int, length: int, step: StepPlan) -> None:
         self.cells.share(source, target, length)
         step.moves.append(Share(source, target, length))
 
@@ -357,7 +357,7 @@ class Scheduler:
 
     # The token budget
 
-    def _fill(self, step: Step, budget: Budget) -> None:
+    def _fill(self, step: StepPlan, budget: Budget) -> None:
         """Interactive work, then batch work in what that leaves it.
 
         Somebody waits for the first token of an interactive request: the step that brings it is as short as can be,
@@ -379,7 +379,7 @@ class Scheduler:
         self._serve(batch, room, budget, step)
         self._add_drafts(step, budget)
 
-    def _serve(self, sequences: list[Sequence], room: int, budget: Budget, step: Step) -> int:
+    def _serve(self, sequences: list[Sequence], room: int, budget: Budget, step: StepPlan) -> int:
         """Generations first, a token or a short run each: they keep their rhythm while a long prompt is computed in
         chunks of what is left. Returns how many tokens were given."""
         generating = sorted((s for s in sequences if s.prompt_done), key=lambda s: (s.served_at, s.order))
@@ -394,7 +394,7 @@ class Scheduler:
             given += self._give(sequence, room - given, step)
         return given
 
-    def _give(self, sequence: Sequence, most: int, step: Step) -> int:
+    def _give(self, sequence: Sequence, most: int, step: StepPlan) -> int:
         """Let a sequence compute up to `most` tokens; returns how many."""
         if sequence not in self.running:  # it had to make room within this step
             return 0
@@ -415,7 +415,7 @@ class Scheduler:
         step.chunks.append(Chunk(sequence, sequence.n_computed, count))
         return count
 
-    def _free_for(self, sequence: Sequence, cells: int, step: Step) -> int:
+    def _free_for(self, sequence: Sequence, cells: int, step: StepPlan) -> int:
         """Free cells, after those made room that stand behind the sequence. Without any it waits: those before it
         end, or set it aside."""
         self._evict_until(cells, step)
@@ -427,7 +427,7 @@ class Scheduler:
             self._evict_until(cells, step)
         return self.cells.free
 
-    def _add_drafts(self, step: Step, budget: Budget) -> None:
+    def _add_drafts(self, step: StepPlan, budget: Budget) -> None:
         """Drafts ride along where nobody has to make room for them, and only in steps without prompts."""
         if any(not c.sequence.prompt_done for c in step.chunks):
             return

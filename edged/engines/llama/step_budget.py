@@ -17,7 +17,7 @@ TELLING_TOKENS = 24
 NEWEST = 0.3
 
 
-class Pace:
+class StepBudget:
     """The token budget of a step, from measured speed: a power of two, so that runs repeat in the same shapes.
 
     Args:

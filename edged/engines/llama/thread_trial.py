@@ -51,7 +51,7 @@ COLLAPSE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class TimedStep:
     """What was computed at once; `units` of work (`Shapes`)."""
 
     tokens: int
@@ -96,16 +96,16 @@ def _size(tokens: int) -> int:
 
 
 @dataclass(slots=True)
-class Tally:
+class TrialScore:
     """Steps with one count."""
 
     steps: int = 0
     seconds: float = 0.0
     units: float = 0.0
     squares: float = 0.0  # of seconds per unit
-    worst: Step | None = None
+    worst: TimedStep | None = None
 
-    def add(self, step: Step) -> None:
+    def add(self, step: TimedStep) -> None:
         self.steps += 1
         self.seconds += step.seconds
         self.units += step.units
@@ -134,14 +134,14 @@ class Recent:
     """The last steps with one count: enough of them to see that the board has changed."""
 
     def __init__(self) -> None:
-        self._steps: deque[Step] = deque()
+        self._steps: deque[TimedStep] = deque()
         self._seconds = 0.0
         self._units = 0.0
 
     def __len__(self) -> int:
         return len(self._steps)
 
-    def add(self, step: Step) -> list[Step]:
+    def add(self, step: TimedStep) -> list[TimedStep]:
         """Take one in; returns those that are too old."""
         self._steps.append(step)
         self._seconds += step.seconds
@@ -173,16 +173,16 @@ class Recent:
         margin = SURE * math.sqrt(noise / len(self._steps))
         return None if FASTER - margin < ratio < SLOWER + margin else ratio
 
-    def last_slow(self, cost: float) -> Tally:
+    def last_slow(self, cost: float) -> TrialScore:
         """Those at the end that took longer than `cost` seconds a unit, without a faster one between them."""
-        tally = Tally()
+        tally = TrialScore()
         for step in takewhile(lambda s: s.cost > cost, reversed(self._steps)):
             tally.add(step)
         return tally
 
 
 @dataclass(slots=True)
-class Duel:
+class ThreadTrial:
     """Two counts take turns, the challenger first.
 
     settled: the count in use.
@@ -197,9 +197,9 @@ class Duel:
     usual: float
     noise: float
     urged: bool
-    ours: Tally = field(default_factory=Tally)
-    theirs: Tally = field(default_factory=Tally)
-    _block: Tally = field(default_factory=Tally)
+    ours: TrialScore = field(default_factory=TrialScore)
+    theirs: TrialScore = field(default_factory=TrialScore)
+    _block: TrialScore = field(default_factory=TrialScore)
     _challenging: bool = True
 
     @property
@@ -223,7 +223,7 @@ class Duel:
         usual = self.ours.mean if self.ours.steps else self.usual
         return max(0.0, self.theirs.seconds - self.theirs.units * usual)
 
-    def add(self, step: Step) -> bool | None:
+    def add(self, step: TimedStep) -> bool | None:
         """Count a step with `count` threads. True: the challenger has won; False: it has not."""
         (self.theirs if self._challenging else self.ours).add(step)
         self._block.add(step)
@@ -231,7 +231,7 @@ class Duel:
         if self._challenging and step.cost > hopeless * self.usual:
             return False
         if self._block.steps == BLOCK_STEPS or self._block.seconds >= BLOCK_S:
-            self._block = Tally()
+            self._block = TrialScore()
             self._challenging = not self._challenging
         return self._verdict()
 

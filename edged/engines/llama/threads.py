@@ -12,7 +12,17 @@ import math
 import re
 from dataclasses import dataclass
 
-from edged.engines.llama.thread_trial import COLLAPSE, FASTER, HOPELESS, SLOWER, Duel, Recent, Shapes, Step, Tally
+from edged.engines.llama.thread_trial import (
+    COLLAPSE,
+    FASTER,
+    HOPELESS,
+    SLOWER,
+    Recent,
+    Shapes,
+    ThreadTrial,
+    TimedStep,
+    TrialScore,
+)
 from edged.host.cpus import Board, Load
 
 NUMBER = re.compile(r"[0-9]{1,20}")  # as the kernel writes 64 bits
@@ -163,7 +173,7 @@ class _Phase:
         self._most = most
         self._fit: int | None = None
         self._shapes = Shapes()
-        self._duel: Duel | None = None
+        self._duel: ThreadTrial | None = None
         self._duel_began = 0.0  # on everybody's clock
         # The board may be busy from the start: at first all of the fewer are compared.
         self._fewer, self._more = _Side(urged=True), _Side()
@@ -171,7 +181,7 @@ class _Phase:
         self._usual: float | None = None  # seconds of a unit of work with the count in use
         self._noise = 0.0  # variance of the steps, in terms of the squared mean
         self._recent = Recent()
-        self._collapsed = Tally()  # steps that have just shown that the board is another one
+        self._collapsed = TrialScore()  # steps that have just shown that the board is another one
 
     @property
     def count(self) -> int:
@@ -181,9 +191,9 @@ class _Phase:
     def observe(self, tokens: int, seconds: float, clock: float) -> _Move | None:
         """Learn from a step with `count` threads."""
         self._clock += seconds
-        step = Step(tokens, seconds, self._shapes.units(tokens))
+        step = TimedStep(tokens, seconds, self._shapes.units(tokens))
         if self._duel is None:
-            self._collapsed = Tally()
+            self._collapsed = TrialScore()
             self._on_usual_step(step)
             self._begin_if_due(clock)
             return None
@@ -220,7 +230,7 @@ class _Phase:
 
     # The usual step
 
-    def _on_usual_step(self, step: Step) -> None:
+    def _on_usual_step(self, step: TimedStep) -> None:
         if self._usual is None:
             self._usual = step.cost
         for aged in self._recent.add(step):
@@ -265,12 +275,12 @@ class _Phase:
 
     def _begin(self, challenger: int, side: _Side, clock: float) -> None:
         assert self._usual is not None
-        self._duel = Duel(challenger, self.settled, self._usual, self._noise, side.urged)
+        self._duel = ThreadTrial(challenger, self.settled, self._usual, self._noise, side.urged)
         self._duel_began = clock
         if side is self._fewer:
             self._duel.ours = self._collapsed
 
-    def _end_duel(self, duel: Duel, *, won: bool) -> _Move | None:
+    def _end_duel(self, duel: ThreadTrial, *, won: bool) -> _Move | None:
         self._duel = None
         side = self._more if duel.up else self._fewer
         side.ended = self._clock

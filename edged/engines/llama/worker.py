@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Worker(thread.Worker):
+class LlamaThread(thread.NativeThread):
     """The thread and its models.
 
     Args:

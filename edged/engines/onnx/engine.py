@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Callable
 
 from edged.engines.onnx.ticket import ModelStats, Ticket
-from edged.engines.onnx.worker import Worker
+from edged.engines.onnx.worker import OnnxThread
 from edged.engines.thread import Owner, settled
 from edged.errors import Internal
 from edged.interfaces import Residency
 from edged.types import Embeddings, EmbedJob, ModelSpec
 
 
-class OnnxEngine(Owner[Worker]):
+class OnnxEngine(Owner[OnnxThread]):
     """Implements `interfaces.Embedder` and `interfaces.Loader` with onnxruntime. Belongs to the loop it is started on.
 
     Args:
@@ -33,8 +33,8 @@ class OnnxEngine(Owner[Worker]):
         self.residency = residency
         self._threads = threads
 
-    def _make(self, loop: asyncio.AbstractEventLoop) -> Worker:
-        return Worker(loop, self._on_fatal, self._threads)
+    def _make(self, loop: asyncio.AbstractEventLoop) -> OnnxThread:
+        return OnnxThread(loop, self._on_fatal, self._threads)
 
     async def embed(self, job: EmbedJob) -> Embeddings:
         """See `interfaces.Embedder`. A cancelled call returns only when nothing of it is computed any more, so that its

@@ -49,7 +49,7 @@ class _Work:
         self.vectors: dict[int, bytes] = {}
 
 
-class Worker(thread.Worker):
+class OnnxThread(thread.NativeThread):
     """The thread and its models.
 
     Args:

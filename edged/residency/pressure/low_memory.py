@@ -23,7 +23,7 @@ LEAST = 16 * 2**20  # where no reserve is configured: below, the kernel itself b
 PLENTY = 0.25
 
 
-class State(Enum):
+class MemoryState(Enum):
     """What a look says."""
 
     LOW = "low"
@@ -62,12 +62,12 @@ class Floor:
         self._fine = max(reserve, 2 * LEAST)
         self._meminfo, self._root, self._own = meminfo, root, own
 
-    def look(self) -> tuple[State, Room]:
+    def look(self) -> tuple[MemoryState, Room]:
         """What is left, and what to think of it."""
         room = self._room()
         if room.least is None or room.least >= self._fine:
-            return State.FINE, room
-        return (State.LOW if room.least < self.low else State.UNEASY), room
+            return MemoryState.FINE, room
+        return (MemoryState.LOW if room.least < self.low else MemoryState.UNEASY), room
 
     def _room(self) -> Room:
         board = _numbers(self._meminfo)

@@ -26,7 +26,7 @@ from edged.host import clock, psi
 from edged.host.psi import Signal, Unwatchable
 from edged.interfaces import Relief, Yielding
 from edged.residency.pressure.ladder import Calm, Ladder, Move, Rung
-from edged.residency.pressure.low_memory import PLENTY, Floor, Room, State
+from edged.residency.pressure.low_memory import PLENTY, Floor, MemoryState, Room
 from edged.types import JSON
 
 log = logging.getLogger("edged.residency")
@@ -39,7 +39,7 @@ ACT_S = 5.0  # an act that takes longer (a model is just being loaded, say) ends
 Opener = Callable[[], Awaitable[Signal | None]]
 
 
-class Pace(Struct, frozen=True):
+class PressureTiming(Struct, frozen=True):
     """Times, in seconds.
 
     look_s: between two looks at what is left. Between two triggers of PSI there are 2 s, too.
@@ -62,7 +62,7 @@ class Pace(Struct, frozen=True):
     board: Calm = Calm(first_s=60.0, next_s=30.0, again_s=300.0, most_s=1800.0)
 
 
-class Step(Struct, frozen=True):
+class PressureStep(Struct, frozen=True):
     """A rung and what it means. again: also whenever trouble is seen from there on; what is idle then may not have been
     before."""
 
@@ -83,7 +83,7 @@ class Stair:
     def __init__(
         self,
         kind: str,
-        steps: Sequence[Step],
+        steps: Sequence[PressureStep],
         calm: Calm,
         *,
         tell: Callable[[str, dict[str, JSON]], None],
@@ -148,23 +148,23 @@ class Stair:
         if self.level == 1:
             self._since = clock.wall()
         log.warning("%s is given up (level %d): %s", step.rung.name, self.level, self._reason)
-        self._tell("pressure_rises", {**self._told(), "gives_up": step.rung.name, "reason": self._reason})
+        self._tell("pressure_rises", {**self._event_data(), "gives_up": step.rung.name, "reason": self._reason})
         await self._act(step, group)
 
     def _take_back(self) -> None:
         step = self._steps[self.level]
         log.info("%s is taken back (level %d)", step.rung.name, self.level)
         step.take_back()
-        self._tell("pressure_falls", {**self._told(), "takes_back": step.rung.name, "reason": self._reason})
+        self._tell("pressure_falls", {**self._event_data(), "takes_back": step.rung.name, "reason": self._reason})
 
-    def _told(self) -> dict[str, JSON]:
+    def _event_data(self) -> dict[str, JSON]:
         return {"kind": self._kind, "level": self.level, **self._figures}
 
-    async def _act(self, step: Step, group: asyncio.TaskGroup) -> None:
+    async def _act(self, step: PressureStep, group: asyncio.TaskGroup) -> None:
         acting = group.create_task(self._try(step), name=f"edged.pressure.{step.rung.name}")
         await asyncio.wait({acting}, timeout=ACT_S)
 
-    async def _try(self, step: Step) -> None:
+    async def _try(self, step: PressureStep) -> None:
         try:
             await step.give_up(self._reason or "")
         except EdgedError as error:  # the engine stops, say: the next step may still help
@@ -201,7 +201,7 @@ class Pressure:
         manager: tuple[Path, bytes] | None,
         strain: Callable[[], str | None] | None,
         tell: Callable[[str, dict[str, JSON]], None],
-        pace: Pace,
+        pace: PressureTiming,
         board: Path = psi.BOARD,
         group: Callable[[], Path | None] = psi.own_group,
     ) -> None:
@@ -271,12 +271,12 @@ class Pressure:
     async def _look(self) -> None:
         while True:
             state, room = self._floor.look()
-            if state is State.LOW:
+            if state is MemoryState.LOW:
                 mib = 2**20
                 left, low = (room.least or 0) // mib, self._floor.low // mib
                 told = f"{left} MiB of memory are left, and less than {low} MiB is low"
                 self.memory.see(told, _figures(room))
-            elif state is State.UNEASY:
+            elif state is MemoryState.UNEASY:
                 self.memory.doubt()
             await asyncio.sleep(self._pace.look_s)
 
@@ -288,21 +288,25 @@ class Pressure:
 
     # -- what is given up ------------------------------------------------------------------------------------------
 
-    def _memory_steps(self) -> list[Step]:
+    def _memory_steps(self) -> list[PressureStep]:
         pace, relief = self._pace, self._parts.relief
         return [
-            Step(Rung("caches"), self._trim, self._parts.engine.relax),
-            Step(Rung("idle models", pace.idle_s, anew=False), relief.relieve, _nothing, again=True),
-            Step(Rung("batch work", pace.work_s), partial(self._pause, "memory"), partial(self._resume, "memory")),
-            Step(Rung("new work", pace.work_s), self._refuse, self._admit),
+            PressureStep(Rung("caches"), self._trim, self._parts.engine.relax),
+            PressureStep(Rung("idle models", pace.idle_s, anew=False), relief.relieve, _nothing, again=True),
+            PressureStep(
+                Rung("batch work", pace.work_s), partial(self._pause, "memory"), partial(self._resume, "memory")
+            ),
+            PressureStep(Rung("new work", pace.work_s), self._refuse, self._admit),
         ]
 
-    def _board_steps(self) -> list[Step]:
+    def _board_steps(self) -> list[PressureStep]:
         pace = self._pace
         return [
-            Step(Rung("a thread"), _agree, _nothing),
-            Step(Rung("batch work", pace.batch_s), partial(self._pause, "board"), partial(self._resume, "board")),
-            Step(Rung("larger variants", pace.smaller_s), self._parts.relief.shrink, self._grow),
+            PressureStep(Rung("a thread"), _agree, _nothing),
+            PressureStep(
+                Rung("batch work", pace.batch_s), partial(self._pause, "board"), partial(self._resume, "board")
+            ),
+            PressureStep(Rung("larger variants", pace.smaller_s), self._parts.relief.shrink, self._grow),
         ]
 
     async def _trim(self, _: str) -> None:

@@ -6,7 +6,7 @@ nothing of edged, and of others only msgspec: what a tool weighs is what its aut
 its schema; the same hints check and convert the arguments of a call (JSON "north" into Bed.NORTH).
 
 The channel is a socket, a frame on it four bytes of length (big endian) and a msgpack map. The child speaks first, with
-`Hello`; then each `Call` is answered by one `Answer`. When the channel ends, so does the child.
+`Hello`; then each `Invocation` is answered by one `Answer`. When the channel ends, so does the child.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Hello(Struct, omit_defaults=True):
     traceback: str = ""
 
 
-class Call(Struct):
+class Invocation(Struct):
     """A call. `key` is the same whenever the same step of the same request is done again."""
 
     function: str
@@ -129,7 +129,7 @@ def load(module: str, names: tuple[str, ...]) -> tuple[dict[str, Callable[..., A
     try:
         loaded = importlib.import_module(module)
     except BaseException as error:  # a module may also end the interpreter while it is imported
-        return {}, Hello(problem=f"cannot be imported: {_told(error)}", traceback=_trace(error))
+        return {}, Hello(problem=f"cannot be imported: {_error_text(error)}", traceback=_trace(error))
     found, told = {}, {}
     for name in names:
         try:
@@ -173,7 +173,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(inspect.unwrap(function), include_extras=True)
     except Exception as error:  # a hint that is a text may be any code
-        raise Unusable(f"its type hints cannot be read: {_told(error)}") from None
+        raise Unusable(f"its type hints cannot be read: {_error_text(error)}") from None
 
 
 def _described(parameter: inspect.Parameter, hint: Any) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def _serve(peer: socket.socket, functions: Mapping[str, Callable[..., Any]]) -> 
     """Answer calls, one after the other."""
     frames, me = peer.makefile("rb"), os.getpid()
     while (frame := _receive(frames)) is not None:
-        answer = perform(functions, msgspec.msgpack.decode(frame, type=Call))
+        answer = perform(functions, msgspec.msgpack.decode(frame, type=Invocation))
         if os.getpid() != me:  # a tool that forked came back twice; only one may answer
             os._exit(0)
         _send(peer, answer)
@@ -251,7 +251,7 @@ def _serve(peer: socket.socket, functions: Mapping[str, Callable[..., Any]]) -> 
             return
 
 
-def perform(functions: Mapping[str, Callable[..., Any]], call: Call) -> Answer:
+def perform(functions: Mapping[str, Callable[..., Any]], call: Invocation) -> Answer:
     """Call a function; whatever it raises is an answer."""
     try:
         if call.function not in functions:  # the file was changed since the daemon read it
@@ -260,12 +260,12 @@ def perform(functions: Mapping[str, Callable[..., Any]], call: Call) -> Answer:
     except Unusable as error:
         return Answer(error=str(error))
     except MemoryError as error:
-        return Answer(error=_told(error), traceback=_trace(error), spent=True)
+        return Answer(error=_error_text(error), traceback=_trace(error), spent=True)
     except BaseException as error:  # also sys.exit() of a function that was written as a program
-        return Answer(error=_told(error), traceback=_trace(error))
+        return Answer(error=_error_text(error), traceback=_trace(error))
 
 
-def _called(function: Callable[..., Any], call: Call) -> Any:
+def _called(function: Callable[..., Any], call: Invocation) -> Any:
     hints = _hints(function)
     arguments = {name: _converted(name, value, hints) for name, value in call.arguments.items()}
     if KEY in inspect.signature(function).parameters:
@@ -300,7 +300,7 @@ def _encoded(result: Any) -> Answer:
     return Answer(body)
 
 
-def _told(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     """Type and message of an error, short."""
     if isinstance(error, MemoryError):
         return "MemoryError: it needs more than the tool's `memory`"

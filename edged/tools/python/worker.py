@@ -14,7 +14,7 @@ import msgspec
 
 from edged.config import PythonTool
 from edged.errors import ToolFailed
-from edged.tools.python.child import Answer, Call
+from edged.tools.python.child import Answer, Invocation
 from edged.tools.python.landlock import OPEN, Fence
 from edged.tools.python.process import END_S, Died, Process, module_of
 from edged.types import JSON
@@ -29,7 +29,7 @@ HINT = "edged's own files are closed to it, and a folder that holds one or leads
 RENEW_S = 600.0
 
 
-class Worker:
+class ToolWorker:
     """One Python tool and its process.
 
     Args:
@@ -84,7 +84,7 @@ class Worker:
         self._free.release()
 
     async def _call(self, arguments: dict[str, JSON], rid: str, step: int) -> JSON:
-        packed = _packed(Call(self._function, arguments, f"{rid}:{step}"))
+        packed = _packed(Invocation(self._function, arguments, f"{rid}:{step}"))
         process = await self._ready()
         process.output.rid = rid
         limit = self._tool.timeout_s
@@ -147,7 +147,7 @@ class Worker:
             process.dismiss()
 
 
-def _packed(call: Call) -> bytes:
+def _packed(call: Invocation) -> bytes:
     try:
         return msgspec.msgpack.encode(call)
     except (ValueError, OverflowError) as error:  # half a surrogate pair, a number of thirty digits

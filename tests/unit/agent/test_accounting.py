@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edged.agent.accounting import Tally
+from edged.agent.accounting import Accounting
 from edged.errors import NoLink, NoMemory
 from edged.host import clock
 from edged.types import ChatAnswer, Completion, Finish, Spent, Timing, Usage
@@ -41,20 +41,20 @@ def completion(**times: Any) -> Completion:
     return Completion(text="", finish=Finish.STOP, decode_steps=8, logprob=None, **counts, **{**unsaid, **times})
 
 
-def told(tally: Tally) -> dict[str, float]:
+def told(tally: Accounting) -> dict[str, float]:
     """What a reply says; it adds up, whatever it is."""
     timing: dict[str, float] = msgspec.to_builtins(tally.timing())
     assert_adds_up(timing)
     return {name: value for name, value in timing.items() if value}
 
 
-def took(tally: Tally) -> tuple[float, float, float, float]:
+def took(tally: Accounting) -> tuple[float, float, float, float]:
     """What the estimates learn from it."""
     need = tally.need()
     return need.prompt_tokens, need.steps, need.other_s, need.work_s
 
 
-def generate(tally: Tally, hand: Hand, took_ms: float, done: Completion) -> None:
+def generate(tally: Accounting, hand: Hand, took_ms: float, done: Completion) -> None:
     """A generation on the board."""
     with tally.local() as generating:
         hand.moves(took_ms)
@@ -64,7 +64,7 @@ def generate(tally: Tally, hand: Hand, took_ms: float, done: Completion) -> None
 def test_every_part_of_a_request_has_its_place(hand: Hand) -> None:
     """Two generations with a tool between them, and what lies around them."""
     hand.moves(30)  # in the queue
-    tally = Tally(500.0)
+    tally = Accounting(500.0)
     hand.moves(2)  # the store is read
     with tally.loading():
         hand.moves(50)  # the template
@@ -92,7 +92,7 @@ def test_every_part_of_a_request_has_its_place(hand: Hand) -> None:
 
 def test_escalation_counts_the_board_and_then_the_upstream(hand: Hand) -> None:
     """Which waits for room in its budget, then for its first token."""
-    tally = Tally()
+    tally = Accounting()
     generate(tally, hand, 100, completion(prefill_ms=60, first_token_ms=60, decode_ms=40))
     with tally.upstream() as asked:
         hand.moves(7 + 500)
@@ -107,15 +107,15 @@ def test_escalation_counts_the_board_and_then_the_upstream(hand: Hand) -> None:
     assert took(tally) == pytest.approx((40, 8, 0.507, 0.607))
 
 
-BROKEN: dict[str, tuple[Callable[[Tally], Any], BaseException, float | None, dict[str, float]]] = {
-    "local, cancelled before a token": (Tally.local, asyncio.CancelledError(), None, {"other_ms": 100.0}),
+BROKEN: dict[str, tuple[Callable[[Accounting], Any], BaseException, float | None, dict[str, float]]] = {
+    "local, cancelled before a token": (Accounting.local, asyncio.CancelledError(), None, {"other_ms": 100.0}),
     "local, cancelled amid": (
-        Tally.local, asyncio.CancelledError(), 70.0, {"other_ms": 70.0, "decode_ms": 30.0, "first_token_ms": 70.0},
+        Accounting.local, asyncio.CancelledError(), 70.0, {"other_ms": 70.0, "decode_ms": 30.0, "first_token_ms": 70.0},
     ),
-    "local, refused": (Tally.local, NoMemory("no room"), None, {"load_ms": 100.0}),
-    "upstream, not there": (Tally.upstream, NoLink("nobody"), None, {"prefill_ms": 100.0}),
+    "local, refused": (Accounting.local, NoMemory("no room"), None, {"load_ms": 100.0}),
+    "upstream, not there": (Accounting.upstream, NoLink("nobody"), None, {"prefill_ms": 100.0}),
     "upstream, cut": (
-        Tally.upstream, NoLink("cut"), 70.0, {"prefill_ms": 70.0, "decode_ms": 30.0, "first_token_ms": 70.0},
+        Accounting.upstream, NoLink("cut"), 70.0, {"prefill_ms": 70.0, "decode_ms": 30.0, "first_token_ms": 70.0},
     ),
 }  # fmt: skip
 
@@ -124,7 +124,7 @@ BROKEN: dict[str, tuple[Callable[[Tally], Any], BaseException, float | None, dic
 def test_generation_that_ends_badly_is_in_the_books(hand: Hand, case: str) -> None:
     """As far as is known what it was doing."""
     around, error, first_ms, parts = BROKEN[case]
-    tally = Tally()
+    tally = Accounting()
     with contextlib.suppress(type(error)), around(tally) as one:
         hear = one.hearing(None)
         if first_ms is not None:
@@ -138,7 +138,7 @@ def test_generation_that_ends_badly_is_in_the_books(hand: Hand, case: str) -> No
 def test_hearing_hands_everything_on(hand: Hand) -> None:
     """And notes the first piece only."""
     heard: list[str] = []
-    with Tally().local() as one:
+    with Accounting().local() as one:
         hear = one.hearing(heard.append)
         for piece in "abc":
             hand.moves(10)
@@ -150,7 +150,7 @@ def test_hearing_hands_everything_on(hand: Hand) -> None:
 
 def test_tool_that_is_broken_off_was_a_tool(hand: Hand) -> None:
     """A write is waited for, however the request ends."""
-    tally = Tally()
+    tally = Accounting()
     with contextlib.suppress(asyncio.CancelledError), tally.tool():
         hand.moves(40)
         raise asyncio.CancelledError
@@ -159,12 +159,12 @@ def test_tool_that_is_broken_off_was_a_tool(hand: Hand) -> None:
 
 def test_what_an_earlier_attempt_took_keeps_its_names(hand: Hand) -> None:
     """Only what passed between the two was a wait."""
-    first = Tally()
+    first = Accounting()
     generate(first, hand, 100, completion(prefill_ms=60, first_token_ms=60, decode_ms=40))
     hand.moves(5)
     spent = msgspec.json.decode(msgspec.json.encode(first.spent()), type=Spent)
     hand.moves(10_000)  # without a link
-    second = Tally(500.0, spent)
+    second = Accounting(500.0, spent)
     with second.upstream() as asked:
         hand.moves(50)
         asked.done = ChatAnswer(
@@ -187,7 +187,7 @@ def test_what_an_earlier_attempt_took_keeps_its_names(hand: Hand) -> None:
 def test_attempt_of_an_earlier_boot_is_not_lost_nor_counted_twice(hand: Hand) -> None:
     """After a reboot the acceptance is moved into the time of this boot: the parts are more than it knows of."""
     spent = Spent(Usage(), Timing(prefill_ms=800.0, first_token_ms=800.0, total_ms=800.0))
-    tally = Tally(hand.now - 0.3, spent)
+    tally = Accounting(hand.now - 0.3, spent)
     hand.moves(20)
     assert told(tally) == {"prefill_ms": 800.0, "first_token_ms": 800.0, "total_ms": 800.0}
 
@@ -195,13 +195,13 @@ def test_attempt_of_an_earlier_boot_is_not_lost_nor_counted_twice(hand: Hand) ->
 def test_request_that_nobody_worked_on_has_waited(hand: Hand) -> None:
     """Expired or cancelled in the queue."""
     hand.moves(1234.56)
-    assert told(Tally(500.0)) == {"queue_ms": 1234.6, "total_ms": 1234.6}
+    assert told(Accounting(500.0)) == {"queue_ms": 1234.6, "total_ms": 1234.6}
 
 
 def test_parts_are_the_whole_however_they_are_rounded(hand: Hand) -> None:
     """Hundredths of milliseconds everywhere."""
     for step in range(1, 200):
-        tally = Tally(hand.now - step / 7000)
+        tally = Accounting(hand.now - step / 7000)
         hand.moves(step / 13)
         generate(tally, hand, step / 3, completion(prefill_ms=step / 9, first_token_ms=step / 9, decode_ms=step / 6))
         told(tally)

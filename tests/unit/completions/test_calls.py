@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edged.agent.dialects.chat_template import write_json
-from edged.completions.calls import Call, CallPiece, CallReader, joined
+from edged.completions.calls import CallPiece, CallReader, WrittenCall, joined
 
 VALUES: list[dict[str, Any]] = [
     {},
@@ -33,7 +33,7 @@ def written(name: str, value: Any, layout: str) -> str:
     return json.dumps({"name": name, "arguments": value}, **{"ensure_ascii": False, **LAYOUTS[layout]})
 
 
-def read(text: str, cuts: list[int]) -> tuple[list[CallPiece], tuple[Call, ...]]:
+def read(text: str, cuts: list[int]) -> tuple[list[CallPiece], tuple[WrittenCall, ...]]:
     reader, told = CallReader(), []
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         told += list(reader.feed(text[start:end]))
@@ -72,9 +72,9 @@ def test_a_call_is_told_as_soon_as_it_is_sure() -> None:
     assert reader.feed(": ") == (CallPiece(0, None, ": "),)
     assert reader.feed("  \n") == ()
     assert reader.feed('"some ') == (CallPiece(0, None, '"some '),)
-    assert reader.calls() == (Call("set", '{"v": "some ', whole=False),)
+    assert reader.calls() == (WrittenCall("set", '{"v": "some ', whole=False),)
     assert reader.feed('words"}') == (CallPiece(0, None, 'words"}'),)
-    assert reader.calls() == (Call("set", '{"v": "some words"}', whole=True),)
+    assert reader.calls() == (WrittenCall("set", '{"v": "some words"}', whole=True),)
     assert reader.feed("}\n</tool_call>") == ()
 
 

@@ -12,7 +12,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from edged.agent.dialects.chat_template import CHATML, GENERIC, HERMES, CallFormat
 from edged.agent.grammars import grammar
-from edged.completions.local import Call, CallPiece, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice
+from edged.completions.local import CallPiece, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice, WrittenCall
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.errors import BadRequest, Busy, ModelUnavailable, NoMemory
@@ -366,7 +366,7 @@ async def test_complete_with_choice_none_shows_no_tools() -> None:
     assert "get.we-ather" not in str(engine.jobs[0])
 
 
-SET_A = Call("set", '{"v": "a"}', whole=True)
+SET_A = WrittenCall("set", '{"v": "a"}', whole=True)
 CALLED = (
     Message("user", "Open a."),
     Message("assistant", tool_calls=(ToolCall("set", {"v": "a"}),)),

@@ -356,7 +356,7 @@ def test_kernel_is_believed_or_not(
         assert cpus.most_threads(None) >= 1
     assert psi.own_group(root, folder / "cgroup") is None
     state, _ = low_memory.Floor(2**20, folder / "meminfo", root, folder / "cgroup").look()
-    assert state in low_memory.State
+    assert state in low_memory.MemoryState
 
 
 @given(anything(STAT).map(lambda data: data.decode(errors="replace")), st.sets(st.integers(0, 3), max_size=3))

@@ -148,7 +148,7 @@ def test_pages_and_names_are_let_in_or_told_why_not(headers: dict[str, str], is_
     except Forbidden as error:
         assert said(refused(error))["error"]["message"]
         assert said(openai_error(error))["error"]["message"]
-    told = {**browsers.told(headers), **(browsers.preflight(method, headers) or {})}
+    told = {**browsers.cors_headers(headers), **(browsers.preflight(method, headers) or {})}
     assert all("\r" not in value and "\n" not in value for value in told.values())
     assert told.get("Access-Control-Allow-Origin", "https://good.example") == "https://good.example"
 

@@ -64,7 +64,7 @@ def test_waiting(environment: dict[str, str], machine: str, spin_count: str | No
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="nothing is set on this machine")
 def test_waiting_is_known_to_the_library() -> None:
     """libgomp reads its settings when llama.cpp's libraries are loaded, and nothing before has loaded it."""
-    program = "from edged.engines.llama import cpus; cpus.before_loading(); import llama_cpp"
+    program = "from edged.host import cpus; cpus.before_loading(); import llama_cpp"
     environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     shown = subprocess.run(
         [sys.executable, "-c", program],

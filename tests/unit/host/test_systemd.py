@@ -109,7 +109,7 @@ for place, number in enumerate([int(n) for n in sys.argv[2:]], start=3):
     os.dup2(number, place)
 pid = {"own": str(os.getpid()), "other": "1", "none": ""}[sys.argv[1]]
 os.environ |= {"LISTEN_PID": pid, "LISTEN_FDS": str(len(sys.argv) - 2), "LISTEN_FDNAMES": "a:b"}
-from edged import systemd
+from edged.host import systemd
 found = systemd.listen_fds()
 again = systemd.listen_fds()
 child = "import os; print([v for v in os.environ if v.startswith('LISTEN_')], sorted(os.listdir('/proc/self/fd')))"

@@ -356,8 +356,8 @@ async def test_cancelled_pull_keeps_what_arrived(hub: Hub, folder: Path) -> None
 PULLER = """
 import asyncio, sys
 from pathlib import Path
-from edged import pull
-from edged.catalog import FileSpec, ModelFile, Source
+from edged.models import pull
+from edged.models.catalog import FileSpec, ModelFile, Source
 spec = FileSpec("m.gguf", sys.argv[2], int(sys.argv[3]), (Source(hf="owner/gated/m.gguf"),))
 model = ModelFile(name="m", path=Path(sys.argv[1]) / "m.gguf", files=(spec,))
 report = lambda progress: progress.note and print(progress.note, flush=True)

@@ -342,7 +342,7 @@ async def test_store_of_an_earlier_version_keeps_its_requests(tmp_path: Path) ->
 
 def test_synced_commits_are_bounded_a_second_after_some_at_once() -> None:
     """A request alone never waits; so many a second for ever do."""
-    pace = database.Pace(0.0)
+    pace = database.SyncLimiter(0.0)
     for _ in range(database.SYNCS_AT_ONCE):
         assert pace.wait_s(0.0) == 0.0
         pace.synced(0.0, 100)
@@ -357,7 +357,7 @@ def test_synced_commits_are_bounded_a_second_after_some_at_once() -> None:
 
 def test_nobody_waits_where_waiting_brings_no_company() -> None:
     """One client that asks, waits for the answer and asks again: its own rate is the bound. It is tried again later."""
-    pace = database.Pace(0.0)
+    pace = database.SyncLimiter(0.0)
     for _ in range(database.SYNCS_AT_ONCE):
         pace.synced(0.0, 1)
     now = 0.0
@@ -377,7 +377,7 @@ def test_nobody_waits_where_waiting_brings_no_company() -> None:
 
 def test_one_lonely_wait_among_many_changes_nothing() -> None:
     """Requests do not come evenly."""
-    pace, now = database.Pace(0.0), 0.0
+    pace, now = database.SyncLimiter(0.0), 0.0
     for _ in range(database.SYNCS_AT_ONCE):
         pace.synced(now, 1)
     for count in (11, 2, 11, 1, 11, 4, 11):

@@ -10,15 +10,15 @@ import pytest
 from msgspec.structs import replace
 
 from edged.upstreams import link
-from edged.upstreams.link import Link, Pace, Seen, Sign, State
+from edged.upstreams.link import Link, LinkState, ProbeTiming, Seen, Sign
 
-PACE = Pace()
-UNKNOWN, UP, DOWN = State.UNKNOWN, State.UP, State.DOWN
+PACE = ProbeTiming()
+UNKNOWN, UP, DOWN = LinkState.UNKNOWN, LinkState.UP, LinkState.DOWN
 NOW = 1000.0
 MIDDLE = 0.5  # the chance with which a delay is what it is called
 
 
-def a_link(state: State = UP, **more: Any) -> Link:
+def a_link(state: LinkState = UP, **more: Any) -> Link:
     """One request is with it, unless it is down."""
     flying = 0 if state is DOWN else 1
     return Link(**{"since": 0.0, "probe_at": 500.0, "state": state, "in_flight": flying, **more})
@@ -187,8 +187,8 @@ def test_link_ended_follows_its_numbered_cases(before: Link, seen: Seen, changes
 
 
 @pytest.mark.parametrize("sign", list(Sign))
-@pytest.mark.parametrize("state", list(State))
-def test_link_news_from_before_it_went_down_only_hastens_a_probe(state: State, sign: Sign) -> None:
+@pytest.mark.parametrize("state", list(LinkState))
+def test_link_news_from_before_it_went_down_only_hastens_a_probe(state: LinkState, sign: Sign) -> None:
     """(1): a request that hung through an outage must not take the link down that has come back."""
     before = a_link(state, era=3, window=2, probe_at=NOW + 99)
     hastened = replace(before, probe_at=NOW)

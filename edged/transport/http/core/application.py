@@ -26,7 +26,7 @@ from edged.transport.http.core.errors import (
     refused,
 )
 from edged.transport.http.core.keys import Keys
-from edged.transport.http.core.limits import BUSY_S, Limits, Tally
+from edged.transport.http.core.limits import BUSY_S, ClientLoad, Limits
 from edged.types import Caller
 from edged.wire import MAX_REQUEST_BYTES
 
@@ -73,7 +73,7 @@ def application(
 
     async def common_headers(request: web.Request, response: web.StreamResponse) -> None:
         _common_headers(response.headers)
-        response.headers.update(browsers.told(request.headers))
+        response.headers.update(browsers.cors_headers(request.headers))
 
     made.on_response_prepare.append(common_headers)
     return made
@@ -100,7 +100,7 @@ class _Guard:
         self._gate = gate
         self._browsers = browsers
         self._limits = limits
-        self._in_flight = Tally()
+        self._in_flight = ClientLoad()
 
     async def serve(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """The response to a request, whatever happens on the way."""

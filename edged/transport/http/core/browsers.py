@@ -58,7 +58,7 @@ class Browsers:
             "Access-Control-Max-Age": str(REMEMBER_S),
         }
 
-    def told(self, headers: Mapping[str, str]) -> dict[str, str]:
+    def cors_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """What every response says to the browser of a page that may ask."""
         origin = headers.get("Origin")
         if origin not in self._origins or origin is None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from edged.errors import Internal
 from edged.transport.http.core.errors import Malformed, refused
-from edged.transport.http.core.limits import Limits, Tally
+from edged.transport.http.core.limits import ClientLoad, Limits
 from edged.types import Caller
 
 log = logging.getLogger("edged.http")
@@ -40,7 +40,7 @@ class Connections:
         self.closing = False
         self.answering: set[asyncio.Task[Any]] = set()
         self._open: set[Connection] = set()
-        self._tally = Tally()
+        self._tally = ClientLoad()
         self._none = asyncio.Event()
         self._none.set()
 

@@ -37,7 +37,7 @@ class Limits(Struct, frozen=True, kw_only=True):
     in_flight: int = 32  # four times what is worked on at once; who has more queues it with `respond-async`
 
 
-class Tally:
+class ClientLoad:
     """How many there are, by whose they are."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ class CallFunction(Struct, forbid_unknown_fields=True):
     parsed_arguments: Any = None  # what the SDK's helpers add
 
 
-class Call(Struct, forbid_unknown_fields=True):
+class OpenAICall(Struct, forbid_unknown_fields=True):
     id: str
     function: CallFunction | None = None
     type: str = "function"
@@ -32,7 +32,7 @@ class ChatMessage(Struct, forbid_unknown_fields=True):
     role: str
     content: str | list[dict[str, JSON]] | None = None
     name: str | None = None
-    tool_calls: list[Call] | None = None
+    tool_calls: list[OpenAICall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
     audio: Any = None
@@ -114,7 +114,7 @@ def _content(where: str, content: str | list[dict[str, JSON]]) -> str:
     return "".join(texts)
 
 
-def _call(where: str, raw: Call) -> ToolCall:
+def _call(where: str, raw: OpenAICall) -> ToolCall:
     if raw.type != "function" or raw.function is None:
         raise Wrong(f"{where}.type", f"{raw.type!r}; allowed is function, with its name and arguments")
     try:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from edged.completions.local import Call, CallPiece, ModelAnswer
+from edged.completions.local import CallPiece, ModelAnswer, WrittenCall
 from edged.transport.http.core.api import STATUS_OF
 from edged.types import JSON, Fault, Finish, TokenLogprob
 
@@ -48,7 +48,7 @@ def of_model(head: Head, answer: ModelAnswer, *, logprobs: bool) -> JSON:
     choice = {
         "index": 0,
         "message": message,
-        "logprobs": told(answer.logprobs) if logprobs else None,
+        "logprobs": logprobs_content(answer.logprobs) if logprobs else None,
         "finish_reason": finish_reason(answer),
     }
     return {**head.fields("chat.completion"), "choices": [choice], "usage": model_usage(answer), **of_variant(answer)}
@@ -86,7 +86,7 @@ def finish_reason(answer: ModelAnswer) -> str:
     return "tool_calls" if answer.calls else "stop"
 
 
-def calls(made: Sequence[Call]) -> list[JSON]:
+def calls(made: Sequence[WrittenCall]) -> list[JSON]:
     """Calls with ids of ours."""
     return [_call(call.name, call.arguments) for call in made]
 
@@ -98,7 +98,7 @@ def call_piece(piece: CallPiece) -> JSON:
     return {"index": piece.index, "function": {"arguments": piece.arguments}}
 
 
-def told(tokens: Sequence[TokenLogprob]) -> JSON:
+def logprobs_content(tokens: Sequence[TokenLogprob]) -> JSON:
     """Log-probabilities of the content."""
     content = [
         {**_token(t.text, t.data, t.logprob), "top_logprobs": [_token(*likely) for likely in t.top]} for t in tokens

@@ -222,7 +222,7 @@ class OpenAI:
                     words = [piece for piece in pieces if not isinstance(piece, CallPiece)]
                     if words:  # all of them come before the first call
                         tokens = [token for _, some in words for token in some]
-                        logprobs = shapes.told(tokens) if wanted.logprobs is not None else None
+                        logprobs = shapes.logprobs_content(tokens) if wanted.logprobs is not None else None
                         await stream.send({"content": "".join(text for text, _ in words)}, logprobs=logprobs)
                     for piece in joined([piece for piece in pieces if isinstance(piece, CallPiece)]):
                         await stream.send({"tool_calls": [shapes.call_piece(piece)]})

@@ -15,7 +15,7 @@ from edged.engines.llama.scheduler import (
     Scheduler,
     SetAside,
     Share,
-    Step,
+    StepPlan,
 )
 from edged.engines.llama.sequence import HALF_LIFE_S, MIN_SHARED_TOKENS, Sequence, common_length
 
@@ -43,13 +43,13 @@ def scheduler(cells: int = 1000, running: int = 4, ids: int = 6, *, sharing: boo
     return Scheduler(cells, running, ids, sharing=sharing)
 
 
-def compute(scheduler: Scheduler, step: Step) -> None:
+def compute(scheduler: Scheduler, step: StepPlan) -> None:
     """What the runner does after a decode, without a model: the next token is always 7, so a draft of 7s is right."""
     for chunk in step.chunks:
         s = chunk.sequence
         s.n_computed += chunk.count
         if s.prefix_tokens and s.n_computed >= s.prefix_tokens:
-            scheduler.publish(s, Step())
+            scheduler.publish(s, StepPlan())
         if chunk.is_last:
             right = common_length((7,) * len(chunk.drafts), chunk.drafts)
             s.tokens += [7] * (right + 1)
@@ -65,7 +65,7 @@ def run(scheduler: Scheduler, *sequences: Sequence, now: float = 0.0) -> None:
         compute(scheduler, scheduler.schedule(budget(), now))
 
 
-def handed_out(step: Step) -> list[tuple[int, int, int]]:
+def handed_out(step: StepPlan) -> list[tuple[int, int, int]]:
     return [(c.sequence.order, c.start, c.count) for c in step.chunks]
 
 
@@ -205,7 +205,7 @@ def test_admission_waits_for_cells_and_is_not_overtaken() -> None:
     s.add(large)
     s.add(small)
     assert not s.schedule(budget(64), 0).admitted
-    s.remove(first, Step())
+    s.remove(first, StepPlan())
     assert s.schedule(budget(64), 0).admitted[0] is large
 
 
@@ -224,7 +224,7 @@ def test_admission_waits_for_a_place() -> None:
     for each in sequences:
         s.add(each)
     assert s.schedule(budget(64), 0).admitted == sequences[:2]
-    s.remove(sequences[0], Step())
+    s.remove(sequences[0], StepPlan())
     assert s.schedule(budget(64), 0).admitted == sequences[2:]
 
 
@@ -239,7 +239,7 @@ def test_remove_frees_what_runs_and_forgets_what_waits() -> None:
     s.add(running)
     s.add(waiting)
     s.schedule(budget(), 0)
-    step = Step()
+    step = StepPlan()
     s.remove(waiting, step)
     assert not step.moves
     s.remove(running, step)
@@ -279,7 +279,7 @@ def test_prefix_is_computed_by_the_next_one_when_the_first_is_cancelled() -> Non
     s.add(first)
     s.add(second)
     s.schedule(budget(8), 0)
-    s.remove(first, Step())
+    s.remove(first, StepPlan())
     assert handed_out(s.schedule(budget(64), 0)) == [(1, 0, 32)]
 
 
@@ -304,7 +304,7 @@ def test_ended_sequence_is_where_a_conversation_goes_on() -> None:
     first = sequence(0, prompt=40)
     run(s, first)
     compute(s, s.schedule(budget(), 0))
-    s.retire(first, Step())
+    s.retire(first, StepPlan())
     said = first.tokens[: first.n_computed]
     turn = Sequence(
         order=1, interactive=True, tokens=[*said, 5, 6], n_prompt=len(said) + 2, prefix_tokens=0, max_tokens=5
@@ -327,7 +327,7 @@ def test_repeatable_sequence_begins_from_its_fixed_prefix_only() -> None:
             step = s.schedule(budget(most), 0)
             chunks.append([(c.start, c.count) for c in step.chunks])
             compute(s, step)
-        s.retire(again, Step())
+        s.retire(again, StepPlan())
     assert chunks == [[(0, 16)], [(16, 16)], [(32, 10)], [(32, 10)]]
 
 
@@ -345,12 +345,12 @@ def test_longer_state_takes_the_place_of_what_it_continues() -> None:
     s = scheduler()
     first = sequence(0, prompt=40)
     run(s, first)
-    s.retire(first, Step())
+    s.retire(first, StepPlan())
     longer = Sequence(
         order=1, interactive=True, tokens=[*first.tokens[:40], 5, 6], n_prompt=42, prefix_tokens=0, max_tokens=5
     )
     run(s, longer)
-    s.retire(longer, Step())
+    s.retire(longer, StepPlan())
     assert [len(k.tokens) for k in s.kept] == [42]
 
 
@@ -360,7 +360,7 @@ def test_state_least_likely_to_be_of_use_is_evicted_first() -> None:
     old, prefixed, fresh = sequence(0, prompt=40), sequence(1, prefix=32, prompt=8), sequence(2, prompt=40)
     for each, now in ((old, 0.0), (prefixed, 0.0), (fresh, HALF_LIFE_S)):
         run(s, each, now=now)
-        s.retire(each, Step())
+        s.retire(each, StepPlan())
     kept = [k.tokens[0] for k in sorted(s.kept, key=lambda k: k.chance(HALF_LIFE_S))]
     assert kept == [0, PREFIX[0], 200_000, PREFIX[0]]
     s.add(sequence(3, prompt=90))
@@ -376,7 +376,7 @@ def test_kept_state_gives_way_to_running_work_and_not_the_other_way_round() -> N
     large = sequence(1, prompt=80, most=20)
     s.add(large)
     assert not s.schedule(budget(), 0).admitted
-    s.retire(user, Step())
+    s.retire(user, StepPlan())
     step = s.schedule(budget(), 0)
     assert step.admitted == [large]
     assert not s.kept
@@ -387,7 +387,7 @@ def test_state_that_is_shared_in_part_gives_up_the_rest() -> None:
     s = scheduler(100)
     user = sequence(0, prefix=32, prompt=30, most=10)
     run(s, user)
-    s.retire(user, Step())
+    s.retire(user, StepPlan())
     partly = Sequence(
         order=1, interactive=True, tokens=PREFIX[:20] + [5] * 60, n_prompt=80, prefix_tokens=0, max_tokens=20
     )
@@ -401,9 +401,9 @@ def test_prefix_from_elsewhere_gets_a_place_where_only_kept_states_have_to_go() 
     s = scheduler(100)
     old = sequence(0, prompt=60)
     run(s, old)
-    assert s.adopt(tuple(PREFIX) * 2, Step()) is None  # the running one is not disturbed
-    s.retire(old, Step())
-    step = Step()
+    assert s.adopt(tuple(PREFIX) * 2, StepPlan()) is None  # the running one is not disturbed
+    s.retire(old, StepPlan())
+    step = StepPlan()
     kept = s.adopt(tuple(PREFIX) * 2, step)
     assert kept is not None
     assert [type(m) for m in step.moves] == [Forget]
@@ -414,11 +414,11 @@ def test_nothing_is_kept_where_the_memory_cannot_share() -> None:
     s = scheduler(sharing=False)
     first = sequence(0, prefix=32)
     run(s, first)
-    s.retire(first, Step())
+    s.retire(first, StepPlan())
     assert not s.kept
     again = sequence(0, prefix=32)
     run(s, again)
-    assert s.adopt(tuple(PREFIX), Step()) is None
+    assert s.adopt(tuple(PREFIX), StepPlan()) is None
     assert s.cells.free == 1000 - len(again.tokens[: again.n_computed])
 
 
@@ -436,7 +436,7 @@ def test_interactive_request_takes_the_place_of_a_batch_one_which_goes_on_later(
     assert [(m.sequence, m.length) for m in aside] == [(batch[1], 10)]  # the younger one, with all it had computed
     assert urgent in s.running
     compute(s, step)
-    s.remove(urgent, Step())
+    s.remove(urgent, StepPlan())
     step = s.schedule(budget(), 0)
     assert [m.sequence for m in step.moves if isinstance(m, BringBack)] == [batch[1]]
     assert (1, 10, 1) in handed_out(step)
@@ -456,7 +456,7 @@ def test_state_that_was_not_copied_is_computed_again() -> None:
     urgent = sequence(1)
     run(s, urgent)
     batch.n_saved = 0  # the runner found that cheaper
-    s.remove(urgent, Step())
+    s.remove(urgent, StepPlan())
     step = s.schedule(budget(), 0)
     assert not [m for m in step.moves if isinstance(m, BringBack)]
     assert handed_out(step) == [(0, 0, 11)]
@@ -476,7 +476,7 @@ def test_younger_one_makes_room_when_running_ones_grow_out_of_the_cells() -> Non
         for each in list(s.running):
             if len(each.tokens) - each.n_prompt >= each.max_tokens:
                 ended.append(each.order)
-                s.retire(each, Step())
+                s.retire(each, StepPlan())
     assert ended == [0, 1]
     assert aside == 1
 
@@ -511,7 +511,7 @@ def test_drafts_never_make_anybody_else_make_room() -> None:
     s = scheduler(64)
     kept = sequence(0, prompt=40)
     run(s, kept)
-    s.retire(kept, Step())
+    s.retire(kept, StepPlan())
     first = sequence(1, prompt=20, most=40)
     run(s, first)
     first.drafts = (7,) * 7
@@ -555,7 +555,7 @@ def test_books_balance_on_a_random_walk_and_everybody_ends(seed: int) -> None:
             alive.append(left.pop())
             s.add(alive[-1])
         if alive and rng.random() < 0.05:
-            s.remove(alive.pop(rng.randrange(len(alive))), Step())
+            s.remove(alive.pop(rng.randrange(len(alive))), StepPlan())
         for each in s.running:
             each.drafts = tuple(rng.choice((7, 7, 8)) for _ in range(rng.randint(0, 3)))
         step = s.schedule(budget(rng.choice((32, 64))), float(now))
@@ -565,7 +565,7 @@ def test_books_balance_on_a_random_walk_and_everybody_ends(seed: int) -> None:
         compute(s, step)
         for each in [a for a in alive if len(a.tokens) - a.n_prompt >= a.max_tokens]:
             alive.remove(each)
-            s.retire(each, Step())
+            s.retire(each, StepPlan())
         used = [r.seq_id for r in s.running] + [k.seq_id for k in s.kept]
         assert len(set(used)) == len(used)
         assert len(used) + len(s.free_ids) == s.max_ids
@@ -598,7 +598,7 @@ def test_paused_batch_work_gets_nothing_keeps_its_cells_and_goes_on() -> None:
     step = s.schedule(budget(), 0)
     assert [c.sequence for c in step.chunks] == [urgent]
     compute(s, step)
-    s.remove(urgent, Step())
+    s.remove(urgent, StepPlan())
     assert s.cells.total - s.cells.free == used
     worked.append(s.has_work)
     s.batch_paused = False

@@ -105,8 +105,8 @@ def test_a_write_that_fails_leaves_the_file_of_before(tmp_path: Path, monkeypatc
 CRASHING = """
     import os, signal, sys
     from pathlib import Path
-    from edged.engine import snapshot_file
-    from edged.engine.snapshot_file import Header, Key
+    from edged.engines.llama import snapshot_file
+    from edged.engines.llama.snapshot_file import Header, Key
 
     folder, state = Path(sys.argv[1]), bytes(range(256)) * 8192  # two chunks
     header = Header(Key("m", "r", "c"), (1, 2), len(state), 1.0, 0.0, snapshot_file.digest_of(state))

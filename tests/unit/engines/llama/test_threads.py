@@ -10,7 +10,7 @@ from statistics import mean
 
 import pytest
 
-from edged.engines.llama.step_budget import MIN_TOKENS, STEP_S, Pace
+from edged.engines.llama.step_budget import MIN_TOKENS, STEP_S, StepBudget
 from edged.engines.llama.thread_trial import Shapes
 from edged.engines.llama.threads import DECODE_TOKENS, Counts, Tuner
 from edged.host.cpus import Board, Load, quota_cpus, thread_limit
@@ -359,7 +359,7 @@ def test_shapes_learn_what_a_size_costs() -> None:
     ("tokens_per_s", "budget"), [(5, MIN_TOKENS), (100, MIN_TOKENS), (130, 64), (300, 128), (100_000, 256)]
 )
 def test_pace_keeps_steps_short(tokens_per_s: float, budget: int) -> None:
-    pace = Pace(256)
+    pace = StepBudget(256)
     for _ in range(20):
         pace.observe(pace.budget, pace.budget / tokens_per_s)
     assert pace.budget == budget
@@ -367,7 +367,7 @@ def test_pace_keeps_steps_short(tokens_per_s: float, budget: int) -> None:
 
 
 def test_pace_learns_nothing_from_single_tokens() -> None:
-    pace = Pace(256)
+    pace = StepBudget(256)
     before = pace.budget
     pace.observe(1, 10.0)
     assert pace.budget == before

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.residency.pressure.low_memory import Floor, Room, State
+from edged.residency.pressure.low_memory import Floor, MemoryState, Room
 
 MIB = 2**20
 RESERVE = 96 * MIB
@@ -33,20 +33,20 @@ def group(folder: Path, path: str, files: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("available", "reserve", "state"),
     [
-        (500, RESERVE, State.FINE),
-        (96, RESERVE, State.FINE),
-        (95, RESERVE, State.UNEASY),
-        (48, RESERVE, State.UNEASY),
-        (47, RESERVE, State.LOW),
-        (0, RESERVE, State.LOW),
-        (40, 0, State.FINE),  # no reserve: what the kernel itself needs
-        (20, 0, State.UNEASY),
-        (15, 0, State.LOW),
-        ("what", RESERVE, State.FINE),  # nothing is known
-        ("²", RESERVE, State.FINE),
+        (500, RESERVE, MemoryState.FINE),
+        (96, RESERVE, MemoryState.FINE),
+        (95, RESERVE, MemoryState.UNEASY),
+        (48, RESERVE, MemoryState.UNEASY),
+        (47, RESERVE, MemoryState.LOW),
+        (0, RESERVE, MemoryState.LOW),
+        (40, 0, MemoryState.FINE),  # no reserve: what the kernel itself needs
+        (20, 0, MemoryState.UNEASY),
+        (15, 0, MemoryState.LOW),
+        ("what", RESERVE, MemoryState.FINE),  # nothing is known
+        ("²", RESERVE, MemoryState.FINE),
     ],
 )
-def test_floor_of_the_board(tmp_path: Path, available: int | str, reserve: int, state: State) -> None:
+def test_floor_of_the_board(tmp_path: Path, available: int | str, reserve: int, state: MemoryState) -> None:
     """Half of the reserve is low, all of it is fine."""
     found, room = floor(board(tmp_path, available), reserve).look()
     assert found is state
@@ -55,12 +55,12 @@ def test_floor_of_the_board(tmp_path: Path, available: int | str, reserve: int, 
 
 
 def test_without_any_file_all_is_well(tmp_path: Path) -> None:
-    assert floor(tmp_path).look() == (State.FINE, Room())
+    assert floor(tmp_path).look() == (MemoryState.FINE, Room())
 
 
 def test_file_that_is_no_text_is_none(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_bytes(b"\xff\xfe\x00MemAvailable")
-    assert floor(tmp_path).look() == (State.FINE, Room())
+    assert floor(tmp_path).look() == (MemoryState.FINE, Room())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_a_group_leaves(tmp_path: Path, limits: dict[str, str], left: int |
     group(tmp_path, "edged", {"memory.stat": stat, **limits})
     state, room = floor(board(tmp_path, 900)).look()
     assert room.group == (None if left is None else left * MIB)
-    assert state is (State.FINE if left is None else State.UNEASY if left == 60 else State.LOW)
+    assert state is (MemoryState.FINE if left is None else MemoryState.UNEASY if left == 60 else MemoryState.LOW)
     assert room.least == (900 if left is None else left) * MIB
 
 
@@ -100,7 +100,7 @@ def test_old_cgroups(tmp_path: Path) -> None:
     group(tmp_path, "memory/x/y", {"memory.stat": stat, "memory.limit_in_bytes": str(800 * MIB)})
     group(tmp_path, "memory/x", {"memory.stat": stat, "memory.limit_in_bytes": "9223372036854771712"})
     state, room = floor(board(tmp_path, 2000, 4000)).look()
-    assert (state, room.group, room.part) == (State.FINE, 650 * MIB, 0.5)
+    assert (state, room.group, room.part) == (MemoryState.FINE, 650 * MIB, 0.5)
 
 
 def test_group_that_has_just_gone_leaves_the_board(tmp_path: Path) -> None:

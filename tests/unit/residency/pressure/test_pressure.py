@@ -16,14 +16,16 @@ from edged.errors import Internal, NoMemory
 from edged.host.psi import from_manager
 from edged.residency.pressure.ladder import Calm
 from edged.residency.pressure.low_memory import Floor
-from edged.residency.pressure.pressure import Pace, Parts, Pressure
+from edged.residency.pressure.pressure import Parts, Pressure, PressureTiming
 from edged.types import JSON
 
 SOON_S = 10.0  # a test that waits longer has failed
 MIB = 2**20
 CALM = Calm(first_s=0.2, next_s=0.02, again_s=0.0, most_s=1.0)
 # Nothing here waits for these by the clock: they only are much shorter than on a board.
-PACE = Pace(look_s=0.01, idle_s=0.01, work_s=0.02, memory=CALM, heat_s=0.01, batch_s=0.01, smaller_s=0.01, board=CALM)
+PACE = PressureTiming(
+    look_s=0.01, idle_s=0.01, work_s=0.02, memory=CALM, heat_s=0.01, batch_s=0.01, smaller_s=0.01, board=CALM
+)
 UP = ["trim", "relieve", "pause", "refuse", "pause loads"]
 DOWN = ["resume loads", "admit", "go on", "relax"]
 

@@ -20,7 +20,7 @@ from edged import config
 from edged.config import PythonTool
 from edged.errors import ConfigError
 from edged.tools import sql
-from edged.tools.python.child import MAX_RESULT_BYTES, Answer, Call, Unusable, describe, load, perform
+from edged.tools.python.child import MAX_RESULT_BYTES, Answer, Invocation, Unusable, describe, load, perform
 
 
 class Bed(enum.Enum):
@@ -201,14 +201,14 @@ def test_idempotency_key_is_not_the_models_business_and_reaches_the_function() -
 
 def called(function: Callable[..., Any], **arguments: Any) -> Any:
     """What a call gives."""
-    answer = perform({"tool": function}, Call("tool", arguments, "r:1"))
+    answer = perform({"tool": function}, Invocation("tool", arguments, "r:1"))
     assert not answer.error, answer.error
     return msgspec.json.decode(answer.result)
 
 
 def failed(function: Callable[..., Any], **arguments: Any) -> Answer:
     """What a call that must fail says."""
-    answer = perform({"tool": function}, Call("tool", arguments, "r:1"))
+    answer = perform({"tool": function}, Invocation("tool", arguments, "r:1"))
     assert answer.error
     return answer
 

@@ -60,5 +60,5 @@ def test_preflight_is_answered_for_a_known_page_only() -> None:
     assert "Authorization" in allowed["Access-Control-Allow-Headers"]
     assert BROWSERS.preflight("OPTIONS", {"Origin": "https://panel.example"}) is None
     assert BROWSERS.preflight("POST", headers) is None
-    assert BROWSERS.told(headers)["Access-Control-Allow-Origin"] == "https://panel.example"
-    assert BROWSERS.told({"Origin": "http://evil.example"}) == BROWSERS.told({}) == {}
+    assert BROWSERS.cors_headers(headers)["Access-Control-Allow-Origin"] == "https://panel.example"
+    assert BROWSERS.cors_headers({"Origin": "http://evil.example"}) == BROWSERS.cors_headers({}) == {}

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, completion_create_params
 
-from edged.completions.local import Call, CallPiece, ModelAnswer, ToolChoice
+from edged.completions.local import CallPiece, ModelAnswer, ToolChoice, WrittenCall
 from edged.errors import BadRequest, TooLarge
 from edged.transport.http.core.api import retry_after
 from edged.transport.http.openai import reply as shapes
@@ -385,7 +385,7 @@ def test_answer_of_a_model_is_what_the_sdk_reads() -> None:
     assert (read.usage.total_tokens, read.usage.prompt_tokens_details.cached_tokens) == (10, 4)
 
 
-MADE = Call("set", '{"v": "ü"}', whole=True)
+MADE = WrittenCall("set", '{"v": "ü"}', whole=True)
 
 
 @pytest.mark.parametrize(
