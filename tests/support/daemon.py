@@ -200,7 +200,9 @@ class Daemon:
             **({"EDGED_TEST_FAULT": fault} if fault else {}),
         }
         plain = fault is None and not any(name.startswith("EDGED_TEST_") for name in self.environment)
-        program = ["-m", "edged", "run", "--config"] if plain else [str(ROOT / "tests" / "faulty_daemon.py")]
+        program = (
+            ["-m", "edged", "run", "--config"] if plain else [str(ROOT / "tests" / "support" / "faulty_daemon.py")]
+        )
         numbers = tuple(end.fileno() for end in self.passed)
         activation = ["-c", ACTIVATION, *map(str, numbers)] if numbers else []
         with self.log.open("ab") as log:

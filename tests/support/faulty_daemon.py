@@ -11,7 +11,8 @@ is not heard then, and things are given up and taken back fast. EDGED_TEST_CLOCK
 clock is off by. At SIGUSR2 one of its tasks dies, as of a bug, at the signal LOSE_A_THREAD one of its threads;
 EDGED_TEST_SEED chooses which. EDGED_TEST_PLAN is a file with a point and a number: from the signal ARM on the process
 dies at that pass of it. EDGED_TEST_RECONNECT is how many seconds it waits at most before it connects to the broker
-again, EDGED_TEST_GRACE how many a stop waits for what runs.
+again, EDGED_TEST_GRACE how many a stop waits for what runs. EDGED_TEST_MEMBERS is a file of Python that is run first:
+it adds members of seams that lie outside the package (an engine kind, a kind of tool, a surface).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import functools
 import itertools
 import os
 import random
+import runpy
 import signal
 import sys
 import threading
@@ -151,6 +153,8 @@ def arm_as_planned(plan: Path) -> None:
 
 def main() -> int:
     """Arm, then run as `edged run` does."""
+    if members := os.environ.get("EDGED_TEST_MEMBERS"):
+        runpy.run_path(members, run_name="edged_test_members")
     fault = os.environ.get("EDGED_TEST_FAULT")
     if fault == AFTER_PUBLISH or "EDGED_TEST_PLAN" in os.environ:
         vars(assembly)["Toolbox"] = LateDeath
