@@ -12,7 +12,7 @@ from edged.cli.outcome import EX_CONFIG, print_json, reporting_errors
 
 def check(file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check the configuration, its tools and models, without starting anything."""
-    from edged.daemon.assembly import check_all  # only here: everything the daemon is made of
+    from edged.daemon.checks import check_all  # only here: everything the daemon is made of
 
     with reporting_errors(as_json):
         settings = config.load(str(file) if file else None)
