@@ -240,7 +240,7 @@ def try_again(c: apsw.Connection, rid: str) -> None:
     Raises:
         BadRequest: it is not in a state in which that can be, or nobody knows any more what was asked.
     """
-    if not get(c, rid).request.messages:  # see recovery.mend
+    if not lookup.get(c, rid).request.messages:  # see recovery.mend
         raise BadRequest(f"request {rid}: what was asked was in a part of the store that was damaged; ask anew")
     columns = (
         "attempts = 0, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = '',"
