@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from edged.config.loader import DEFAULT_FILE, NOT_YET, find, load
 from edged.config.origins import BUILT_IN
-from edged.config.secrets import secret
+from edged.config.secrets import CREDENTIAL, api_key, secret
 from edged.config.tables import (
     Agent,
     AuditKept,
@@ -40,6 +40,7 @@ from edged.config.values import NAME, parse_bytes
 
 __all__ = [
     "BUILT_IN",
+    "CREDENTIAL",
     "DEFAULT_FILE",
     "NAME",
     "NOT_YET",
@@ -66,6 +67,7 @@ __all__ = [
     "Store",
     "Tool",
     "Upstream",
+    "api_key",
     "find",
     "load",
     "parse_bytes",

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from edged.errors import ConfigError
 
+CREDENTIAL = "credential:"  # before the name of a secret that systemd passes
+
 
 def secret(reference: str) -> str:
     """The text of a secret: a file's, or systemd's credential for `credential:NAME`, without the final newline.
@@ -14,11 +16,11 @@ def secret(reference: str) -> str:
     Raises:
         ConfigError: it cannot be read.
     """
-    if reference.startswith("credential:"):
+    if reference.startswith(CREDENTIAL):
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if not folder:
             raise ConfigError(reference, "", "systemd passed no credentials; use LoadCredential= or name a file")
-        path = Path(folder) / reference.removeprefix("credential:")
+        path = Path(folder) / reference.removeprefix(CREDENTIAL)
     else:
         path = Path(reference)
     try:
@@ -29,3 +31,17 @@ def secret(reference: str) -> str:
         raise ConfigError(str(path), "", "the secret is not UTF-8 text") from None
     except ValueError:  # a NUL
         raise ConfigError(repr(str(path)), "", "the secret cannot be read: that is no path") from None
+
+
+def api_key(reference: str) -> str:
+    """The key for a server, as a header carries it.
+
+    Raises:
+        ConfigError: it cannot be read, or is no key.
+    """
+    key = secret(reference).strip()
+    if not key:
+        raise ConfigError(reference, "", "the key is empty")
+    if not key.isascii() or not key.isprintable():
+        raise ConfigError(reference, "", "the key holds characters that no key has")
+    return key

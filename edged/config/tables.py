@@ -8,6 +8,7 @@ from msgspec import Struct, field
 
 from edged.config.origins import BUILT_IN, Origin, error_at
 from edged.config.roles import Access, Role
+from edged.config.secrets import CREDENTIAL
 from edged.config.tools import Tool
 from edged.config.values import Key, Strict, parse_bytes
 from edged.errors import ConfigError
@@ -292,7 +293,7 @@ class Config(Struct, frozen=True, kw_only=True):
         mine += [self.mqtt.password_file, self.mqtt.key_file] if self.mqtt else []
         mine += [upstream.api_key_file for upstream in self.upstreams.values()]
         mine += [model.api_key_file for model in self.served.values()]
-        return tuple(path for path in mine if path and not path.startswith("credential:"))
+        return tuple(path for path in mine if path and not path.startswith(CREDENTIAL))
 
     @property
     def reserve_bytes(self) -> int:

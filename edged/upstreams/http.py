@@ -213,13 +213,9 @@ class Upstream:
         if self._settings.api_key_file is None:
             return None
         try:
-            key = config.secret(self._settings.api_key_file).strip()
+            return config.api_key(self._settings.api_key_file)
         except ConfigError as error:
             raise Trouble(Sign.REFUSED, f"the key: {error}") from None
-        if not key or not key.isascii() or not key.isprintable():
-            what = "is empty" if not key else "holds characters that no key has"
-            raise Trouble(Sign.REFUSED, f"the key: {self._settings.api_key_file} {what}")
-        return key
 
     async def _complaint(self, response: aiohttp.ClientResponse, key: str | None) -> Exception:
         """What a status other than 200 says."""

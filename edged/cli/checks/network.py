@@ -9,7 +9,7 @@ import msgspec
 
 from edged import config
 from edged.cli.checks.finding import Finding, fail, ok, warn
-from edged.config import Config, Upstream
+from edged.config import CREDENTIAL, Config, Upstream
 from edged.errors import ConfigError
 from edged.transport.mqtt.settings import endpoint
 from edged.upstreams import Served
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 PATIENCE_S = 5.0  # for one connection: longer than a slow link takes, short enough to sit and wait
 MOST_BYTES = 2**20  # of a list of models; the longest of a public hub has a few hundred KiB
 REFUSED = {401, 403}
-CREDENTIAL = "credential:"
 
 
 async def broker(settings: Config, status: dict[str, Any] | None) -> Finding:
