@@ -13,7 +13,8 @@ from edged.config import Config
 from edged.errors import BadRequest, EdgedError, Forbidden
 from edged.requests.pipeline import OnDelta, Pipeline
 from edged.store.lifecycle import State
-from edged.store.requests import Accepted, Row
+from edged.store.lookup import Row
+from edged.store.requests import Accepted
 from edged.types import JSON, Ask, Caller, Request, Status
 
 log = logging.getLogger("edged.api")

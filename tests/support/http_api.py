@@ -20,7 +20,8 @@ from edged.api import Api
 from edged.errors import BadRequest, EdgedError
 from edged.requests.pipeline import OnDelta
 from edged.store.lifecycle import State
-from edged.store.requests import Accepted, Row
+from edged.store.lookup import Row
+from edged.store.requests import Accepted
 from edged.transport.http.core.limits import Limits
 from edged.transport.http.server import HttpTransport, Listener
 from edged.types import JSON, Ask, Caller, Fault, Message, Reply, Request, Status

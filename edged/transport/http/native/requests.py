@@ -9,7 +9,7 @@ from msgspec import Struct
 from edged import wire
 from edged.api.requests import Requests
 from edged.errors import BadRequest
-from edged.store.requests import Row
+from edged.store.lookup import Row
 from edged.transport.http.core import stream
 from edged.transport.http.core.connection import caller, gone
 from edged.transport.http.core.errors import STATUS_OF, NotFound, UnsupportedMedia, retry_after

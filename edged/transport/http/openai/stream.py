@@ -1,4 +1,4 @@
-"""Answers as streams of OpenAI's: the chunks, and which text of an agent may become one, as none is taken back. Pure."""
+"""Answers as streams of OpenAI's: the chunks, and which text of an agent may become one: none is taken back. Pure."""
 
 from __future__ import annotations
 
