@@ -15,6 +15,7 @@ import pytest
 
 from edged import config
 from edged.agent.dispatch import Dispatcher
+from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.api.service import Service
 from edged.config import Config, Publish, PublishTool
@@ -32,7 +33,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec, Rate, Speed
-from edged.upstreams import Cloud
+from edged.upstreams import Cloud, Served
 from edged.wire import request_from_map
 from tests.support.broker import until
 from tests.support.daemon import Daemon, entry, note
@@ -141,7 +142,9 @@ class House:
         self.pipeline = Pipeline(
             self.config,
             self.store,
-            Dispatcher(self.config, self.engine, self.cloud, self.speak),
+            Dispatcher(
+                Resources(config=self.config, engine=self.engine, served=Served({}), cloud=self.cloud, speak=self.speak)
+            ),
             self.toolbox,
             self.cloud,
             speeds=lambda: self.speeds,
