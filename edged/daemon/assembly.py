@@ -18,6 +18,7 @@ from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.dispatch import Dispatcher
+from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.agent.warm import Warmer
 from edged.api import Api
@@ -167,7 +168,16 @@ class Daemon:
         self._pipeline = Pipeline(
             settings,
             self._database,
-            Dispatcher(settings, engine, self._cloud, speak, self._served, audit=self._note),
+            Dispatcher(
+                Resources(
+                    config=settings,
+                    engine=engine,
+                    served=self._served,
+                    cloud=self._cloud,
+                    speak=speak,
+                    audit=self._note,
+                )
+            ),
             self._toolbox,
             self._cloud,
             tell=self._tell,

@@ -17,6 +17,7 @@ from edged import config
 from edged.access import gate
 from edged.access.policy import Policy
 from edged.agent.dispatch import Dispatcher
+from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.api.requests import Requests
 from edged.config import Config, Publish, PublishTool
@@ -34,7 +35,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec, Rate, Speed
-from edged.upstreams import Cloud
+from edged.upstreams import Cloud, Served
 from edged.wire import request_from_map
 from tests.support.broker import until
 from tests.support.daemon import Daemon, entry, note
@@ -143,7 +144,9 @@ class House:
         self.pipeline = Pipeline(
             self.config,
             self.store,
-            Dispatcher(self.config, self.engine, self.cloud, self.speak),
+            Dispatcher(
+                Resources(config=self.config, engine=self.engine, served=Served({}), cloud=self.cloud, speak=self.speak)
+            ),
             self.toolbox,
             self.cloud,
             speeds=lambda: self.speeds,
