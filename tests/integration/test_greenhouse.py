@@ -14,6 +14,8 @@ import pytest
 import pytest_asyncio
 
 from edged import config
+from edged.access.gate import Gate
+from edged.access.policy import Policy
 from edged.agent.dispatch import Dispatcher
 from edged.agent.prompts import PromptBook
 from edged.engines.llama import LlamaEngine, gguf
@@ -150,6 +152,8 @@ class House:
             Dispatcher(self.settings, self.engine, cloud, speak),
             self.toolbox,
             cloud,
+            Gate(Policy(self.settings.agents)),
+            deliverers={},
         )
 
     async def ask(self, text: str, **fields: Any) -> dict[str, Any]:

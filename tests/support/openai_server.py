@@ -18,7 +18,7 @@ from edged.api.service import Service
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.config import Agent, Config, Model, Node
-from edged.requests.pipeline import OnDelta
+from edged.requests.watchers import OnDelta
 from edged.store.requests import Accepted
 from edged.transport.http.openai.routes import routes
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
