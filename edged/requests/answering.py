@@ -10,7 +10,7 @@ import logging
 from edged.access import policy
 from edged.access.gate import Gate
 from edged.agent.accounting import Accounting
-from edged.agent.dispatch import Dispatcher, Trail
+from edged.agent.dispatch import Dispatcher, Routing
 from edged.agent.loop import Run
 from edged.config import Config
 from edged.errors import Cancelled, EdgedError, Expired, Internal, UnknownAgent
@@ -124,27 +124,26 @@ class Answering:
             history=history,
             steps=steps,
             stream=self._watchers.stream(row.request, row.rid),
-            tally=tally,
+            accounting=tally,
             client=row.client,
         )
-        attempt.trail = Trail(row.findings, functools.partial(self._keep_findings, row.rid))
-        outcome = await self._dispatcher.answer(run, attempt.trail)
+        attempt.routing = Routing(row.findings, functools.partial(self._keep_findings, row.rid))
+        outcome = await self._dispatcher.answer(run, attempt.routing)
         if outcome is None:
             await self._parking.park(row.rid, tally.spent(), attempt.journal)
             return None
         attempt.messages = outcome.messages
         self._needs.learn(row.agent, tally.need())
-        decision = attempt.trail.decision
         return Reply(
             id=row.id,
             rid=row.rid,
             status=Status.DONE,
             output=outcome.output,
             tool_calls=run.records,
-            route=self._dispatcher.route(row.agent, attempt.trail, run.confidence, run.variant),
+            route=self._dispatcher.route(row.agent, attempt.routing, run.confidence, run.variant),
             usage=tally.usage(),
             timing=tally.timing(),
-            degraded=decision is not None and decision.degraded,
+            degraded=attempt.routing.degraded,
         )
 
     async def _keep_findings(self, rid: str, findings: tuple[Finding, ...]) -> None:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 
 from edged.agent.accounting import Accounting
-from edged.agent.dispatch import Trail
+from edged.agent.dispatch import Routing
 from edged.agent.loop import Run
 from edged.host import clock
 from edged.store.conversations import Turn
@@ -27,7 +27,7 @@ class Attempt:
         self.began_boot = clock.boot()
         self.tally: Accounting | None = None
         self.run: Run | None = None
-        self.trail: Trail | None = None
+        self.routing: Routing | None = None
         self.journal: Journal | None = None
         self.messages: Turn = ()
         self.cancelled = self.settling = False

@@ -10,6 +10,7 @@ import apsw
 from edged import wire
 from edged.access.gate import Gate
 from edged.agent.dispatch import Dispatcher
+from edged.agent.router import Decision
 from edged.config import Config
 from edged.errors import Busy, EdgedError, Forbidden, NoMemory, UnknownAgent
 from edged.host import clock
@@ -75,9 +76,9 @@ class Inbox:
         """
         point("accept.before")
         try:
-            self.check(ask)
+            decision = self.check(ask)
             if ask.request.response_schema is not None:
-                await self._dispatcher.check_schema(ask.request)
+                await self._dispatcher.check_schema(ask.request, decision)
                 self.check(ask)  # we may have begun to stop meanwhile
         except EdgedError as error:
             if not isinstance(error, Forbidden):  # which the gate has told
@@ -86,7 +87,7 @@ class Inbox:
         rid = wire.new_rid()
         queue, size, loop = self._config.queue, self._config.store_bytes, asyncio.get_running_loop()
         short = self._gate.short(ask.caller)
-        refusal = short or self._dispatcher.refusal(ask.request)
+        refusal = short or self._dispatcher.refusal(decision)
         if on_delta:
             self._watchers.listen(rid, on_delta)
         slots = self._worker.free(most=1)
@@ -132,16 +133,18 @@ class Inbox:
         self._changed()
         return await self._database.read(lambda c: lookup.get(c, rid))
 
-    def check(self, ask: Ask) -> None:
-        """Everything about a request that can be refused without looking at the store. Raises EdgedError."""
+    def check(self, ask: Ask) -> Decision:
+        """Everything about a request that can be refused without looking at the store; and where it goes. Raises
+        EdgedError."""
         request = ask.request
         if request.agent not in self._config.agents and (ask.caller.agents or not self._config.agents):
             known = ", ".join(name for name in self._config.agents if name in ask.caller.agents) or "none"
             raise UnknownAgent(f"no agent {request.agent!r}; there are {known}")
         self._gate.ask(ask.caller, request.agent, request.priority)
-        self._dispatcher.check(request)
+        decision = self._dispatcher.decide(request)
         if self._closed:
             raise Busy("the daemon is stopping", retry_after_s=5.0)
+        return decision
 
 
 def _accepted(ask: Ask, rid: str) -> AuditEntry:

@@ -84,7 +84,7 @@ class Settler:
             tool_calls=records,
             route=self._dispatcher.route(
                 row.agent,
-                attempt.trail if attempt else None,
+                attempt.routing if attempt else None,
                 run.confidence if run else None,
                 run.variant if run else "",
             ),

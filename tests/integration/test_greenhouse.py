@@ -17,6 +17,7 @@ from edged import config
 from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.agent.dispatch import Dispatcher
+from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.engines.llama import LlamaEngine, gguf
 from edged.models import catalog
@@ -27,7 +28,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Ask, Caller, Message, ModelSpec, Request
-from edged.upstreams import Cloud
+from edged.upstreams import Cloud, Served
 from tests.support.real_model import Calculated
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "greenhouse"
@@ -149,7 +150,9 @@ class House:
         self.pipeline = Pipeline(
             self.settings,
             self.database,
-            Dispatcher(self.settings, self.engine, cloud, speak),
+            Dispatcher(
+                Resources(config=self.settings, engine=self.engine, served=Served({}), cloud=cloud, speak=speak)
+            ),
             self.toolbox,
             cloud,
             Gate(Policy(self.settings.agents)),
