@@ -196,6 +196,8 @@ class ConfigError(Exception):
         key: dotted key, empty where the file as a whole is wrong.
         problem: what is wrong and what is allowed.
         line: line in the file where TOML tells one.
+
+    `others` are errors that were found with it.
     """
 
     def __init__(self, source: str, key: str, problem: str, *, line: int | None = None) -> None:
@@ -205,3 +207,4 @@ class ConfigError(Exception):
         self.key = key
         self.problem = problem
         self.line = line
+        self.others: tuple[ConfigError, ...] = ()

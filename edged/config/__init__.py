@@ -5,14 +5,14 @@ The only room that reads the environment.
 
 from __future__ import annotations
 
-from edged.config.loader import DEFAULT_FILE, NOT_YET, find, load
+from edged.config.loader import DEFAULT_FILE, find, load
 from edged.config.origins import BUILT_IN
 from edged.config.secrets import CREDENTIAL, api_key, secret
+from edged.config.settings import Config
 from edged.config.tables import (
     Agent,
     AuditKept,
     Compute,
-    Config,
     Database,
     Http,
     Ipc,
@@ -43,7 +43,6 @@ __all__ = [
     "CREDENTIAL",
     "DEFAULT_FILE",
     "NAME",
-    "NOT_YET",
     "PLACEHOLDER",
     "Agent",
     "AuditKept",

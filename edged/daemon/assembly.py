@@ -180,16 +180,15 @@ class Daemon:
             ),
             self._toolbox,
             self._cloud,
+            self._gate,
+            deliverers={"mqtt": self._mqtt} if self._mqtt else {},
             tell=self._tell,
             changed=self._changed.set,
             settled=self._meter.settled,
             speeds=self._speeds,
-            gate=self._gate,
         )
         self._warmer = Warmer(settings.models, settings.agents, engine, speak, load=self._preload, tell=self._tell)
         self._warming: list[asyncio.Task[Any]] = []
-        if self._mqtt:
-            self._pipeline.deliverers = {"mqtt": self._mqtt}
         self._unix = UnixTransport(
             settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), gate=self._gate
         )
@@ -699,7 +698,7 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> None:
 
 def socket_group(settings: Config) -> str | None:
     """The socket's group: as configured, else `edged` where there is one and we may give it away."""
-    if settings.group_given:
+    if settings.is_given("ipc", "group"):
         return settings.ipc.group
     try:
         gid = grp.getgrnam(settings.ipc.group).gr_gid

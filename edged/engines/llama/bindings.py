@@ -108,13 +108,10 @@ class Llama:
             self.close()
             raise
 
-    def _params(self) -> Any:
-        return model_params()
-
     def _load(self, path: str, on_progress: Progress | None) -> None:
         if not Path(path).is_file():
             raise ModelUnavailable(f"{path} is not a file")
-        params = self._params()
+        params = model_params()
         mapped = Mapped(Path(path))
 
         def progress(fraction: float) -> bool:
