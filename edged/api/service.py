@@ -17,6 +17,7 @@ from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats, ModelAnswer, ModelAsk, OnCall, OnPiece
 from edged.config import Config, PublishTool
 from edged.errors import BadRequest, EdgedError, Forbidden
+from edged.interfaces import Bus
 from edged.models.updates.updater import Updater, Watch
 from edged.requests.pipeline import OnDelta, Pipeline, audited_call
 from edged.residency.governor import Governor
@@ -24,7 +25,7 @@ from edged.store.lifecycle import State
 from edged.store.requests import Accepted, Row
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
-from edged.types import JSON, Ask, AuditEntry, Caller, Embeddings, EmbedJob, Request, ToolCall
+from edged.types import INSIDE, JSON, Ask, AuditEntry, Caller, Embeddings, EmbedJob, Event, Request, ToolCall
 from edged.upstreams import Served
 
 MAX_LISTED = 1000  # rows one list returns; what is older is asked for by name
@@ -39,6 +40,7 @@ class Service:
 
     Args:
         status: makes the document of `edged status`.
+        events: where those who subscribe hear of them; None: there are none.
         served: the models that servers on this board run.
         gate: who may do what; None: whoever got in may do everything.
     """
@@ -54,6 +56,7 @@ class Service:
         updater: Updater,
         *,
         status: Callable[[], Awaitable[dict[str, JSON]]],
+        events: Bus | None = None,
         served: Served | None = None,
         gate: Gate | None = None,
     ) -> None:
@@ -67,26 +70,20 @@ class Service:
         self._embeds = embeds
         self._updater = updater
         self._status = status
-        self._listeners: list[OnEvent] = []
+        self._bus = events
         self._cleanups: set[asyncio.Task[object]] = set()
 
     # -- events ----------------------------------------------------------------------------------------------------
-
-    def tell(self, name: str, data: dict[str, JSON]) -> None:
-        """An event, to all who subscribed."""
-        for listener in list(self._listeners):
-            listener(name, data)
 
     def subscribe(self, caller: Caller, listener: OnEvent) -> Callable[[], None]:
         """From now on `listener` gets every event; the returned function ends it. What tells of somebody's request is
         for whoever may manage."""
 
-        def hear(name: str, data: dict[str, JSON]) -> None:
-            if caller.manage or "rid" not in data:
-                listener(name, data)
+        def hear(event: Event) -> None:
+            if event.name not in INSIDE and (caller.manage or "rid" not in event.data):
+                listener(event.name, event.data)
 
-        self._listeners.append(hear)
-        return lambda: self._listeners.remove(hear)
+        return self._bus.subscribe(caller.client, hear) if self._bus else lambda: None
 
     # -- requests --------------------------------------------------------------------------------------------------
 
@@ -162,6 +159,18 @@ class Service:
         self._note("request.cancelled", caller, row.rid)
         return await self._pipeline.cancel(row.rid) or row
 
+    async def cancel_unnamed(self, caller: Caller, name: str) -> None:
+        """End a request by rid or id for somebody whose name nobody knows, as over MQTT. Where roles decide, a role
+        that may not manage ends what came the same way and was let in by the same role."""
+        self._gate.enter(caller, "")
+        mine = {} if caller.manage else {"role": caller.role, "transport": caller.transport}
+        if (row := await self._pipeline.find(name, **mine)) is not None:
+            await self._pipeline.cancel(row.rid)
+
+    async def forget_packets(self) -> None:
+        """The broker has forgotten us: packet ids seen so far mean nothing."""
+        await self._pipeline.forget_packets()
+
     async def requeue(self, caller: Caller, name: str) -> Row:
         """Queue a request again that failed, expired or was quarantined."""
         self._gate.manage(caller, "queue requests again", request=name)
@@ -198,8 +207,7 @@ class Service:
 
     def models(self) -> JSON:
         """The configured models, in their order, and what they take."""
-        known = {**self._governor.status()["models"], **self._served.status()}
-        return {name: known[name] for name in self._config.models if name in known}
+        return known_models(self._config, self._governor, self._served)
 
     async def load(self, caller: Caller, name: str) -> None:
         """Load a model now."""
@@ -296,6 +304,12 @@ class Service:
         """To the audit log."""
         who = {"who": caller.client, "role": caller.role}
         self._gate.audit(AuditEntry(what=what, rid=rid, outcome=outcome, about=about or {}, **who))
+
+
+def known_models(config: Config, governor: Governor, served: Served) -> dict[str, JSON]:
+    """The configured models, in their order, and what they take."""
+    known = {**governor.status()["models"], **served.status()}
+    return {name: known[name] for name in config.models if name in known}
 
 
 def _brief(row: Row) -> JSON:

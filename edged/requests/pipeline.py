@@ -108,6 +108,7 @@ class Pipeline:
         settled: Callable[[str, Reply], None] = lambda agent, reply: None,
         speeds: Callable[[], Mapping[str, Speed]] = dict,
         gate: Gate | None = None,
+        deliverers: Mapping[str, Deliverer] | None = None,
     ) -> None:
         self._gate = gate or Gate(Policy(config.agents, config.roles, config.access))
         self._config = config
@@ -120,7 +121,7 @@ class Pipeline:
         self._settled = settled
         self._speeds = speeds
         self._needs = Needs()
-        self.deliverers: Mapping[str, Deliverer] = {}
+        self.deliverers = deliverers or {}
         self._boot = clock.boot_id()
         self._waiting, self._outgoing, self._deadlines = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._idle, self._sent, self._link = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -321,6 +322,10 @@ class Pipeline:
         self._waiting.set()
         self._changed()
         return await self.get(rid)
+
+    async def forget_packets(self) -> None:
+        """The broker has forgotten us: packet ids seen so far mean nothing."""
+        await self._database.write(requests.forget_packets)
 
     async def explain(self, ask: Ask, *, decide: bool) -> dict[str, JSON]:
         """Where a request would go now and why; nothing is stored or done.

@@ -20,6 +20,7 @@ from edged.completions.local import ModelAnswer, ModelAsk, OnCall, OnPiece
 from edged.errors import BadRequest, EdgedError
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted, Row
+from edged.transport.base import Door, Readiness
 from edged.transport.http.core.api import OnDelta
 from edged.transport.http.core.limits import Limits
 from edged.transport.http.core.server import HttpTransport, Listener
@@ -40,7 +41,8 @@ class Desk:
     """Answers every request with `answers`, as soon as it is there: bytes, or an exception that is raised.
 
     asks: what came in; begun: there is one; watching: its on_delta; left: (id, gone was set) of the calls that were
-    cancelled, with `missed` set when there is one; rows: what find knows, by id and rid; reason: why it is not ready.
+    cancelled, with `missed` set when there is one; rows: what find knows, by id and rid; reason: why it is not ready,
+    and missing: what is not there yet.
     """
 
     def __init__(self) -> None:
@@ -52,6 +54,7 @@ class Desk:
         self.missed = asyncio.Event()
         self.rows: dict[str, Row] = {}
         self.reason: str | None = None
+        self.missing: dict[str, str] = {}
 
     def says(self, answer: bytes | Exception) -> None:
         """From now on."""
@@ -141,23 +144,30 @@ def transport(
 ) -> HttpTransport:
     """The transport in front of a desk, for agent "house"."""
     settings: dict[str, Any] = {"mode": 0o660, "group": None, "api_keys_file": None, **more}
-    made = HttpTransport(
-        listeners,
-        gate=Gate(Policy(["house"])),
-        api=desk,
-        ready=lambda: desk.reason,
-        metrics=lambda: (b"edged_up 1\n", METRICS),
-        **settings,
-    )
-    made.inherited = inherited or {}
+    made = HttpTransport(listeners, **settings)
+    made.inherit(inherited or {})
     return made
+
+
+def door(desk: Desk) -> Door:
+    """What a transport finds of the daemon: the desk."""
+    nobody: Any = None
+    api: Any = desk
+    return Door(
+        settings=nobody,
+        api=api,
+        gate=Gate(Policy(["house"])),
+        state=dict,
+        ready=lambda: Readiness(desk.reason, desk.missing),
+        metrics=lambda: (b"edged_up 1\n", METRICS),
+    )
 
 
 @contextlib.asynccontextmanager
 async def serving(desk: Desk, *listeners: Listener, **more: Any) -> AsyncIterator[HttpTransport]:
     """The same, started."""
     served = transport(desk, *listeners, **more)
-    await served.start()
+    await served.start(door(desk))
     try:
         yield served
     finally:
@@ -213,7 +223,7 @@ def unix_session(path: Path) -> aiohttp.ClientSession:
 
 def tcp_session(served: HttpTransport, **headers: str) -> aiohttp.ClientSession:
     """A client of the last listener, which is on TCP."""
-    address = served.addresses[-1]
+    address = served.bound[-1]
     assert isinstance(address, tuple)
     host, port = address
     return aiohttp.ClientSession(f"http://{host}:{port}", headers=headers, timeout=aiohttp.ClientTimeout(10))

@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 
 from edged.access.gate import Gate
 from edged.errors import Busy, EdgedError, Forbidden, Internal, TooLarge
+from edged.transport.base import Readiness
 from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.connection import Connection, connection
 from edged.transport.http.core.errors import (
@@ -36,11 +37,11 @@ OPENAI = ("/v1/chat", "/v1/embeddings", "/v1/models")  # what lies below has the
 LIVE = "/livez"
 
 
-def health(ready: Callable[[], str | None], metrics: Callable[[], tuple[bytes, str]]) -> list[web.RouteDef]:
+def health(ready: Callable[[], Readiness], metrics: Callable[[], tuple[bytes, str]]) -> list[web.RouteDef]:
     """Whether it lives, whether it takes requests, and its figures.
 
     Args:
-        ready: None, or why no requests are taken.
+        ready: whether requests are taken, and what is not there yet.
         metrics: the document and its content type.
     """
 
@@ -48,8 +49,9 @@ def health(ready: Callable[[], str | None], metrics: Callable[[], tuple[bytes, s
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        reason = ready()
-        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
+        now = ready()
+        text = "; ".join([now.reason or "ok", *(f"{name}: {why}" for name, why in now.missing.items())])
+        return web.Response(text=f"{text}\n", status=503 if now.reason else 200)
 
     async def figures(_: web.Request) -> web.Response:
         body, content_type = metrics()
