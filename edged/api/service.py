@@ -22,7 +22,8 @@ from edged.models.updates.updater import Updater, Watch
 from edged.requests.pipeline import OnDelta, Pipeline, audited_call
 from edged.residency.governor import Governor
 from edged.store.lifecycle import State
-from edged.store.requests import Accepted, Row
+from edged.store.lookup import Row
+from edged.store.requests import Accepted
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
 from edged.types import INSIDE, JSON, Ask, AuditEntry, Caller, Embeddings, EmbedJob, Event, Request, ToolCall
