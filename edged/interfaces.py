@@ -209,7 +209,7 @@ class Ledger(Protocol):
 
 
 class Bus(Protocol):
-    """Where events of the daemon are heard. Implemented by `daemon.events.Events`."""
+    """Where events of the daemon are heard. Implemented by `daemon.events.EventBus`."""
 
     def subscribe(self, name: str, heard: Heard) -> Callable[[], None]:
         """From now on `heard` gets every event, in order; the returned function ends it.

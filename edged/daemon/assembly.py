@@ -9,13 +9,18 @@ from collections.abc import Callable, Mapping
 from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.agent.dispatch import Dispatcher
+from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.agent.warm import Warmer
-from edged.api.service import Service
+from edged.api import Api
+from edged.api.events import Events
+from edged.api.models import Models
+from edged.api.requests import Requests
+from edged.api.tools import Tools
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.config import Config
-from edged.daemon.events import Events, Signal
+from edged.daemon.events import EventBus, Signal
 from edged.daemon.metering import Meter, MeteredEngine
 from edged.daemon.metrics import Metrics
 from edged.daemon.parts import Failure, Parts
@@ -67,7 +72,7 @@ def assemble(settings: Config) -> Parts:
     Raises:
         ConfigError: something in the configuration cannot be what it says.
     """
-    failure, changed, events, link_changed = Failure(), asyncio.Event(), Events(), Signal()
+    failure, changed, events, link_changed = Failure(), asyncio.Event(), EventBus(), Signal()
     metrics = Metrics(
         agents=settings.agents,
         models=(*settings.models, *(upstream.model for upstream in settings.upstreams.values())),
@@ -126,7 +131,9 @@ def assemble(settings: Config) -> Parts:
     pipeline = Pipeline(
         settings,
         database,
-        Dispatcher(settings, metered, cloud, speak, served, audit=audit.note),
+        Dispatcher(
+            Resources(config=settings, engine=metered, served=served, cloud=cloud, speak=speak, audit=audit.note)
+        ),
         toolbox,
         cloud,
         tell=events.publish,
@@ -180,18 +187,11 @@ def assemble(settings: Config) -> Parts:
         updater=updater,
         pressure=pressure,
         status=status,
-        service=Service(
-            settings,
-            pipeline,
-            governor,
-            toolbox,
-            chats,
-            embeds,
-            updater,
-            status=status.full,
-            events=events,
-            served=served,
-            gate=gate,
+        api=Api(
+            requests=Requests(settings, pipeline, gate),
+            models=Models(settings, governor, chats, embeds, updater, served=served, gate=gate),
+            tools=Tools(settings, toolbox, gate),
+            events=Events(settings, status.full, events),
         ),
     )
     link_changed.subscribe(pipeline.link_changed)
@@ -265,7 +265,7 @@ def _pressure(
     pipeline: Pipeline,
     chats: Chats,
     embeds: Embeds,
-    events: Events,
+    events: EventBus,
 ) -> Pressure:
     strain = Strain()
     return Pressure(
@@ -290,7 +290,7 @@ def _updater(
     governor: Governor,
     engine: Runtime,
     installed: Installed,
-    events: Events,
+    events: EventBus,
 ) -> Updater:
     """For models of one file; where there are variants, the configuration says which."""
     single = {name: alias.variants[0] for name, alias in aliases.items() if len(alias.variants) == 1}

@@ -22,7 +22,7 @@ HANDLED_S = 60.0  # a coroutine that takes so long is cancelled, or its queue wo
 DRAIN_S = 1.0  # at a stop: for what waits in the queues
 
 
-class Events:
+class EventBus:
     """The bus. Everything here runs on the event loop."""
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class _Queue(_Subscription):
             event = self._waiting.popleft()
             try:
                 async with asyncio.timeout(HANDLED_S):
-                    await self._heard(event)  # type: ignore[misc]  # a coroutine function, see Events.subscribe
+                    await self._heard(event)  # type: ignore[misc]  # a coroutine function, see EventBus.subscribe
             except Exception as error:
                 _failed(self.name, event, error)
         if self._lost:

@@ -88,8 +88,8 @@ class Daemon:
     def readiness(self) -> Readiness:
         """Whether requests are taken."""
         if self._stop.is_set():
-            return Readiness("stopping")
-        return Readiness(None if self.ready.is_set() else "starting")
+            return Readiness(False, {"daemon": "stopping"})
+        return Readiness(True) if self.ready.is_set() else Readiness(False, {"daemon": "starting"})
 
     async def _until_stopped(self) -> None:
         """Start, and return when `end` was called, also during the start. Raises what the start or a part died of."""
@@ -167,7 +167,7 @@ class Daemon:
 
     def _door(self) -> Door:
         p = self._parts
-        return Door(p.settings, p.service, p.gate, p.status.state, self.readiness, p.status.metrics)
+        return Door(p.settings, p.api, p.gate, p.status.state, self.readiness, p.status.metrics)
 
     async def _tell_news(self) -> None:
         """What the start found, and that there is one."""

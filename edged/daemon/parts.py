@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from edged.access.gate import Gate
 from edged.agent.warm import Warmer
-from edged.api.service import Service
+from edged.api import Api
 from edged.config import Config
-from edged.daemon.events import Events
+from edged.daemon.events import EventBus
 from edged.daemon.metering import Meter
 from edged.daemon.metrics import Metrics
 from edged.daemon.status import Status
@@ -57,7 +57,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     settings: Config
     failure: Failure
     changed: asyncio.Event
-    events: Events
+    events: EventBus
     metrics: Metrics
     meter: Meter
     database: Database
@@ -77,4 +77,4 @@ class Parts(Struct, frozen=True, kw_only=True):
     updater: Updater
     pressure: Pressure
     status: Status
-    service: Service
+    api: Api

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from edged import __version__
-from edged.api.service import known_models
+from edged.api.models import known_models
 from edged.config import Config
 from edged.daemon.metrics import Metrics, Snapshot
 from edged.engines.llama.snapshots import Snapshots

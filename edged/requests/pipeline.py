@@ -26,8 +26,9 @@ from edged.access import policy
 from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.agent.accounting import Accounting
-from edged.agent.dispatch import Dispatcher, Trail
+from edged.agent.dispatch import Dispatcher, Routing
 from edged.agent.loop import Run, Stream
+from edged.agent.router import Decision
 from edged.config import Config, Tool
 from edged.errors import (
     Busy,
@@ -153,9 +154,9 @@ class Pipeline:
         """
         point("accept.before")
         try:
-            self._check(ask)
+            decision = self._check(ask)
             if ask.request.response_schema is not None:
-                await self._dispatcher.check_schema(ask.request)
+                await self._dispatcher.check_schema(ask.request, decision)
                 self._check(ask)  # we may have begun to stop meanwhile
         except EdgedError as error:
             if not isinstance(error, Forbidden):  # which the gate has told
@@ -164,7 +165,7 @@ class Pipeline:
         rid = wire.new_rid()
         queue, size, loop = self._config.queue, self._config.store_bytes, asyncio.get_running_loop()
         short = self._gate.short(ask.caller)
-        refusal = short or self._dispatcher.refusal(ask.request)
+        refusal = short or self._dispatcher.refusal(decision)
         if on_delta:
             self._watchers.setdefault(rid, []).append(on_delta)
         places = self._free(most=1)
@@ -203,16 +204,17 @@ class Pipeline:
         self._outgoing.set()  # a known request that is asked for again is delivered again
         return accepted
 
-    def _check(self, ask: Ask) -> None:
-        """Everything about a request that can be refused without looking at the store."""
+    def _check(self, ask: Ask) -> Decision:
+        """Everything about a request that can be refused without looking at the store; and where it goes."""
         request = ask.request
         if request.agent not in self._config.agents and (ask.caller.agents or not self._config.agents):
             known = ", ".join(name for name in self._config.agents if name in ask.caller.agents) or "none"
             raise UnknownAgent(f"no agent {request.agent!r}; there are {known}")
         self._gate.ask(ask.caller, request.agent, request.priority)
-        self._dispatcher.check(request)
+        decision = self._dispatcher.decide(request)
         if self._stopping:
             raise Busy("the daemon is stopping", retry_after_s=5.0)
+        return decision
 
     def pause_batch(self, paused: bool) -> None:
         """Begin no batch work while paused; it waits in the queue."""
@@ -526,27 +528,26 @@ class Pipeline:
             history=history,
             steps=steps,
             stream=self._stream(row.request, row.rid),
-            tally=tally,
+            accounting=tally,
             client=row.client,
         )
-        attempt.trail = Trail(row.findings, functools.partial(self._keep_findings, row.rid))
-        outcome = await self._dispatcher.answer(run, attempt.trail)
+        attempt.routing = Routing(row.findings, functools.partial(self._keep_findings, row.rid))
+        outcome = await self._dispatcher.answer(run, attempt.routing)
         if outcome is None:
             await self._park(row, tally, attempt.journal)
             return None
         attempt.messages = outcome.messages
         self._needs.learn(row.agent, tally.need())
-        decision = attempt.trail.decision
         return Reply(
             id=row.id,
             rid=row.rid,
             status=Status.DONE,
             output=outcome.output,
             tool_calls=run.records,
-            route=self._dispatcher.route(row.agent, attempt.trail, run.confidence, run.variant),
+            route=self._dispatcher.route(row.agent, attempt.routing, run.confidence, run.variant),
             usage=tally.usage(),
             timing=tally.timing(),
-            degraded=decision is not None and decision.degraded,
+            degraded=attempt.routing.degraded,
         )
 
     async def _known(self, row: Row) -> tuple[list[PastTurn], list[Step]]:
@@ -664,7 +665,7 @@ class Pipeline:
             tool_calls=records,
             route=self._dispatcher.route(
                 row.agent,
-                attempt.trail if attempt else None,
+                attempt.routing if attempt else None,
                 run.confidence if run else None,
                 run.variant if run else "",
             ),
@@ -810,7 +811,7 @@ class _Attempt:
         self.began_boot = clock.boot()
         self.tally: Accounting | None = None
         self.run: Run | None = None
-        self.trail: Trail | None = None
+        self.routing: Routing | None = None
         self.journal: Journal | None = None
         self.messages: conversations.Turn = ()
         self.cancelled = self.settling = False

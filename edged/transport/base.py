@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import Struct, field
 
 from edged.access.gate import Gate
-from edged.api.service import Service
+from edged.api import Api
 from edged.config import Config
 from edged.types import JSON, Delivery
 
@@ -26,10 +26,10 @@ Sockets = Mapping[SocketAddress, Sequence[socket.socket]]
 class Readiness(Struct, frozen=True):
     """Whether the daemon takes requests.
 
-    reason: why it takes none; None: it does. missing: for each part that is not there yet, its name and why.
+    missing: for each part that is not there yet, its name and why. It may take requests without that part.
     """
 
-    reason: str | None = None
+    taking: bool
     missing: dict[str, str] = field(default_factory=dict)
 
 
@@ -41,7 +41,7 @@ class Door(Struct, frozen=True):
     """
 
     settings: Config
-    api: Service
+    api: Api
     gate: Gate
     state: Callable[[], dict[str, JSON]]
     ready: Callable[[], Readiness]

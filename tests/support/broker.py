@@ -11,7 +11,7 @@ import itertools
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -21,6 +21,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edged.access.gate import Gate
 from edged.access.policy import Policy
+from edged.api import Api
 from edged.host import clock
 from edged.transport.base import Door
 from edged.transport.mqtt import Backoff, MqttTransport, Settings
@@ -363,7 +364,7 @@ class Node:
 
     async def __aenter__(self) -> Self:
         nobody: Any = None
-        api: Any = self
+        api = Api(requests=cast(Any, self), models=nobody, tools=nobody, events=nobody)
         gate = Gate(Policy(["house"]))
         await self.transport.start(Door(nobody, api, gate, lambda: self.document, nobody, nobody))
         return self
@@ -410,7 +411,7 @@ class Node:
         )
 
     async def submit(self, ask: Ask, on_delta: Callable[[int, str], None] | None = None) -> None:
-        """See api.service."""
+        """See api.requests."""
         self.asks.append(ask)
         self.calls.append(ask.request.messages[-1].content)
         await self.gate.wait()
@@ -418,11 +419,11 @@ class Node:
             raise self.error
 
     async def cancel_unnamed(self, caller: Caller, name: str) -> None:
-        """See api.service."""
+        """See api.requests."""
         self.calls.append(f"cancel {name} {caller.client.removeprefix('mqtt:')}")
 
     async def forget_packets(self) -> None:
-        """See api.service."""
+        """See api.requests."""
         self.calls.append("session lost")
         if self.session_error is not None:
             raise self.session_error

@@ -112,11 +112,11 @@ class MqttTransport(Carrier):
     async def _accept(self, ask: Ask) -> None:
         """Returns once a request is committed, or known already. Raises EdgedError for a refusal."""
         delta = functools.partial(self.delta, ask.address) if ask.request.stream and ask.address else None
-        await self._door.api.submit(ask, delta)
+        await self._door.api.requests.submit(ask, delta)
 
     async def _cancel(self, name: str, topic: str) -> None:
         """Nobody knows who published; the topic says by which role it came in."""
-        await self._door.api.cancel_unnamed(self._identify(f"mqtt:{topic}", topic), name)
+        await self._door.api.requests.cancel_unnamed(self._identify(f"mqtt:{topic}", topic), name)
 
     def _identify(self, client: str, topic: str) -> Caller:
         return self._door.gate.policy.mqtt(client, topic)
@@ -253,7 +253,7 @@ class MqttTransport(Carrier):
 
     async def _forget_session(self) -> None:
         try:
-            await self._door.api.forget_packets()
+            await self._door.api.requests.forget_packets()
         except Exception as error:  # a full disk, say; without the record an old packet id could hide a new request
             log.debug("the loss of the MQTT session could not be recorded", exc_info=True)
             self._client.abort(f"the loss of the broker's session could not be recorded: {error!r}")

@@ -18,7 +18,7 @@ from typing import Any
 import msgpack
 
 from edged.access.gate import Gate
-from edged.api.service import Service
+from edged.api import Api
 from edged.errors import BadRequest, EdgedError, Internal, TooLarge
 from edged.transport import sockets
 from edged.transport.base import Door, Sockets, Transport
@@ -92,7 +92,7 @@ class UnixTransport(Transport):
 
     name = "unix"
 
-    def __init__(self, path: Path, *, mode: int, group: str | None, methods: Callable[[Service], Methods]) -> None:
+    def __init__(self, path: Path, *, mode: int, group: str | None, methods: Callable[[Api], Methods]) -> None:
         self.addresses = (path,)
         self._path = path
         self._mode = mode

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import logging
 import socket
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,7 +41,6 @@ class HttpTransport(Transport):
         api_keys_file: as in the configuration; needed where one listens on TCP. Read here: a reload with keys that are
             wrong is refused before anything has stopped.
         hosts, origins: as in the configuration.
-        routes: what is served beside the agents, health and metrics; called once, when aiohttp is there.
 
     Raises:
         ConfigError: the keys are not as they should be, or a TCP listener has none.
@@ -58,7 +57,6 @@ class HttpTransport(Transport):
         mode: int,
         group: str | None,
         api_keys_file: str | None,
-        routes: Callable[[Door], Iterable[web.AbstractRouteDef]] = lambda door: (),
         limits: Limits | None = None,
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
@@ -70,7 +68,6 @@ class HttpTransport(Transport):
         self._gate: Gate
         named = [listener[0] for listener in self._listeners if isinstance(listener, tuple)]
         self._browsers = Browsers([*hosts, *named, *_own_names()], origins)
-        self._routes = routes
         self._inherited: Sockets = {}
         self._limits = limits or Limits()
         for listener in self._listeners:
@@ -97,18 +94,16 @@ class HttpTransport(Transport):
 
     async def start(self, door: Door) -> None:
         """See Transport. ConfigError where a socket cannot be made, or another process answers on it."""
-        from edged.transport.http.core.application import application, health
+        from edged.transport.http.core.application import application
         from edged.transport.http.core.connection import Connections
-        from edged.transport.http.native.requests import Agents
+        from edged.transport.http.core.surface import Board, Surfaces
+        from edged.transport.http.surfaces import SURFACES
 
-        routes = [
-            *Agents(door.api, heartbeat_s=self._limits.heartbeat_s).routes(),
-            *health(door.ready, door.metrics),
-            *self._routes(door),
-        ]
         self._gate = door.gate
-        app = application(routes, keys=self._keys, gate=door.gate, browsers=self._browsers, limits=self._limits)
-        self._connections = Connections(self._limits)
+        board = Board(api=door.api, ready=door.ready, metrics=door.metrics, heartbeat_s=self._limits.heartbeat_s)
+        surfaces = Surfaces(make(board) for make in SURFACES)
+        app = application(surfaces, keys=self._keys, gate=self._gate, browsers=self._browsers, limits=self._limits)
+        self._connections = Connections(self._limits, surfaces)
         self._runner = await self._run(app)
         try:
             for listener in self._listeners:
