@@ -56,6 +56,7 @@ from edged.tools.python import landlock
 from edged.tools.toolbox import Toolbox
 from edged.transport import http, mqtt, unix
 from edged.transport.base import Transport, carriers
+from edged.transport.mqtt.transport import MqttTransport
 from edged.types import Alias, EngineKind, ModelSpec
 from edged.upstreams import Cloud, Served
 
@@ -112,7 +113,7 @@ def assemble(settings: Config) -> Parts:
     toolbox = Toolbox(
         settings.tools,
         settings.databases,
-        next((each for each in transports if isinstance(each, mqtt.MqttTransport)), None),
+        next((each for each in transports if isinstance(each, MqttTransport)), None),
         settings.tools_dir,
         landlock.around(settings),
         called=metrics.tool_called,
@@ -136,12 +137,12 @@ def assemble(settings: Config) -> Parts:
         ),
         toolbox,
         cloud,
+        gate,
+        deliverers=carriers(transports),
         tell=events.publish,
         changed=changed.set,
         settled=events.request_ended,
         speeds=speeds.measured,
-        gate=gate,
-        deliverers=carriers(transports),
     )
     waiting = settings.queue.max_waiting
     chats = Chats(metered, settings.models, installed.template, max_waiting=waiting, served=served, file_of=lookup.file)

@@ -28,7 +28,7 @@ class Peer(NamedTuple):
 def group_of(settings: Config) -> str | None:
     """Name of the group that may connect to our sockets: as configured, else `edged` where there is one and we may give
     it away; None: the process's own."""
-    if settings.group_given:
+    if settings.is_given("ipc", "group"):
         return settings.ipc.group
     try:
         gid = grp.getgrnam(settings.ipc.group).gr_gid
