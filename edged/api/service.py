@@ -15,7 +15,7 @@ from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats, ModelAnswer, ModelAsk, OnCall, OnPiece
-from edged.config import Config, PublishTool
+from edged.config import Config
 from edged.errors import BadRequest, EdgedError, Forbidden
 from edged.models.updates.updater import Updater, Watch
 from edged.requests.pipeline import OnDelta, Pipeline, audited_call
@@ -265,9 +265,9 @@ class Service:
                 "name": name,
                 "description": tool.description,
                 "parameters": schema(tool.parameters),
-                "effect": "write" if isinstance(tool, PublishTool) else tool.effect,
+                "effect": "write" if tool.is_write else "read",
             }
-            for name, tool in self._config.tools.items()
+            for name, tool in self._toolbox.tools.items()
             if policy.may_tool(caller, name)
         ]
 
@@ -275,7 +275,7 @@ class Service:
         """Call a tool by hand. With an id an SQL write of the same caller happens once, however often it is called.
 
         Raises:
-            BadRequest: no such tool, or arguments that do not fit its schema.
+            BadRequest: no such tool, arguments that do not fit its schema, or an id under which another call was made.
             Forbidden, Busy: the caller may not call it, or asks too often.
             ToolFailed: the tool's own reason.
         """
@@ -284,12 +284,12 @@ class Service:
         rid = wire.new_rid() if id is None else wire.named_rid(caller.client, id)
         outcome = "ok"
         try:
-            return await self._toolbox.call_by_hand(name, arguments, rid)
+            return await self._toolbox.call_by_hand(name, arguments, rid, named=id is not None)
         except EdgedError as error:
             outcome = error.code
             raise
         finally:
-            about = audited_call(self._config.tools, ToolCall(name, arguments))
+            about = audited_call(self._toolbox.tools, ToolCall(name, arguments))
             self._note("tool.called", caller, rid, outcome, about)
 
     def _note(self, what: str, caller: Caller, rid: str = "", outcome: str = "ok", about: JSON = None) -> None:

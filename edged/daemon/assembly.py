@@ -54,7 +54,6 @@ from edged.store.requests import Accepted
 from edged.store.schema import MIGRATIONS
 from edged.store.sizes import Sizes
 from edged.store.spending import Spending
-from edged.tools.python import landlock
 from edged.tools.toolbox import Toolbox
 from edged.transport.http.core.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
@@ -142,14 +141,7 @@ class Daemon:
         )
         self._engine.residency = self._governor
         self._mqtt = self._make_mqtt()
-        self._toolbox = Toolbox(
-            settings.tools,
-            settings.databases,
-            self._mqtt,
-            settings.tools_dir,
-            landlock.around(settings),
-            called=self._metrics.tool_called,
-        )
+        self._toolbox = Toolbox(settings, self._mqtt, called=self._metrics.tool_called)
         self._cloud = Cloud(
             settings.upstreams,
             Spending(self._database),
@@ -259,8 +251,8 @@ class Daemon:
         self._note(AuditEntry(what="daemon.started", who="edged", about={"version": __version__}))
         await self._engine.start()
         await self._pipeline.recover()
-        for name, problem in (await self._toolbox.check()).items():
-            logger.warning("tool %s cannot work now: %s", name, problem)
+        for problem in await self._toolbox.check():
+            logger.warning("tool %s cannot work now: %s", problem.tool, problem.message)
         self._warn_of_missing_models()
         [self._unix.inherited] = self._listeners.sockets(self._config.socket_path)
         await self._unix.start()
@@ -443,7 +435,7 @@ class Daemon:
             self._failed.set_exception(RuntimeError(f"an engine's thread died: {error!r}"))
 
     def _is_tool(self, pid: int) -> bool:
-        return self._toolbox.started(pid)
+        return self._toolbox.owns(pid)
 
     def _make_mqtt(self) -> MqttTransport | None:
         mqtt = self._config.mqtt

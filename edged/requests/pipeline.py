@@ -557,15 +557,15 @@ class Pipeline:
             ToolFailed: a database cannot be read. What was done is not known then, and nothing may be done again.
         """
         steps = {step.number: step for step in await self._database.read(lambda c: journal.steps(c, row.rid))}
-        for found in await self._toolbox.recall(row.rid):
-            step = journal.kept(*found)
+        for done in await self._toolbox.recall(row.rid):
+            step = journal.kept(done.step, done.intent, done.result)
             if step.number not in steps or steps[step.number].result is None:
                 await self._journal(row).finish(step)
                 steps[step.number] = step
         return [steps[number] for number in sorted(steps)]
 
     def _journal(self, row: Row) -> Journal:
-        return _AuditedJournal(self._database, row, self._until_stored, self._config.tools)
+        return _AuditedJournal(self._database, row, self._until_stored, self._toolbox.tools)
 
     async def _keep_findings(self, rid: str, findings: tuple[Finding, ...]) -> None:
         # lazy: losing it with the power only means that the board tries once more
@@ -638,7 +638,7 @@ class Pipeline:
         return max(tuple(known), run.records if run else (), key=len)
 
     def _may_have_changed(self, tool: str) -> bool:
-        return tool in self._config.tools and self._toolbox.is_write(tool)
+        return self._toolbox.is_write(tool)
 
     def _ended(
         self,
