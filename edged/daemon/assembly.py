@@ -18,9 +18,14 @@ from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.dispatch import Dispatcher
+from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.agent.warm import Warmer
-from edged.api.service import Service
+from edged.api import Api
+from edged.api.events import Events
+from edged.api.models import Models
+from edged.api.requests import Requests
+from edged.api.tools import Tools
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.config import Config
@@ -55,7 +60,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.sizes import Sizes
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
-from edged.transport.http.core.server import HttpTransport
+from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix.methods import Methods
 from edged.transport.unix.server import UnixTransport
@@ -155,7 +160,16 @@ class Daemon:
         self._pipeline = Pipeline(
             settings,
             self._database,
-            Dispatcher(settings, engine, self._cloud, speak, self._served, audit=self._note),
+            Dispatcher(
+                Resources(
+                    config=settings,
+                    engine=engine,
+                    served=self._served,
+                    cloud=self._cloud,
+                    speak=speak,
+                    audit=self._note,
+                )
+            ),
             self._toolbox,
             self._cloud,
             tell=self._tell,
@@ -177,20 +191,14 @@ class Daemon:
         )
         embeds = Embeds(engine, settings.models, max_waiting=waiting)
         self._updater = self._make_updater(aliases)
-        self._service = Service(
-            settings,
-            self._pipeline,
-            self._governor,
-            self._toolbox,
-            chats,
-            embeds,
-            self._updater,
-            status=self._status,
-            served=self._served,
-            gate=self._gate,
+        self._api = Api(
+            requests=Requests(settings, self._pipeline, self._gate),
+            models=Models(settings, self._governor, chats, embeds, self._updater, served=self._served, gate=self._gate),
+            tools=Tools(self._toolbox, self._gate),
+            events=Events(settings, self._status),
         )
         self._pressure = self._make_pressure(chats, embeds)
-        self._unix.methods = Methods(self._service).table()
+        self._unix.methods = Methods(self._api).table()
         self._http = HttpTransport(
             settings.http_listeners,
             mode=int(settings.ipc.mode, 8),
@@ -199,10 +207,9 @@ class Daemon:
             gate=self._gate,
             hosts=settings.http.hosts,
             origins=settings.http.origins,
-            api=self._service,
-            ready=self._unready,
+            api=self._api,
+            unready=self._unready,
             metrics=self._metrics.render,
-            routes=self._openai_routes,
         )
 
     @property
@@ -552,7 +559,7 @@ class Daemon:
         if name in AUDITED:
             outcome = str(data.get("code") or ("failed" if name.endswith("_failed") else "ok"))
             self._note(AuditEntry(what=name.replace("_", ".", 1), who="edged", outcome=outcome, about=data))
-        self._service.tell(name, data)
+        self._api.events.publish(name, data)
         if self._mqtt:
             self._mqtt.event(name, data)
         self._changed.set()
@@ -568,17 +575,11 @@ class Daemon:
             and stats.batch_tokens_s
         }
 
-    def _unready(self) -> str | None:
-        """Why no requests are taken; None: they are."""
+    def _unready(self) -> dict[str, str]:
+        """The parts that are not ready, each with the reason."""
         if self._stop.is_set():
-            return "stopping"
-        return None if self.ready.is_set() else "starting"
-
-    def _openai_routes(self) -> list[Any]:
-        from edged.transport.http.core.connection import caller  # only now: they carry aiohttp
-        from edged.transport.http.openai.routes import routes
-
-        return routes(self._service, self._config, caller)
+            return {"daemon": "stopping"}
+        return {} if self.ready.is_set() else {"daemon": "starting"}
 
     def _snapshot(self) -> Snapshot:
         """For the gauges; requests as they were counted within the last second or so."""
@@ -623,7 +624,7 @@ class Daemon:
 
     def _models(self) -> dict[str, JSON]:
         """What is known of the models; of those that were seen at work their speed as well."""
-        models: dict[str, JSON] = self._service.models()
+        models: dict[str, JSON] = self._api.models.status()
         rates = ("prefill_tokens_s", "decode_tokens_s")
         for stats in self._engine.stats():
             if stats.name not in models:  # a file on trial, see `updates`

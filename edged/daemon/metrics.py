@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from edged.agent.minds import MINDS
 from edged.types import Status
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 LAG_PERIOD_S = 1.0  # a stall shorter than this may be missed, and a wake-up a second costs a sleeping board nothing
 OTHER = "(other)"  # instead of a name the configuration does not have; no name there holds a parenthesis
-WHERE = ("local", "cloud")
 KINDS = ("prompt", "cached", "generated", "forced")
 RESULTS = {True: "ok", False: "failed"}
 OWN_IO = Path("/proc/self/io")
@@ -71,6 +71,7 @@ class Metrics:
         # The time a series began, beside each of them: half as many lines again that nobody reads.
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # published without types
         self._agents, self._models, self._tools = frozenset(agents), frozenset(models), frozenset(tools)
+        self._wheres = frozenset(mind.where for mind in MINDS)
         self._registry = prometheus.CollectorRegistry()
         own: dict[str, Any] = {"registry": self._registry}
         self._requests = prometheus.Counter(
@@ -103,8 +104,8 @@ class Metrics:
         self._begin_at_zero()
 
     def settled(self, agent: str, where: str, status: Status, seconds: float, first_token_s: float | None) -> None:
-        """A request has its outcome. where: local or cloud; seconds from the acceptance, also to the first token."""
-        self._requests.labels(_known(agent, self._agents), _known(where, WHERE), status.value).inc()
+        """A request has its outcome. where: the mind's word; seconds from the acceptance, also to the first token."""
+        self._requests.labels(_known(agent, self._agents), _known(where, self._wheres), status.value).inc()
         self._request_s.observe(seconds)
         if first_token_s is not None:
             self._first_token_s.observe(first_token_s)
@@ -143,7 +144,7 @@ class Metrics:
     def _begin_at_zero(self) -> None:
         """A series that appears with its first event hides that event from every rate()."""
         for agent in sorted(self._agents):
-            for where in WHERE:
+            for where in sorted(self._wheres):
                 for status in Status:
                     self._requests.labels(agent, where, status.value)
         for model in sorted(self._models):

@@ -26,8 +26,9 @@ from edged.access import policy
 from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.agent.accounting import Accounting
-from edged.agent.dispatch import Dispatcher, Trail
+from edged.agent.dispatch import Dispatcher, Routing
 from edged.agent.loop import Run, Stream
+from edged.agent.router import Decision
 from edged.config import Config, Tool
 from edged.errors import (
     Busy,
@@ -47,12 +48,13 @@ from edged.host.log import request_id
 from edged.interfaces import Deliverer
 from edged.requests import estimate
 from edged.requests.estimate import Needs
-from edged.store import audit, journal, lifecycle, requests
+from edged.store import audit, conversations, journal, lifecycle, lookup, requests, retention
 from edged.store import outbox as deliveries
 from edged.store.database import Database, Work
 from edged.store.journal import Journal, Result, Step
 from edged.store.lifecycle import State
-from edged.store.requests import Accepted, Places, Row
+from edged.store.lookup import Row
+from edged.store.requests import Accepted, FreeSlots
 from edged.tools.toolbox import Toolbox
 from edged.types import (
     JSON,
@@ -151,9 +153,9 @@ class Pipeline:
         """
         point("accept.before")
         try:
-            self._check(ask)
+            decision = self._check(ask)
             if ask.request.response_schema is not None:
-                await self._dispatcher.check_schema(ask.request)
+                await self._dispatcher.check_schema(ask.request, decision)
                 self._check(ask)  # we may have begun to stop meanwhile
         except EdgedError as error:
             if not isinstance(error, Forbidden):  # which the gate has told
@@ -162,7 +164,7 @@ class Pipeline:
         rid = wire.new_rid()
         queue, size, loop = self._config.queue, self._config.store_bytes, asyncio.get_running_loop()
         short = self._gate.short(ask.caller)
-        refusal = short or self._dispatcher.refusal(ask.request)
+        refusal = short or self._dispatcher.refusal(decision)
         if on_delta:
             self._watchers.setdefault(rid, []).append(on_delta)
         places = self._free(most=1)
@@ -172,7 +174,7 @@ class Pipeline:
             accepted = requests.accept(
                 c, ask, rid, self._boot, queue.max_waiting, size, log_bytes=log_bytes, refusal=refusal
             )
-            if requests.is_crowded(c, size):
+            if retention.is_crowded(c, size):
                 loop.call_soon_threadsafe(self._crowded.set)
             if not accepted.known:
                 audit.append(c, _accepted(ask, rid))
@@ -201,16 +203,17 @@ class Pipeline:
         self._outgoing.set()  # a known request that is asked for again is delivered again
         return accepted
 
-    def _check(self, ask: Ask) -> None:
-        """Everything about a request that can be refused without looking at the store."""
+    def _check(self, ask: Ask) -> Decision:
+        """Everything about a request that can be refused without looking at the store; and where it goes."""
         request = ask.request
         if request.agent not in self._config.agents and (ask.caller.agents or not self._config.agents):
             known = ", ".join(name for name in self._config.agents if name in ask.caller.agents) or "none"
             raise UnknownAgent(f"no agent {request.agent!r}; there are {known}")
         self._gate.ask(ask.caller, request.agent, request.priority)
-        self._dispatcher.check(request)
+        decision = self._dispatcher.decide(request)
         if self._stopping:
             raise Busy("the daemon is stopping", retry_after_s=5.0)
+        return decision
 
     def pause_batch(self, paused: bool) -> None:
         """Begin no batch work while paused; it waits in the queue."""
@@ -243,17 +246,17 @@ class Pipeline:
 
     async def get(self, rid: str) -> Row:
         """A request by rid; KeyError."""
-        return await self._database.read(lambda c: requests.get(c, rid))
+        return await self._database.read(lambda c: lookup.get(c, rid))
 
     async def find(
         self, name: str, client: str | None = None, *, role: str | None = None, transport: str | None = None
     ) -> Row | None:
         """A request by rid or by its client's id."""
-        return await self._database.read(lambda c: requests.find(c, name, client, role=role, transport=transport))
+        return await self._database.read(lambda c: lookup.find(c, name, client, role=role, transport=transport))
 
     async def latest(self, limit: int, states: tuple[State, ...] = (), client: str | None = None) -> list[Row]:
         """The newest requests; of one client, where it is named."""
-        return await self._database.read(lambda c: requests.latest(c, limit, states, client))
+        return await self._database.read(lambda c: lookup.latest(c, limit, states, client))
 
     async def outlook(self, row: Row) -> tuple[int, float | None]:
         """How many requests are taken before a waiting one, and the seconds until this one is answered, by measured
@@ -262,7 +265,7 @@ class Pipeline:
         if row.state is State.RUNNING:
             attempt = self._running.get(row.rid)
             return 0, self._left_s(attempt, speeds, len(self._running)) if attempt else None
-        agents = await self._database.read(lambda c: requests.ahead(c, row))
+        agents = await self._database.read(lambda c: lookup.ahead(c, row))
         if row.state is State.WAITING_LINK:
             return len(agents), None
         places = self._places()
@@ -289,10 +292,10 @@ class Pipeline:
                 second, and goes through all rows.
         """
         if exactly or time.monotonic() - self._counted_at > COUNTED_S:
-            self._counted = await self._database.read(requests.counts)
+            self._counted = await self._database.read(lookup.counts)
             self._counted_at = time.monotonic()
         waiting, outbox, head = await self._database.read(
-            lambda c: (requests.unfinished(c), deliveries.waiting(c), audit.head(c))
+            lambda c: (lookup.unfinished(c), deliveries.waiting(c), audit.head(c))
         )
         ended = {state: count for state, count in self._counted.items() if state not in lifecycle.UNFINISHED}
         counted = {**ended, **waiting}
@@ -408,7 +411,7 @@ class Pipeline:
                     break
 
     async def _claiming(
-        self, work: Callable[[apsw.Connection], tuple[T, list[Row]]], places: Places, *, durable: bool = False
+        self, work: Callable[[apsw.Connection], tuple[T, list[Row]]], places: FreeSlots, *, durable: bool = False
     ) -> tuple[T, list[Row]]:
         """Write what claims rows for these places, and begin the work on them, also where the caller leaves meanwhile:
         what is written is written. It is begun before anybody can hear of a later commit, a cancel's for one."""
@@ -437,15 +440,15 @@ class Pipeline:
         task = self._group.create_task(self._work(row, attempt), name=f"edged.request.{row.rid}")
         task.add_done_callback(functools.partial(self._worked, row.rid))
 
-    def _free(self, most: int = MAX_RUNNING) -> Places:
-        """Places for requests to begin with."""
+    def _free(self, most: int = MAX_RUNNING) -> FreeSlots:
+        """FreeSlots for requests to begin with."""
         if self._stopping or self._group is None:
-            return Places(0, 0)
+            return FreeSlots(0, 0)
         batch = sum(attempt.batch for attempt in self._running.values())
         working = sum(not attempt.settling or bool(self._suspects) for attempt in self._running.values())
         held = len(self._running) + self._promised
         left = min(most, self._places() - working - self._promised, MAX_HELD - held)
-        return Places(max(0, left), 0 if self._batch_paused else MAX_BATCH - batch - self._promised)
+        return FreeSlots(max(0, left), 0 if self._batch_paused else MAX_BATCH - batch - self._promised)
 
     def _places(self) -> int:
         """How many requests are worked on at once."""
@@ -520,34 +523,33 @@ class Pipeline:
             history=history,
             steps=steps,
             stream=self._stream(row.request, row.rid),
-            tally=tally,
+            accounting=tally,
             client=row.client,
         )
-        attempt.trail = Trail(row.findings, functools.partial(self._keep_findings, row.rid))
-        outcome = await self._dispatcher.answer(run, attempt.trail)
+        attempt.routing = Routing(row.findings, functools.partial(self._keep_findings, row.rid))
+        outcome = await self._dispatcher.answer(run, attempt.routing)
         if outcome is None:
             await self._park(row, tally, attempt.journal)
             return None
         attempt.messages = outcome.messages
         self._needs.learn(row.agent, tally.need())
-        decision = attempt.trail.decision
         return Reply(
             id=row.id,
             rid=row.rid,
             status=Status.DONE,
             output=outcome.output,
             tool_calls=run.records,
-            route=self._dispatcher.route(row.agent, attempt.trail, run.confidence, run.variant),
+            route=self._dispatcher.route(row.agent, attempt.routing, run.confidence, run.variant),
             usage=tally.usage(),
             timing=tally.timing(),
-            degraded=decision is not None and decision.degraded,
+            degraded=attempt.routing.degraded,
         )
 
     async def _known(self, row: Row) -> tuple[list[PastTurn], list[Step]]:
         """Of most requests nothing: then the store is not asked."""
         if row.conversation is None and not row.begun:
             return [], []
-        history = await self._database.read(lambda c: requests.history(c, row))
+        history = await self._database.read(lambda c: conversations.history(c, row))
         return history, await self._steps(row) if row.begun else []
 
     async def _steps(self, row: Row) -> list[Step]:
@@ -658,7 +660,7 @@ class Pipeline:
             tool_calls=records,
             route=self._dispatcher.route(
                 row.agent,
-                attempt.trail if attempt else None,
+                attempt.routing if attempt else None,
                 run.confidence if run else None,
                 run.variant if run else "",
             ),
@@ -671,7 +673,7 @@ class Pipeline:
         self,
         row: Row,
         reply: Reply,
-        messages: requests.Turn = (),
+        messages: conversations.Turn = (),
         *,
         journal: Journal | None = None,
         only: tuple[State, ...] = (),
@@ -694,7 +696,7 @@ class Pipeline:
             if not requests.settle(c, row.rid, reply.status, body, only=only, quarantine=quarantine):
                 return False
             if messages:
-                requests.add_turn(c, row, messages, clock.wall() + expiry, private=private)
+                conversations.add_turn(c, row, messages, clock.wall() + expiry, private=private)
             audit.append(c, _ended(row, reply))
             return True
 
@@ -730,12 +732,12 @@ class Pipeline:
         """Ends waiting requests at their deadline; running ones have a timeout of their own."""
         while True:
             self._deadlines.clear()
-            for row in await self._database.read(requests.overdue):
+            for row in await self._database.read(lookup.overdue):
                 waited = "waiting for a link" if row.state is State.WAITING_LINK else "in the queue"
                 error = Expired(f"the deadline passed {waited}")
                 reply = self._ended(row, Status.EXPIRED, error, await self._records_so_far(row))
                 await self._settle(row, reply, only=lifecycle.WAITING)
-            deadline = await self._database.read(requests.next_deadline)
+            deadline = await self._database.read(lookup.next_deadline)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if deadline is None else max(0.0, deadline - clock.boot())):
                     await self._deadlines.wait()
@@ -775,8 +777,8 @@ class Pipeline:
         log_s = self._config.audit.keep_days * 86400
 
         def tidy(c: apsw.Connection) -> int:
-            forgotten = requests.trim(c, keep_s, self._boot, size)
-            return forgotten + audit.forget(c, log_s, crowded=not forgotten and requests.is_crowded(c, size))
+            forgotten = retention.trim(c, keep_s, self._boot, size)
+            return forgotten + audit.forget(c, log_s, crowded=not forgotten and retention.is_crowded(c, size))
 
         while True:
             crowded, forgotten = self._crowded.is_set(), 0
@@ -804,9 +806,9 @@ class _Attempt:
         self.began_boot = clock.boot()
         self.tally: Accounting | None = None
         self.run: Run | None = None
-        self.trail: Trail | None = None
+        self.routing: Routing | None = None
         self.journal: Journal | None = None
-        self.messages: requests.Turn = ()
+        self.messages: conversations.Turn = ()
         self.cancelled = self.settling = False
         self.ended = asyncio.Event()
         self._interrupted = False

@@ -15,6 +15,7 @@ import pytest_asyncio
 
 from edged import config
 from edged.agent.dispatch import Dispatcher
+from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.engines.llama import LlamaEngine, gguf
 from edged.models import catalog
@@ -25,7 +26,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Ask, Caller, Message, ModelSpec, Request
-from edged.upstreams import Cloud
+from edged.upstreams import Cloud, Served
 from tests.support.real_model import Calculated
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "greenhouse"
@@ -147,7 +148,9 @@ class House:
         self.pipeline = Pipeline(
             self.settings,
             self.database,
-            Dispatcher(self.settings, self.engine, cloud, speak),
+            Dispatcher(
+                Resources(config=self.settings, engine=self.engine, served=Served({}), cloud=cloud, speak=speak)
+            ),
             self.toolbox,
             cloud,
         )

@@ -14,9 +14,12 @@ import msgspec
 import pytest
 
 from edged import config
+from edged.access import gate
+from edged.access.policy import Policy
 from edged.agent.dispatch import Dispatcher
+from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
-from edged.api.service import Service
+from edged.api.requests import Requests
 from edged.config import Config, Publish, PublishTool
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import BadRequest, Busy, NoLink, NoMemory, UnknownAgent
@@ -32,7 +35,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec, Rate, Speed
-from edged.upstreams import Cloud
+from edged.upstreams import Cloud, Served
 from edged.wire import request_from_map
 from tests.support.broker import until
 from tests.support.daemon import Daemon, entry, note
@@ -141,7 +144,9 @@ class House:
         self.pipeline = Pipeline(
             self.config,
             self.store,
-            Dispatcher(self.config, self.engine, self.cloud, self.speak),
+            Dispatcher(
+                Resources(config=self.config, engine=self.engine, served=Served({}), cloud=self.cloud, speak=self.speak)
+            ),
             self.toolbox,
             self.cloud,
             speeds=lambda: self.speeds,
@@ -550,12 +555,11 @@ async def test_pieces_of_a_streamed_answer_carry_their_offsets(house: House) -> 
 @pytest.mark.parametrize(("id", "state"), [(None, State.CANCELLED), ("q", State.DONE)])
 async def test_client_that_goes_away_while_its_request_is_stored(house: House, id: str | None, state: State) -> None:
     """Without an id it is not worked on for nobody; with one it is, and not only when the next one comes."""
-    parts: Any = (house.config, house.pipeline, None, house.toolbox, None, None, None)
-    service = Service(*parts, status=None)  # type: ignore[arg-type]
+    door = Requests(house.config, house.pipeline, gate.Gate(Policy(house.config.agents)))
     request = request_from_map({"input": "pause", "agent": "house", **({"id": id} if id else {})}, agent=None)
     gone = asyncio.Event()
     house.store.held = asyncio.Event()
-    answering = asyncio.create_task(service.answer(Ask(request=request, caller=CALLER), gone=gone))
+    answering = asyncio.create_task(door.answer(Ask(request=request, caller=CALLER), gone=gone))
     await house.store.committed.wait()
     gone.set()
     answering.cancel()
@@ -893,7 +897,7 @@ async def test_disk_that_refuses_a_claim_leaves_the_request_in_the_queue(
     monkeypatch.setattr("edged.requests.pipeline.RETRY_S", (0.01, 0.02))
     original, failing = requests.claim, [apsw.IOError("io"), apsw.FullError("full"), apsw.BusyError("locked")]
 
-    def claim(c: apsw.Connection, places: requests.Places) -> Any:
+    def claim(c: apsw.Connection, places: requests.FreeSlots) -> Any:
         if failing:
             raise failing.pop()
         return original(c, places)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from edged.cli.checks.finding import Finding, fail, is_the_daemons, ok, own_name, warn
+from edged.cli.checks.finding import Finding, fail, is_the_daemons, ok, warn
 from edged.config import Config
+from edged.host.users import own_name
 from edged.tools.kind import Problem
 from edged.tools.toolbox import Toolbox, resolve
 
