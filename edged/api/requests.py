@@ -11,7 +11,8 @@ from edged import wire
 from edged.access.gate import Gate
 from edged.config import Config
 from edged.errors import BadRequest, EdgedError, Forbidden
-from edged.requests.pipeline import OnDelta, Pipeline
+from edged.requests.pipeline import Pipeline
+from edged.requests.watchers import OnDelta
 from edged.store.lifecycle import State
 from edged.store.lookup import Row
 from edged.store.requests import Accepted

@@ -172,16 +172,15 @@ class Daemon:
             ),
             self._toolbox,
             self._cloud,
+            self._gate,
+            deliverers={"mqtt": self._mqtt} if self._mqtt else {},
             tell=self._tell,
             changed=self._changed.set,
             settled=self._meter.settled,
             speeds=self._speeds,
-            gate=self._gate,
         )
         self._warmer = Warmer(settings.models, settings.agents, engine, speak, load=self._preload, tell=self._tell)
         self._warming: list[asyncio.Task[Any]] = []
-        if self._mqtt:
-            self._pipeline.deliverers = {"mqtt": self._mqtt}
         self._unix = UnixTransport(
             settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), gate=self._gate
         )

@@ -208,13 +208,14 @@ class Toolbox:
         every = [(name, tool, kind) for kind in self.kinds for name, tool in kind.tools.items()]
         order = {name: place for place, name in enumerate(self._configured)}
         every.sort(key=lambda each: order[each[0]] if self._configured.get(each[0]) is each[1] else len(order))
-        self._tools.clear()
-        self._kind_of.clear()
+        found: dict[str, tuple[Tool, Kind[Any]]] = {}
         for name, tool, kind in every:
-            if name in self._tools:
+            if found.setdefault(name, (tool, kind)) != (tool, kind):
                 logger.warning("another tool is called %r, too: it is left out", name)
-                continue
-            self._tools[name], self._kind_of[name] = tool, kind
+        for name in self._tools.keys() - found:
+            del self._tools[name]
+        self._tools.update((name, tool) for name, (tool, _) in found.items())  # the store's thread looks in it, too
+        self._kind_of = {name: kind for name, (_, kind) in found.items()}
 
 
 def _of(settings: Config, kind: type[Kind[Any]]) -> dict[str, Tool]:

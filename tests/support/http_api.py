@@ -18,7 +18,7 @@ from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.api import Api
 from edged.errors import BadRequest, EdgedError
-from edged.requests.pipeline import OnDelta
+from edged.requests.watchers import OnDelta
 from edged.store.lifecycle import State
 from edged.store.lookup import Row
 from edged.store.requests import Accepted

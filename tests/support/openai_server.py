@@ -21,7 +21,7 @@ from edged.api.requests import Requests
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.config import Agent, Config, Model, Node
-from edged.requests.pipeline import OnDelta
+from edged.requests.watchers import OnDelta
 from edged.store.requests import Accepted
 from edged.transport.http.server import HttpTransport
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
