@@ -690,7 +690,7 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> None:
 
 def socket_group(settings: Config) -> str | None:
     """The socket's group: as configured, else `edged` where there is one and we may give it away."""
-    if settings.group_given:
+    if settings.is_given("ipc", "group"):
         return settings.ipc.group
     try:
         gid = grp.getgrnam(settings.ipc.group).gr_gid
