@@ -459,7 +459,7 @@ async def test_resolve_names_file_and_key_of_what_is_wrong(folder: Path, text: s
     drop_in.write_text(text)
     filled, problems = await resolve(settings(folder, table("count", name="good")))
     (problem,) = problems
-    assert str(problem).startswith(f"{drop_in}: tools.t.{says}")
+    assert str(problem).startswith(f"{drop_in}:{problem.line}: tools.t.{says}")
     assert "leaving" not in text or str(problem).endswith("(exit status 5); it printed last: good bye")
     assert filled.tools["good"].description == "Calls of this process."
 
@@ -490,7 +490,7 @@ def test_command_line_refuses_a_tool_that_cannot_be_read(folder: Path, command: 
         [sys.executable, "-m", "edged", command, "--config", file], capture_output=True, text=True, check=False
     )
     assert done.returncode == 78
-    assert f"{file}: tools.t.python: the module has no function 'nothing'" in done.stderr
+    assert f"{file}:5: tools.t.python: the module has no function 'nothing'" in done.stderr
 
 
 # -- with the daemon -----------------------------------------------------------------------------------------------
