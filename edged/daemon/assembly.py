@@ -356,7 +356,7 @@ class Daemon:
         if not any(follows):
             return self._make_engines()
         if not all(follows):
-            raise ConfigError(self._config.files[0], "models", "scripted models and others cannot be mixed")
+            raise self._config.error(("models",), "scripted models and others cannot be mixed")
         return scripted.ScriptedEngine()
 
     def _make_engines(self) -> Engines:
