@@ -184,7 +184,8 @@ class Daemon:
         """What does not keep the daemon from starting."""
         p = self._parts
         for problem in await p.toolbox.check():
-            logger.warning("tool %s cannot work now: %s", name, problem, extra={"event": "tool_unusable"})
+            told = {"event": "tool_unusable", "tool": problem.tool}
+            logger.warning("tool %s cannot work now: %s", problem.tool, problem.message, extra=told)
         for spec in p.specs:
             try:
                 p.installed.check(spec)
