@@ -8,8 +8,9 @@ import grp
 import os
 import subprocess
 import sys
+import tempfile
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -348,14 +349,20 @@ print(refused["code"] if refused else "allowed")
 )
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that others can enter: pytest keeps them out of its own, each time that it is started."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize(("mode", "said"), [("0660", "permission denied"), ("0666", "forbidden")])
-async def test_stranger_may_not_use_the_socket(tmp_path: Path, mode: str, said: str) -> None:
+async def test_stranger_may_not_use_the_socket(open_folder: Path, mode: str, said: str) -> None:
     """By the mode of the socket where that keeps it out, else by the kernel's word about who it is."""
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
-    for folder in (tmp_path, *tmp_path.parents[:-2]):  # pytest keeps others out of its folders
-        folder.chmod(0o755)
-    async with Daemon(tmp_path, config=f'[ipc]\nmode = "{mode}"\n') as daemon:
+    async with Daemon(open_folder, config=f'[ipc]\nmode = "{mode}"\n') as daemon:
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-c", STRANGER, str(daemon.socket), str(NOBODY), stdout=subprocess.PIPE
         )
@@ -364,19 +371,17 @@ async def test_stranger_may_not_use_the_socket(tmp_path: Path, mode: str, said: 
 
 
 @pytest.mark.parametrize("kernel", ["tells", "does not tell"])
-async def test_supplementary_group_of_a_service_lets_it_in(tmp_path: Path, kernel: str) -> None:
+async def test_supplementary_group_of_a_service_lets_it_in(open_folder: Path, kernel: str) -> None:
     """SupplementaryGroups= puts a process into a group that the user database does not list it in. A kernel that does
     not tell groups leaves only the database: the daemon's own user gets in all the same, over MessagePack and HTTP."""
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
-    for folder in (tmp_path, *tmp_path.parents[:-2]):  # pytest keeps others out of its folders
-        folder.chmod(0o755)
     group = next(entry for entry in grp.getgrall() if entry.gr_gid not in (0, NOBODY) and not entry.gr_mem)
-    members = tmp_path / "members.py"
+    members = open_folder / "members.py"
     members.write_text("from edged.transport import sockets\nsockets.SO_PEERGROUPS = 9999\n")
     environment = {"EDGED_TEST_MEMBERS": str(members)} if kernel != "tells" else {}
     config = f'[ipc]\nmode = "0666"\ngroup = "{group.gr_name}"\n'
-    async with Daemon(tmp_path, config=config, environment=environment) as daemon:
+    async with Daemon(open_folder, config=config, environment=environment) as daemon:
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", STRANGER, str(daemon.socket), str(NOBODY), str(group.gr_gid)),
             stdout=subprocess.PIPE,
