@@ -33,7 +33,6 @@ from edged.engines.onnx import OnnxEngine
 from edged.engines.onnx import sizes as onnx_sizes
 from edged.engines.registry import EmbeddingEngine, Engines, Generator, Runtime
 from edged.engines.speeds import Speeds
-from edged.errors import ConfigError
 from edged.host import memory, systemd
 from edged.host.thermal import Strain
 from edged.models.files import model_aliases
@@ -52,7 +51,6 @@ from edged.store.recovery import mend
 from edged.store.schema import MIGRATIONS
 from edged.store.sizes import Sizes
 from edged.store.spending import Spending
-from edged.tools.python import landlock
 from edged.tools.toolbox import Toolbox
 from edged.transport import http, mqtt, unix
 from edged.transport.base import Transport, carriers
@@ -110,15 +108,9 @@ def assemble(settings: Config) -> Parts:
     engine.residency = governor
     metered = MeteredEngine(engine, metrics, governor.variant)
 
-    toolbox = Toolbox(
-        settings.tools,
-        settings.databases,
-        next((each for each in transports if isinstance(each, MqttTransport)), None),
-        settings.tools_dir,
-        landlock.around(settings),
-        called=metrics.tool_called,
-    )
-    gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=audit.note, is_tool=toolbox.started)
+    broker = next((each for each in transports if isinstance(each, MqttTransport)), None)
+    toolbox = Toolbox(settings, broker, called=metrics.tool_called)
+    gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=audit.note, is_tool=toolbox.owns)
     cloud = Cloud(
         settings.upstreams,
         Spending(database),
@@ -191,7 +183,7 @@ def assemble(settings: Config) -> Parts:
         api=Api(
             requests=Requests(settings, pipeline, gate),
             models=Models(settings, governor, chats, embeds, updater, served=served, gate=gate),
-            tools=Tools(settings, toolbox, gate),
+            tools=Tools(toolbox, gate),
             events=Events(settings, status.full, events),
         ),
     )
@@ -208,7 +200,7 @@ def _follows_script(settings: Config) -> bool:
     ours = [model for model in settings.models.values() if not model.is_served]
     follows = [source.startswith(scripted.SCHEME) for model in ours for source in model.sources]
     if any(follows) and not all(follows):
-        raise ConfigError(settings.files[0], "models", "scripted models and others cannot be mixed")
+        raise settings.error(("models",), "scripted models and others cannot be mixed")
     return any(follows)
 
 
