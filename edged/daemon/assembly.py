@@ -21,7 +21,11 @@ from edged.agent.dispatch import Dispatcher
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.agent.warm import Warmer
-from edged.api.service import Service
+from edged.api import Api
+from edged.api.events import Events
+from edged.api.models import Models
+from edged.api.requests import Requests
+from edged.api.tools import Tools
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.config import Config
@@ -57,7 +61,7 @@ from edged.store.sizes import Sizes
 from edged.store.spending import Spending
 from edged.tools.python import landlock
 from edged.tools.toolbox import Toolbox
-from edged.transport.http.core.server import HttpTransport
+from edged.transport.http.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix.methods import Methods
 from edged.transport.unix.server import UnixTransport
@@ -176,16 +180,15 @@ class Daemon:
             ),
             self._toolbox,
             self._cloud,
+            self._gate,
+            deliverers={"mqtt": self._mqtt} if self._mqtt else {},
             tell=self._tell,
             changed=self._changed.set,
             settled=self._meter.settled,
             speeds=self._speeds,
-            gate=self._gate,
         )
         self._warmer = Warmer(settings.models, settings.agents, engine, speak, load=self._preload, tell=self._tell)
         self._warming: list[asyncio.Task[Any]] = []
-        if self._mqtt:
-            self._pipeline.deliverers = {"mqtt": self._mqtt}
         self._unix = UnixTransport(
             settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), gate=self._gate
         )
@@ -195,20 +198,14 @@ class Daemon:
         )
         embeds = Embeds(engine, settings.models, max_waiting=waiting)
         self._updater = self._make_updater(aliases)
-        self._service = Service(
-            settings,
-            self._pipeline,
-            self._governor,
-            self._toolbox,
-            chats,
-            embeds,
-            self._updater,
-            status=self._status,
-            served=self._served,
-            gate=self._gate,
+        self._api = Api(
+            requests=Requests(settings, self._pipeline, self._gate),
+            models=Models(settings, self._governor, chats, embeds, self._updater, served=self._served, gate=self._gate),
+            tools=Tools(settings, self._toolbox, self._gate),
+            events=Events(settings, self._status),
         )
         self._pressure = self._make_pressure(chats, embeds)
-        self._unix.methods = Methods(self._service).table()
+        self._unix.methods = Methods(self._api).table()
         self._http = HttpTransport(
             settings.http_listeners,
             mode=int(settings.ipc.mode, 8),
@@ -217,10 +214,9 @@ class Daemon:
             gate=self._gate,
             hosts=settings.http.hosts,
             origins=settings.http.origins,
-            api=self._service,
-            ready=self._unready,
+            api=self._api,
+            unready=self._unready,
             metrics=self._metrics.render,
-            routes=self._openai_routes,
         )
 
     @property
@@ -570,7 +566,7 @@ class Daemon:
         if name in AUDITED:
             outcome = str(data.get("code") or ("failed" if name.endswith("_failed") else "ok"))
             self._note(AuditEntry(what=name.replace("_", ".", 1), who="edged", outcome=outcome, about=data))
-        self._service.tell(name, data)
+        self._api.events.publish(name, data)
         if self._mqtt:
             self._mqtt.event(name, data)
         self._changed.set()
@@ -586,17 +582,11 @@ class Daemon:
             and stats.batch_tokens_s
         }
 
-    def _unready(self) -> str | None:
-        """Why no requests are taken; None: they are."""
+    def _unready(self) -> dict[str, str]:
+        """The parts that are not ready, each with the reason."""
         if self._stop.is_set():
-            return "stopping"
-        return None if self.ready.is_set() else "starting"
-
-    def _openai_routes(self) -> list[Any]:
-        from edged.transport.http.core.connection import caller  # only now: they carry aiohttp
-        from edged.transport.http.openai.routes import routes
-
-        return routes(self._service, self._config, caller)
+            return {"daemon": "stopping"}
+        return {} if self.ready.is_set() else {"daemon": "starting"}
 
     def _snapshot(self) -> Snapshot:
         """For the gauges; requests as they were counted within the last second or so."""
@@ -641,7 +631,7 @@ class Daemon:
 
     def _models(self) -> dict[str, JSON]:
         """What is known of the models; of those that were seen at work their speed as well."""
-        models: dict[str, JSON] = self._service.models()
+        models: dict[str, JSON] = self._api.models.status()
         rates = ("prefill_tokens_s", "decode_tokens_s")
         for stats in self._engine.stats():
             if stats.name not in models:  # a file on trial, see `updates`
@@ -708,7 +698,7 @@ async def _end(tasks: list[asyncio.Task[Any]]) -> None:
 
 def socket_group(settings: Config) -> str | None:
     """The socket's group: as configured, else `edged` where there is one and we may give it away."""
-    if settings.group_given:
+    if settings.is_given("ipc", "group"):
         return settings.ipc.group
     try:
         gid = grp.getgrnam(settings.ipc.group).gr_gid

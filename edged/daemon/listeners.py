@@ -142,10 +142,10 @@ def _check_agreement(settings: Config, path: str) -> None:
     """The unit made the socket: `[ipc]` may repeat its mode and group, not contradict them."""
     status = Path(path).stat()
     mode = stat.S_IMODE(status.st_mode)
-    if ("ipc", "mode") in settings.origin and int(settings.ipc.mode, 8) != mode:
+    if settings.is_given("ipc", "mode") and int(settings.ipc.mode, 8) != mode:
         told = f"systemd made {path} with mode {mode:04o}: take the key out, or change SocketMode= of edged.socket"
         raise settings.error(("ipc", "mode"), f"{settings.ipc.mode!r}, but {told}")
-    if settings.group_given and group_id(settings.ipc.group) != status.st_gid:
+    if settings.is_given("ipc", "group") and group_id(settings.ipc.group) != status.st_gid:
         owner = _group_name(status.st_gid)
         told = f"systemd made {path} for group {owner}: take the key out, or change SocketGroup= of edged.socket"
         raise settings.error(("ipc", "group"), f"{settings.ipc.group!r}, but {told}")

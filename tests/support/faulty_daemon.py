@@ -37,7 +37,7 @@ from edged.engines import scripted
 from edged.engines.scripted import ScriptedEngine
 from edged.host import clock, fault_points
 from edged.interfaces import OnPiece
-from edged.requests import pipeline
+from edged.requests import worker
 from edged.residency.pressure.ladder import Calm
 from edged.residency.pressure.low_memory import Floor
 from edged.residency.pressure.pressure import Pressure, PressureTiming
@@ -177,7 +177,7 @@ def main() -> int:
             MqttTransport, backoff=Backoff(base_s=0.1, cap_s=float(longest), taken_over_s=float(longest))
         )
     if grace := os.environ.get("EDGED_TEST_GRACE"):
-        vars(pipeline)["GRACE_S"] = float(grace)
+        vars(worker)["GRACE_S"] = float(grace)
     if seed := os.environ.get("EDGED_TEST_SEED"):
         chance = random.Random(f"{seed}.{os.getpid()}")  # reproducible, no secret
         signal.signal(LOSE_A_TASK, lambda *_: let_a_task_die(chance))

@@ -9,15 +9,15 @@ import asyncio
 import functools
 import logging
 import socket
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edged.access.gate import Gate
+from edged.api import Api
 from edged.errors import ConfigError
 from edged.transport import sockets
 from edged.transport.http.core import keys
-from edged.transport.http.core.api import Api
 from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.limits import Limits
 
@@ -41,9 +41,8 @@ class HttpTransport:
             wrong is refused before anything has stopped.
         gate: who may come in.
         hosts, origins: as in the configuration.
-        ready: None while requests are taken, else why not.
+        unready: the parts of the daemon that are not ready, each with the reason.
         metrics: the document and its content type.
-        routes: what is served beside the agents, health and metrics; called once, when aiohttp is there.
 
     Raises:
         ConfigError: the keys are not as they should be, or a TCP listener has none.
@@ -61,9 +60,8 @@ class HttpTransport:
         api_keys_file: str | None,
         gate: Gate,
         api: Api,
-        ready: Callable[[], str | None],
+        unready: Callable[[], Mapping[str, str]],
         metrics: Callable[[], tuple[bytes, str]],
-        routes: Callable[[], Iterable[web.AbstractRouteDef]] = tuple,
         limits: Limits | None = None,
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
@@ -76,9 +74,8 @@ class HttpTransport:
         named = [listener[0] for listener in self._listeners if isinstance(listener, tuple)]
         self._browsers = Browsers([*hosts, *named, *_own_names()], origins)
         self._api = api
-        self._ready = ready
+        self._unready = unready
         self._metrics = metrics
-        self._routes = routes
         self.inherited: Mapping[Listener, Sequence[socket.socket]] = {}
         self._limits = limits or Limits()
         for listener in self._listeners:
@@ -101,17 +98,15 @@ class HttpTransport:
         Raises:
             ConfigError: a socket cannot be made, or another process answers on it.
         """
-        from edged.transport.http.core.application import application, health
+        from edged.transport.http.core.application import application
         from edged.transport.http.core.connection import Connections
-        from edged.transport.http.native.requests import Agents
+        from edged.transport.http.core.surface import Board, Surfaces
+        from edged.transport.http.surfaces import SURFACES
 
-        routes = [
-            *Agents(self._api, heartbeat_s=self._limits.heartbeat_s).routes(),
-            *health(self._ready, self._metrics),
-            *self._routes(),
-        ]
-        app = application(routes, keys=self._keys, gate=self._gate, browsers=self._browsers, limits=self._limits)
-        self._connections = Connections(self._limits)
+        board = Board(api=self._api, unready=self._unready, metrics=self._metrics, heartbeat_s=self._limits.heartbeat_s)
+        surfaces = Surfaces(make(board) for make in SURFACES)
+        app = application(surfaces, keys=self._keys, gate=self._gate, browsers=self._browsers, limits=self._limits)
+        self._connections = Connections(self._limits, surfaces)
         self._runner = await self._run(app)
         try:
             for listener in self._listeners:
