@@ -15,7 +15,7 @@ from edged.errors import BadRequest, Busy, UnknownAgent
 from edged.models.updates.updater import Updater, Watch
 from edged.residency.governor import Governor
 from edged.types import JSON, Caller, Embeddings, EmbedJob, ModelState
-from edged.upstreams import Served
+from edged.upstreams import LocalServers
 
 
 class Kind(StrEnum):
@@ -40,7 +40,7 @@ class Models:
         embeds: Embeds,
         updater: Updater,
         *,
-        served: Served,
+        served: LocalServers,
         gate: Gate,
     ) -> None:
         self._config = config

@@ -28,7 +28,7 @@ from edged.store.requests import Accepted
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
 from edged.types import JSON, Ask, AuditEntry, Caller, Embeddings, EmbedJob, Request, ToolCall
-from edged.upstreams import Served
+from edged.upstreams import LocalServers
 
 MAX_LISTED = 1000  # rows one list returns; what is older is asked for by name
 # CONTRACT section 6: how an unfinished request is called
@@ -57,7 +57,7 @@ class Service:
         updater: Updater,
         *,
         status: Callable[[], Awaitable[dict[str, JSON]]],
-        served: Served | None = None,
+        served: LocalServers | None = None,
         gate: Gate | None = None,
     ) -> None:
         self._gate = gate or Gate(Policy(config.agents, config.roles, config.access))
@@ -66,7 +66,7 @@ class Service:
         self._governor = governor
         self._toolbox = toolbox
         self._chats = chats
-        self._served = served or Served({})
+        self._served = served or LocalServers({})
         self._embeds = embeds
         self._updater = updater
         self._status = status

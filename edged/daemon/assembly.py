@@ -66,7 +66,7 @@ from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix.methods import Methods
 from edged.transport.unix.server import UnixTransport
 from edged.types import JSON, Alias, Ask, AuditEntry, EngineKind, ModelSpec, ModelState, Speed
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 
 logger = logging.getLogger("edged")
 
@@ -162,7 +162,7 @@ class Daemon:
             changed=self._link_changed,
             answered=self._meter.answered,
         )
-        self._served = Served(settings.served, tell=self._tell, answered=self._meter.answered)
+        self._served = LocalServers(settings.served, tell=self._tell, answered=self._meter.answered)
         engine = MeteredEngine(self._engine, self._metrics, lambda model: self._governor.spec(model).variant)
         speak = PromptBook(settings.agents, settings.tools, self._template, settings.may_escalate, file_of=self._file)
         self._pipeline = Pipeline(
