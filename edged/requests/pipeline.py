@@ -85,6 +85,7 @@ class Pipeline:
         queries = Queries(config, database, dispatcher, toolbox, gate, inbox, worker, needs, speeds=speeds)
 
         self.accept = inbox.accept
+        self.forget_packets = inbox.forget_packets
         self.requeue = inbox.requeue
         self.refuse = inbox.refuse
         self.pause_batch = worker.pause_batch

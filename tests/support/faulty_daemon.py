@@ -32,7 +32,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edged.daemon import assembly, supervisor
+from edged.daemon import assembly, lifecycle, supervisor
 from edged.engines import scripted
 from edged.engines.scripted import ScriptedEngine
 from edged.host import clock, fault_points
@@ -42,6 +42,7 @@ from edged.residency.pressure.ladder import Calm
 from edged.residency.pressure.low_memory import Floor
 from edged.residency.pressure.pressure import Pressure, PressureTiming
 from edged.tools.toolbox import Toolbox
+from edged.transport import mqtt
 from edged.transport.mqtt import Backoff, MqttTransport
 from edged.types import Completion, Job, ModelSpec
 
@@ -168,12 +169,12 @@ def main() -> int:
         vars(scripted)["ScriptedEngine"] = Slow
     if "EDGED_TEST_STALL" in os.environ:
         vars(scripted)["ScriptedEngine"] = Stalling
-        vars(assembly)["STALL_S"] = STALL_S
+        vars(lifecycle)["STALL_S"] = STALL_S
     if offset := os.environ.get("EDGED_TEST_CLOCK"):
         right = clock.wall
         vars(clock)["wall"] = lambda: right() + float(Path(offset).read_text())
     if longest := os.environ.get("EDGED_TEST_RECONNECT"):
-        vars(assembly)["MqttTransport"] = functools.partial(
+        vars(mqtt)["MqttTransport"] = functools.partial(
             MqttTransport, backoff=Backoff(base_s=0.1, cap_s=float(longest), taken_over_s=float(longest))
         )
     if grace := os.environ.get("EDGED_TEST_GRACE"):
