@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from edged.config.origins import Origins
 from edged.config.roles import Access, Role
+from edged.config.secrets import CREDENTIAL
 from edged.config.tables import (
     Agent,
     AuditKept,
@@ -155,7 +156,7 @@ class Config(Struct, frozen=True, kw_only=True):
         mine += [self.mqtt.password_file, self.mqtt.key_file] if self.mqtt else []
         mine += [upstream.api_key_file for upstream in self.upstreams.values()]
         mine += [model.api_key_file for model in self.served.values()]
-        return tuple(path for path in mine if path and not path.startswith("credential:"))
+        return tuple(path for path in mine if path and not path.startswith(CREDENTIAL))
 
     @property
     def reserve_bytes(self) -> int:

@@ -33,7 +33,6 @@ from edged.engines.onnx import OnnxEngine
 from edged.engines.onnx import sizes as onnx_sizes
 from edged.engines.registry import EmbeddingEngine, Engines, Generator, Runtime
 from edged.engines.speeds import Speeds
-from edged.errors import ConfigError
 from edged.host import memory, systemd
 from edged.host.thermal import Strain
 from edged.models.files import model_aliases
@@ -208,7 +207,7 @@ def _follows_script(settings: Config) -> bool:
     ours = [model for model in settings.models.values() if not model.is_served]
     follows = [source.startswith(scripted.SCHEME) for model in ours for source in model.sources]
     if any(follows) and not all(follows):
-        raise ConfigError(settings.files[0], "models", "scripted models and others cannot be mixed")
+        raise settings.error(("models",), "scripted models and others cannot be mixed")
     return any(follows)
 
 

@@ -471,33 +471,6 @@ def test_parse_bytes_refuses_what_is_no_size(text: str) -> None:
         config.parse_bytes(text)
 
 
-def test_secret_is_read_from_a_file_without_its_newline(tmp_path: Path) -> None:
-    """Spaces belong to it."""
-    path = tmp_path / "s"
-    path.write_text(" pass word \n")
-    assert config.secret(str(path)) == " pass word "
-
-
-def test_secret_is_read_from_systemds_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`credential:NAME` is a file of $CREDENTIALS_DIRECTORY."""
-    (tmp_path / "mqtt").write_text("x\n")
-    with pytest.raises(ConfigError, match="LoadCredential"):
-        config.secret("credential:mqtt")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert config.secret("credential:mqtt") == "x"
-    with pytest.raises(ConfigError, match="cannot be read"):
-        config.secret("credential:other")
-
-
-def test_secret_that_is_no_text_is_refused_without_showing_it(tmp_path: Path) -> None:
-    """A key in a binary file is a mistake of the configuration, and its bytes stay out of the log."""
-    path = tmp_path / "s"
-    path.write_bytes(b"topsecret\xff")
-    with pytest.raises(ConfigError, match="not UTF-8") as caught:
-        config.secret(str(path))
-    assert "topsecret" not in str(caught.value)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a group that surely exists: root's")
 def test_ipc_group_that_exists_is_taken(main: Path) -> None:
     """A group that was written down is used, one that was not is only a wish."""
