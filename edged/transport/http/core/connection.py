@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 from aiohttp import web
@@ -24,10 +24,12 @@ log = logging.getLogger("edged.http")
 
 class Peer(Struct, frozen=True):
     """The other end: whose connections are counted together, and the caller where the kernel knows it; None: an API key
-    in each request says it."""
+    in each request says it. ask: to be awaited for all that the kernel does not say of the caller; None: it says all.
+    """
 
     origin: str
     caller: Caller | None = None
+    ask: Callable[[], Awaitable[Peer]] | None = None
 
 
 NOBODY = Peer("nobody")
@@ -125,6 +127,11 @@ class Connection(web.RequestHandler):
         self.leave()
         self._all.remove(self, self.peer.origin)
         super().connection_lost(exc)  # cancels what is being answered
+
+    async def identified(self) -> None:
+        """Returns when all is known of the peer. Before a request is looked at; one at a time is."""
+        if self.peer.ask is not None:
+            self.peer = await self.peer.ask()
 
     def leave(self) -> None:
         """The client is not there any more. Where the daemon ends the connection, its requests go on another time."""
