@@ -142,13 +142,18 @@ class House:
         """Start a pipeline on the store, as the daemon does."""
         self.toolbox = Toolbox(self.config, self.broker)
         self.cloud = Cloud(self.config.upstreams, Spending(self.store))
-        self.speak = PromptBook(self.config.agents, self.config.tools, lambda _: (None, {}))
+        self.speak = PromptBook(self.config.agents, self.toolbox.tools, lambda _: (None, {}))
         self.pipeline = Pipeline(
             self.config,
             self.store,
             Dispatcher(
                 Resources(
-                    config=self.config, engine=self.engine, served=LocalServers({}), cloud=self.cloud, speak=self.speak
+                    config=self.config,
+                    tools=self.toolbox.tools,
+                    engine=self.engine,
+                    served=LocalServers({}),
+                    cloud=self.cloud,
+                    speak=self.speak,
                 )
             ),
             self.toolbox,
