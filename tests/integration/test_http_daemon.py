@@ -142,6 +142,28 @@ async def test_tcp_listener_takes_who_has_a_key_and_nobody_else(tmp_path: Path) 
         assert KEY not in daemon.text()
 
 
+async def test_flood_of_strangers_on_a_port_locks_nobody_out(tmp_path: Path) -> None:
+    """Three hundred connections without a key, from many addresses: programs on the board and clients with a key are
+    served as ever."""
+    port = free_port()
+    (tmp_path / "keys").write_text(f"panel:{KEY}\n")
+    config = f'[http]\nlisten = ["unix:http.sock", "127.0.0.1:{port}"]\napi_keys_file = "{tmp_path}/keys"\n'
+    async with Daemon(tmp_path, config=config) as daemon:
+        flood = [
+            await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.1.{1 + n % 20}", 0))
+            for n in range(300)
+        ]
+        async with session(daemon) as client, client.get("/readyz") as r:
+            assert r.status == 200
+        async with (
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers={"X-Api-Key": KEY}) as client,
+            client.post("/v1/agents/house/requests", json={"input": "note 1;"}) as r,
+        ):
+            assert (await r.json())["output"] == "noted 1"
+        for _, writer in flood:
+            writer.close()
+
+
 def sdk_on(port: int) -> openai.AsyncOpenAI:
     """The OpenAI SDK over TCP."""
     return openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=KEY)
