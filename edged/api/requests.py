@@ -109,6 +109,11 @@ class Requests:
             raise Forbidden(f"{caller.client} may not see requests of agent {row.agent!r}")
         return row
 
+    async def has(self, caller: Caller, id: str) -> bool:
+        """Whether the caller has a request of this id in the store."""
+        row = await self._pipeline.find(id, caller.client)
+        return row is not None and row.id == id
+
     async def view(self, row: Row) -> JSON:
         """The reply, or how far it is: {id, rid, status: queued | running | waiting_link, position, eta_s}."""
         if row.reply is not None:

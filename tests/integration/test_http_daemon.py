@@ -95,6 +95,43 @@ async def test_request_is_submitted_followed_and_found_by_its_client(daemon: Dae
     assert daemon.rows("diary") == [("n3",)]
 
 
+async def test_key_in_quotes_and_without_is_one_request_on_both_apis(daemon: Daemon) -> None:
+    """Whichever spelling and API comes first, it is done once."""
+    chat = {"model": "house", "messages": [{"role": "user", "content": "note 5;"}]}
+    async with session(daemon) as client:
+        rids = set()
+        for key in ("k", '"k"'):
+            async with client.post(
+                "/v1/agents/house/requests", json={"input": "note 5;"}, headers={"Idempotency-Key": key}
+            ) as r:
+                rids.add((await r.json())["rid"])
+            async with client.post("/v1/chat/completions", json=chat, headers={"Idempotency-Key": key}) as r:
+                rids.add((await r.json())["edged"]["rid"])
+        assert len(rids) == 1
+        for key in ("", '""', "x" * 129):
+            async with client.post("/v1/chat/completions", json=chat, headers={"Idempotency-Key": key}) as r:
+                assert (r.status, (await r.json())["error"]["param"]) == (400, "Idempotency-Key")
+    assert daemon.rows("diary") == [("n5",)]
+
+
+async def test_key_that_was_stored_with_its_quotes_is_found_by_either_spelling(daemon: Daemon) -> None:
+    """As earlier versions stored it for the OpenAI API; one that was stored without them is another one then."""
+    chat = {"model": "house", "messages": [{"role": "user", "content": "note 5;"}]}
+    async with Wired(daemon.socket) as other:
+        _, quoted = await other.call(1, "agent.ask", {"input": "note 5;", "id": '"k"'})
+    async with session(daemon) as client:
+
+        async def rid(key: str) -> str:
+            async with client.post("/v1/chat/completions", json=chat, headers={"Idempotency-Key": key}) as r:
+                return str((await r.json())["edged"]["rid"])
+
+        assert await rid('"k"') == await rid("k") == quoted["rid"]
+        async with Wired(daemon.socket) as other:
+            _, bare = await other.call(1, "agent.ask", {"input": "note 5;", "id": "k"})
+        assert (await rid('"k"'), await rid("k")) == (quoted["rid"], bare["rid"])
+    assert daemon.rows("diary") == [("n5",)] * 2
+
+
 async def test_metrics_count_what_happened(daemon: Daemon) -> None:
     """Requests by outcome, tokens, tools, loads; the gauges follow."""
     async with session(daemon) as client:
