@@ -70,8 +70,7 @@ class Models:
 
     def status(self) -> JSON:
         """The configured models by name, in their order, and what they take."""
-        known = {**self._governor.status()["models"], **self._served.status()}
-        return {name: known[name] for name in self._config.models if name in known}
+        return known_models(self._config, self._governor, self._served)
 
     # -- completions and embeddings --------------------------------------------------------------------------------
 
@@ -141,3 +140,9 @@ def _noted(act: Act, result: JSON) -> JSON:
     if result["error"] is not None:
         act.outcome = result["error"]["code"]
     return result
+
+
+def known_models(config: Config, governor: Governor, served: Served) -> dict[str, JSON]:
+    """The configured models by name, in their order, and what they take."""
+    known = {**governor.status()["models"], **served.status()}
+    return {name: known[name] for name in config.models if name in known}

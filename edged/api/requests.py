@@ -11,7 +11,8 @@ from edged import wire
 from edged.access.gate import Gate
 from edged.config import Config
 from edged.errors import BadRequest, EdgedError, Forbidden
-from edged.requests.pipeline import OnDelta, Pipeline
+from edged.requests.pipeline import Pipeline
+from edged.requests.watchers import OnDelta
 from edged.store.lifecycle import State
 from edged.store.lookup import Row
 from edged.store.requests import Accepted
@@ -25,7 +26,7 @@ WORDS = {State.RECEIVED: "queued", State.RUNNING: "running", State.WAITING_LINK:
 
 
 class Requests:
-    """One door for all transports but MQTT, which hands its requests to the pipeline directly."""
+    """One door for all transports."""
 
     def __init__(self, config: Config, pipeline: Pipeline, gate: Gate) -> None:
         self._config = config
@@ -92,6 +93,10 @@ class Requests:
 
     # -- requests that are there -----------------------------------------------------------------------------------
 
+    async def forget_packets(self) -> None:
+        """The broker has forgotten us: packet ids seen so far mean nothing."""
+        await self._pipeline.forget_packets()
+
     async def find(self, caller: Caller, name: str) -> Row:
         """A request by id among the caller's own; for callers who may manage, also by rid among all.
 
@@ -120,6 +125,14 @@ class Requests:
             return msgspec.json.decode(row.reply)
         position, eta = await self._pipeline.outlook(row)
         return {"id": row.id, "rid": row.rid, "status": WORDS[row.state], "position": position, "eta_s": eta}
+
+    async def cancel_unnamed(self, caller: Caller, name: str) -> None:
+        """End a request by rid or id for a caller whose name nobody knows, as over MQTT. Where roles decide, a role
+        that may not manage ends what came the same way and was let in by the same role."""
+        self._gate.enter(caller, "")
+        mine = {} if caller.manage else {"role": caller.role, "transport": caller.transport}
+        if (row := await self._pipeline.find(name, **mine)) is not None:
+            await self._pipeline.cancel(row.rid)
 
     async def cancel(self, caller: Caller, name: str) -> Row:
         """End a request; one that has its outcome keeps it. Raises as `find`."""

@@ -6,7 +6,7 @@ from edged import wire
 from edged.access import policy
 from edged.access.gate import Gate
 from edged.config import Config, PublishTool
-from edged.requests.pipeline import audited_call
+from edged.requests.journals import audited_call
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
 from edged.types import JSON, Caller, ToolCall

@@ -14,6 +14,8 @@ import pytest
 import pytest_asyncio
 
 from edged import config
+from edged.access.gate import Gate
+from edged.access.policy import Policy
 from edged.agent.dispatch import Dispatcher
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
@@ -153,6 +155,8 @@ class House:
             ),
             self.toolbox,
             cloud,
+            Gate(Policy(self.settings.agents)),
+            deliverers={},
         )
 
     async def ask(self, text: str, **fields: Any) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from tests.support.http_api import (
     METRICS,
     Desk,
     Line,
+    door,
     keys_file,
     listening,
     reply,
@@ -462,7 +463,7 @@ async def test_tcp_needs_a_key_for_everything_but_signs_of_life(desk: Desk, tmp_
 async def test_unauthorized_body_is_not_read(desk: Desk, tmp_path: Path) -> None:
     """Strangers cost nothing: the answer comes before the body, and the connection ends."""
     async with serving(desk, TCP, api_keys_file=keys_file(tmp_path), limits=FAST) as served:
-        address = served.addresses[0]
+        address = served.bound[0]
         assert isinstance(address, tuple)
         reader, writer = await asyncio.open_connection(*address)
         writer.write(HEAD.replace(b"Host: x", b"Host: localhost") + b"Content-Length: 100000000\r\n\r\n")
@@ -506,7 +507,7 @@ async def test_several_listeners_serve_the_same_and_are_gone_after_a_stop(desk: 
     desk.says(reply())
     served = transport(desk, *paths, TCP, api_keys_file=keys_file(tmp_path))
     for _ in range(2):  # it may be started again
-        await served.start()
+        await served.start(door(desk))
         for path in paths:
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
             async with unix_session(path) as client, client.post(ASK, json={"input": "hi"}) as response:
@@ -525,7 +526,7 @@ async def test_socket_of_a_dead_process_is_replaced_and_a_living_one_is_not(desk
     async with serving(desk, path), unix_session(path) as client:
         other = path.with_name("other.sock")
         with pytest.raises(ConfigError, match="listening here already"):
-            await transport(desk, other, path).start()
+            await transport(desk, other, path).start(door(desk))
         assert not other.exists()
         async with client.get("/livez") as response:
             assert response.status == 200
@@ -536,13 +537,13 @@ async def test_port_that_is_taken_is_a_configuration_error(desk: Desk, tmp_path:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: cannot be listened on: .*in use"):
-            await transport(desk, ("127.0.0.1", port), api_keys_file=keys_file(tmp_path)).start()
+            await transport(desk, ("127.0.0.1", port), api_keys_file=keys_file(tmp_path)).start(door(desk))
 
 
 async def test_port_without_keys_is_refused(desk: Desk, path: Path) -> None:
     """It would be open to the network; nothing is left behind."""
     with pytest.raises(ConfigError, match="api_keys_file"):
-        await transport(desk, path, TCP).start()
+        await transport(desk, path, TCP).start(door(desk))
     assert not path.exists()
 
 

@@ -19,7 +19,7 @@ from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import Busy, ContextExceeded, NoLink
-from edged.requests.pipeline import OnDelta
+from edged.requests.watchers import OnDelta
 from edged.types import Ask, Fault, ModelSpec, Reply, Status
 from edged.wire import MAX_REQUEST_BYTES
 from tests.support.daemon import entry

@@ -21,8 +21,9 @@ from edged.api.requests import Requests
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.config import Agent, Config, Model, Node
-from edged.requests.pipeline import OnDelta
+from edged.requests.watchers import OnDelta
 from edged.store.requests import Accepted
+from edged.transport.base import Door, Readiness
 from edged.transport.http.server import HttpTransport
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
 from edged.upstreams import Served as LocalServers
@@ -165,13 +166,9 @@ async def serving(
         mode=0o660,
         group=None,
         api_keys_file=keys_file(folder),
-        gate=gate,
-        api=api,
-        unready=dict,
-        metrics=lambda: (b"", "text/plain"),
     )
-    await transport.start()
-    port = next(address[1] for address in transport.addresses if isinstance(address, tuple))
+    await transport.start(Door(config, api, gate, dict, lambda: Readiness(True), lambda: (b"", "text/plain")))
+    port = next(address[1] for address in transport.bound if isinstance(address, tuple))
     served = Served(socket, port, house, gate, transport)
     try:
         yield served

@@ -6,7 +6,7 @@ import msgspec
 
 from edged.api import Api
 from edged.errors import BadRequest
-from edged.requests.pipeline import OnDelta
+from edged.requests.watchers import OnDelta
 from edged.transport.unix.server import Method, Session
 from edged.types import JSON, Ask
 

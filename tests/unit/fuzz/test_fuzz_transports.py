@@ -22,6 +22,7 @@ from edged.tools.python import process
 from edged.tools.python.child import Answer, Hello
 from edged.tools.python.landlock import OPEN
 from edged.tools.python.process import Died, Module, Process
+from edged.transport.base import Readiness
 from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.headers import IDEMPOTENCY_KEY, idempotency_key
 from edged.transport.http.core.surface import Board
@@ -44,7 +45,7 @@ header = texts | st.text(alphabet="\udcff\udc80ab:", max_size=6)
 
 
 API: Any = Api(requests=Any, models=Any, tools=Any, events=Any)  # type: ignore[arg-type]  # errors ask none of them
-BOARD = Board(api=API, unready=dict, metrics=lambda: (b"", ""), heartbeat_s=1.0)
+BOARD = Board(api=API, ready=lambda: Readiness(True), metrics=lambda: (b"", ""), heartbeat_s=1.0)
 
 
 def refused(error: EdgedError) -> web.Response:
