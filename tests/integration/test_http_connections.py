@@ -246,7 +246,7 @@ async def test_strangers_take_no_place_of_who_is_known(desk: Desk, path: Path, t
     desk.says(reply())
     limits = Limits(strangers=4, head_s=60)
     async with serving(desk, path, TCP, api_keys_file=keys_file(tmp_path), limits=limits) as served:
-        address = served.addresses[-1]
+        address = served.bound[-1]
         assert isinstance(address, tuple)
         async with unix_session(path) as on_socket, tcp_session(served, **{"X-Api-Key": KEY}) as with_key:
             for client in (on_socket, with_key):
@@ -278,7 +278,7 @@ async def test_connections_of_a_key_are_counted_as_its_clients(desk: Desk, tmp_p
     desk.says(reply())
     limits = Limits(connections=2)
     async with serving(desk, TCP, api_keys_file=keys_file(tmp_path), limits=limits) as served:
-        address = served.addresses[-1]
+        address = served.bound[-1]
         assert isinstance(address, tuple)
         told, kept = [], []
         for n in range(3):
