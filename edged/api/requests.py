@@ -170,6 +170,8 @@ class Requests:
 
 
 def _brief(row: Row) -> JSON:
+    """A request in a list. `input` is empty where a salvage of the store could not read what was asked."""
+    asked = row.request.messages[-1].content if row.request.messages else ""
     return {
         "rid": row.rid,
         "id": row.id,
@@ -179,5 +181,5 @@ def _brief(row: Row) -> JSON:
         "status": row.status,
         "attempts": row.attempts,
         "accepted_at": row.accepted_wall,
-        "input": row.request.messages[-1].content[:200],
+        "input": asked[:200],
     }

@@ -141,7 +141,7 @@ class House:
         )
         self.engine.residency = self.governor
         self.database = Database(self.settings.state_dir / "edged.db", MIGRATIONS)
-        self.toolbox = Toolbox(self.settings.tools, self.settings.databases, None)
+        self.toolbox = Toolbox(self.settings)
         cloud = Cloud(self.settings.upstreams, Spending(self.database))
         template = gguf.metadata(path)["tokenizer.chat_template"]
         speak = PromptBook(

@@ -139,7 +139,7 @@ class House:
 
     async def begin(self) -> None:
         """Start a pipeline on the store, as the daemon does."""
-        self.toolbox = Toolbox(self.config.tools, self.config.databases, self.broker)
+        self.toolbox = Toolbox(self.config, self.broker)
         self.cloud = Cloud(self.config.upstreams, Spending(self.store))
         self.speak = PromptBook(self.config.agents, self.config.tools, lambda _: (None, {}))
         self.pipeline = Pipeline(

@@ -20,7 +20,7 @@ from edged.api import Api
 from edged.errors import CallerError, EdgedError, Forbidden
 from edged.tools.python import process
 from edged.tools.python.child import Answer, Hello
-from edged.tools.python.landlock import OPEN
+from edged.tools.python.landlock import NONE
 from edged.tools.python.process import Died, Module, Process
 from edged.transport.base import Readiness
 from edged.transport.http.core.browsers import Browsers
@@ -326,7 +326,7 @@ async def test_child_that_writes_nonsense_is_killed(tmp_path: Path, frame: bytes
     """The call fails with words; nothing is left of the process."""
     written_ = len(frame).to_bytes(4) + frame
     (tmp_path / "m.py").write_text(textwrap.dedent(WRITES).replace("FRAME", repr(written_)))
-    child = await Process.start("m", Module(tmp_path, "m", 2**28, 2**28, OPEN), ["f"])
+    child = await Process.start("m", Module(tmp_path, "m", 2**28, 2**28, NONE), ["f"])
     assert not (await child.hello()).problem
     packed = msgspec.msgpack.encode({"function": "f", "arguments": {"x": 1}, "key": "k"})
     with pytest.raises(Died, match="wrote into edged's own channel"):

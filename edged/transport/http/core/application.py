@@ -82,6 +82,7 @@ class _Guard:
         """The response to a request, whatever happens on the way."""
         mine, began = connection(request), time.monotonic()
         with mine.answering():
+            await mine.identified()
             response = await self._respond(mine, request, handler)
         if mine.caller is not None and ERROR in response:
             self._gate.unread(mine.caller, response[ERROR])

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 from aiohttp import web
@@ -24,10 +24,12 @@ log = logging.getLogger("edged.http")
 
 class Peer(Struct, frozen=True):
     """The other end: where it comes from (a client, or an address), and the caller where the kernel knows it; None: an
-    API key in each request says it."""
+    API key in each request says it. ask: to be awaited for all that the kernel does not say of the caller; None: it
+    says all."""
 
     origin: str
     caller: Caller | None = None
+    ask: Callable[[], Awaitable[Peer]] | None = None
 
 
 NOBODY = Peer("nobody")
@@ -86,7 +88,7 @@ class Connections:
         """A new one. Returns whether it may stay."""
         self._open.add(connection)
         self._none.clear()
-        if peer.caller is not None and peer.caller.admitted:
+        if peer.caller is not None and (peer.caller.admitted or peer.ask is not None):
             return self._join(self._unix, connection, peer.origin)
         self._strangers.add(connection, peer.origin)
         if len(self._strangers) > self._strangers.most:
@@ -188,6 +190,11 @@ class Connection(web.RequestHandler):
     def is_of(self, client: str) -> None:
         """It showed the key of this client. `crowded` says whether that has too many."""
         self._all.known(self, client)
+
+    async def identified(self) -> None:
+        """Returns when all is known of the peer. Before a request is looked at; one at a time is."""
+        if self.peer.ask is not None:
+            self.peer = await self.peer.ask()
 
     def leave(self) -> None:
         """The client is not there any more. Where the daemon ends the connection, its requests go on another time."""
