@@ -56,7 +56,7 @@ from edged.transport import http, mqtt, unix
 from edged.transport.base import Transport, carriers
 from edged.transport.mqtt.transport import MqttTransport
 from edged.types import Alias, EngineKind, ModelSpec
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 
 PRESSURE_PACE = PressureTiming()
 
@@ -118,7 +118,7 @@ def assemble(settings: Config) -> Parts:
         changed=link_changed,
         answered=meter.answered,
     )
-    served = Served(settings.served, tell=events.publish, answered=meter.answered)
+    served = LocalServers(settings.served, tell=events.publish, answered=meter.answered)
     lookup = Lookup(installed, governor, served)
     speak = PromptBook(settings.agents, settings.tools, installed.template, settings.may_escalate, file_of=lookup.file)
     pipeline = Pipeline(

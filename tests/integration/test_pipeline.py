@@ -36,7 +36,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec, Rate, Speed
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 from edged.wire import request_from_map
 from tests.support.broker import until
 from tests.support.daemon import Daemon, entry, note
@@ -146,7 +146,9 @@ class House:
             self.config,
             self.store,
             Dispatcher(
-                Resources(config=self.config, engine=self.engine, served=Served({}), cloud=self.cloud, speak=self.speak)
+                Resources(
+                    config=self.config, engine=self.engine, served=LocalServers({}), cloud=self.cloud, speak=self.speak
+                )
             ),
             self.toolbox,
             self.cloud,

@@ -26,7 +26,7 @@ from edged.store.requests import Accepted
 from edged.transport.base import Door, Readiness
 from edged.transport.http.server import HttpTransport
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
-from edged.upstreams import Served as LocalServers
+from edged.upstreams import LocalServers
 from tests.support.http_api import KEY, keys_file
 
 CALLER = Caller("unix:1000", "http", frozenset({"house"}))
