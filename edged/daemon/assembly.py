@@ -51,13 +51,12 @@ from edged.store.recovery import mend
 from edged.store.schema import MIGRATIONS
 from edged.store.sizes import Sizes
 from edged.store.spending import Spending
-from edged.tools.python import landlock
 from edged.tools.toolbox import Toolbox
 from edged.transport import http, mqtt, unix
 from edged.transport.base import Transport, carriers
 from edged.transport.mqtt.transport import MqttTransport
 from edged.types import Alias, EngineKind, ModelSpec
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 
 PRESSURE_PACE = PressureTiming()
 
@@ -109,15 +108,9 @@ def assemble(settings: Config) -> Parts:
     engine.residency = governor
     metered = MeteredEngine(engine, metrics, governor.variant)
 
-    toolbox = Toolbox(
-        settings.tools,
-        settings.databases,
-        next((each for each in transports if isinstance(each, MqttTransport)), None),
-        settings.tools_dir,
-        landlock.around(settings),
-        called=metrics.tool_called,
-    )
-    gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=audit.note, is_tool=toolbox.started)
+    broker = next((each for each in transports if isinstance(each, MqttTransport)), None)
+    toolbox = Toolbox(settings, broker, called=metrics.tool_called)
+    gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=audit.note, is_tool=toolbox.owns)
     cloud = Cloud(
         settings.upstreams,
         Spending(database),
@@ -125,7 +118,7 @@ def assemble(settings: Config) -> Parts:
         changed=link_changed,
         answered=meter.answered,
     )
-    served = Served(settings.served, tell=events.publish, answered=meter.answered)
+    served = LocalServers(settings.served, tell=events.publish, answered=meter.answered)
     lookup = Lookup(installed, governor, served)
     speak = PromptBook(settings.agents, settings.tools, installed.template, settings.may_escalate, file_of=lookup.file)
     pipeline = Pipeline(
@@ -190,7 +183,7 @@ def assemble(settings: Config) -> Parts:
         api=Api(
             requests=Requests(settings, pipeline, gate),
             models=Models(settings, governor, chats, embeds, updater, served=served, gate=gate),
-            tools=Tools(settings, toolbox, gate),
+            tools=Tools(toolbox, gate),
             events=Events(settings, status.full, events),
         ),
     )

@@ -190,8 +190,9 @@ class Daemon:
     async def _warn(self) -> None:
         """What does not keep the daemon from starting."""
         p = self._parts
-        for name, problem in (await p.toolbox.check()).items():
-            logger.warning("tool %s cannot work now: %s", name, problem, extra={"event": "tool_unusable"})
+        for problem in await p.toolbox.check():
+            told = {"event": "tool_unusable", "tool": problem.tool}
+            logger.warning("tool %s cannot work now: %s", problem.tool, problem.message, extra=told)
         for spec in p.specs:
             try:
                 p.installed.check(spec)
