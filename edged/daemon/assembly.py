@@ -56,7 +56,7 @@ from edged.transport import http, mqtt, unix
 from edged.transport.base import Transport, carriers
 from edged.transport.mqtt.transport import MqttTransport
 from edged.types import Alias, EngineKind, ModelSpec
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 
 PRESSURE_PACE = PressureTiming()
 
@@ -118,14 +118,22 @@ def assemble(settings: Config) -> Parts:
         changed=link_changed,
         answered=meter.answered,
     )
-    served = Served(settings.served, tell=events.publish, answered=meter.answered)
+    served = LocalServers(settings.served, tell=events.publish, answered=meter.answered)
     lookup = Lookup(installed, governor, served)
-    speak = PromptBook(settings.agents, settings.tools, installed.template, settings.may_escalate, file_of=lookup.file)
+    speak = PromptBook(settings.agents, toolbox.tools, installed.template, settings.may_escalate, file_of=lookup.file)
     pipeline = Pipeline(
         settings,
         database,
         Dispatcher(
-            Resources(config=settings, engine=metered, served=served, cloud=cloud, speak=speak, audit=audit.note)
+            Resources(
+                config=settings,
+                tools=toolbox.tools,
+                engine=metered,
+                served=served,
+                cloud=cloud,
+                speak=speak,
+                audit=audit.note,
+            )
         ),
         toolbox,
         cloud,
@@ -187,6 +195,8 @@ def assemble(settings: Config) -> Parts:
             events=Events(settings, status.full, events),
         ),
     )
+    toolbox.subscribe(speak.forget)
+    toolbox.subscribe(lambda: events.publish("tools_changed", {"tools": list(toolbox.tools)}))
     link_changed.subscribe(pipeline.link_changed)
     link_changed.subscribe(changed.set)
     for make in SUBSCRIBERS:

@@ -24,7 +24,7 @@ from edged.store import lifecycle
 from edged.store.database import Database
 from edged.transport.base import Transport
 from edged.types import JSON, ModelState
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
 STATE_PACE_S = 1.0  # and how soon after a change; under load it changes with every request
@@ -49,7 +49,7 @@ class Status:
         updater: Updater,
         pipeline: Pipeline,
         cloud: Cloud,
-        served: Served,
+        served: LocalServers,
         transports: Sequence[Transport],
         metrics: Metrics,
         changed: asyncio.Event,

@@ -13,7 +13,7 @@ from edged.errors import ModelUnavailable
 from edged.models.files import not_installed
 from edged.residency.governor import Governor
 from edged.types import EngineKind, ModelSpec
-from edged.upstreams import Served
+from edged.upstreams import LocalServers
 
 
 class Installed:
@@ -64,7 +64,7 @@ class Installed:
 class Lookup:
     """Which file a request to a model is answered with, and how a model is brought in wherever it runs."""
 
-    def __init__(self, installed: Installed, governor: Governor, served: Served) -> None:
+    def __init__(self, installed: Installed, governor: Governor, served: LocalServers) -> None:
         self._installed = installed
         self._governor = governor
         self._served = served

@@ -28,7 +28,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Ask, Caller, Message, ModelSpec, Request
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 from tests.support.real_model import Calculated
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "greenhouse"
@@ -145,13 +145,20 @@ class House:
         cloud = Cloud(self.settings.upstreams, Spending(self.database))
         template = gguf.metadata(path)["tokenizer.chat_template"]
         speak = PromptBook(
-            self.settings.agents, self.settings.tools, lambda _: (template, {}), self.settings.may_escalate
+            self.settings.agents, self.toolbox.tools, lambda _: (template, {}), self.settings.may_escalate
         )
         self.pipeline = Pipeline(
             self.settings,
             self.database,
             Dispatcher(
-                Resources(config=self.settings, engine=self.engine, served=Served({}), cloud=cloud, speak=speak)
+                Resources(
+                    config=self.settings,
+                    tools=self.toolbox.tools,
+                    engine=self.engine,
+                    served=LocalServers({}),
+                    cloud=cloud,
+                    speak=speak,
+                )
             ),
             self.toolbox,
             cloud,
