@@ -181,6 +181,7 @@ class PromptBook:
         template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
         escalates: whether requests of an agent may be handed to an upstream, by the agent's name.
         file_of: the file a model's name stands for now, which `template_of` gets; without it that is the name itself.
+        check: called for an agent before its prompts are given out; raises ModelUnavailable where there are none.
     """
 
     def __init__(
@@ -191,7 +192,9 @@ class PromptBook:
         escalates: Callable[[str], bool] = lambda agent: False,
         *,
         file_of: FileOf | None = None,
+        check: Callable[[str], None] = lambda agent: None,
     ) -> None:
+        self._check = check
         self._escalates = escalates
         self._file_of = file_of
         self._agents = agents
@@ -205,7 +208,8 @@ class PromptBook:
         self._made.clear()
 
     async def __call__(self, agent: str) -> Prompts:
-        """The prompts of an agent."""
+        """The prompts of an agent. ModelUnavailable: its model cannot be spoken to."""
+        self._check(agent)
         model = self._agents[agent].model
         file = await self._file_of(model) if self._file_of else model
         if (agent, file) not in self._made:

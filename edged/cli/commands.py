@@ -20,6 +20,7 @@ from edged.cli.outcome import EX_CONFIG, print_json, reporting_errors
 from edged.cli.route import route
 from edged.cli.top import top
 from edged.cli.view import status_lines
+from edged.daemon.checks.finding import Level
 
 app = typer.Typer(help="The agent daemon for edge boards.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -55,22 +56,26 @@ def status(as_json: AsJson = False, socket: Socket = None, config_file: ConfigFi
 
 def check(config_file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check the configuration, its tools and models, without starting anything."""
-    from edged.daemon.checks import check_all  # only here: everything the daemon is made of
+    from edged.daemon.checks import table  # only here: everything the daemon is made of
 
     with reporting_errors(as_json):
         settings = load_config(config_file)
-        problems = asyncio.run(check_all(settings))
+        found = asyncio.run(table.everything(settings)).found
+    problems = [str(finding) for finding in table.failures(found)]
+    warnings = [str(finding) for finding in found if finding.level is Level.WARN]
     if as_json:
         counts = {"agents": len(settings.agents), "tools": len(settings.tools), "models": len(settings.models)}
         error = {"code": "config", "message": problems[0], "retryable": False} if problems else None
-        print_json({"files": settings.files, **counts, "problems": problems, "error": error})
+        document = {"files": settings.files, **counts, "problems": problems, "warnings": warnings, "error": error}
+        print_json(document)
     elif not problems:
         print(
             f"{settings.files[0]}: {len(settings.agents)} agents, {len(settings.tools)} tools, "
             f"{len(settings.models)} models: all right"
         )
+    for line in (*problems, *(f"warning: {each}" for each in warnings)):
+        print(line, file=sys.stderr)
     if problems:
-        print("\n".join(problems), file=sys.stderr)
         raise SystemExit(EX_CONFIG)
 
 

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from edged import __version__
-from edged.cli.checks.finding import Finding, Level, fail, ok
 from edged.cli.common import AsJson, ConfigFile, line
 from edged.cli.connection import load_config
 from edged.cli.outcome import EX_FAILED, print_json
 from edged.client import DEFAULT_SOCKET
 from edged.config import Config
+from edged.daemon.checks.finding import Finding, Level, of_error, ok
 from edged.errors import ConfigError
 
 WORST = (Level.FAIL, Level.WARN, Level.OK)
@@ -25,7 +25,7 @@ def doctor(config_file: ConfigFile = None, as_json: AsJson = False) -> None:
     found = asyncio.run(_collect(config_file, as_json))
     worst = next(level for level in WORST if any(finding.level is level for finding in found))
     if as_json:
-        print_json({"version": __version__, "result": worst, "checks": found})
+        print_json({"version": __version__, "result": worst, "checks": [finding.document() for finding in found]})
     if worst is Level.FAIL:
         raise SystemExit(EX_FAILED)
 
@@ -36,7 +36,7 @@ async def _collect(config_file: Path | None, as_json: bool) -> list[Finding]:
     async for finding in examine(config_file):
         found.append(finding)
         if not as_json:
-            print(f"{finding.level:<5} {finding.check:<13} {line(finding.message)}", flush=True)
+            print(f"{finding.level:<5} {finding.check:<13} {line(str(finding))}", flush=True)
             if finding.do:
                 print(f"{'':<20}do: {line(finding.do)}", flush=True)
     return found
@@ -45,10 +45,12 @@ async def _collect(config_file: Path | None, as_json: bool) -> list[Finding]:
 async def examine(config_file: Path | None) -> AsyncIterator[Finding]:
     """Every check, from what the others depend on to what stands alone."""
     # Everything the daemon is made of: loaded by this command only.
-    from edged.cli.checks import board, files, models, network, permissions, service, tools
+    from edged.cli.checks import board, files, memory, network, permissions, service
+    from edged.daemon.checks import table
 
-    finding, settings = _configuration(config_file)
-    yield finding
+    found, settings = _configuration(config_file)
+    for finding in found:
+        yield finding
     where = settings.socket_path if settings else Path(DEFAULT_SOCKET)
     finding, status = await service.daemon(where)
     yield finding
@@ -58,13 +60,11 @@ async def examine(config_file: Path | None) -> AsyncIterator[Finding]:
     if settings is not None:
         for finding in permissions.look(settings):
             yield finding
-        for finding in files.look(settings):
+        for finding in (await table.everything(settings)).found:
             yield finding
-        for finding in models.look(settings, status):
+        for finding in (*files.look(settings), memory.look(settings, status)):
             yield finding
         for finding in await network.servers(settings, status):
-            yield finding
-        for finding in await tools.look(settings):
             yield finding
         yield await network.broker(settings, status)
         for finding in await network.upstreams(settings, status):
@@ -73,10 +73,11 @@ async def examine(config_file: Path | None) -> AsyncIterator[Finding]:
         yield finding
 
 
-def _configuration(config_file: Path | None) -> tuple[Finding, Config | None]:
+def _configuration(config_file: Path | None) -> tuple[list[Finding], Config | None]:
     try:
         settings = load_config(config_file)
     except ConfigError as error:
-        return fail("configuration", str(error), "correct it; what depends on it was not looked at"), None
+        do = "correct it; what depends on it was not looked at"
+        return [of_error("configuration", each, do) for each in (error, *error.others)], None
     counts = f"{len(settings.agents)} agents, {len(settings.tools)} tools, {len(settings.models)} models"
-    return ok("configuration", f"{', '.join(settings.files)}: {counts}"), settings
+    return [ok("configuration", f"{', '.join(settings.files)}: {counts}")], settings

@@ -55,9 +55,9 @@ def load(path: str | None = None) -> Config:
         config = _build(merged, origins, tuple(map(str, files)))
     except Wrong as wrong:
         raise origins.error(wrong.key, wrong.problem) from None
-    if wrong := [origins.error(key, problem) for key, problem in rules.mistakes(config)]:
-        wrong[0].others = tuple(wrong[1:])
-        raise wrong[0]
+    if errors := [origins.error(key, problem) for key, problem in rules.mistakes(config)]:
+        errors[0].others = tuple(errors[1:])
+        raise errors[0]
     return config
 
 

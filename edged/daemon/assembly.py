@@ -4,7 +4,7 @@ nothing calls here once the parts are made."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from edged.access.gate import Gate
 from edged.access.policy import Policy
@@ -20,7 +20,9 @@ from edged.api.tools import Tools
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.config import Config
+from edged.daemon.checks.finding import Finding
 from edged.daemon.events import EventBus, Signal
+from edged.daemon.faults import Faults
 from edged.daemon.metering import Meter, MeteredEngine
 from edged.daemon.metrics import Metrics
 from edged.daemon.parts import Failure, Parts
@@ -65,8 +67,11 @@ PRESSURE_PACE = PressureTiming()
 TRANSPORTS: list[Callable[[Config], Transport | None]] = [unix.make, http.make, mqtt.make]
 
 
-def assemble(settings: Config) -> Parts:
-    """All parts, wired. Python tools of `settings` are resolved.
+def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
+    """All parts, wired.
+
+    Args:
+        settings, prepared: as `checks.tools.prepare` gave them.
 
     Raises:
         ConfigError: something in the configuration cannot be what it says.
@@ -120,7 +125,15 @@ def assemble(settings: Config) -> Parts:
     )
     served = LocalServers(settings.served, tell=events.publish, answered=meter.answered)
     lookup = Lookup(installed, governor, served)
-    speak = PromptBook(settings.agents, toolbox.tools, installed.template, settings.may_escalate, file_of=lookup.file)
+    faults = Faults(settings, prepared, toolbox, installed.examined, events.publish)
+    speak = PromptBook(
+        settings.agents,
+        toolbox.tools,
+        installed.template,
+        settings.may_escalate,
+        file_of=lookup.file,
+        check=faults.check_agent,
+    )
     pipeline = Pipeline(
         settings,
         database,
@@ -157,6 +170,7 @@ def assemble(settings: Config) -> Parts:
         snapshots=snapshots,
         pressure=pressure,
         updater=updater,
+        faults=faults,
         pipeline=pipeline,
         cloud=cloud,
         served=served,
@@ -180,6 +194,7 @@ def assemble(settings: Config) -> Parts:
         governor=governor,
         transports=transports,
         toolbox=toolbox,
+        faults=faults,
         cloud=cloud,
         served=served,
         gate=gate,

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import functools
 import logging
+from collections.abc import Iterable
 
 from edged import __version__
 from edged.config import Config
+from edged.daemon.checks.finding import Finding
 from edged.daemon.listeners import Listeners
 from edged.daemon.metrics import watch_loop
 from edged.daemon.parts import Parts
 from edged.daemon.steps import Step, Steps
-from edged.errors import ConfigError, ModelUnavailable
+from edged.errors import ConfigError
 from edged.host import clock, mounts, systemd
 from edged.transport.base import Door, Readiness, SocketAddress, Transport
 from edged.types import AuditEntry
@@ -85,6 +87,10 @@ class Daemon:
         self._reloading = reloading
         self._stop.set()
 
+    def added_faults(self, found: Iterable[Finding]) -> list[Finding]:
+        """See Faults.added_by."""
+        return self._parts.faults.added_by(found)
+
     def reload_failed(self, reason: str) -> None:
         """Let everybody hear that this configuration stays in force."""
         self._parts.events.publish("reload_failed", {"reason": reason})
@@ -149,7 +155,7 @@ class Daemon:
             Step(name="snapshots", stop=functools.partial(asyncio.to_thread, p.snapshots.close)),
             Step(name="engine", start=p.engine.start, stop=p.engine.stop, within_s=ENGINE_S),
             Step(name="recovery", start=p.pipeline.recover),
-            Step(name="warnings", start=self._warn),
+            Step(name="faults", start=p.faults.start),
             Step(name="lag", run=functools.partial(watch_loop, p.metrics)),
             Step(name="residency", run=p.governor.run),
             Step(name="pressure", run=p.pressure.run),
@@ -162,6 +168,7 @@ class Daemon:
             Step(name="updates", stop=p.updater.stop),
             Step(name="warm", run=self._warm),  # ends before the requests are finished: it would compete with them
             Step(name="taking", start=self._announce, stop=self._stop_taking),
+            Step(name="faults.look", run=p.faults.run),  # only once it serves: a start does not wait for it
         ]
 
     def _transport(self, transport: Transport) -> Step:
@@ -186,18 +193,6 @@ class Daemon:
             p.events.publish("store_damaged", {"aside": salvaged.aside, "rows": salvaged.rows})
         await asyncio.to_thread(_warn_of_the_disk, p.settings)
         p.audit.note(AuditEntry(what="daemon.started", who="edged", about={"version": __version__}))
-
-    async def _warn(self) -> None:
-        """What does not keep the daemon from starting."""
-        p = self._parts
-        for problem in await p.toolbox.check():
-            told = {"event": "tool_unusable", "tool": problem.tool}
-            logger.warning("tool %s cannot work now: %s", problem.tool, problem.message, extra=told)
-        for spec in p.specs:
-            try:
-                p.installed.check(spec)
-            except ModelUnavailable as error:
-                logger.warning("%s", error.message, extra={"event": "model_missing"})
 
     async def _warm(self) -> None:
         """What makes later requests quicker and must not hold up the start."""

@@ -11,6 +11,7 @@ from edged.agent.warm import Warmer
 from edged.api import Api
 from edged.config import Config
 from edged.daemon.events import EventBus
+from edged.daemon.faults import Faults
 from edged.daemon.metering import Meter
 from edged.daemon.metrics import Metrics
 from edged.daemon.status import Status
@@ -69,6 +70,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     governor: Governor
     transports: tuple[Transport, ...]
     toolbox: Toolbox
+    faults: Faults
     cloud: Cloud
     served: LocalServers
     gate: Gate

@@ -12,6 +12,7 @@ from typing import Any
 from edged import __version__
 from edged.api.models import known_models
 from edged.config import Config
+from edged.daemon.faults import Faults
 from edged.daemon.metrics import Metrics, Snapshot
 from edged.engines.llama.snapshots import Snapshots
 from edged.engines.registry import Runtime
@@ -47,6 +48,7 @@ class Status:
         snapshots: Snapshots,
         pressure: Pressure,
         updater: Updater,
+        faults: Faults,
         pipeline: Pipeline,
         cloud: Cloud,
         served: LocalServers,
@@ -61,6 +63,7 @@ class Status:
         self._snapshots = snapshots
         self._pressure = pressure
         self._updater = updater
+        self._faults = faults
         self._pipeline = pipeline
         self._cloud = cloud
         self._served = served
@@ -94,6 +97,7 @@ class Status:
             "models": self._models(),
             "queue": self._counts,
             "store": {"damaged": self._database.salvaged.aside if self._database.salvaged else None},
+            "faults": self._faults.document(),
             "link": self._cloud.status(),
             "snapshots": self._snapshot_counts(),
         }

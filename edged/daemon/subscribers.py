@@ -58,6 +58,11 @@ def state(parts: Parts) -> Heard:
     return lambda event: parts.changed.set()
 
 
+def faults(parts: Parts) -> Heard:
+    """Looks at a model's file anew when it is another one."""
+    return parts.faults.heard
+
+
 # Each makes a subscriber of the parts, or none where the configuration has no use for it; its name is for the log.
 # `events.subscribe` of the Unix socket subscribes by itself, a client at a time.
-SUBSCRIBERS: list[Callable[[Parts], Heard | None]] = [metrics, audit, mqtt, state]
+SUBSCRIBERS: list[Callable[[Parts], Heard | None]] = [metrics, audit, mqtt, state, faults]

@@ -1,8 +1,8 @@
 """`edged run`: one process, in which one daemon follows the other as the configuration changes.
 
 What outlives a reload is here: the signals, the lock on the state folder, the listening sockets, the talk with the
-service manager. A reload reads and checks the new configuration beside the running daemon; only when everything about
-it is right does the daemon wind down, as at a stop, and its successor start.
+service manager. A reload reads and checks the new configuration beside the running daemon; only when it adds no fault
+does the daemon wind down, as at a stop, and its successor start.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from edged import config
 from edged.config import Config
-from edged.daemon import checks
 from edged.daemon.assembly import assemble
+from edged.daemon.checks import table
+from edged.daemon.checks.finding import Finding
+from edged.daemon.checks.tools import prepare
 from edged.daemon.lifecycle import Daemon
 from edged.daemon.listeners import Listeners
 from edged.errors import ConfigError
@@ -67,8 +69,9 @@ class Supervisor:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         try:
-            settings = await self._read()
-            first = self._daemon(settings, clock.boot() - process_age_s())
+            settings, found = await prepare(await asyncio.to_thread(config.load, self._path))
+            await asyncio.to_thread(table.refuse_start, settings)
+            first = self._daemon(settings, found, clock.boot() - process_age_s())
             with _locked(settings.state_dir):
                 await self._listen(first)
                 living = self._live(first)
@@ -118,11 +121,12 @@ class Supervisor:
         self._manager.reloading()
         logger.info("reading the configuration again", extra={"event": "reload_begun"})
         try:
-            settings = await self._read()
+            settings = await asyncio.to_thread(config.load, self._path)
             _check_fixed(daemon.settings, settings)
-            if problems := await checks.tools_that_fail(settings):
-                raise problems[0]
-            successor = self._daemon(settings, wished_at)
+            report = await table.everything(settings, in_service=True)
+            if added := daemon.added_faults(report.found):
+                raise added[0].error()
+            successor = self._daemon(report.settings, report.prepared, wished_at)
             await self._listen(successor)  # last: only then is there nothing to take back
         except ConfigError as error:
             logger.error("not reloaded, the configuration of before stays: %s", error, extra={"event": "reload_failed"})
@@ -140,15 +144,9 @@ class Supervisor:
         self._manager.ready()
         daemon.reload_failed(reason)
 
-    async def _read(self) -> Config:
-        settings, problems = await checks.with_signatures(await asyncio.to_thread(config.load, self._path))
-        if problems:
-            raise problems[0]
-        return settings
-
-    def _daemon(self, settings: Config, wished_at: float) -> Daemon:
+    def _daemon(self, settings: Config, found: Sequence[Finding], wished_at: float) -> Daemon:
         """One that can be run once `_listen` is done. ConfigError where something it is made of is wrong."""
-        return Daemon(assemble(settings), self._manager, self._listeners, wished_at)
+        return Daemon(assemble(settings, found), self._manager, self._listeners, wished_at)
 
     async def _listen(self, daemon: Daemon) -> None:
         group = group_of(daemon.settings)
@@ -156,11 +154,11 @@ class Supervisor:
 
 
 def _check_fixed(old: Config, new: Config) -> None:
-    for table, key in FIXED:
-        before, after = (getattr(getattr(settings, table), key) for settings in (old, new))
+    for name, key in FIXED:
+        before, after = (getattr(getattr(settings, name), key) for settings in (old, new))
         if before != after:
             told = f"{after!r}: it stays {before!r} while the daemon runs; restart it instead"
-            raise new.error((table, key), told)
+            raise new.error((name, key), told)
 
 
 def process_age_s() -> float:

@@ -10,6 +10,7 @@ from edged.agent.dialects.chat_template import Dialect
 from edged.engines.llama import gguf
 from edged.engines.registry import embeds_only
 from edged.errors import ModelUnavailable
+from edged.models.examined import Examined
 from edged.models.files import not_installed
 from edged.residency.governor import Governor
 from edged.types import EngineKind, ModelSpec
@@ -27,10 +28,15 @@ class Installed:
     def __init__(self, sources: Mapping[str, str], *, scripted: bool) -> None:
         self._sources = sources
         self._scripted = scripted
+        self.examined = Examined()
 
     def check(self, spec: ModelSpec) -> None:
-        """ModelUnavailable, with the way to pull it, where the file of a model is not there."""
-        if self._scripted or Path(spec.path).is_file():
+        """ModelUnavailable, with the way to pull it, where the file of a model is not there; or is known to be none."""
+        if self._scripted:
+            return
+        if Path(spec.path).is_file():
+            if (problem := self.examined.known(spec)) is not None:
+                raise ModelUnavailable(problem)
             return
         source = self._sources.get(spec.path)
         raise ModelUnavailable(

@@ -69,6 +69,7 @@ class Toolbox:
         self._listeners: list[Callable[[], None]] = []
         self._tools: dict[str, Tool] = {}
         self._kind_of: dict[str, Kind[Any]] = {}
+        self._left_out: dict[str, str] = {}
         self.tools: Mapping[str, Tool] = MappingProxyType(self._tools)
         around = Surroundings(settings, publisher, self._changed)
         self.kinds: tuple[Kind[Any], ...] = ()
@@ -79,6 +80,13 @@ class Toolbox:
         """From now on `listener` is called after every change of `tools`; the returned function ends it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def leave_out(self, reasons: Mapping[str, str]) -> None:
+        """These tools cannot work, and no others: models are told of them as far as possible, and a call of one fails
+        with its reason, for a request is to learn why."""
+        if dict(reasons) != self._left_out:
+            self._left_out = dict(reasons)
+            self._changed()
 
     def get(self, name: str) -> Tool | None:
         """A tool; None where the journal names one that is not there any more."""
@@ -134,6 +142,7 @@ class Toolbox:
         tool = self._tools.get(name)
         if tool is None:
             raise BadRequest(f"no tool {name!r}; configured are {', '.join(self._tools) or 'none'}")
+        self._check_works(name)
         call = ToolCall(name, values.given(tool.parameters, arguments))
         wrong = await check.problem({**values.schema(tool.parameters), "additionalProperties": False}, call.arguments)
         if wrong:
@@ -180,9 +189,15 @@ class Toolbox:
         tool = self._tools.get(call.name)
         if tool is None:  # it went since the call was decided on
             raise ToolFailed(f"the tool {call.name!r} is not there any more")
+        self._check_works(call.name)
         arguments = values.complete(tool.parameters, call.arguments)
         kind = self._kind_of[call.name]
         return await kind.call(call.name, arguments, rid, step, intent or intent_of(call))
+
+    def _check_works(self, name: str) -> None:
+        """Raises ToolFailed where a tool is left out."""
+        if name in self._left_out:
+            raise ToolFailed(self._left_out[name])
 
     async def _done_by_hand(self, call: ToolCall, rid: str) -> Done | None:
         """What was done under the name of a call; None: nothing. Raises OtherCall: it was another call."""
@@ -214,8 +229,16 @@ class Toolbox:
                 logger.warning("another tool is called %r, too: it is left out", name)
         for name in self._tools.keys() - found:
             del self._tools[name]
-        self._tools.update((name, tool) for name, (tool, _) in found.items())  # the store's thread looks in it, too
+        self._tools.update(  # the store's thread looks in it, too
+            (name, silenced(name, tool) if name in self._left_out else tool) for name, (tool, _) in found.items()
+        )
         self._kind_of = {name: kind for name, (_, kind) in found.items()}
+
+
+def silenced(name: str, tool: Tool) -> Tool:
+    """A tool that cannot work, as models are told of it: it takes no arguments, and is described whatever it lacks."""
+    described = tool.description.strip() or name.replace("_", " ")
+    return msgspec.structs.replace(tool, description=described, parameters={}, examples=(), say=None)
 
 
 def _of(settings: Config, kind: type[Kind[Any]]) -> dict[str, Tool]:

@@ -296,14 +296,6 @@ async def test_check_finds_a_parameter_that_no_grammar_can_be_made_of(tmp_path: 
     assert "tools.ahead.parameters: `pattern`: " in told[1]
 
 
-TANKS = """[tools.last]
-description = "d"
-database = "plant"
-sql = "SELECT :tanks"
-parameters.tanks = { type = "array", uniqueItems = true }
-"""
-
-
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
@@ -314,7 +306,8 @@ parameters.tanks = { type = "array", uniqueItems = true }
         ('[roles.viewer]\ntools = ["saw"]\n', "roles.viewer.tools"),
         ("[queue\n", "edged.toml:"),
         ('[models.other]\nsource = "catalog:nothing"\n', "models.other.source"),
-        (TANKS, "tools.last.parameters: `properties.tanks.uniqueItems` is not supported"),
+        (f'[http]\nlisten = ["unix:{"x" * 108}"]\n', "http.listen: the path of a socket has at most 107 bytes"),
+        ('[mqtt]\nusername = "u"\npassword_file = "/nowhere/password"\n', "mqtt.password_file"),
     ],
 )
 @pytest.mark.parametrize("command", ["run", "check"])

@@ -19,7 +19,7 @@ from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
-from edged.daemon.checks import check_all
+from edged.daemon.checks import table
 from edged.engines.registry import embeds_only
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import Busy, ConfigError, ContextExceeded
@@ -200,8 +200,8 @@ async def test_catalog_model_reads_as_much_as_its_entry_says(tmp_path: Path) -> 
     spec = model_specs(made)["minilm"]
     assert (spec.engine, spec.context) == (EngineKind.ONNX, 512)
     assert Path(spec.path).name == "all-minilm-l6-v2-int8.onnx"
-    [problem] = await check_all(made)
-    assert "edged models pull all-minilm-l6-v2-int8" in problem
+    [problem] = table.failures((await table.everything(made)).found)
+    assert "edged models pull all-minilm-l6-v2-int8" in problem.message
 
 
 def test_agent_of_an_embedding_model_is_refused(tmp_path: Path) -> None:

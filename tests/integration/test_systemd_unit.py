@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from edged import config
-from edged.daemon import checks
+from edged.daemon.checks import table
+from edged.daemon.checks.finding import About, Subject
 
 FOLDER = Path(__file__).parents[2] / "systemd"
 SERVICE, SOCKET, CONFIGURATION = FOLDER / "edged.service", FOLDER / "edged.socket", FOLDER / "edged.toml"
@@ -66,8 +67,9 @@ def test_installed_configuration_lacks_its_model_only(tmp_path: Path) -> None:
     shutil.copy(CONFIGURATION, path)
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d" / "here.toml").write_text(f'[node]\nid = "n1"\nstate_dir = "{tmp_path}"\n')
-    [problem] = asyncio.run(checks.check_all(config.load(str(path))))
-    assert "models.small: model 'small' is not installed: edged models pull" in problem
+    [problem] = table.failures(asyncio.run(table.everything(config.load(str(path)))).found)
+    assert problem.subject == Subject(About.MODEL, "small")
+    assert "model 'small' is not installed: edged models pull" in problem.message
 
 
 def test_examples_in_the_installed_configuration_are_right_when_they_are_taken_in(tmp_path: Path) -> None:

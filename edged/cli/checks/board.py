@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import edged
-from edged.cli.checks.finding import Finding, ok, warn
 from edged.cli.common import when
+from edged.daemon.checks.finding import Finding, ok, warn
 
 CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 THERMAL = Path("/sys/class/thermal")

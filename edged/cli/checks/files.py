@@ -1,4 +1,4 @@
-"""The state folder: may it be written, is there room, does its disk keep what it says it keeps, is the store whole."""
+"""The state folder: is there room, does its disk keep what it says it keeps, is the store whole."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import cast
 
 import apsw
 
-from edged.cli.checks.finding import Finding, fail, nearest, ok, warn
 from edged.cli.common import size
 from edged.config import Config
+from edged.daemon.checks.finding import Finding, fail, nearest, ok, warn
 from edged.host import mounts
-from edged.host.users import own_name, user_name
+from edged.host.users import own_name
 from edged.store.recovery import salvage
 from edged.store.schema import MIGRATIONS
 
@@ -24,29 +24,12 @@ MAX_PROBLEMS = 5  # of a damaged store: the first ones say it
 
 
 def look(settings: Config) -> Iterator[Finding]:
-    """All about the state folder."""
-    for name, check in (("state folder", folder), ("free space", room), ("disk", disk), ("store", store)):
+    """All about the disk of the state folder and the store on it."""
+    for name, check in (("free space", room), ("disk", disk), ("store", store)):
         try:
             yield check(settings)
         except PermissionError as error:
             yield warn(name, f"{error.filename} may not be looked into by {own_name()}", "run: sudo edged doctor")
-
-
-def folder(settings: Config) -> Finding:
-    """Whether the daemon can write there."""
-    path = settings.state_dir
-    there = nearest(path)
-    if os.statvfs(there).f_flag & os.ST_RDONLY:
-        do = "remount it writable, or set [node] state_dir to another disk"
-        return fail("state folder", f"{path} is on a file system that is mounted read-only", do)
-    if there.exists() and not there.is_dir():
-        return fail("state folder", f"{there} is no folder", "move it away, or set [node] state_dir")
-    if not os.access(there, os.W_OK | os.X_OK):
-        owner = user_name(there.stat().st_uid)
-        message = f"{there} belongs to {owner} and cannot be written by {own_name()}"
-        return warn("state folder", message, f"run edged (and this) as {owner}, or set [node] state_dir")
-    made = "" if there == path else "; it is made at the first start"
-    return ok("state folder", f"{path} can be written{made}")
 
 
 def room(settings: Config) -> Finding:

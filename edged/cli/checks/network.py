@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edged import config
-from edged.cli.checks.finding import Finding, fail, ok, warn
 from edged.config import CREDENTIAL, Config, Upstream
+from edged.daemon.checks.finding import Finding, fail, ok, warn
 from edged.errors import ConfigError
 from edged.transport.mqtt.settings import endpoint
 from edged.upstreams import LocalServers
@@ -70,22 +70,18 @@ async def upstreams(settings: Config, status: dict[str, Any] | None) -> list[Fin
     if not settings.upstreams:
         return [ok("upstreams", "none is configured ([upstreams]): nothing leaves the board")]
     links = (status or {}).get("link", {})
-    return list(
-        await asyncio.gather(*(upstream(name, found, links.get(name)) for name, found in settings.upstreams.items()))
-    )
+    asked = [upstream(name, found, links.get(name)) for name, found in settings.upstreams.items()]
+    return [finding for finding in await asyncio.gather(*asked) if finding is not None]
 
 
-async def upstream(name: str, settings: Upstream, link: dict[str, Any] | None) -> Finding:
-    """Whether one answers with the key it is given."""
+async def upstream(name: str, settings: Upstream, link: dict[str, Any] | None) -> Finding | None:
+    """Whether one answers with the key it is given; None where there is none to give, which is a finding already."""
     key = ""
     if settings.api_key_file:
         try:
-            key = config.secret(settings.api_key_file)
-        except ConfigError as error:
-            if settings.api_key_file.startswith(CREDENTIAL):
-                return _of_the_service(name, settings.api_key_file, link)
-            do = "correct the path, or let edged's user read it"
-            return fail("upstreams", f"{name}: {error}", do)
+            key = config.api_key(settings.api_key_file)
+        except ConfigError:
+            return _of_the_service(name, settings.api_key_file, link)
     try:
         status, names = await _models(settings, key)
     except (OSError, ValueError) as error:
@@ -104,8 +100,10 @@ async def upstream(name: str, settings: Upstream, link: dict[str, Any] | None) -
     return ok("upstreams", f"{told}{'' if names else f' ({status}: it lists no models)'}")
 
 
-def _of_the_service(name: str, reference: str, link: dict[str, Any] | None) -> Finding:
+def _of_the_service(name: str, reference: str, link: dict[str, Any] | None) -> Finding | None:
     """An upstream whose key only the service gets: what the daemon found counts."""
+    if not reference.startswith(CREDENTIAL):
+        return None
     if link is None:
         message = f"{name}: {reference} is given to the service only, and no daemon answers that could say more"
         return warn("upstreams", message, "start the service, then run this again")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edged import config
-from edged.cli.checks.finding import Finding, ok, warn
 from edged.config import Config, roles
+from edged.daemon.checks.finding import Finding, ok, warn
 from edged.errors import ConfigError
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edged import __version__
-from edged.cli.checks.finding import Finding, fail, ok, warn
 from edged.cli.common import span
 from edged.cli.connection import join_command
 from edged.client import AsyncClient, EdgedCallError
 from edged.config import Config
+from edged.daemon.checks.finding import Finding, fail, ok, warn
 from edged.host.users import own_name, user_name
 
 PATIENCE_S = 5.0  # a daemon that is computing answers in milliseconds; one that hangs, never

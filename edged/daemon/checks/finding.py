@@ -97,23 +97,24 @@ def fail(check: str, message: str, do: str) -> Finding:
     return Finding(check, Level.FAIL, message, do)
 
 
-def of_error(check: str, error: ConfigError, do: str, *, subject: Subject = WHOLE, level: Level = Level.FAIL) -> Finding:
-    """An error of the configuration as a finding. The subject is the one that the error's key names, if it names any."""
+def of_error(check: str, error: ConfigError, do: str, level: Level = Level.FAIL) -> Finding:
+    """An error of the configuration as a finding, about what the error's key names, or else the whole."""
     table, _, rest = error.key.partition(".")
-    if table in TABLES and rest:
-        subject = Subject(TABLES[table], rest.partition(".")[0])
+    subject = Subject(TABLES[table], rest.partition(".")[0]) if table in TABLES and rest else WHOLE
     return Finding(check, level, error.problem, do, subject, error.source, error.line, error.key)
 
 
-class Inspection(Struct, frozen=True):
-    """What is looked at, and by whom.
+class Inspection(Struct, frozen=True, kw_only=True):
+    """What is looked at, by whom, and with what.
 
-    settings: tools among them may be incomplete, see `tools.prepare`.
+    settings: as `tools.prepare` left them.
+    left_out: tools that cannot work whatever else is looked at.
     in_service: the process is the daemon, so it has the service's credentials and rights. Another process that may not
         read a file cannot tell whether the daemon may.
     """
 
     settings: Config
+    left_out: frozenset[str] = frozenset()
     in_service: bool = False
 
     @property
@@ -123,7 +124,7 @@ class Inspection(Struct, frozen=True):
 
     def at(self, check: str, key: tuple[str, ...], message: str, do: str, level: Level = Level.FAIL) -> Finding:
         """A finding at a key of the configuration."""
-        return of_error(check, self.settings.error(key, message), do, level=level)
+        return of_error(check, self.settings.error(key, message), do, level)
 
 
 def is_the_daemons(state_dir: Path) -> bool:

@@ -1,52 +1,62 @@
-"""Checks of a configuration beyond its own rules: statements, files, models, grammars of the arguments of tools."""
+"""Tools: can they be described to a model, and does what they work with let them."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable
 
-from edged.agent.grammars import cost, grammar, precheck
+import msgspec
+
+from edged.agent.grammars import cost
 from edged.agent.prompts import specs
 from edged.config import Config
-from edged.errors import ConfigError
-from edged.models.files import model_aliases, not_installed
-from edged.tools.toolbox import Toolbox, resolve
+from edged.daemon.checks.finding import About, Finding, Inspection, Level, of_error, ok
+from edged.host.users import own_name
+from edged.tools.kind import Problem
+from edged.tools.toolbox import Toolbox, resolve, silenced
+
+CORRECT = "correct the tool, then reload: systemctl reload edged"
 
 
-async def check_all(settings: Config) -> list[str]:
-    """What `edged check` finds beyond the configuration's own rules: statements, files, models."""
-    settings, wrong = await with_signatures(settings)
-    problems = [str(error) for error in wrong]
-    problems += [str(error) for error in await tools_that_fail(settings)]
-    problems += [str(error) for error in await _inexpressible(settings)]
-    for name, alias in model_aliases(settings).items():
-        if not settings.models[name].is_served and not any(Path(spec.path).is_file() for spec in alias.variants):
-            problems.append(f"{settings.files[0]}: models.{name}: {not_installed(name, settings.models[name].source)}")
-    return list(dict.fromkeys(problems))  # what two of them find is told once
-
-
-async def tools_that_fail(settings: Config) -> list[ConfigError]:
-    """Tools that cannot work now: a statement, table or file is wrong."""
-    toolbox = Toolbox(settings)
-    try:
-        return [settings.error(("tools", problem.tool), problem.message) for problem in await toolbox.check()]
-    finally:
-        await toolbox.stop()
-
-
-async def _inexpressible(settings: Config) -> list[ConfigError]:
-    """Tools whose arguments no grammar can be made of."""
-    return [
-        settings.error(("tools", spec.name, "parameters"), wrong[1])
-        for spec in specs(settings.tools)
-        if (wrong := await precheck.problem([precheck.Part(spec.parameters, grammar.arguments(spec))]))
-    ]
-
-
-async def with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
-    """The configuration with its tools resolved (Python tools read), and what is wrong with tools as far as that can be
-    seen without making grammars of their parameters, which takes a library that an idle daemon does not carry."""
+async def prepare(settings: Config) -> tuple[Config, list[Finding]]:
+    """The configuration with its tools resolved (Python tools are read), and what is wrong with those that no model can
+    be told of as they should be; these are silenced."""
     settings, wrong = await resolve(settings)
+    found = [of_error("tools", error, CORRECT) for error in wrong]
     for spec in specs(settings.tools):
         if (problem := cost.look(spec.parameters).problem) is not None:
-            wrong.append(settings.error(("tools", spec.name, "parameters"), problem))
-    return settings, wrong
+            error = settings.error(("tools", spec.name, "parameters"), problem)
+            found.append(of_error("tools", error, CORRECT))
+    left_out = named(found)
+    tools = {name: silenced(name, tool) if name in left_out else tool for name, tool in settings.tools.items()}
+    return msgspec.structs.replace(settings, tools=tools), found
+
+
+def named(found: Iterable[Finding]) -> frozenset[str]:
+    """The tools that findings are about."""
+    return frozenset(finding.subject.name for finding in found if finding.subject.about is About.TOOL)
+
+
+async def problems(inspected: Inspection, toolbox: Toolbox) -> list[Finding]:
+    """What keeps the tools of a toolbox from working now. No tool is called."""
+    return [finding(inspected, each) for each in await toolbox.check() if each.tool not in inspected.left_out]
+
+
+async def look(inspected: Inspection) -> list[Finding]:
+    """Whether the tools can work now; one line where all can."""
+    toolbox = Toolbox(inspected.settings)
+    try:
+        found = await problems(inspected, toolbox)
+        found += [finding(inspected, caution, Level.WARN) for caution in toolbox.cautions()]
+    finally:
+        await toolbox.stop()
+    works = (f"{len(kind.tools)} {kind.works}" for kind in toolbox.kinds if kind.works)
+    return found or [ok("tools", ", ".join(works))]
+
+
+def finding(inspected: Inspection, problem: Problem, level: Level = Level.FAIL) -> Finding:
+    """What a kind of tools says of one of them, or of all."""
+    key = ("tools", problem.tool) if problem.tool else ("tools",)
+    if level is Level.FAIL and not inspected.sees_all:
+        message = f"seen by {own_name()}: {problem.message}"
+        return inspected.at("tools", key, message, "run: sudo edged doctor", Level.WARN)
+    return inspected.at("tools", key, problem.message, problem.hint, level)

@@ -108,10 +108,13 @@ class Llama:
             self.close()
             raise
 
+    def _params(self) -> Any:
+        return model_params()
+
     def _load(self, path: str, on_progress: Progress | None) -> None:
         if not Path(path).is_file():
             raise ModelUnavailable(f"{path} is not a file")
-        params = model_params()
+        params = self._params()
         mapped = Mapped(Path(path))
 
         def progress(fraction: float) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from edged import config
 from edged.cli.checks import permissions
-from edged.cli.checks.finding import Level
+from edged.daemon.checks.finding import Level
 
 BASE = """
 [node]

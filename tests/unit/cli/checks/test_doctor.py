@@ -13,10 +13,9 @@ import pytest
 
 from edged import __version__
 from edged.cli.checks import board, files, service
-from edged.cli.checks.finding import Finding, Level
 from edged.config import Config, Node
+from edged.daemon.checks.finding import Finding, Level
 from edged.host import mounts
-from edged.host.users import user_name
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
 from tests.support.msgpack_server import StandIn
@@ -34,28 +33,7 @@ def said(finding: Finding) -> tuple[str, str]:
     return finding.level.value, finding.message
 
 
-# -- the state folder
-
-
-def test_folder_that_is_not_there_yet_is_made_later(tmp_path: Path) -> None:
-    """Nothing is made by looking."""
-    level, message = said(files.folder(settings(tmp_path)))
-    assert (level, "at the first start" in message) == ("ok", True)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_file_in_the_folders_place_fails(tmp_path: Path) -> None:
-    """Nothing could be written below it."""
-    (tmp_path / "state").write_text("")
-    assert said(files.folder(settings(tmp_path)))[0] == "fail"
-
-
-def test_folder_of_somebody_else_is_a_warning_that_names_him(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether he may write there cannot be told from here."""
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
-    finding = files.folder(settings(tmp_path))
-    assert said(finding)[0] == "warn"
-    assert user_name(tmp_path.stat().st_uid) in (finding.do or "")
+# -- the disk of the state folder
 
 
 class Vfs:
@@ -83,12 +61,6 @@ def test_room_is_compared_with_the_stores_bound(
     """[store] max_bytes is 256 MiB."""
     monkeypatch.setattr(os, "statvfs", lambda _: told)
     assert said(files.room(settings(tmp_path)))[0] == level
-
-
-def test_read_only_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the kernel does after an error on the card."""
-    monkeypatch.setattr(os, "statvfs", lambda _: Vfs(2**30, flags=os.ST_RDONLY))
-    assert "read-only" in said(files.folder(settings(tmp_path)))[1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,194 @@
+"""Agents and what their models are told: does the model's own chat template write every dialogue, does that leave room
+for an answer, and can a grammar be made of the arguments of every tool.
+
+Finding out takes Jinja, llguidance and llama.cpp, so it is tried in a process of its own (see `rehearsal`), and the
+verdicts are kept. A start uses those it has, and has the others made once it serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import hashlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+import edged
+from edged.config import Config, Tool
+from edged.daemon.checks.finding import Finding, Inspection, Level
+from edged.daemon.checks.rehearsal import Face, Part, Script, Verdict
+from edged.daemon.checks.verdicts import Verdicts
+from edged.engines import scripted
+from edged.engines.llama import gguf
+from edged.errors import ModelUnavailable
+from edged.host import memory, systemd
+from edged.models.examined import identity_of
+from edged.models.files import model_aliases
+from edged.types import JSON, EngineKind, ModelSpec
+
+log = logging.getLogger("edged.daemon.checks")
+
+FILE = "checks.json"  # of the verdicts, in the state folder
+WITHIN_S = 120.0  # wall time of one process, imports and a vocabulary included; a slow card and a busy board take 30
+TAKES_BYTES = 200 * 2**20  # a process with a vocabulary of 152k tokens and its grammars
+LIBRARIES = ("llama_cpp_python", "llguidance", "jinja2")  # what verdicts depend on beside edged itself
+# A process that ends so was ended by what it tried: a template without end, a file or schema that a library dies of.
+DEADLY = {signal.SIGPROF, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+
+
+class Trial(Struct, frozen=True):
+    """What is rehearsed in one process: the agents of a model, or tools for their own sake, by name. digests: of all
+    that the verdict on each depends on."""
+
+    digests: dict[str, str]
+    parts: dict[str, Part] = {}
+    tools: dict[str, Face] = {}
+    spec: ModelSpec | None = None
+
+
+def trials(settings: Config, *, offered_only: bool) -> list[Trial]:
+    """All that can be rehearsed. Reads the disk, and none of the models.
+
+    Args:
+        offered_only: without the tools that no grammar is ever made of, because no agent of a model that follows
+            grammars offers them.
+    """
+    made, offered = [], set[str]()
+    for name, alias in model_aliases(settings).items():
+        agents = {agent: each for agent, each in settings.agents.items() if each.model == name}
+        spec = next((each for each in alias.variants if Path(each.path).is_file()), None)
+        scripts = settings.models[name].source.startswith(scripted.SCHEME)
+        if settings.models[name].is_served or spec is None or scripts or spec.engine is not EngineKind.LLAMA:
+            continue
+        parts = {
+            agent: Part(each, {t: _face(settings.tools[t]) for t in each.tools}, settings.may_escalate(agent))
+            for agent, each in agents.items()
+        }
+        about = [spec.engine, spec.path, *identity_of(Path(spec.path))]
+        made.append(Trial({agent: _digest(about, part) for agent, part in parts.items()}, parts, spec=spec))
+        offered |= {tool for each in agents.values() for tool in each.tools}
+    tools = {name: _face(tool) for name, tool in settings.tools.items() if not offered_only or name in offered}
+    made.append(Trial({name: _digest([], tool.parameters) for name, tool in tools.items()}, tools=tools))
+    return made
+
+
+async def rehearse(trial: Trial, verdicts: Verdicts) -> None:
+    """Make the verdicts that are missing, and keep them. Where there is no memory for it they go on missing."""
+    left = [name for name, digest in trial.digests.items() if verdicts.get(digest) is None]
+    template: tuple[str | None, dict[str, str]] = (None, {})
+    if left and trial.spec is not None:
+        try:
+            template = await asyncio.to_thread(_template, Path(trial.spec.path))
+        except ModelUnavailable:  # the check of the models has the words for it
+            return
+    while left:
+        script = Script(
+            engine=trial.spec.engine if trial.spec else "",
+            path=trial.spec.path if trial.spec else "",
+            template=template[0],
+            tokens=template[1],
+            parts=[trial.parts[name] for name in left if name in trial.parts],
+            tools={name: trial.tools[name] for name in left if name in trial.tools},
+        )
+        made = await _in_child(script, left)
+        await asyncio.to_thread(verdicts.keep, {trial.digests[name]: verdict for name, verdict in made.items()})
+        if not made:
+            return
+        left = left[len(made) :]
+
+
+def known(inspected: Inspection, trial: Trial, verdicts: Verdicts) -> Iterator[Finding]:
+    """What the verdicts that there are mean."""
+    for name, digest in trial.digests.items():
+        if (verdict := verdicts.get(digest)) is None:
+            continue
+        if name in trial.parts:
+            yield from _of_agent(inspected, name, verdict)
+        elif verdict.problem is not None:
+            yield inspected.at("tools", ("tools", name, "parameters"), verdict.problem, "write the parameter otherwise")
+
+
+def _of_agent(inspected: Inspection, name: str, verdict: Verdict) -> Iterator[Finding]:
+    agent = inspected.settings.agents[name]
+    context = inspected.settings.models[agent.model].context
+    if verdict.problem is not None:
+        do = f"correct the agent or its tools, or take another file for models.{agent.model}"
+        yield inspected.at("agents", ("agents", name), verdict.problem, do)
+    if verdict.fixed is None or verdict.shortest is None:
+        return
+    room = context - verdict.shortest
+    told = f"its system text, tools and examples take {verdict.fixed} tokens of the {context} that one request may use"
+    do = f"raise models.{agent.model}.context, or give the agent fewer tools and shorter texts"
+    if room < 1:
+        yield inspected.at("agents", ("agents", name), f"{told}: no question fits beside them", do)
+    elif room < agent.max_tokens:
+        message = f"{told}: beside a short question {room} are left for an answer, and max_tokens is {agent.max_tokens}"
+        yield inspected.at("agents", ("agents", name, "max_tokens"), message, do, Level.WARN)
+
+
+async def _in_child(script: Script, names: list[str]) -> dict[str, Verdict]:
+    """Verdicts by name, in the order of the names, as far as the process came; with one on what it died of."""
+    available = memory.available_bytes()
+    if available is not None and available < TAKES_BYTES:
+        log.info("%s: there is no memory to try them now", ", ".join(names), extra={"event": "rehearsal_skipped"})
+        return {}
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "edged.daemon.checks.rehearsal", str(os.getpid())),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=systemd.child_environment(),
+    )
+    out = errors = b""
+    try:
+        async with asyncio.timeout(WITHIN_S):
+            out, errors = await child.communicate(msgspec.json.encode(script))
+    except TimeoutError:
+        errors = b"it took too long"
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    made = dict(zip(names, (msgspec.json.decode(line, type=Verdict) for line in out.splitlines()), strict=False))
+    if len(made) < len(names):
+        culprit = names[len(made)]
+        if child.returncode is not None and -child.returncode in DEADLY:
+            what = "takes too long" if -child.returncode == signal.SIGPROF else f"ends in {child.returncode}"
+            return {**made, culprit: Verdict(f"trying it {what}")}
+        said = errors.decode(errors="replace").strip().rpartition("\n")[2]
+        log.warning("%s could not be tried: %s", culprit, said, extra={"event": "rehearsal_failed"})
+    return made
+
+
+def _template(path: Path) -> tuple[str | None, dict[str, str]]:
+    pairs = gguf.metadata(path)
+    source = pairs.get("tokenizer.chat_template")
+    return source if isinstance(source, str) else None, gguf.special_tokens(path, pairs)
+
+
+def _face(tool: Tool) -> Face:
+    return Face(tool.description, tool.parameters, tool.examples)
+
+
+def _digest(about: list[JSON], what: object) -> str:
+    text = msgspec.json.encode([edged.__version__, _versions(), about, what], order="deterministic")
+    return hashlib.sha256(text).hexdigest()
+
+
+@functools.cache
+def _versions() -> tuple[str, ...]:
+    """The versions of the libraries that verdicts depend on, as names of folders beside them: importlib.metadata would
+    say them too, and costs a megabyte of an idle daemon."""
+    names: set[str] = set()
+    for folder in sys.path:
+        with contextlib.suppress(OSError):
+            names |= {each.name for each in Path(folder or ".").iterdir() if each.suffix == ".dist-info"}
+    return tuple(sorted(name for name in names if name.partition("-")[0].lower() in LIBRARIES))

@@ -1,0 +1,82 @@
+"""Models: is what they are loaded from on this board, and is it what it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from edged.config import Config
+from edged.daemon.checks.finding import Finding, Inspection, Level, ok
+from edged.engines import scripted
+from edged.host.users import own_name
+from edged.models import catalog
+from edged.models.catalog import ModelFile
+from edged.models.examined import Examined
+from edged.models.files import model_aliases, not_installed
+from edged.types import ModelSpec
+
+
+def look(inspected: Inspection, examined: Examined | None = None, *, closely: bool = True) -> Iterator[Finding]:
+    """Every model that this board loads. Blocks.
+
+    Args:
+        examined: what is known of the files, of a running daemon.
+        closely: read the headers of files that nobody has read yet; up to a tenth of a second for each.
+    """
+    settings, examined = inspected.settings, examined or Examined()
+    for name, alias in model_aliases(settings).items():
+        if settings.models[name].is_served:
+            continue
+        try:
+            yield _model(inspected, name, alias.variants, examined, closely=closely)
+        except PermissionError as error:
+            message = f"{error.filename} may not be looked into by {own_name()}"
+            yield inspected.at("models", ("models", name), message, "run: sudo edged doctor", Level.WARN)
+
+
+def _model(
+    inspected: Inspection, name: str, variants: tuple[ModelSpec, ...], examined: Examined, *, closely: bool
+) -> Finding:
+    """Whether a model can be loaded; of several variants one is enough."""
+    settings = inspected.settings
+    at = ("models", name, "variants" if settings.models[name].variants else "source")
+    wrong: list[tuple[str, str]] = []
+    for spec, source in zip(variants, settings.models[name].sources, strict=True):
+        file = _file(settings, spec, source)
+        if not Path(spec.path).is_file():
+            wrong.append(_absent(settings, name, spec, source))
+        elif file is not None:
+            problem = examined.examine(spec, file) if closely else examined.known(spec)
+            if problem is not None:
+                wrong.append(
+                    (problem, _how_to_get(settings, source) or f"put the right file there, or correct {at[2]}")
+                )
+    if not wrong:
+        return ok("models", f"{name}: {', '.join(spec.path for spec in variants)}")
+    message, do = wrong[0]
+    if len(wrong) < len(variants):
+        told = f"{len(variants) - len(wrong)} of {len(variants)} variants are here; {message}"
+        return inspected.at("models", at, told, do, Level.WARN)
+    return inspected.at("models", at, message, do)
+
+
+def _file(settings: Config, spec: ModelSpec, source: str) -> ModelFile | None:
+    """What belongs to a model's file; None for a script, which is read by its engine alone."""
+    if source.startswith(scripted.SCHEME):
+        return None
+    file = catalog.resolve(source, settings.models_dir)
+    updated = str(file.path) != spec.path  # to a file whose size only the ledger of updates knows
+    return ModelFile(name=file.name, path=Path(spec.path)) if updated else file
+
+
+def _absent(settings: Config, name: str, spec: ModelSpec, source: str) -> tuple[str, str]:
+    if fetch := _how_to_get(settings, source):
+        return not_installed(name, source), fetch
+    return f"model {name!r}: there is no file {spec.path}", f"put it there, or correct models.{name}"
+
+
+def _how_to_get(settings: Config, source: str) -> str | None:
+    """The command that pulls a model; None where nothing does."""
+    if source.partition(":")[0] not in ("catalog", "https", "hf"):
+        return None
+    return f"run: edged models pull {source.removeprefix('catalog:')} --models-dir {settings.models_dir}"

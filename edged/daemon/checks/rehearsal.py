@@ -1,0 +1,175 @@
+"""Agents' dialogues written out and counted, tools' schemas made into grammars: in a process of its own.
+
+    python -m edged.daemon.checks.rehearsal PARENT
+
+reads one `Script` as JSON from stdin and prints one `Verdict` a line, in the script's order. It loads Jinja, llguidance
+and a model's vocabulary, 200 MB in all, which an idle daemon does not carry. A chat template is a program of the file's
+author and a schema may hold any pattern, so either may also never end: then this process does, and whatever has no
+verdict yet is what ended it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import msgspec
+from msgspec import Struct, field
+
+from edged.agent.dialects.chat_template import Dialect
+from edged.agent.grammars import grammar, precheck
+from edged.agent.prompts import STAND_IN, Prompt, Prompts, specs
+from edged.config import Agent, Example, Tool
+from edged.errors import ModelUnavailable
+from edged.tools.values import sample
+from edged.types import JSON, Message, Segment, ToolRecord
+
+CPU_S = 20.0  # for one agent or one tool; a hundred times what one takes on a small board
+DATA_BYTES = 2**30  # private memory; the largest vocabularies and their grammars take a third of it
+NICE = 10  # requests of the daemon go before
+PR_SET_PDEATHSIG = 1
+FIRST_TO_GO = "1000"  # oom_score_adj: where memory runs out after all, this is what nobody misses
+PAST = (Message("user", "Hello"), Message("assistant", "Hello."))  # an earlier turn of a conversation
+
+
+class Face(Struct, frozen=True):
+    """What a model is shown of a tool."""
+
+    description: str
+    parameters: dict[str, dict[str, JSON]]
+    examples: tuple[Example, ...] = ()
+
+
+class Part(Struct, frozen=True):
+    """An agent and its tools. escalates: it may hand requests to an upstream."""
+
+    agent: Agent
+    tools: dict[str, Face]
+    escalates: bool = False
+
+
+class Script(Struct, frozen=True):
+    """What is rehearsed: agents of one model, or tools for their own sake. engine: the kind that runs the model."""
+
+    engine: str = ""
+    path: str = ""
+    template: str | None = None
+    tokens: dict[str, str] = field(default_factory=dict)
+    parts: list[Part] = field(default_factory=list)
+    tools: dict[str, Face] = field(default_factory=dict)
+
+
+class Verdict(Struct, frozen=True, omit_defaults=True):
+    """What came of a part or a tool.
+
+    problem: why it cannot work; None: it can. fixed, shortest: tokens of the longest prefix that all its requests
+    share, and of the longest prompt of a first question; None: nobody counts them.
+    """
+
+    problem: str | None = None
+    fixed: int | None = None
+    shortest: int | None = None
+
+
+Count = Callable[[tuple[Segment, ...]], int]
+
+
+def verdicts(script: Script) -> Iterator[Verdict]:
+    """One for each part, then one for each tool."""
+    try:
+        with _counter(script) as count:
+            for part in script.parts:
+                with _limited():
+                    yield _rehearse(script, part, count)
+    except ModelUnavailable as error:  # of the vocabulary
+        yield from [Verdict(error.message)] * len(script.parts)
+    for name, tool in script.tools.items():
+        with _limited():
+            [spec] = specs({name: cast(Tool, tool)})
+            found = asyncio.run(precheck.problem([precheck.Part(spec.parameters, grammar.arguments(spec))]))
+            yield Verdict(found[1] if found else None)
+
+
+def _rehearse(script: Script, part: Part, count: Count | None) -> Verdict:
+    tools = cast("dict[str, Tool]", part.tools)
+    try:
+        dialect = Dialect(script.template, script.tokens)
+        prompts = Prompts(part.agent, tools, dialect, escalates=part.escalates)
+        first = _dialogues(prompts, tools)
+    except ModelUnavailable as error:
+        return Verdict(error.message)
+    if tools and (why := precheck.failure(prompts.grammar)) is not None:
+        return Verdict(f"its tools cannot be made into one grammar: {why}")
+    if count is None:
+        return Verdict()
+    return Verdict(
+        fixed=max(count(each.prefix) for each in first), shortest=max(count((*p.prefix, *p.turn)) for p in first)
+    )
+
+
+def _dialogues(prompts: Prompts, tools: dict[str, Tool]) -> list[Prompt]:
+    """The prompts of a first question. ModelUnavailable: the template refuses one of them, or one of those that come
+    later in a dialogue, with a tool's result and an earlier turn."""
+    records = [ToolRecord(name, _arguments(tool), {"ok": True}, True) for name, tool in list(tools.items())[:1]]
+    prompts.answering([PAST], STAND_IN, records)
+    first = [prompts.answering([], STAND_IN, [])]
+    if tools:
+        prompts.deciding([PAST], STAND_IN, records)
+        first.append(prompts.deciding([], STAND_IN, []))
+    return first
+
+
+def _arguments(tool: Tool) -> dict[str, JSON]:
+    with contextlib.suppress(LookupError, TypeError):  # a schema whose values cannot be guessed
+        return sample(tool.parameters)
+    return {}
+
+
+@contextlib.contextmanager
+def _counter(script: Script) -> Iterator[Count | None]:
+    """Counts the tokens of a prompt; None where there is nothing to count."""
+    if not script.parts:
+        yield None
+        return
+    from edged.engines.llama.count import token_counter  # only here: it loads llama.cpp
+
+    with token_counter(Path(script.path)) as count:
+        yield count
+
+
+@contextlib.contextmanager
+def _limited() -> Iterator[None]:
+    """SIGPROF ends the process where this takes too long."""
+    signal.setitimer(signal.ITIMER_PROF, CPU_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def main(parent: str) -> None:
+    """The process."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):  # it died before the kernel was told
+        return
+    with contextlib.suppress(OSError):  # a sandbox may keep it from us
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+    os.nice(NICE)
+    resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
+    out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no verdict
+    script = msgspec.json.decode(sys.stdin.buffer.read(), type=Script)
+    for verdict in verdicts(script):
+        out.write(msgspec.json.encode(verdict) + b"\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
