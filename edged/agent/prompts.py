@@ -173,6 +173,7 @@ class PromptBook:
     """The prompts of every agent, made when they are first needed.
 
     Args:
+        tools: all there are, a live view. `forget` when they have changed.
         escalates: whether requests of an agent may be handed to an upstream, by the agent's name.
     """
 
@@ -185,6 +186,10 @@ class PromptBook:
     ) -> None:
         self._agents, self._tools, self._dialects, self._escalates = agents, tools, dialects, escalates
         self._made: dict[tuple[str, str], Prompts] = {}
+
+    def forget(self) -> None:
+        """Make all prompts anew: what they were made of has changed."""
+        self._made.clear()
 
     async def __call__(self, agent: str) -> Prompts:
         """The prompts of an agent. Raises as Dialects."""

@@ -122,12 +122,20 @@ def assemble(settings: Config) -> Parts:
     served = LocalServers(settings.served, tell=events.publish, answered=meter.answered)
     lookup = Lookup(installed, governor, served)
     dialects = Dialects(installed.template, lookup.file)
-    speak = PromptBook(settings.agents, settings.tools, dialects, settings.may_escalate)
+    speak = PromptBook(settings.agents, toolbox.tools, dialects, settings.may_escalate)
     pipeline = Pipeline(
         settings,
         database,
         Dispatcher(
-            Resources(config=settings, engine=metered, served=served, cloud=cloud, speak=speak, audit=audit.note)
+            Resources(
+                config=settings,
+                tools=toolbox.tools,
+                engine=metered,
+                served=served,
+                cloud=cloud,
+                speak=speak,
+                audit=audit.note,
+            )
         ),
         toolbox,
         cloud,
@@ -189,6 +197,8 @@ def assemble(settings: Config) -> Parts:
             events=Events(settings, status.full, events),
         ),
     )
+    toolbox.subscribe(speak.forget)
+    toolbox.subscribe(lambda: events.publish("tools_changed", {"tools": list(toolbox.tools)}))
     link_changed.subscribe(pipeline.link_changed)
     link_changed.subscribe(changed.set)
     for make in SUBSCRIBERS:
