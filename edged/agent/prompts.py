@@ -12,7 +12,6 @@ question always stay.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
@@ -57,8 +56,7 @@ WITHOUT_ROWS = {
 STAND_IN = (Message("user", "Hello"),)  # for a question, where only what stands before it counts
 
 Turn = tuple[Message, ...]
-TemplateOf = Callable[[str], tuple[str | None, dict[str, str]]]
-FileOf = Callable[[str], Awaitable[str]]
+DialectOf = Callable[[str], Awaitable[Dialect]]
 
 
 class Prompt(Struct, frozen=True):
@@ -184,40 +182,31 @@ def _shown(record: ToolRecord) -> str:
 
 
 class PromptBook:
-    """The prompts of every agent, made when they are first needed: reading a model's template takes tens of
-    milliseconds.
+    """The prompts of every agent, made when they are first needed.
 
     Args:
-        template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
+        dialect_of: how a model is spoken to, by its name. Raises ModelUnavailable, NoMemory.
         escalates: whether requests of an agent may be handed to an upstream, by the agent's name.
-        file_of: the file a model's name stands for now, which `template_of` gets; without it that is the name itself.
     """
 
     def __init__(
         self,
         agents: Mapping[str, Agent],
         tools: Mapping[str, Tool],
-        template_of: TemplateOf,
+        dialect_of: DialectOf,
         escalates: Callable[[str], bool] = lambda agent: False,
-        *,
-        file_of: FileOf | None = None,
     ) -> None:
         self._escalates = escalates
-        self._file_of = file_of
         self._agents = agents
         self._tools = tools
-        self._template_of = template_of
-        self._dialects: dict[str, Dialect] = {}
-        self._made: dict[tuple[str, str], Prompts] = {}
+        self._dialect_of = dialect_of
+        self._made: dict[tuple[str, Dialect], Prompts] = {}
 
     async def __call__(self, agent: str) -> Prompts:
         """The prompts of an agent."""
-        model = self._agents[agent].model
-        file = await self._file_of(model) if self._file_of else model
-        if (agent, file) not in self._made:
-            if file not in self._dialects:
-                self._dialects[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
-            self._made[agent, file] = Prompts(
-                self._agents[agent], self._tools, self._dialects[file], escalates=self._escalates(agent)
+        dialect = await self._dialect_of(self._agents[agent].model)
+        if (agent, dialect) not in self._made:
+            self._made[agent, dialect] = Prompts(
+                self._agents[agent], self._tools, dialect, escalates=self._escalates(agent)
             )
-        return self._made[agent, file]
+        return self._made[agent, dialect]

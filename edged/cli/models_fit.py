@@ -17,12 +17,12 @@ from edged.cli.models_dir import ModelsDir, models_dir
 from edged.cli.needs import calculated
 from edged.cli.outcome import Stop, print_json, reporting_errors
 from edged.config import Config
-from edged.engines import scripted
+from edged.engines import registry
 from edged.host import memory
 from edged.models import catalog, fit
 from edged.models.catalog import Entry
 from edged.models.files import model_aliases
-from edged.types import EngineKind, ModelSpec
+from edged.types import ModelSpec
 
 Name = Annotated[
     str | None,
@@ -148,22 +148,21 @@ def _known(settings: Config | None, folder: Path) -> Iterator[tuple[tuple[str, .
 
 
 def _is_ours(settings: Config | None, spec: ModelSpec) -> bool:
-    """Whether it takes memory here: neither a script nor a server's."""
+    """Whether it takes memory here that is worth counting."""
     assert settings is not None
-    model = settings.models[spec.name]
-    return not model.is_served and not model.source.startswith(scripted.SCHEME)
+    return not settings.models[spec.name].is_served and registry.kind(spec.engine).sizes is not None
 
 
 def _fit(entry: Entry | None, spec: ModelSpec | None, folder: Path, here: Room, calibration: Calibration) -> Fit:
     context = spec.context if spec else min(CONTEXT, entry.context if entry else CONTEXT)
     asked = spec or ModelSpec(name="", path=str(catalog.of_entry(entry, folder).path) if entry else "", context=context)
-    if entry is not None and entry.engine is not None:
-        asked = structs.replace(asked, engine=EngineKind(entry.engine))
+    if entry is not None:
+        asked = structs.replace(asked, engine=entry.engine)
     exact = calculated(asked)
     need = exact if exact is not None else fit.need(entry, context) if entry else 0
     smallest = calculated(structs.replace(asked, context=min(context, LEAST_CONTEXT)))
     least = min(need, smallest or (fit.need(entry, LEAST_CONTEXT) if entry else 0))
-    speeds = fit.speed(entry, calibration.board) if entry and entry.engine == "llama.cpp" else (None, None)
+    speeds = fit.speed(entry, calibration.board) if entry and registry.kind(entry.engine).generates else (None, None)
     return Fit(
         name=entry.name if entry else spec.name if spec else "",
         fits=verdict(need, least, here) if need else "not known",

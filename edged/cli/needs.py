@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from edged.engines.llama import predict
-from edged.engines.onnx import sizes as onnx_sizes
+from edged.engines import registry
 from edged.errors import ModelUnavailable
-from edged.types import EngineKind, ModelSpec
+from edged.types import ModelSpec
 
 
 def calculated(spec: ModelSpec) -> int | None:
-    """Bytes, from the file's own numbers; None where it is not here, or does not tell."""
+    """Bytes, from the file's own numbers; None where it is not here, does not tell, or takes none worth counting."""
     try:
-        return (onnx_sizes.predicted_need if spec.engine is EngineKind.ONNX else predict.predict)(spec).total
+        sizes = registry.kind(spec.engine).sizes
+        return sizes.calculate(spec).total if sizes else None
     except (ModelUnavailable, OSError):
         return None

@@ -26,7 +26,7 @@ from edged.config import roles
 from edged.config.roles import Access, Role
 from edged.errors import ConfigError
 from edged.host import loopback
-from edged.types import JSON, EngineKind, KvType, Offline, Preference, Privacy
+from edged.types import JSON, SERVER_ENGINE, KvType, Offline, Preference, Privacy
 
 DEFAULT_FILE = Path("/etc/edged/edged.toml")
 BUILT_IN = "the defaults"  # the source of a key no file names
@@ -168,7 +168,7 @@ class Model(Strict, frozen=True):
     pin: it is never unloaded.
     preload: load it at the start and bring its agents' prefixes in, so that the first request is as quick as the
         second. Afterwards it goes when it is idle, like any other. In a server: one token is asked of it.
-    engine: what runs it; None: what its file is for.
+    engine: what runs it, a kind of engine or "openai"; None: what its file is for. `models.files` knows the kinds.
     base_url, model, api_key_file, timeout_s: of a model that a server on this board runs (engine "openai"). base_url
         ends before `/chat/completions`; model is the server's name of it; timeout_s bounds a whole answer, the
         server's own load of the model included.
@@ -181,7 +181,7 @@ class Model(Strict, frozen=True):
     kv_type: KvType = KvType.F16
     pin: bool = False
     preload: bool = False
-    engine: EngineKind | None = None
+    engine: str | None = None
     base_url: str = ""
     model: str = ""
     api_key_file: str | None = None
@@ -190,7 +190,7 @@ class Model(Strict, frozen=True):
     @property
     def is_served(self) -> bool:
         """Whether a server on this board runs it, and not edged."""
-        return self.engine is EngineKind.SERVER
+        return self.engine == SERVER_ENGINE
 
     @property
     def sources(self) -> tuple[str, ...]:

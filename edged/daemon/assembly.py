@@ -9,14 +9,13 @@ import grp
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
-from pathlib import Path
+from collections.abc import Coroutine
 from typing import Any
 
 from edged import __version__, config
 from edged.access.gate import Gate
 from edged.access.policy import Policy
-from edged.agent.dialects.chat_template import Dialect
+from edged.agent.dialects.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
 from edged.agent.prompts import PromptBook
 from edged.agent.warm import Warmer
@@ -27,25 +26,20 @@ from edged.config import Config
 from edged.daemon.listeners import Address, Listeners
 from edged.daemon.metering import Meter, MeteredEngine
 from edged.daemon.metrics import Metrics, Snapshot, watch_loop
-from edged.engines import scripted
-from edged.engines.llama import LlamaEngine, gguf, predict
-from edged.engines.llama.snapshots import Snapshots
-from edged.engines.llama.ticket import ModelStats
-from edged.engines.onnx import OnnxEngine
-from edged.engines.onnx import sizes as onnx_sizes
-from edged.engines.registry import EmbeddingEngine, Engines, Generator, Runtime, embeds_only
+from edged.engines import registry
+from edged.engines.kind import Surroundings
 from edged.errors import ConfigError, ModelUnavailable
 from edged.host import clock, mounts, systemd
 from edged.host import memory as probe
 from edged.host.thermal import Strain
-from edged.models.files import model_aliases, not_installed
+from edged.models.files import Installed, model_aliases
 from edged.models.updates.ledger import Ledger
 from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
 from edged.residency.governor import Governor
 from edged.residency.pressure.low_memory import Floor
 from edged.residency.pressure.pressure import Parts, Pressure, PressureTiming
-from edged.residency.sizing import ByEngine, Estimate, Sizer, Weightless
+from edged.residency.sizing import ByEngine
 from edged.store import lifecycle, requests
 from edged.store.audit import AuditLog
 from edged.store.database import Database
@@ -60,7 +54,7 @@ from edged.transport.http.core.server import HttpTransport
 from edged.transport.mqtt import MqttTransport, Settings
 from edged.transport.unix.methods import Methods
 from edged.transport.unix.server import UnixTransport
-from edged.types import JSON, Alias, Ask, AuditEntry, EngineKind, ModelSpec, ModelState, Speed
+from edged.types import JSON, Alias, Ask, AuditEntry, ModelSpec, ModelState
 from edged.upstreams import Cloud, Served
 
 logger = logging.getLogger("edged")
@@ -70,6 +64,7 @@ STALL_S = 120.0  # a part with work that shows no progress for so long is stuck:
 # a prompt in a tenth of it
 PRESSURE_PACE = PressureTiming()
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
+SNAPSHOTS = ("files", "bytes", "written_bytes", "restored", "refused")
 STATE_PACE_S = 1.0  # and how soon after a change; under load it changes with every request
 AUDITED = {  # of the events: what changes models or the daemon, or shows that somebody had to do without
     "model_load_failed",
@@ -120,24 +115,27 @@ class Daemon:
         aliases = {  # of the models that take memory here
             name: alias for name, alias in model_aliases(settings).items() if not settings.models[name].is_served
         }
-        self._sources = {
-            spec.path: source
-            for name, alias in aliases.items()
-            for spec, source in zip(alias.variants, settings.models[name].sources, strict=True)
-        }
+        self._installed = Installed(settings, aliases)
         self._specs = [spec for alias in aliases.values() for spec in alias.variants]
-        self._snapshots = Snapshots(settings.snapshots_dir, settings.snapshot_bytes)
-        self._engine = self._make_engine()
+        self._engine = registry.make_engines(
+            self._specs,
+            Surroundings(
+                threads=settings.threads(),
+                on_fatal=self._engine_died,
+                states_dir=settings.snapshots_dir,
+                states_bytes=settings.snapshot_bytes,
+            ),
+        )
         self._database = Database(settings.store_path, MIGRATIONS, mend=mend.mend, on_damage=self._store_is_damaged)
         self._audit = AuditLog(self._database)
         self._governor = Governor(
             aliases,
             self._engine,
-            sizer=self._make_sizer(),
+            sizer=self._make_sizer(settings),
             budget_bytes=settings.budget_bytes(probe.board_bytes()),
             reserve_bytes=settings.reserve_bytes,
             idle_unload_s=settings.memory.idle_unload_s,
-            lost_s=self._lost_s,
+            lost_s=self._engine.lost_s,
             tell=self._tell,
         )
         self._engine.residency = self._governor
@@ -159,7 +157,8 @@ class Daemon:
         )
         self._served = Served(settings.served, tell=self._tell, answered=self._meter.answered)
         engine = MeteredEngine(self._engine, self._metrics, lambda model: self._governor.spec(model).variant)
-        speak = PromptBook(settings.agents, settings.tools, self._template, settings.may_escalate, file_of=self._file)
+        dialects = Dialects(self._spec)
+        speak = PromptBook(settings.agents, settings.tools, dialects, settings.may_escalate)
         self._pipeline = Pipeline(
             settings,
             self._database,
@@ -169,7 +168,7 @@ class Daemon:
             tell=self._tell,
             changed=self._changed.set,
             settled=self._meter.settled,
-            speeds=self._speeds,
+            speeds=self._engine.speeds,
             gate=self._gate,
         )
         self._warmer = Warmer(settings.models, settings.agents, engine, speak, load=self._preload, tell=self._tell)
@@ -180,11 +179,9 @@ class Daemon:
             settings.socket_path, mode=int(settings.ipc.mode, 8), group=socket_group(settings), gate=self._gate
         )
         waiting = settings.queue.max_waiting
-        chats = Chats(
-            engine, settings.models, self._template, max_waiting=waiting, served=self._served, file_of=self._file
-        )
+        chats = Chats(engine, settings.models, dialects, max_waiting=waiting, served=self._served)
         embeds = Embeds(engine, settings.models, max_waiting=waiting)
-        self._updater = self._make_updater(aliases)
+        self._updater = self._make_updater(aliases, dialects)
         self._service = Service(
             settings,
             self._pipeline,
@@ -294,7 +291,7 @@ class Daemon:
 
     async def _warm(self) -> None:
         """What makes later requests quicker and must not hold up the start."""
-        await asyncio.to_thread(self._snapshots.start)
+        await self._engine.settle()
         await self._warmer.run()
         await self._stop.wait()  # a task that is watched does not end by itself
 
@@ -338,32 +335,12 @@ class Daemon:
         await self._cloud.stop()
         await self._served.stop()
         await self._engine.stop()
-        await asyncio.to_thread(self._snapshots.close)
         await self._toolbox.stop()
         await self._database.stop()
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
-    def _make_engine(self) -> Runtime:
-        ours = [model for model in self._config.models.values() if not model.is_served]
-        follows = [source.startswith(scripted.SCHEME) for model in ours for source in model.sources]
-        if not any(follows):
-            return self._make_engines()
-        if not all(follows):
-            raise ConfigError(self._config.files[0], "models", "scripted models and others cannot be mixed")
-        return scripted.ScriptedEngine()
-
-    def _make_engines(self) -> Engines:
-        """Those that the models need; llama.cpp's always, so that there is one."""
-        threads = self._config.threads()
-        llama = LlamaEngine(threads=threads, on_fatal=self._engine_died, snapshots=self._snapshots)
-        generators: dict[EngineKind, Generator] = {EngineKind.LLAMA: llama}
-        embedders: dict[EngineKind, EmbeddingEngine] = {}
-        if any(spec.engine is EngineKind.ONNX for spec in self._specs):
-            embedders[EngineKind.ONNX] = OnnxEngine(threads=threads, on_fatal=self._engine_died)
-        return Engines({spec.name: spec for spec in self._specs}, generators=generators, embedders=embedders)
-
-    def _make_updater(self, aliases: dict[str, Alias]) -> Updater:
+    def _make_updater(self, aliases: dict[str, Alias], dialects: Dialects) -> Updater:
         """For models of one file; where there are variants, the configuration says which."""
         single = {name: alias.variants[0] for name, alias in aliases.items() if len(alias.variants) == 1}
         return Updater(
@@ -373,7 +350,7 @@ class Daemon:
             Ledger(self._config.state_dir),
             self._governor,
             self._engine,
-            dialect=self._dialect,
+            dialect=dialects.of,
             is_resident=self._is_resident,
             tell=self._tell,
         )
@@ -384,7 +361,6 @@ class Daemon:
             Parts(
                 relief=self._governor,
                 engine=self._engine,
-                forget=self._snapshots.forget_queued,
                 pause=(self._pipeline.pause_batch, self._engine.pause_batch),
                 refuse=(self._pipeline.refuse, chats.refuse, embeds.refuse),
             ),
@@ -395,44 +371,17 @@ class Daemon:
             pace=PRESSURE_PACE,
         )
 
-    def _make_sizer(self) -> ByEngine | Weightless:
-        if isinstance(self._engine, scripted.ScriptedEngine):
-            return Weightless()
-        llama = Estimate(
-            identity=self._present(predict.identity),
-            least=predict.least_bytes,
-            ask=predict.dry_run,
-            ask_bytes=predict.dry_run_bytes,
-            calculate=predict.predict,
-            libraries=predict.library_bytes,
-        )
-        onnx = Estimate(
-            identity=self._present(onnx_sizes.identity),
-            least=onnx_sizes.least_bytes,
-            ask=onnx_sizes.predicted_need,
-            ask_bytes=lambda _: 0,
-            calculate=onnx_sizes.predicted_need,
-            libraries=onnx_sizes.library_bytes,
-        )
-        most, book = self._config.budget_bytes(probe.board_bytes()), Sizes(self._database)
+    def _make_sizer(self, settings: Config) -> ByEngine:
         return ByEngine(
-            {
-                kind: Sizer(estimate, book, most=most, spare=self._room)
-                for kind, estimate in ((EngineKind.LLAMA, llama), (EngineKind.ONNX, onnx))
-            }
+            {kind.name: kind.sizes for kind in registry.KINDS},
+            Sizes(self._database),
+            must_be_here=self._installed.check,
+            most=settings.budget_bytes(probe.board_bytes()),
+            spare=self._room,
         )
 
     def _room(self) -> int:
         return self._governor.room()
-
-    def _present(self, identity: Callable[[ModelSpec], str]) -> Callable[[ModelSpec], str]:
-        """Of models that are installed; the others' error says how to pull them."""
-
-        def checked(spec: ModelSpec) -> str:
-            self._check_present(spec)
-            return identity(spec)
-
-        return checked
 
     def _store_is_damaged(self, error: BaseException) -> None:
         if self._failed and not self._failed.done():
@@ -495,47 +444,14 @@ class Daemon:
     async def _session_lost(self) -> None:
         await self._database.write(requests.forget_packets)
 
-    async def _file(self, model: str) -> str:
-        """The file that a request to a model is answered with. Where it has several variants, the model is brought in:
-        which of them fits is not known before."""
+    async def _spec(self, model: str) -> ModelSpec:
+        """What a request to a model is answered with. Where it has several variants, the model is brought in: which of
+        them fits is not known before."""
         if len(self._governor.aliases[model].variants) > 1:
             await self._governor.load(model)
         spec = self._governor.spec(model)
-        if spec.engine is EngineKind.ONNX:
-            raise embeds_only(model)
-        self._check_present(spec)
-        return spec.path
-
-    def _lost_s(self, model: str) -> float:
-        """Seconds to compute again what a model holds; nothing where states of prefixes are kept on the disk."""
-        if self._config.snapshot_bytes:
-            return 0.0
-        held = next((stats for stats in self._engine.stats() if stats.name == model), None)
-        if not isinstance(held, ModelStats) or not held.prefill_tokens_s:
-            return 0.0
-        return held.cells_used / held.prefill_tokens_s
-
-    def _template(self, path: str) -> tuple[str | None, dict[str, str]]:
-        """The chat template in a model's file and the special tokens it uses."""
-        if isinstance(self._engine, scripted.ScriptedEngine):
-            return None, {}
-        pairs = gguf.metadata(Path(path))
-        template = pairs.get("tokenizer.chat_template")
-        source = template if isinstance(template, str) else None
-        used = source and ("bos_token" in source or "eos_token" in source)
-        return source, gguf.special_tokens(Path(path), pairs) if used else {}
-
-    async def _dialect(self, spec: ModelSpec) -> Dialect:
-        """How the model in a file is spoken to."""
-        return Dialect(*await asyncio.to_thread(self._template, spec.path))
-
-    def _check_present(self, spec: ModelSpec) -> None:
-        if isinstance(self._engine, scripted.ScriptedEngine) or Path(spec.path).is_file():
-            return
-        source = self._sources.get(spec.path)
-        raise ModelUnavailable(
-            not_installed(spec.name, source) if source else f"model {spec.name!r}: there is no file {spec.path}"
-        )
+        self._installed.check(spec)
+        return spec
 
     def _is_resident(self, model: str) -> bool:
         return bool(self._governor.status()["models"][model]["state"] == ModelState.READY)
@@ -548,7 +464,7 @@ class Daemon:
     def _warn_of_missing_models(self) -> None:
         for spec in self._specs:
             try:
-                self._check_present(spec)
+                self._installed.check(spec)
             except ModelUnavailable as error:
                 logger.warning("%s", error.message)
 
@@ -564,17 +480,6 @@ class Daemon:
         if self._mqtt:
             self._mqtt.event(name, data)
         self._changed.set()
-
-    def _speeds(self) -> dict[str, Speed]:
-        """The loaded models whose speed was measured."""
-        return {
-            stats.name: Speed(stats.prefill_tokens_s, stats.decode_tokens_s, stats.batch_tokens_s)
-            for stats in self._engine.stats()
-            if isinstance(stats, ModelStats)
-            and stats.prefill_tokens_s
-            and stats.decode_tokens_s
-            and stats.batch_tokens_s
-        }
 
     def _unready(self) -> str | None:
         """Why no requests are taken; None: they are."""
@@ -622,12 +527,9 @@ class Daemon:
             "queue": self._counts,
             "store": {"damaged": self._database.salvaged.aside if self._database.salvaged else None},
             "link": self._cloud.status(),
-            "snapshots": self._snapshot_counts(),
+            "snapshots": dict.fromkeys(SNAPSHOTS, 0),  # of engines that keep none
+            **self._engine.status(),
         }
-
-    def _snapshot_counts(self) -> dict[str, JSON]:
-        stats = self._snapshots.stats
-        return {name: getattr(stats, name) for name in ("files", "bytes", "written_bytes", "restored", "refused")}
 
     def _models(self) -> dict[str, JSON]:
         """What is known of the models; of those that were seen at work their speed as well."""

@@ -14,7 +14,7 @@ from edged.config import Model
 from edged.config import Upstream as Settings
 from edged.errors import ContextRefused, EdgedError, ModelAway, ModelUnavailable
 from edged.host import clock, loopback
-from edged.types import JSON, Chat, ChatAnswer, EngineKind, Message, ModelState
+from edged.types import JSON, SERVER_ENGINE, Chat, ChatAnswer, Message, ModelState
 from edged.upstreams import link
 from edged.upstreams import loopback as here
 from edged.upstreams.failures import TooLong, Trouble
@@ -157,7 +157,7 @@ class Served:
                 "predicted_bytes": None,
                 "in_use": books.users,
                 "context": books.settings.context,
-                "engine": str(EngineKind.SERVER),
+                "engine": SERVER_ENGINE,
                 "server": {
                     "up": books.link.state is LinkState.UP,
                     "since": round(clock.wall() - (now - books.link.since), 1),

@@ -26,6 +26,7 @@ from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Ask, Caller, Message, ModelSpec, Request
 from edged.upstreams import Cloud
+from tests.support.dialects import dialects
 from tests.support.real_model import Calculated
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "greenhouse"
@@ -142,7 +143,7 @@ class House:
         cloud = Cloud(self.settings.upstreams, Spending(self.database))
         template = gguf.metadata(path)["tokenizer.chat_template"]
         speak = PromptBook(
-            self.settings.agents, self.settings.tools, lambda _: (template, {}), self.settings.may_escalate
+            self.settings.agents, self.settings.tools, dialects(lambda _: str(template)), self.settings.may_escalate
         )
         self.pipeline = Pipeline(
             self.settings,

@@ -23,6 +23,7 @@ from edged.requests.pipeline import OnDelta
 from edged.types import Ask, Fault, ModelSpec, Reply, Status
 from edged.wire import MAX_REQUEST_BYTES
 from tests.support.daemon import entry
+from tests.support.dialects import dialects
 from tests.support.openai_server import GUEST, Served, done, serving
 
 WAITING = 2  # completions that may wait for a place
@@ -67,7 +68,7 @@ async def engine(tmp_path: Path) -> ScriptedEngine:
 async def served(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[Served]:
     """A server of it."""
     models = {"small": Model()}
-    chats = Chats(engine, models, lambda _: (None, {}), max_waiting=WAITING)
+    chats = Chats(engine, models, dialects(), max_waiting=WAITING)
     async with serving(tmp_path, chats, models) as served:
         yield served
 
@@ -582,7 +583,7 @@ async def test_server_that_stops_cancels_no_request_of_an_agent(tmp_path: Path, 
             ended.set()
         return done("never")
 
-    chats = Chats(engine, {}, lambda _: (None, {}), max_waiting=1)
+    chats = Chats(engine, {}, dialects(), max_waiting=1)
     async with serving(tmp_path, chats, {}) as served:
         served.house.work = work
         asked = asyncio.create_task(served.client.chat.completions.create(model="house", messages=HI))

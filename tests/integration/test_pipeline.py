@@ -36,6 +36,7 @@ from edged.upstreams import Cloud
 from edged.wire import request_from_map
 from tests.support.broker import until
 from tests.support.daemon import Daemon, entry, note
+from tests.support.dialects import dialects
 from tests.support.timing import assert_adds_up
 
 CALLER = Caller("unix:1", "unix", frozenset({"house"}))
@@ -137,7 +138,7 @@ class House:
         """Start a pipeline on the store, as the daemon does."""
         self.toolbox = Toolbox(self.config.tools, self.config.databases, self.broker)
         self.cloud = Cloud(self.config.upstreams, Spending(self.store))
-        self.speak = PromptBook(self.config.agents, self.config.tools, lambda _: (None, {}))
+        self.speak = PromptBook(self.config.agents, self.config.tools, dialects())
         self.pipeline = Pipeline(
             self.config,
             self.store,

@@ -94,8 +94,10 @@ async def test_a_stop_while_a_model_is_preloaded_is_clean_and_quick(tmp_path: Pa
 
 
 async def test_status_tells_of_the_states_on_the_disk(tmp_path: Path) -> None:
-    """A scripted model has none."""
-    async with Daemon(tmp_path) as daemon, Wired(daemon.socket) as client:
+    """Where a model may have some; a scripted one has none."""
+    daemon = Daemon(tmp_path)
+    daemon.drop_in('[models.other]\nsource = "file:/none/such.gguf"\n')
+    async with daemon, Wired(daemon.socket) as client:
         error, status = await client.call(1, "status")
         assert error is None
         assert status["snapshots"] == {"files": 0, "bytes": 0, "written_bytes": 0, "restored": 0, "refused": 0}

@@ -16,7 +16,7 @@ from edged.completions.local import CallPiece, Chats, ModelAsk, ToolChoice
 from edged.config import Model
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelAway, ModelUnavailable
 from edged.host import loopback
-from edged.types import Chat, EngineKind, Finish, Message, TokenLogprob, ToolCall, ToolSpec
+from edged.types import SERVER_ENGINE, Chat, Finish, Message, TokenLogprob, ToolCall, ToolSpec
 from edged.upstreams import Served
 from edged.upstreams import loopback as here
 from edged.upstreams.link import ProbeTiming
@@ -33,7 +33,7 @@ class Board:
     """A model behind a server, and what was told of it."""
 
     def __init__(self, base_url: str, **more: Any) -> None:
-        self.model = Model(engine=EngineKind.SERVER, base_url=base_url, model="large", timeout_s=5.0, **more)
+        self.model = Model(engine=SERVER_ENGINE, base_url=base_url, model="large", timeout_s=5.0, **more)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.answered: list[str] = []
         self._news = asyncio.Event()
@@ -188,7 +188,7 @@ async def test_server_that_stalls_is_given_up_after_timeout_s(server: ScriptedCl
     """Which bounds the whole answer."""
     server.otherwise = clouds.stalled_body()
     board = Board(server.base_url)
-    board.served = Served({"npu": Model(engine=EngineKind.SERVER, base_url=server.base_url, model="m", timeout_s=0.2)})
+    board.served = Served({"npu": Model(engine=SERVER_ENGINE, base_url=server.base_url, model="m", timeout_s=0.2)})
     with pytest.raises(ModelAway, match=r"0\.2 s"):
         await board.ask()
     await board.served.stop()
@@ -280,10 +280,10 @@ async def chats(server: ScriptedCloud) -> AsyncIterator[Chats]:
     """Of the model `npu`."""
     board = Board(server.base_url)
 
-    def template_of(_: str) -> Any:
+    async def dialect_of(_: str) -> Any:
         raise AssertionError("it has no file")
 
-    yield Chats(None, {"npu": board.model}, template_of, max_waiting=1, served=board.served)  # type: ignore[arg-type]
+    yield Chats(None, {"npu": board.model}, dialect_of, max_waiting=1, served=board.served)  # type: ignore[arg-type]
     await board.served.stop()
 
 

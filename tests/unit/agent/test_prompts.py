@@ -12,6 +12,7 @@ from edged.agent.prompts import PromptBook, Prompts, as_messages
 from edged.config import Agent, Example, SqlTool
 from edged.errors import ModelUnavailable
 from edged.types import JSON, Message, ToolRecord
+from tests.support.dialects import dialects
 
 LEVEL_TOOL = SqlTool(
     description="Level of a tank.",
@@ -129,13 +130,12 @@ async def test_prompt_book_reads_a_models_template_once_and_not_before_it_is_nee
     """Agents of one model share its dialect; a model that cannot be read is tried again."""
     asked: list[str] = []
 
-    def template_of(model: str) -> tuple[str | None, dict[str, str]]:
+    def template_of(model: str) -> None:
         asked.append(model)
         if len(asked) == 1:
             raise ModelUnavailable("not installed")
-        return None, {}
 
-    book = PromptBook({"a": Agent(model="m"), "b": Agent(model="m")}, {}, template_of)
+    book = PromptBook({"a": Agent(model="m"), "b": Agent(model="m")}, {}, dialects(template_of))
     assert asked == []
     with pytest.raises(ModelUnavailable):
         await book("a")

@@ -18,6 +18,7 @@ from edged.config import Model
 from edged.errors import BadRequest, Busy, ModelUnavailable, NoMemory
 from edged.interfaces import OnPiece
 from edged.types import Completion, Finish, Job, Message, Sampling, Segment, TokenLogprob, ToolCall, ToolSpec
+from tests.support.dialects import dialects
 
 WEATHER = ToolSpec(
     "get.we-ather", "Weather.", {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -221,7 +222,7 @@ NATIVE = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}" + CHATM
 
 
 def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Chats:
-    return Chats(engine, {"small": Model(context=777)}, lambda _: (template, {}), max_waiting=max_waiting)
+    return Chats(engine, {"small": Model(context=777)}, dialects(lambda _: template), max_waiting=max_waiting)
 
 
 def ask(*messages: Message, **more: Any) -> ModelAsk:
@@ -523,11 +524,10 @@ async def test_complete_reads_a_template_once() -> None:
     """It takes tens of milliseconds."""
     read: list[str] = []
 
-    def template_of(model: str) -> tuple[str | None, dict[str, str]]:
+    def template_of(model: str) -> None:
         read.append(model)
-        return None, {}
 
-    made = Chats(Writer("a", "b"), {"small": Model()}, template_of, max_waiting=1)
+    made = Chats(Writer("a", "b"), {"small": Model()}, dialects(template_of), max_waiting=1)
     await made.complete(ask())
     await made.complete(ask())
     assert read == ["small"]
