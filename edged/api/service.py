@@ -18,10 +18,13 @@ from edged.completions.local import Chats, ModelAnswer, ModelAsk, OnCall, OnPiec
 from edged.config import Config, PublishTool
 from edged.errors import BadRequest, EdgedError, Forbidden
 from edged.models.updates.updater import Updater, Watch
-from edged.requests.pipeline import OnDelta, Pipeline, audited_call
+from edged.requests.journals import audited_call
+from edged.requests.pipeline import Pipeline
+from edged.requests.watchers import OnDelta
 from edged.residency.governor import Governor
 from edged.store.lifecycle import State
-from edged.store.requests import Accepted, Row
+from edged.store.lookup import Row
+from edged.store.requests import Accepted
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
 from edged.types import JSON, Ask, AuditEntry, Caller, Embeddings, EmbedJob, Request, ToolCall
@@ -180,7 +183,7 @@ class Service:
         return [_brief(row) for row in await self._pipeline.latest(limit, states, whose)]
 
     async def explain(self, caller: Caller, body: object, *, decide: bool) -> JSON:
-        """Where a request would be answered and why, without doing anything (see Pipeline.explain)."""
+        """Where a request would be answered and why, without doing anything (see requests.queries)."""
         request = self.request(body)
         return await self._pipeline.explain(Ask(request=request, caller=caller), decide=decide)
 
@@ -299,6 +302,8 @@ class Service:
 
 
 def _brief(row: Row) -> JSON:
+    """A request in a list. `input` is empty where a salvage of the store could not read what was asked."""
+    asked = row.request.messages[-1].content if row.request.messages else ""
     return {
         "rid": row.rid,
         "id": row.id,
@@ -308,5 +313,5 @@ def _brief(row: Row) -> JSON:
         "status": row.status,
         "attempts": row.attempts,
         "accepted_at": row.accepted_wall,
-        "input": row.request.messages[-1].content[:200],
+        "input": asked[:200],
     }

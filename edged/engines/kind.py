@@ -34,8 +34,11 @@ class Surroundings(Struct, frozen=True, kw_only=True):
 
 
 class ChatTemplate(Struct, frozen=True):
-    """How a model wants dialogues written: the Jinja source in its file (None: it has none), and the texts of the special
-    tokens that the source names (bos_token, eos_token)."""
+    """How a model wants dialogues written.
+
+    source: Jinja, as it is in the model's file; None: the file has none. tokens: the texts of bos_token and eos_token,
+        where the source names them.
+    """
 
     source: str | None = None
     tokens: dict[str, str] = {}

@@ -168,7 +168,7 @@ class ModelFile(Struct, frozen=True, kw_only=True):
     def present(self) -> bool:
         """All files are there with the right size; whether the bytes are right, `pull.verify` says."""
         if not self.files:
-            return self.path.is_file()
+            return registry.kind(self.engine or registry.DEFAULT).is_present(self.path)
         return all(_has_size(self.path.with_name(spec.name), spec.bytes) for spec in self.files)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
 from edged.config import Config
 from edged.engines import registry
-from edged.errors import ConfigError, ModelUnavailable
+from edged.errors import ModelUnavailable
 from edged.models import catalog
 from edged.models.catalog import ModelFile
 from edged.models.updates.ledger import in_force, read
@@ -31,31 +30,6 @@ def model_aliases(settings: Config) -> dict[str, Alias]:
             spec = msgspec.structs.replace(aliases[name].variants[0], path=version.path)
             aliases[name] = msgspec.structs.replace(aliases[name], variants=(spec,))
     return aliases
-
-
-class Installed:
-    """Says of models whether they are on this board.
-
-    Args:
-        aliases: of the models that edged runs.
-    """
-
-    def __init__(self, settings: Config, aliases: Mapping[str, Alias]) -> None:
-        self._sources = {
-            spec.path: source
-            for name, alias in aliases.items()
-            for spec, source in zip(alias.variants, settings.models[name].sources, strict=True)
-        }
-
-    def check(self, spec: ModelSpec) -> None:
-        """Raises ModelUnavailable for a model that is not here; the message says how to get it. Reads the disk."""
-        kind = registry.kind(spec.engine)
-        if kind.is_present(Path(spec.path)):
-            return
-        source = self._sources.get(spec.path, "")
-        if not source or source.partition(":")[0] == kind.scheme:
-            raise ModelUnavailable(f"model {spec.name!r}: there is no file {spec.path}")
-        raise ModelUnavailable(not_installed(spec.name, source))
 
 
 def is_here(spec: ModelSpec) -> bool:
@@ -103,8 +77,7 @@ def _model_file(settings: Config, name: str, source: str) -> ModelFile:
     try:
         file = catalog.resolve(source, settings.models_dir)
     except ModelUnavailable as error:
-        key = f"models.{name}.{'variants' if model.variants else 'source'}"
-        raise ConfigError(settings.files[0], key, error.message) from None
+        raise settings.error(("models", name, "variants" if model.variants else "source"), error.message) from None
     by_suffix = registry.by_suffix(file.path.suffix)
     known = file.engine or (by_suffix.name if by_suffix else None)
     if model.engine is not None and known not in (None, model.engine):

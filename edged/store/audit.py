@@ -25,7 +25,8 @@ from msgspec import Struct
 
 from edged.errors import ConfigError
 from edged.host import clock
-from edged.store.database import BUSY_MS, Database
+from edged.store.database import Database
+from edged.store.opening import BUSY_MS
 from edged.types import JSON, AuditEntry
 
 log = logging.getLogger("edged.audit")
@@ -180,7 +181,9 @@ class AuditLog:
         self._dropped = 0
 
     def note(self, entry: AuditEntry) -> None:
-        """Never raises and never blocks: from the event loop."""
+        """Never raises and never blocks: from the event loop. A refusal is in the daemon's log as well."""
+        if entry.what.endswith(".refused"):
+            log.info("%s: %s by %s: %s", entry.what, entry.outcome, entry.who, entry.about.get("reason"))
         if self._waiting >= MAX_WAITING:
             self._dropped += 1
             return

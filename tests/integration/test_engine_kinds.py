@@ -136,7 +136,7 @@ async def test_models_of_a_kind_from_outside_answer_beside_others(daemon: Daemon
         assert [models[name]["state"] for name in ("grey", "green", "small")] == ["ready", "unloaded", "ready"]
         assert models["grey"]["predicted_bytes"] == 70 * MIB
         assert 69 * MIB <= models["grey"]["measured_bytes"] <= 80 * MIB
-        assert status["engine"]["grey"] == {"state": "ready", "load_ms": 0.0, "threads": 1, "words": 6}
+        assert status["engine"]["grey"] == {"state": "ready", "load_ms": 0.0, "threads": 1, "words": 2}
 
         assert (await ask(client, "green_bird", "and you?"))["output"] == "AND YOU?"
         _, status = await client.call(3, "status")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from edged.cli.checks.finding import Finding, fail, ok, own_name, warn
+from edged.cli.checks.finding import Finding, fail, ok, warn
 from edged.cli.common import size
-from edged.cli.needs import calculated
+from edged.cli.models.fit import calculated
 from edged.config import Config
 from edged.errors import ConfigError
 from edged.host import memory as probe
+from edged.host.users import own_name
 from edged.models import catalog, pull
 from edged.models.files import model_aliases, model_specs
 from edged.types import SERVER_ENGINE

@@ -96,9 +96,11 @@ class LlamaEngine(Owner[LlamaThread]):
 
     async def stop(self) -> None:
         """See `Owner`. What is queued for the disk is written."""
-        await super().stop()
-        if self._snapshots is not None:
-            await asyncio.to_thread(self._snapshots.close)
+        try:
+            await super().stop()
+        finally:
+            if self._snapshots is not None:
+                await asyncio.to_thread(self._snapshots.close)
 
     async def trim(self) -> int:
         """See `interfaces.Yielding`. A load in progress comes first."""
