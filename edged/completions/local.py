@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from msgspec import structs
 
+from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar, precheck
 from edged.agent.grammars.precheck import Inexpressible
-from edged.agent.prompts import DialectOf
 from edged.completions import request, server
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
 from edged.completions.output import Output, Told
@@ -18,7 +18,7 @@ from edged.config import Model
 from edged.errors import BadRequest, ModelUnavailable, NoMemory
 from edged.interfaces import Engine, OnPiece
 from edged.types import Completion, Finish, Job, Segment, TokenLogprob, ToolSpec
-from edged.upstreams import Served
+from edged.upstreams import LocalServers
 from edged.wire import new_rid
 
 __all__ = [
@@ -39,7 +39,6 @@ class Chats:
     """Completions of plain models, a bounded number at once.
 
     Args:
-        dialect_of: how a model is spoken to, by its name. Raises ModelUnavailable, NoMemory.
         max_waiting: so many wait for a place; one more is refused.
         served: the models among them that servers on this board run.
     """
@@ -48,13 +47,13 @@ class Chats:
         self,
         engine: Engine,
         models: dict[str, Model],
-        dialect_of: DialectOf,
+        dialects: Dialects,
         *,
         max_waiting: int,
-        served: Served | None = None,
+        served: LocalServers | None = None,
     ) -> None:
-        self._engine, self._models, self._dialect_of = engine, models, dialect_of
-        self._served = served or Served({})
+        self._engine, self._models, self._dialects = engine, models, dialects
+        self._served = served or LocalServers({})
         self._places = Places("completions", max_waiting=max_waiting)
 
     def refuse(self, error: NoMemory | None) -> None:
@@ -83,7 +82,7 @@ class Chats:
         async with self._places.one(takes_memory=ask.model not in self._served):
             if ask.model in self._served:
                 return await server.complete(self._served, ask, on_piece, on_call)
-            dialect, context = await self._dialect_of(ask.model), self._models[ask.model].context
+            dialect, context = await self._dialects.of_model(ask.model), self._models[ask.model].context
             await _check_schemas(ask)
             work = _Work(ask, dialect, context, on_piece, on_call)
             answer = await self._answer(work)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from edged.access.gate import Gate
 from edged.access.policy import Policy
-from edged.agent.dialects.dialects import Dialects
+from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
@@ -48,13 +48,12 @@ from edged.store.recovery import mend
 from edged.store.schema import MIGRATIONS
 from edged.store.sizes import Sizes
 from edged.store.spending import Spending
-from edged.tools.python import landlock
 from edged.tools.toolbox import Toolbox
 from edged.transport import http, mqtt, unix
 from edged.transport.base import Transport, carriers
 from edged.transport.mqtt.transport import MqttTransport
 from edged.types import Alias
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 
 PRESSURE_PACE = PressureTiming()
 
@@ -118,15 +117,9 @@ def assemble(settings: Config) -> Parts:
     engine.residency = governor
     metered = MeteredEngine(engine, metrics, governor.variant)
 
-    toolbox = Toolbox(
-        settings.tools,
-        settings.databases,
-        next((each for each in transports if isinstance(each, MqttTransport)), None),
-        settings.tools_dir,
-        landlock.around(settings),
-        called=metrics.tool_called,
-    )
-    gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=audit.note, is_tool=toolbox.started)
+    broker = next((each for each in transports if isinstance(each, MqttTransport)), None)
+    toolbox = Toolbox(settings, broker, called=metrics.tool_called)
+    gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=audit.note, is_tool=toolbox.owns)
     cloud = Cloud(
         settings.upstreams,
         Spending(database),
@@ -134,15 +127,23 @@ def assemble(settings: Config) -> Parts:
         changed=link_changed,
         answered=meter.answered,
     )
-    served = Served(settings.served, tell=events.publish, answered=meter.answered)
+    served = LocalServers(settings.served, tell=events.publish, answered=meter.answered)
     lookup = Lookup(installed, governor, served)
-    dialects = Dialects(lookup.spec)
-    speak = PromptBook(settings.agents, settings.tools, dialects, settings.may_escalate)
+    dialects = Dialects(registry.chat_template, lookup.spec)
+    speak = PromptBook(settings.agents, toolbox.tools, dialects, settings.may_escalate)
     pipeline = Pipeline(
         settings,
         database,
         Dispatcher(
-            Resources(config=settings, engine=metered, served=served, cloud=cloud, speak=speak, audit=audit.note)
+            Resources(
+                config=settings,
+                tools=toolbox.tools,
+                engine=metered,
+                served=served,
+                cloud=cloud,
+                speak=speak,
+                audit=audit.note,
+            )
         ),
         toolbox,
         cloud,
@@ -198,10 +199,12 @@ def assemble(settings: Config) -> Parts:
         api=Api(
             requests=Requests(settings, pipeline, gate),
             models=Models(settings, governor, chats, embeds, updater, served=served, gate=gate),
-            tools=Tools(settings, toolbox, gate),
+            tools=Tools(toolbox, gate),
             events=Events(settings, status.full, events),
         ),
     )
+    toolbox.subscribe(speak.forget)
+    toolbox.subscribe(lambda: events.publish("tools_changed", {"tools": list(toolbox.tools)}))
     link_changed.subscribe(pipeline.link_changed)
     link_changed.subscribe(changed.set)
     for make in SUBSCRIBERS:
@@ -252,7 +255,7 @@ def _updater(
         Ledger(settings.state_dir),
         governor,
         engine,
-        dialect=dialects.of,
+        dialect=dialects.of_spec,
         is_resident=governor.is_resident,
         tell=events.publish,
     )

@@ -25,7 +25,7 @@ from edged.store.database import Database
 from edged.tools.toolbox import Toolbox
 from edged.transport.base import Transport
 from edged.types import ModelSpec
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 
 
 class Failure:
@@ -68,7 +68,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     transports: tuple[Transport, ...]
     toolbox: Toolbox
     cloud: Cloud
-    served: Served
+    served: LocalServers
     gate: Gate
     pipeline: Pipeline
     warmer: Warmer

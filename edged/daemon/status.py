@@ -23,7 +23,7 @@ from edged.store import lifecycle
 from edged.store.database import Database
 from edged.transport.base import Transport
 from edged.types import JSON, ModelState
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
 SNAPSHOTS = ("files", "bytes", "written_bytes", "restored", "refused")  # states of prefixes on the disk
@@ -48,7 +48,7 @@ class Status:
         updater: Updater,
         pipeline: Pipeline,
         cloud: Cloud,
-        served: Served,
+        served: LocalServers,
         transports: Sequence[Transport],
         metrics: Metrics,
         changed: asyncio.Event,

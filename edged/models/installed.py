@@ -10,7 +10,7 @@ from edged.errors import ModelUnavailable
 from edged.models.files import is_here, not_installed
 from edged.residency.governor import Governor
 from edged.types import Alias, ModelSpec
-from edged.upstreams import Served
+from edged.upstreams import LocalServers
 
 
 class Installed:
@@ -40,7 +40,7 @@ class Installed:
 class Lookup:
     """Which file a request to a model is answered with, and how a model is brought in wherever it runs."""
 
-    def __init__(self, installed: Installed, governor: Governor, served: Served) -> None:
+    def __init__(self, installed: Installed, governor: Governor, served: LocalServers) -> None:
         self._installed = installed
         self._governor = governor
         self._served = served

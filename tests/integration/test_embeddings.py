@@ -15,19 +15,19 @@ import openai
 import pytest
 
 from edged import config
+from edged.agent.dialects import Dialects
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.daemon.checks import check_all
-from edged.engines.kind import embeds_only
+from edged.engines.kind import ChatTemplate, embeds_only
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import Busy, ConfigError, ContextExceeded
 from edged.models.files import model_specs
 from edged.types import Embeddings, EmbedJob, ModelSpec
 from tests.support.cli import edged
 from tests.support.daemon import Daemon, Wired
-from tests.support.dialects import dialects
 from tests.support.openai_server import GUEST, Served, serving
 from tests.support.real_model import model_path
 
@@ -50,11 +50,12 @@ async def served(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[Served
     """A server of them."""
     models = {"minilm": Model(), "small": Model()}
 
-    def template_of(name: str) -> None:
-        if name == "minilm":
-            raise embeds_only(name)
+    def template_of(spec: ModelSpec) -> ChatTemplate:
+        if spec.name == "minilm":
+            raise embeds_only(spec.name)
+        return ChatTemplate()
 
-    chats = Chats(engine, models, dialects(template_of), max_waiting=WAITING)
+    chats = Chats(engine, models, Dialects(template_of), max_waiting=WAITING)
     async with serving(tmp_path, chats, models, Embeds(engine, models, max_waiting=WAITING)) as served:
         yield served
 

@@ -15,9 +15,10 @@ import openai
 import pytest
 import pytest_asyncio
 
-from edged.agent.dialects.dialects import Dialects
+from edged.agent.dialects import Dialects
 from edged.completions.local import Chats
 from edged.config import Model
+from edged.engines import registry
 from edged.engines.llama import LlamaEngine
 from edged.residency.governor import Governor
 from edged.types import ModelSpec
@@ -102,7 +103,9 @@ async def board(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Board
     await engine.start()
     task = asyncio.create_task(governor.run())
     async with serving(
-        tmp_path_factory.mktemp("http"), Chats(engine, models, Dialects(spec_of), max_waiting=4), models
+        tmp_path_factory.mktemp("http"),
+        Chats(engine, models, Dialects(registry.chat_template, spec_of), max_waiting=4),
+        models,
     ) as served:
         yield Board(served, engine)
     task.cancel()

@@ -41,7 +41,8 @@ from edged.requests import worker
 from edged.residency.pressure.ladder import Calm
 from edged.residency.pressure.low_memory import Floor
 from edged.residency.pressure.pressure import Pressure, PressureTiming
-from edged.tools.toolbox import Toolbox
+from edged.tools import toolbox
+from edged.tools.publish import PublishKind
 from edged.transport import mqtt
 from edged.transport.mqtt import Backoff, MqttTransport
 from edged.types import Completion, Job, ModelSpec
@@ -98,13 +99,14 @@ class Stalling(ScriptedEngine):
         return self.since is not None, self.since or 0.0
 
 
-class LateDeath(Toolbox):
+class LateDeath(PublishKind):
     """Does something when the broker has confirmed a tool's message, before the journal knows."""
 
     published: Callable[[], None] = staticmethod(lambda: None)
 
-    async def _publish(self, *arguments: Any) -> Any:
-        result = await super()._publish(*arguments)
+    async def call(self, *arguments: Any) -> Any:
+        """See Kind."""
+        result = await super().call(*arguments)
         self.published()
         return result
 
@@ -158,7 +160,7 @@ def main() -> int:
         runpy.run_path(members, run_name="edged_test_members")
     fault = os.environ.get("EDGED_TEST_FAULT")
     if fault == AFTER_PUBLISH or "EDGED_TEST_PLAN" in os.environ:
-        vars(assembly)["Toolbox"] = LateDeath
+        toolbox.KINDS[toolbox.KINDS.index(PublishKind)] = LateDeath
     if fault == AFTER_PUBLISH:
         LateDeath.published = staticmethod(die_once)
     elif fault:

@@ -26,7 +26,7 @@ from edged.store.requests import Accepted
 from edged.transport.base import Door, Readiness
 from edged.transport.http.server import HttpTransport
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
-from edged.upstreams import Served as LocalServers
+from edged.upstreams import LocalServers
 from tests.support.http_api import KEY, keys_file
 
 CALLER = Caller("unix:1000", "http", frozenset({"house"}))
@@ -73,6 +73,9 @@ class House:
         assert self.work is not None
         self.waits.set()
         return wire.reply_bytes(await self.work(self.asks[int(rid[1:]) - 1], self._watchers[rid]))
+
+    async def find(self, name: str, client: str | None = None) -> None:
+        """See Pipeline: nothing is kept here."""
 
     def is_awaited(self, _: str) -> bool:
         """See Pipeline."""
