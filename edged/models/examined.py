@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edged.engines.llama import gguf
-from edged.engines.onnx import file as onnx
+from edged.engines import registry
 from edged.errors import ModelUnavailable
 from edged.models.catalog import ModelFile
-from edged.types import EngineKind, ModelSpec
+from edged.types import ModelSpec
 
 Identity = tuple[int, ...]  # changes whenever a file does
 
@@ -54,10 +53,7 @@ def _problem(spec: ModelSpec, file: ModelFile | None) -> str | None:
         if path.is_file() and part.bytes is not None and path.stat().st_size != part.bytes:
             return f"{path} has {path.stat().st_size} bytes instead of {part.bytes}"
     try:
-        if spec.engine is EngineKind.ONNX:
-            onnx.read(Path(spec.path))
-        else:
-            gguf.check(Path(spec.path))
+        registry.kind(spec.engine).check_file(Path(spec.path))
     except ModelUnavailable as error:
         return error.message
     return None

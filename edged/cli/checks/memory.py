@@ -8,7 +8,6 @@ from edged.cli.common import size
 from edged.cli.models.fit import calculated
 from edged.config import Config
 from edged.daemon.checks.finding import Finding, fail, ok, warn
-from edged.engines import scripted
 from edged.host import memory as probe
 from edged.models import catalog
 from edged.models.files import model_aliases
@@ -42,7 +41,5 @@ def look(settings: Config, status: dict[str, Any] | None) -> Finding:
 def _needed(settings: Config, name: str) -> int | None:
     """Bytes a model takes, in the smallest of its variants that is here; None where there is none, or it does not
     tell."""
-    if settings.models[name].source.startswith(scripted.SCHEME):
-        return None
     needs = (calculated(spec) for spec in model_aliases(settings)[name].variants)
     return min((need for need in needs if need is not None), default=None)

@@ -26,13 +26,13 @@ from edged.config import Config, Tool
 from edged.daemon.checks.finding import Finding, Inspection, Level
 from edged.daemon.checks.rehearsal import Face, Part, Script, Verdict
 from edged.daemon.checks.verdicts import Verdicts
-from edged.engines import scripted
-from edged.engines.llama import gguf
+from edged.engines import registry
+from edged.engines.kind import ChatTemplate
 from edged.errors import ModelUnavailable
 from edged.host import memory, systemd
 from edged.models.examined import identity_of
-from edged.models.files import model_aliases
-from edged.types import JSON, EngineKind, ModelSpec
+from edged.models.files import is_here, model_aliases
+from edged.types import JSON, ModelSpec
 
 log = logging.getLogger("edged.daemon.checks")
 
@@ -64,9 +64,8 @@ def trials(settings: Config, *, offered_only: bool) -> list[Trial]:
     made, offered = [], set[str]()
     for name, alias in model_aliases(settings).items():
         agents = {agent: each for agent, each in settings.agents.items() if each.model == name}
-        spec = next((each for each in alias.variants if Path(each.path).is_file()), None)
-        scripts = settings.models[name].source.startswith(scripted.SCHEME)
-        if settings.models[name].is_served or spec is None or scripts or spec.engine is not EngineKind.LLAMA:
+        spec = next((each for each in alias.variants if is_here(each)), None)
+        if settings.models[name].is_served or spec is None or not registry.kind(spec.engine).follows_grammars:
             continue
         parts = {
             agent: Part(each, {t: _face(settings.tools[t]) for t in each.tools}, settings.may_escalate(agent))
@@ -83,18 +82,17 @@ def trials(settings: Config, *, offered_only: bool) -> list[Trial]:
 async def rehearse(trial: Trial, verdicts: Verdicts) -> None:
     """Make the verdicts that are missing, and keep them. Where there is no memory for it they go on missing."""
     left = [name for name, digest in trial.digests.items() if verdicts.get(digest) is None]
-    template: tuple[str | None, dict[str, str]] = (None, {})
+    template = ChatTemplate()
     if left and trial.spec is not None:
         try:
-            template = await asyncio.to_thread(_template, Path(trial.spec.path))
+            template = await asyncio.to_thread(registry.chat_template, trial.spec)
         except ModelUnavailable:  # the check of the models has the words for it
             return
     while left:
         script = Script(
             engine=trial.spec.engine if trial.spec else "",
             path=trial.spec.path if trial.spec else "",
-            template=template[0],
-            tokens=template[1],
+            template=template,
             parts=[trial.parts[name] for name in left if name in trial.parts],
             tools={name: trial.tools[name] for name in left if name in trial.tools},
         )
@@ -166,12 +164,6 @@ async def _in_child(script: Script, names: list[str]) -> dict[str, Verdict]:
         said = errors.decode(errors="replace").strip().rpartition("\n")[2]
         log.warning("%s could not be tried: %s", culprit, said, extra={"event": "rehearsal_failed"})
     return made
-
-
-def _template(path: Path) -> tuple[str | None, dict[str, str]]:
-    pairs = gguf.metadata(path)
-    source = pairs.get("tokenizer.chat_template")
-    return source if isinstance(source, str) else None, gguf.special_tokens(path, pairs)
 
 
 def _face(tool: Tool) -> Face:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from edged.config import Config
 from edged.daemon.checks.finding import Finding, Inspection, Level, ok
-from edged.engines import scripted
 from edged.host.users import own_name
 from edged.models import catalog
 from edged.models.catalog import ModelFile
 from edged.models.examined import Examined
-from edged.models.files import model_aliases, not_installed
+from edged.models.files import is_here, model_aliases, not_installed
 from edged.types import ModelSpec
 
 
@@ -42,15 +40,13 @@ def _model(
     at = ("models", name, "variants" if settings.models[name].variants else "source")
     wrong: list[tuple[str, str]] = []
     for spec, source in zip(variants, settings.models[name].sources, strict=True):
-        file = _file(settings, spec, source)
-        if not Path(spec.path).is_file():
+        if not is_here(spec):
             wrong.append(_absent(settings, name, spec, source))
-        elif file is not None:
-            problem = examined.examine(spec, file) if closely else examined.known(spec)
-            if problem is not None:
-                wrong.append(
-                    (problem, _how_to_get(settings, source) or f"put the right file there, or correct {at[2]}")
-                )
+            continue
+        file = _file(settings, spec, source)
+        problem = examined.examine(spec, file) if closely else examined.known(spec)
+        if problem is not None:
+            wrong.append((problem, _how_to_get(settings, source) or "put the right file there, or name another"))
     if not wrong:
         return ok("models", f"{name}: {', '.join(spec.path for spec in variants)}")
     message, do = wrong[0]
@@ -61,12 +57,9 @@ def _model(
 
 
 def _file(settings: Config, spec: ModelSpec, source: str) -> ModelFile | None:
-    """What belongs to a model's file; None for a script, which is read by its engine alone."""
-    if source.startswith(scripted.SCHEME):
-        return None
+    """All that belongs to a model, with sizes; None for one that was updated: only the ledger of updates knows it."""
     file = catalog.resolve(source, settings.models_dir)
-    updated = str(file.path) != spec.path  # to a file whose size only the ledger of updates knows
-    return ModelFile(name=file.name, path=Path(spec.path)) if updated else file
+    return file if str(file.path) == spec.path else None
 
 
 def _absent(settings: Config, name: str, spec: ModelSpec, source: str) -> tuple[str, str]:

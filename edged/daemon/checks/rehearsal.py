@@ -17,7 +17,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -28,9 +28,11 @@ from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar, precheck
 from edged.agent.prompts import STAND_IN, Prompt, Prompts, specs
 from edged.config import Agent, Example, Tool
+from edged.engines import registry
+from edged.engines.kind import ChatTemplate, TokenCount
 from edged.errors import ModelUnavailable
 from edged.tools.values import sample
-from edged.types import JSON, Message, Segment, ToolRecord
+from edged.types import JSON, Message, ToolRecord
 
 CPU_S = 20.0  # for one agent or one tool; a hundred times what one takes on a small board
 DATA_BYTES = 2**30  # private memory; the largest vocabularies and their grammars take a third of it
@@ -61,8 +63,7 @@ class Script(Struct, frozen=True):
 
     engine: str = ""
     path: str = ""
-    template: str | None = None
-    tokens: dict[str, str] = field(default_factory=dict)
+    template: ChatTemplate = ChatTemplate()
     parts: list[Part] = field(default_factory=list)
     tools: dict[str, Face] = field(default_factory=dict)
 
@@ -77,9 +78,6 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     problem: str | None = None
     fixed: int | None = None
     shortest: int | None = None
-
-
-Count = Callable[[tuple[Segment, ...]], int]
 
 
 def verdicts(script: Script) -> Iterator[Verdict]:
@@ -98,10 +96,10 @@ def verdicts(script: Script) -> Iterator[Verdict]:
             yield Verdict(found[1] if found else None)
 
 
-def _rehearse(script: Script, part: Part, count: Count | None) -> Verdict:
+def _rehearse(script: Script, part: Part, count: TokenCount | None) -> Verdict:
     tools = cast("dict[str, Tool]", part.tools)
     try:
-        dialect = Dialect(script.template, script.tokens)
+        dialect = Dialect(script.template.source, script.template.tokens)
         prompts = Prompts(part.agent, tools, dialect, escalates=part.escalates)
         first = _dialogues(prompts, tools)
     except ModelUnavailable as error:
@@ -134,15 +132,15 @@ def _arguments(tool: Tool) -> dict[str, JSON]:
 
 
 @contextlib.contextmanager
-def _counter(script: Script) -> Iterator[Count | None]:
-    """Counts the tokens of a prompt; None where there is nothing to count."""
-    if not script.parts:
+def _counter(script: Script) -> Iterator[TokenCount | None]:
+    """Counts the tokens of a prompt; None where the kind of engine does not count, or is none of edged's own."""
+    kind = next((kind for kind in registry.KINDS if kind.name == script.engine), None)
+    counter = kind.token_counter(Path(script.path)) if kind is not None and script.parts else None
+    if counter is None:
         yield None
-        return
-    from edged.engines.llama.count import token_counter  # only here: it loads llama.cpp
-
-    with token_counter(Path(script.path)) as count:
-        yield count
+    else:
+        with counter as count:
+            yield count
 
 
 @contextlib.contextmanager

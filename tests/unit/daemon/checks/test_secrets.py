@@ -10,7 +10,7 @@ import pytest
 from edged.config import Config, Http, Model, Mqtt, Node, Upstream
 from edged.daemon.checks import secrets
 from edged.daemon.checks.finding import WHOLE, About, Inspection, Level, Subject
-from edged.types import EngineKind
+from edged.types import SERVER_ENGINE
 
 URL = "http://127.0.0.1:8080/v1"
 
@@ -22,7 +22,7 @@ def settings(folder: Path, reference: str) -> Config:
         mqtt=Mqtt(username="u", password_file=reference),
         http=Http(api_keys_file=reference),
         upstreams={"cloud": Upstream(base_url=URL, model="m", api_key_file=reference)},
-        models={"npu": Model(engine=EngineKind.SERVER, base_url=URL, model="m", api_key_file=reference)},
+        models={"npu": Model(engine=SERVER_ENGINE, base_url=URL, model="m", api_key_file=reference)},
     )
 
 
