@@ -37,6 +37,7 @@ from edged.types import JSON, ModelSpec
 log = logging.getLogger("edged.daemon.checks")
 
 FILE = "checks.json"  # of the verdicts, in the state folder
+CPU_S = 20.0  # for one agent or one tool; a hundred times what one takes on a small board
 WITHIN_S = 120.0  # wall time of one process, imports and a vocabulary included; a slow card and a busy board take 30
 TAKES_BYTES = 200 * 2**20  # a process with a vocabulary of 152k tokens and its grammars
 LIBRARIES = ("llama_cpp_python", "llguidance", "jinja2")  # what verdicts depend on beside edged itself
@@ -93,6 +94,7 @@ async def rehearse(trial: Trial, verdicts: Verdicts) -> None:
             engine=trial.spec.engine if trial.spec else "",
             path=trial.spec.path if trial.spec else "",
             template=template,
+            cpu_s=CPU_S,
             parts=[trial.parts[name] for name in left if name in trial.parts],
             tools={name: trial.tools[name] for name in left if name in trial.tools},
         )
@@ -167,7 +169,7 @@ async def _in_child(script: Script, names: list[str]) -> dict[str, Verdict]:
 
 
 def _face(tool: Tool) -> Face:
-    return Face(tool.description, tool.parameters, tool.examples)
+    return Face(description=tool.description, parameters=tool.parameters, examples=tool.examples)
 
 
 def _digest(about: list[JSON], what: object) -> str:

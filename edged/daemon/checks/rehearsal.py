@@ -19,7 +19,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import msgspec
 from msgspec import Struct, field
@@ -27,14 +26,13 @@ from msgspec import Struct, field
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar, precheck
 from edged.agent.prompts import STAND_IN, Prompt, Prompts, specs
-from edged.config import Agent, Example, Tool
+from edged.config import Agent, Tool
 from edged.engines import registry
 from edged.engines.kind import ChatTemplate, TokenCount
 from edged.errors import ModelUnavailable
 from edged.tools.values import sample
 from edged.types import JSON, Message, ToolRecord
 
-CPU_S = 20.0  # for one agent or one tool; a hundred times what one takes on a small board
 DATA_BYTES = 2**30  # private memory; the largest vocabularies and their grammars take a third of it
 NICE = 10  # requests of the daemon go before
 PR_SET_PDEATHSIG = 1
@@ -42,12 +40,10 @@ FIRST_TO_GO = "1000"  # oom_score_adj: where memory runs out after all, this is 
 PAST = (Message("user", "Hello"), Message("assistant", "Hello."))  # an earlier turn of a conversation
 
 
-class Face(Struct, frozen=True):
-    """What a model is shown of a tool."""
+class Face(Tool, frozen=True, kw_only=True):
+    """What a model is shown of a tool of any kind."""
 
-    description: str
-    parameters: dict[str, dict[str, JSON]]
-    examples: tuple[Example, ...] = ()
+    key = ""
 
 
 class Part(Struct, frozen=True):
@@ -59,13 +55,17 @@ class Part(Struct, frozen=True):
 
 
 class Script(Struct, frozen=True):
-    """What is rehearsed: agents of one model, or tools for their own sake. engine: the kind that runs the model."""
+    """What is rehearsed: agents of one model, or tools for their own sake.
+
+    engine: the kind that runs the model. cpu_s: seconds of CPU that one of them may take.
+    """
 
     engine: str = ""
     path: str = ""
     template: ChatTemplate = ChatTemplate()
     parts: list[Part] = field(default_factory=list)
     tools: dict[str, Face] = field(default_factory=dict)
+    cpu_s: float = 20.0
 
 
 class Verdict(Struct, frozen=True, omit_defaults=True):
@@ -85,19 +85,19 @@ def verdicts(script: Script) -> Iterator[Verdict]:
     try:
         with _counter(script) as count:
             for part in script.parts:
-                with _limited():
+                with _limited(script.cpu_s):
                     yield _rehearse(script, part, count)
     except ModelUnavailable as error:  # of the vocabulary
         yield from [Verdict(error.message)] * len(script.parts)
     for name, tool in script.tools.items():
-        with _limited():
-            [spec] = specs({name: cast(Tool, tool)})
+        with _limited(script.cpu_s):
+            [spec] = specs({name: tool})
             found = asyncio.run(precheck.problem([precheck.Part(spec.parameters, grammar.arguments(spec))]))
             yield Verdict(found[1] if found else None)
 
 
 def _rehearse(script: Script, part: Part, count: TokenCount | None) -> Verdict:
-    tools = cast("dict[str, Tool]", part.tools)
+    tools = dict[str, Tool](part.tools)
     try:
         dialect = Dialect(script.template.source, script.template.tokens)
         prompts = Prompts(part.agent, tools, dialect, escalates=part.escalates)
@@ -144,9 +144,9 @@ def _counter(script: Script) -> Iterator[TokenCount | None]:
 
 
 @contextlib.contextmanager
-def _limited() -> Iterator[None]:
+def _limited(cpu_s: float) -> Iterator[None]:
     """SIGPROF ends the process where this takes too long."""
-    signal.setitimer(signal.ITIMER_PROF, CPU_S)
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
     try:
         yield
     finally:

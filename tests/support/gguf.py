@@ -1,0 +1,63 @@
+"""Copies of real models with another chat template."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import BinaryIO
+
+SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value, by its type
+STRING, ARRAY = 8, 9
+ALIGNMENT = 32
+TEMPLATE = b"tokenizer.chat_template"
+
+
+def with_template(source: Path, target: Path, template: str) -> None:
+    """Write a copy of a model whose header has this template. Its tensors are a hole: nobody can compute with it."""
+    with source.open("rb") as file:
+        magic, version, tensors, count = struct.unpack("<4sIQQ", file.read(24))
+        pairs = [_pair(file, template) for _ in range(count)]
+        begins = file.tell()
+        for _ in range(tensors):
+            _text(file)
+            (dims,) = struct.unpack("<I", file.read(4))
+            file.seek(8 * dims + 12, os.SEEK_CUR)
+        ends = file.tell()
+        file.seek(begins)
+        header = struct.pack("<4sIQQ", magic, version, tensors, count) + b"".join(pairs) + file.read(ends - begins)
+    data = source.stat().st_size - -(-ends // ALIGNMENT) * ALIGNMENT
+    target.write_bytes(header)
+    os.truncate(target, -(-len(header) // ALIGNMENT) * ALIGNMENT + data)
+
+
+def _pair(file: BinaryIO, template: str) -> bytes:
+    begins = file.tell()
+    key = _text(file)
+    (kind,) = struct.unpack("<I", file.read(4))
+    value = file.tell()
+    _skip(file, kind)
+    ends = file.tell()
+    file.seek(begins)
+    if key != TEMPLATE:
+        return file.read(ends - begins)
+    told = file.read(value - begins)
+    file.seek(ends)
+    return told + struct.pack("<Q", len(template.encode())) + template.encode()
+
+
+def _skip(file: BinaryIO, kind: int) -> None:
+    if kind == STRING:
+        _text(file)
+    elif kind == ARRAY:
+        of, count = struct.unpack("<IQ", file.read(12))
+        for _ in range(count if of == STRING else 0):
+            _text(file)
+        file.seek(SIZES.get(of, 0) * count, os.SEEK_CUR)
+    else:
+        file.seek(SIZES[kind], os.SEEK_CUR)
+
+
+def _text(file: BinaryIO) -> bytes:
+    (length,) = struct.unpack("<Q", file.read(8))
+    return file.read(length)
