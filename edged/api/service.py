@@ -21,7 +21,8 @@ from edged.models.updates.updater import Updater, Watch
 from edged.requests.pipeline import OnDelta, Pipeline, audited_call
 from edged.residency.governor import Governor
 from edged.store.lifecycle import State
-from edged.store.requests import Accepted, Row
+from edged.store.lookup import Row
+from edged.store.requests import Accepted
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
 from edged.types import JSON, Ask, AuditEntry, Caller, Embeddings, EmbedJob, Request, ToolCall
@@ -299,6 +300,8 @@ class Service:
 
 
 def _brief(row: Row) -> JSON:
+    """A request in a list. `input` is empty where a salvage of the store could not read what was asked."""
+    asked = row.request.messages[-1].content if row.request.messages else ""
     return {
         "rid": row.rid,
         "id": row.id,
@@ -308,5 +311,5 @@ def _brief(row: Row) -> JSON:
         "status": row.status,
         "attempts": row.attempts,
         "accepted_at": row.accepted_wall,
-        "input": row.request.messages[-1].content[:200],
+        "input": asked[:200],
     }

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from edged.cli.common import AgentName, AsJson, RouteName, Socket, daemon, shown
+from edged.cli.common import AgentName, AsJson, ConfigFile, RouteName, Socket, shown
+from edged.cli.connection import daemon
 from edged.cli.outcome import Stop, complain, fault_of, print_json, reporting_errors
 from edged.client import EdgedCallError
 from edged.types import Fault
@@ -24,6 +25,7 @@ def ask(
     conversation: Annotated[str | None, typer.Option(help="Name of a conversation to go on with.")] = None,
     id: Annotated[str | None, typer.Option(help="Your name for the request: asking again never does it twice.")] = None,
     socket: Socket = None,
+    config_file: ConfigFile = None,
 ) -> None:
     """Ask an agent and print its answer."""
     given = {"agent": agent, "route": route, "deadline_s": deadline, "conversation": conversation, "id": id}
@@ -36,7 +38,7 @@ def ask(
         pieces.append(piece)
         print(shown(piece), end="", flush=True)
 
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         try:
             reply = client.ask(question, on_text=show_piece if stream and not as_json else None, **fields)
         except EdgedCallError as refused:

@@ -3,19 +3,23 @@ JSON document."""
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from typing import Annotated
 
 import typer
 
 from edged import __version__
-from edged.cli import models, requests, tools
+from edged.cli import requests, tools
 from edged.cli.ask import ask
-from edged.cli.check import check
-from edged.cli.common import ConfigFile
+from edged.cli.common import AsJson, ConfigFile, Socket
+from edged.cli.connection import daemon, load_config
 from edged.cli.doctor import doctor
+from edged.cli.models import commands as models
+from edged.cli.outcome import EX_CONFIG, print_json, reporting_errors
 from edged.cli.route import route
-from edged.cli.status import status
 from edged.cli.top import top
+from edged.cli.view import status_lines
 
 app = typer.Typer(help="The agent daemon for edge boards.", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -34,9 +38,40 @@ def common(
 
 
 @app.command()
-def run(file: ConfigFile = None) -> None:
+def run(config_file: ConfigFile = None) -> None:
     """Run the daemon in the foreground."""
     raise AssertionError("edged.cli.main runs the daemon before this table is looked at")
+
+
+def status(as_json: AsJson = False, socket: Socket = None, config_file: ConfigFile = None) -> None:
+    """What the daemon is doing."""
+    with daemon(socket, config_file, as_json) as client:
+        state = client.call("status")
+    if as_json:
+        print_json(state)
+    else:
+        print("\n".join(status_lines(state)))
+
+
+def check(config_file: ConfigFile = None, as_json: AsJson = False) -> None:
+    """Check the configuration, its tools and models, without starting anything."""
+    from edged.daemon.checks import check_all  # only here: everything the daemon is made of
+
+    with reporting_errors(as_json):
+        settings = load_config(config_file)
+        problems = asyncio.run(check_all(settings))
+    if as_json:
+        counts = {"agents": len(settings.agents), "tools": len(settings.tools), "models": len(settings.models)}
+        error = {"code": "config", "message": problems[0], "retryable": False} if problems else None
+        print_json({"files": settings.files, **counts, "problems": problems, "error": error})
+    elif not problems:
+        print(
+            f"{settings.files[0]}: {len(settings.agents)} agents, {len(settings.tools)} tools, "
+            f"{len(settings.models)} models: all right"
+        )
+    if problems:
+        print("\n".join(problems), file=sys.stderr)
+        raise SystemExit(EX_CONFIG)
 
 
 for command in (ask, status, top, check, doctor):

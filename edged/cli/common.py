@@ -1,37 +1,33 @@
-"""What the commands share: their options, the connection to the daemon, how sizes, times and texts are written."""
+"""What the commands share: their options, and how sizes, times and texts are written."""
 
 from __future__ import annotations
 
-import getpass
-import grp
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
-from edged import config
 from edged.cli import complete
-from edged.cli.outcome import Stop, reporting_errors
-from edged.client import DEFAULT_SOCKET, Client
-from edged.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-# readable=False: what may not be opened is for the daemon's client and the configuration to explain (77, 78), not usage
+# readable=False: a file that may not be opened is for the daemon's client (77) or the configuration (78) to explain; it
+# is no wrong usage. The variables are read where the options are used, because what was typed goes before them all.
 Socket = Annotated[
     Path | None,
-    typer.Option("--socket", envvar="EDGED_SOCKET", readable=False, help="The daemon's Unix socket."),
+    typer.Option("--socket", readable=False, help="The daemon's Unix socket. [env var: EDGED_SOCKET]"),
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", envvar="EDGED_CONFIG", readable=False, help="The configuration file."),
+    typer.Option("--config", readable=False, help="The configuration file. [env var: EDGED_CONFIG]"),
+]
+ModelsDir = Annotated[
+    Path | None, typer.Option("--models-dir", help="Folder that holds the models. [env var: EDGED_MODELS_DIR]")
 ]
 AgentName = Annotated[
     str | None,
@@ -45,51 +41,6 @@ RequestName = Annotated[
 PIPE_COLUMNS = 10_000  # without a terminal a table's lines are not broken: another program is going to read them
 # What a terminal would act upon: a text of a model or of a client must not move the cursor or set the window's title.
 CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
-
-
-@contextmanager
-def daemon(given: Path | None, as_json: bool) -> Iterator[Client]:
-    """A connection to the daemon. What goes wrong ends the command with a sentence and the contract's exit code."""
-    with reporting_errors(as_json):
-        where, trouble = socket_path(given)
-        try:
-            with Client(where) as client:
-                yield client
-        except PermissionError:
-            raise Stop("forbidden", f"{where}: you may not use this socket; {_how_to_join(where)}") from None
-        except OSError as error:
-            raise Stop("unreachable", _unreachable(where, error, trouble)) from None
-
-
-def socket_path(given: Path | None) -> tuple[str, str | None]:
-    """The socket, as given, else that of the configuration, else where the service puts it; and why the configuration
-    was of no use, if it was."""
-    if given is not None:
-        return str(given), None
-    try:
-        if not config.find(None).exists():
-            return DEFAULT_SOCKET, None
-        return str(config.load().socket_path), None
-    except (ConfigError, OSError) as error:  # OSError: a folder that may not be looked into
-        return DEFAULT_SOCKET, str(error)
-
-
-def _unreachable(where: str, error: OSError, trouble: str | None) -> str:
-    if isinstance(error, ConnectionError) and error.errno is None:  # of our client: it was connected
-        return f"{where}: {error}; what it took in goes on, and asking again under the same --id does nothing twice"
-    text = f"no daemon answers on {where} ({error.strerror or error}); start one with `edged run`"
-    return f"{text}. The configuration, which would say where, is of no use: {trouble}" if trouble else text
-
-
-def _how_to_join(where: str) -> str:
-    """The command that lets somebody in, where the socket's group can be seen."""
-    try:
-        group = grp.getgrgid(Path(where).stat().st_gid).gr_name
-    except (OSError, KeyError):
-        return "join its group"
-    if group == "root":
-        return "its group is root: set [ipc] group"
-    return f"join its group: sudo usermod -aG {group} {getpass.getuser()}, then log in again"
 
 
 def table(*headings: str, right: tuple[str, ...] = ()) -> Table:

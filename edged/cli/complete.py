@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from edged import config
-from edged.client import DEFAULT_SOCKET, Client, EdgedCallError
+from edged.cli.connection import socket_path
+from edged.client import Client, EdgedCallError
 from edged.errors import ConfigError
 
 PATIENCE_S = 0.3  # somebody waits with a finger on the Tab key
@@ -77,9 +77,7 @@ def _beginning(incomplete: str, offers: Offers) -> Offers:
 def _ask(ctx: typer.Context, method: str, params: dict[str, Any] | None = None) -> Any:
     """What the daemon answers; None where it does not, whatever the reason: a shell has no place for a complaint."""
     with contextlib.suppress(OSError, ConfigError, EdgedCallError):
-        where = ctx.params.get("socket")
-        if where is None:
-            where = config.load().socket_path if config.find(None).exists() else DEFAULT_SOCKET
+        where, _ = socket_path(ctx.params.get("socket"), ctx.params.get("config_file"))
         with Client(where, timeout_s=PATIENCE_S) as client:
             return client.call(method, params)
     return None

@@ -7,9 +7,10 @@ import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from edged import __version__, config
+from edged import __version__
 from edged.cli.checks.finding import Finding, Level, fail, ok
 from edged.cli.common import AsJson, ConfigFile, line
+from edged.cli.connection import load_config
 from edged.cli.outcome import EX_FAILED, print_json
 from edged.client import DEFAULT_SOCKET
 from edged.config import Config
@@ -18,10 +19,10 @@ from edged.errors import ConfigError
 WORST = (Level.FAIL, Level.WARN, Level.OK)
 
 
-def doctor(file: ConfigFile = None, as_json: AsJson = False) -> None:
+def doctor(config_file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Look for what is wrong with this board and this installation; needs no daemon. 70 when something fails."""
     logging.getLogger("edged").setLevel(logging.CRITICAL)  # what the daemon's parts would log, the findings say
-    found = asyncio.run(_collect(str(file) if file else None, as_json))
+    found = asyncio.run(_collect(config_file, as_json))
     worst = next(level for level in WORST if any(finding.level is level for finding in found))
     if as_json:
         print_json({"version": __version__, "result": worst, "checks": found})
@@ -29,10 +30,10 @@ def doctor(file: ConfigFile = None, as_json: AsJson = False) -> None:
         raise SystemExit(EX_FAILED)
 
 
-async def _collect(file: str | None, as_json: bool) -> list[Finding]:
+async def _collect(config_file: Path | None, as_json: bool) -> list[Finding]:
     """All findings; for people each is printed as soon as there is one."""
     found = []
-    async for finding in examine(file):
+    async for finding in examine(config_file):
         found.append(finding)
         if not as_json:
             print(f"{finding.level:<5} {finding.check:<13} {line(finding.message)}", flush=True)
@@ -41,12 +42,12 @@ async def _collect(file: str | None, as_json: bool) -> list[Finding]:
     return found
 
 
-async def examine(file: str | None) -> AsyncIterator[Finding]:
+async def examine(config_file: Path | None) -> AsyncIterator[Finding]:
     """Every check, from what the others depend on to what stands alone."""
     # Everything the daemon is made of: loaded by this command only.
     from edged.cli.checks import board, files, models, network, permissions, service, tools
 
-    finding, settings = _configuration(file)
+    finding, settings = _configuration(config_file)
     yield finding
     where = settings.socket_path if settings else Path(DEFAULT_SOCKET)
     finding, status = await service.daemon(where)
@@ -72,9 +73,9 @@ async def examine(file: str | None) -> AsyncIterator[Finding]:
         yield finding
 
 
-def _configuration(file: str | None) -> tuple[Finding, Config | None]:
+def _configuration(config_file: Path | None) -> tuple[Finding, Config | None]:
     try:
-        settings = config.load(file)
+        settings = load_config(config_file)
     except ConfigError as error:
         return fail("configuration", str(error), "correct it; what depends on it was not looked at"), None
     counts = f"{len(settings.agents)} agents, {len(settings.tools)} tools, {len(settings.models)} models"

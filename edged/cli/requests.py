@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from edged import config
 from edged.cli import complete
-from edged.cli.common import AsJson, ConfigFile, RequestName, Socket, daemon, print_table, row, shown, table, when
+from edged.cli.common import AsJson, ConfigFile, RequestName, Socket, print_table, row, shown, table, when
+from edged.cli.connection import daemon, load_config
 from edged.cli.outcome import EX_FAILED, Stop, print_json, reporting_errors
 from edged.cli.view import request_lines
 
@@ -25,9 +25,10 @@ def list_requests(
     state: Annotated[str | None, typer.Option(help="Only those in this state.", autocompletion=complete.states)] = None,
     as_json: AsJson = False,
     socket: Socket = None,
+    config_file: ConfigFile = None,
 ) -> None:
     """The newest requests."""
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         rows = client.call("requests.list", {"limit": limit, **({"state": state} if state else {})})
     if as_json:
         print_json(rows)
@@ -40,9 +41,11 @@ def list_requests(
 
 
 @app.command("show")
-def show_request(name: RequestName, as_json: AsJson = False, socket: Socket = None) -> None:
+def show_request(
+    name: RequestName, as_json: AsJson = False, socket: Socket = None, config_file: ConfigFile = None
+) -> None:
     """A request's reply, or how far it is."""
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         document = client.call("request.get", {"name": name})
     if as_json:
         print_json(document)
@@ -51,17 +54,21 @@ def show_request(name: RequestName, as_json: AsJson = False, socket: Socket = No
 
 
 @app.command("cancel")
-def cancel_request(name: RequestName, as_json: AsJson = False, socket: Socket = None) -> None:
+def cancel_request(
+    name: RequestName, as_json: AsJson = False, socket: Socket = None, config_file: ConfigFile = None
+) -> None:
     """End a request; one that has its outcome keeps it."""
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         document = client.call("request.cancel", {"name": name})
     _print_state(document, as_json)
 
 
 @app.command("requeue")
-def requeue_request(name: RequestName, as_json: AsJson = False, socket: Socket = None) -> None:
+def requeue_request(
+    name: RequestName, as_json: AsJson = False, socket: Socket = None, config_file: ConfigFile = None
+) -> None:
     """Try a request again that failed, expired or was quarantined."""
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         document = client.call("request.requeue", {"name": name})
     _print_state(document, as_json)
 
@@ -81,7 +88,7 @@ def audit_log(
 
     with (
         reporting_errors(as_json),
-        audit.reading(config.load(str(config_file) if config_file else None).store_path) as store,
+        audit.reading(load_config(config_file).store_path) as store,
     ):
         if verify:
             _print_found(audit.verify(store, head), head, as_json)

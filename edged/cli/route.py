@@ -9,7 +9,8 @@ import typer
 
 from edged.agent.router import Go, Reason
 from edged.cli import complete
-from edged.cli.common import AgentName, AsJson, RouteName, Socket, call_text, daemon, line, shown
+from edged.cli.common import AgentName, AsJson, ConfigFile, RouteName, Socket, call_text, line, shown
+from edged.cli.connection import daemon
 from edged.cli.outcome import print_json
 
 # What a person gets for each word of the router; edged/router.py says what makes it choose one.
@@ -39,11 +40,12 @@ def route(
     ] = False,
     as_json: AsJson = False,
     socket: Socket = None,
+    config_file: ConfigFile = None,
 ) -> None:
     """Say where a request would be answered and why, without asking it."""
     given = {"agent": agent, "route": where, "privacy": privacy}
     params = {name: value for name, value in given.items() if value is not None}
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         told = client.call("route.explain", {"input": text, "decide": decide, **params})
     if as_json:
         print_json(told)

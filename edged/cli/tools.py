@@ -9,16 +9,17 @@ import typer
 
 from edged.cli import arguments as command_line
 from edged.cli import complete
-from edged.cli.common import AsJson, Socket, daemon, line, print_table, row, shown, table
+from edged.cli.common import AsJson, ConfigFile, Socket, line, print_table, row, shown, table
+from edged.cli.connection import daemon
 from edged.cli.outcome import Stop, print_json
 
 app = typer.Typer(name="tools", help="Tools of the running daemon.", no_args_is_help=True)
 
 
 @app.command("ls")
-def list_tools(as_json: AsJson = False, socket: Socket = None) -> None:
+def list_tools(as_json: AsJson = False, socket: Socket = None, config_file: ConfigFile = None) -> None:
     """The tools, their parameters and what they are for."""
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         tools = client.call("tools.list")
     if as_json:
         print_json(tools)
@@ -41,9 +42,10 @@ def call_tool(
     ] = None,
     as_json: AsJson = False,
     socket: Socket = None,
+    config_file: ConfigFile = None,
 ) -> None:
     """Call a tool yourself. Values are read by the parameter's type: 3, true, '["a"]'."""
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         tool = _find(client.call("tools.list"), name)
         params = {"name": name, "arguments": command_line.parse(pairs or (), arguments, tool)}
         outcome = client.call("tools.call", {**params, **({"id": id} if id is not None else {})})

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from edged.cli.common import AsJson, Socket, daemon, row, shown, size, socket_path, span, table, when
+from edged.cli.common import AsJson, ConfigFile, Socket, row, shown, size, span, table, when
+from edged.cli.connection import daemon, socket_path
 from edged.cli.outcome import print_json
 from edged.cli.view import broker_text, event_line, pressure_lines, queue_text, status_lines, upstream_text
 from edged.client import AsyncClient, EdgedCallError
@@ -33,16 +34,17 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print what is now, and end.")] = False,
     as_json: AsJson = False,
     socket: Socket = None,
+    config_file: ConfigFile = None,
 ) -> None:
     """Watch the daemon: memory, models, requests, links, events. q ends it; without a terminal: what is now."""
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         state = client.call("status")
     if as_json:
         print_json(state)
     elif once or not sys.stdout.isatty():
         print("\n".join(status_lines(state)))
     else:
-        asyncio.run(_Top(socket_path(socket)[0], state).run())
+        asyncio.run(_Top(socket_path(socket, config_file)[0], state).run())
 
 
 class _Top:

@@ -18,13 +18,12 @@ from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.dispatch import Dispatcher
-from edged.agent.grammars import cost, grammar, precheck
-from edged.agent.prompts import PromptBook, specs
+from edged.agent.prompts import PromptBook
 from edged.agent.warm import Warmer
 from edged.api.service import Service
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
-from edged.config import Config, PythonTool
+from edged.config import Config
 from edged.daemon.listeners import Address, Listeners
 from edged.daemon.metering import Meter, MeteredEngine
 from edged.daemon.metrics import Metrics, Snapshot, watch_loop
@@ -39,7 +38,7 @@ from edged.errors import ConfigError, ModelUnavailable
 from edged.host import clock, mounts, systemd
 from edged.host import memory as probe
 from edged.host.thermal import Strain
-from edged.models.files import model_aliases
+from edged.models.files import model_aliases, not_installed
 from edged.models.updates.ledger import Ledger
 from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
@@ -535,7 +534,7 @@ class Daemon:
             return
         source = self._sources.get(spec.path)
         raise ModelUnavailable(
-            _not_installed(spec.name, source) if source else f"model {spec.name!r}: there is no file {spec.path}"
+            not_installed(spec.name, source) if source else f"model {spec.name!r}: there is no file {spec.path}"
         )
 
     def _is_resident(self, model: str) -> bool:
@@ -684,54 +683,6 @@ class Daemon:
 
 def _address(address: str | tuple[str, int]) -> str:
     return address if isinstance(address, str) else f"{address[0]}:{address[1]}"
-
-
-async def check_all(settings: Config) -> list[str]:
-    """What `edged check` finds beyond the configuration's own rules: statements, files, models."""
-    settings, wrong = await with_signatures(settings)
-    problems = [str(error) for error in wrong]
-    problems += [str(error) for error in await tools_that_fail(settings)]
-    problems += [str(error) for error in await _inexpressible(settings)]
-    for name, alias in model_aliases(settings).items():
-        if not settings.models[name].is_served and not any(Path(spec.path).is_file() for spec in alias.variants):
-            problems.append(f"{settings.files[0]}: models.{name}: {_not_installed(name, settings.models[name].source)}")
-    return list(dict.fromkeys(problems))  # what two of them find is told once
-
-
-async def tools_that_fail(settings: Config) -> list[ConfigError]:
-    """SQL tools whose statement, table or file is wrong, as it is now."""
-    toolbox = Toolbox(settings.tools, settings.databases, None)
-    try:
-        return [settings.error(("tools", name), why) for name, why in (await toolbox.check()).items()]
-    finally:
-        await toolbox.stop()
-
-
-async def _inexpressible(settings: Config) -> list[ConfigError]:
-    """Tools whose arguments no grammar can be made of."""
-    return [
-        settings.error(("tools", spec.name, "parameters"), wrong[1])
-        for spec in specs(settings.tools)
-        if (wrong := await precheck.problem([precheck.Part(spec.parameters, grammar.arguments(spec))]))
-    ]
-
-
-async def with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
-    """The configuration with its Python tools read, and what is wrong with tools as far as that can be seen without
-    making grammars of their parameters, which takes a library that an idle daemon does not carry."""
-    wrong: list[ConfigError] = []
-    if any(isinstance(tool, PythonTool) for tool in settings.tools.values()):
-        from edged.tools.python import signatures  # only now: a daemon without such tools does not carry it
-
-        settings, wrong = await signatures.resolve(settings)
-    for spec in specs(settings.tools):
-        if (problem := cost.look(spec.parameters).problem) is not None:
-            wrong.append(settings.error(("tools", spec.name, "parameters"), problem))
-    return settings, wrong
-
-
-def _not_installed(name: str, source: str) -> str:
-    return f"model {name!r} is not installed: edged models pull {source.removeprefix('catalog:')}"
 
 
 def addresses(settings: Config) -> tuple[Address, ...]:

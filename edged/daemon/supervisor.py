@@ -21,7 +21,7 @@ from pathlib import Path
 
 from edged import config
 from edged.config import Config
-from edged.daemon import assembly
+from edged.daemon import assembly, checks
 from edged.daemon.assembly import Daemon
 from edged.daemon.listeners import Listeners
 from edged.errors import ConfigError
@@ -112,7 +112,7 @@ class Supervisor:
         try:
             settings = await self._read()
             _check_fixed(daemon.settings, settings)
-            if problems := await assembly.tools_that_fail(settings):
+            if problems := await checks.tools_that_fail(settings):
                 raise problems[0]
             successor = self._daemon(settings, wished_at)
             await self._listen(settings)  # last: only then is there nothing to take back
@@ -133,7 +133,7 @@ class Supervisor:
         daemon.reload_failed(reason)
 
     async def _read(self) -> Config:
-        settings, problems = await assembly.with_signatures(await asyncio.to_thread(config.load, self._path))
+        settings, problems = await checks.with_signatures(await asyncio.to_thread(config.load, self._path))
         if problems:
             raise problems[0]
         return settings

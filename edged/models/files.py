@@ -90,3 +90,8 @@ def _check_embedding(settings: Config, model: str) -> None:
     for key, meant in (("kv_type", given.kv_type is not KvType.F16), ("min_context", given.min_context is not None)):
         if meant:
             raise settings.error(("models", model, key), "means nothing for an embedding model: leave it out")
+
+
+def not_installed(name: str, source: str) -> str:
+    """For people: a model is not on the board, and how to pull it."""
+    return f"model {name!r} is not installed: edged models pull {source.removeprefix('catalog:')}"

@@ -47,12 +47,13 @@ from edged.host.log import request_id
 from edged.interfaces import Deliverer
 from edged.requests import estimate
 from edged.requests.estimate import Needs
-from edged.store import audit, journal, lifecycle, requests
+from edged.store import audit, conversations, journal, lifecycle, lookup, requests, retention
 from edged.store import outbox as deliveries
 from edged.store.database import Database, Work
 from edged.store.journal import Journal, Result, Step
 from edged.store.lifecycle import State
-from edged.store.requests import Accepted, Places, Row
+from edged.store.lookup import Row
+from edged.store.requests import Accepted, FreeSlots
 from edged.tools.toolbox import Toolbox
 from edged.types import (
     JSON,
@@ -172,7 +173,7 @@ class Pipeline:
             accepted = requests.accept(
                 c, ask, rid, self._boot, queue.max_waiting, size, log_bytes=log_bytes, refusal=refusal
             )
-            if requests.is_crowded(c, size):
+            if retention.is_crowded(c, size):
                 loop.call_soon_threadsafe(self._crowded.set)
             if not accepted.known:
                 audit.append(c, _accepted(ask, rid))
@@ -243,17 +244,17 @@ class Pipeline:
 
     async def get(self, rid: str) -> Row:
         """A request by rid; KeyError."""
-        return await self._database.read(lambda c: requests.get(c, rid))
+        return await self._database.read(lambda c: lookup.get(c, rid))
 
     async def find(
         self, name: str, client: str | None = None, *, role: str | None = None, transport: str | None = None
     ) -> Row | None:
         """A request by rid or by its client's id."""
-        return await self._database.read(lambda c: requests.find(c, name, client, role=role, transport=transport))
+        return await self._database.read(lambda c: lookup.find(c, name, client, role=role, transport=transport))
 
     async def latest(self, limit: int, states: tuple[State, ...] = (), client: str | None = None) -> list[Row]:
         """The newest requests; of one client, where it is named."""
-        return await self._database.read(lambda c: requests.latest(c, limit, states, client))
+        return await self._database.read(lambda c: lookup.latest(c, limit, states, client))
 
     async def outlook(self, row: Row) -> tuple[int, float | None]:
         """How many requests are taken before a waiting one, and the seconds until this one is answered, by measured
@@ -262,7 +263,7 @@ class Pipeline:
         if row.state is State.RUNNING:
             attempt = self._running.get(row.rid)
             return 0, self._left_s(attempt, speeds, len(self._running)) if attempt else None
-        agents = await self._database.read(lambda c: requests.ahead(c, row))
+        agents = await self._database.read(lambda c: lookup.ahead(c, row))
         if row.state is State.WAITING_LINK:
             return len(agents), None
         places = self._places()
@@ -289,10 +290,10 @@ class Pipeline:
                 second, and goes through all rows.
         """
         if exactly or time.monotonic() - self._counted_at > COUNTED_S:
-            self._counted = await self._database.read(requests.counts)
+            self._counted = await self._database.read(lookup.counts)
             self._counted_at = time.monotonic()
         waiting, outbox, head = await self._database.read(
-            lambda c: (requests.unfinished(c), deliveries.waiting(c), audit.head(c))
+            lambda c: (lookup.unfinished(c), deliveries.waiting(c), audit.head(c))
         )
         ended = {state: count for state, count in self._counted.items() if state not in lifecycle.UNFINISHED}
         counted = {**ended, **waiting}
@@ -408,7 +409,7 @@ class Pipeline:
                     break
 
     async def _claiming(
-        self, work: Callable[[apsw.Connection], tuple[T, list[Row]]], places: Places, *, durable: bool = False
+        self, work: Callable[[apsw.Connection], tuple[T, list[Row]]], places: FreeSlots, *, durable: bool = False
     ) -> tuple[T, list[Row]]:
         """Write what claims rows for these places, and begin the work on them, also where the caller leaves meanwhile:
         what is written is written. It is begun before anybody can hear of a later commit, a cancel's for one."""
@@ -437,15 +438,15 @@ class Pipeline:
         task = self._group.create_task(self._work(row, attempt), name=f"edged.request.{row.rid}")
         task.add_done_callback(functools.partial(self._worked, row.rid))
 
-    def _free(self, most: int = MAX_RUNNING) -> Places:
-        """Places for requests to begin with."""
+    def _free(self, most: int = MAX_RUNNING) -> FreeSlots:
+        """FreeSlots for requests to begin with."""
         if self._stopping or self._group is None:
-            return Places(0, 0)
+            return FreeSlots(0, 0)
         batch = sum(attempt.batch for attempt in self._running.values())
         working = sum(not attempt.settling or bool(self._suspects) for attempt in self._running.values())
         held = len(self._running) + self._promised
         left = min(most, self._places() - working - self._promised, MAX_HELD - held)
-        return Places(max(0, left), 0 if self._batch_paused else MAX_BATCH - batch - self._promised)
+        return FreeSlots(max(0, left), 0 if self._batch_paused else MAX_BATCH - batch - self._promised)
 
     def _places(self) -> int:
         """How many requests are worked on at once."""
@@ -547,7 +548,7 @@ class Pipeline:
         """Of most requests nothing: then the store is not asked."""
         if row.conversation is None and not row.begun:
             return [], []
-        history = await self._database.read(lambda c: requests.history(c, row))
+        history = await self._database.read(lambda c: conversations.history(c, row))
         return history, await self._steps(row) if row.begun else []
 
     async def _steps(self, row: Row) -> list[Step]:
@@ -671,7 +672,7 @@ class Pipeline:
         self,
         row: Row,
         reply: Reply,
-        messages: requests.Turn = (),
+        messages: conversations.Turn = (),
         *,
         journal: Journal | None = None,
         only: tuple[State, ...] = (),
@@ -694,7 +695,7 @@ class Pipeline:
             if not requests.settle(c, row.rid, reply.status, body, only=only, quarantine=quarantine):
                 return False
             if messages:
-                requests.add_turn(c, row, messages, clock.wall() + expiry, private=private)
+                conversations.add_turn(c, row, messages, clock.wall() + expiry, private=private)
             audit.append(c, _ended(row, reply))
             return True
 
@@ -730,12 +731,12 @@ class Pipeline:
         """Ends waiting requests at their deadline; running ones have a timeout of their own."""
         while True:
             self._deadlines.clear()
-            for row in await self._database.read(requests.overdue):
+            for row in await self._database.read(lookup.overdue):
                 waited = "waiting for a link" if row.state is State.WAITING_LINK else "in the queue"
                 error = Expired(f"the deadline passed {waited}")
                 reply = self._ended(row, Status.EXPIRED, error, await self._records_so_far(row))
                 await self._settle(row, reply, only=lifecycle.WAITING)
-            deadline = await self._database.read(requests.next_deadline)
+            deadline = await self._database.read(lookup.next_deadline)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if deadline is None else max(0.0, deadline - clock.boot())):
                     await self._deadlines.wait()
@@ -775,8 +776,8 @@ class Pipeline:
         log_s = self._config.audit.keep_days * 86400
 
         def tidy(c: apsw.Connection) -> int:
-            forgotten = requests.trim(c, keep_s, self._boot, size)
-            return forgotten + audit.forget(c, log_s, crowded=not forgotten and requests.is_crowded(c, size))
+            forgotten = retention.trim(c, keep_s, self._boot, size)
+            return forgotten + audit.forget(c, log_s, crowded=not forgotten and retention.is_crowded(c, size))
 
         while True:
             crowded, forgotten = self._crowded.is_set(), 0
@@ -806,7 +807,7 @@ class _Attempt:
         self.run: Run | None = None
         self.trail: Trail | None = None
         self.journal: Journal | None = None
-        self.messages: requests.Turn = ()
+        self.messages: conversations.Turn = ()
         self.cancelled = self.settling = False
         self.ended = asyncio.Event()
         self._interrupted = False

@@ -25,7 +25,8 @@ from msgspec import Struct
 
 from edged.errors import ConfigError
 from edged.host import clock
-from edged.store.database import BUSY_MS, Database
+from edged.store.database import Database
+from edged.store.opening import BUSY_MS
 from edged.types import JSON, AuditEntry
 
 log = logging.getLogger("edged.audit")

@@ -23,6 +23,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 import apsw
 
 from edged.errors import ConfigError
+from edged.store import opening
+from edged.store.opening import BUSY_MS, PAGE_BYTES, WAL_BYTES
 from edged.store.recovery import salvage
 from edged.store.recovery.salvage import Salvaged
 
@@ -32,9 +34,6 @@ Work = Callable[[apsw.Connection], T]
 Outcome = tuple[Any, BaseException | None]
 
 GROUP = 512  # most pieces of work in one transaction: bounds how long the first of them waits for its commit
-# Page cache that the writer and the reader may use; the tables are read by index, a few pages at a time, and the kernel
-# has the file in its own cache. A commit of many requests has some hundred pages.
-CACHE_KIB, READER_CACHE_KIB = 1024, 256
 LINGER_S = 0.05  # a patient write waits so long for company: at 20 requests a second and more it always has some
 # Synced commits: some at once, so that a request alone never waits, and then so many a second, which is what 200
 # requests a second may cost (0.2 each, checkpoints included). Each then waits for 29 ms at most, twice. A group of
@@ -46,17 +45,11 @@ ENOUGH = 16
 # are 11 in 29 ms.
 COMPANY, ALONE_S = 5, 10.0
 LONELY = 4  # times: a pause of all clients for a moment must not cost ten seconds in which nothing is shared
-# Of a new file, and of an old one after its next start. A request changes a few bytes on each of 20 pages, and all of a
-# page is written: 80 KiB a request with SQLite's default of 4 KiB. The log is written in one piece, so small pages cost
-# the medium nothing.
-PAGE_BYTES = 512
 FRAME_HEADER = 24  # bytes that the WAL adds to a page; the first four are its number
 PAGE_NUMBER_BYTES, LOG_HEADER = 4, 32  # and what the WAL begins with
 CHECKPOINT_PAGES = 4000  # 2 MiB of WAL: fewer checkpoints wear flash less, and this much is replayed in milliseconds
-WAL_BYTES = 4 * 2**20  # what a WAL that had to grow behind a long read is cut back to
 READER_MS, READER_S = 50, 1.0  # somebody who reads is waited for so long, so often; our own reads are done sooner
 CHECKPOINT_SYNCS = 2  # of the WAL before its pages are copied, of the file behind it
-BUSY_MS = 10_000  # another process (a backup, a curious person with a shell) may hold the file for a moment
 
 UNUSABLE_FOLDER = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError)
 
@@ -119,11 +112,11 @@ class Database:
         """
         try:
             connection, self.salvaged = await asyncio.to_thread(
-                _open_or_salvage, self._path, self._migrations, self._mend
+                opening.open_or_salvage, self._path, self._migrations, self._mend
             )
         except (apsw.CantOpenError, apsw.ReadOnlyError, *UNUSABLE_FOLDER) as error:
             raise ConfigError(str(self._path), "", f"the store cannot be opened: {error}") from None
-        reader = await asyncio.to_thread(_open_reader, self._path)
+        reader = await asyncio.to_thread(opening.open_reader, self._path)
         self._threads = [
             threading.Thread(target=self._write_loop, args=(connection,), name="edged.store.writer", daemon=True),
             threading.Thread(target=self._read_loop, args=(reader,), name="edged.store.reader", daemon=True),
@@ -377,102 +370,3 @@ def _resolve(results: list[tuple[asyncio.Future[Any], Any, BaseException | None]
             future.set_exception(error)
         else:
             future.set_result(value)
-
-
-def _open_or_salvage(
-    path: Path, migrations: tuple[str, ...], mend: Callable[[apsw.Connection], None]
-) -> tuple[apsw.Connection, Salvaged | None]:
-    """The file; a damaged one is set aside, and what can be read of it is in the new one."""
-    if not salvage.is_under_way(path):
-        suspect = salvage.is_suspect(path)
-        try:
-            connection = _open(path, migrations)
-            if not suspect or (salvage.is_whole(connection) and _is_sound(connection, path, mend)):
-                salvage.marker(path).unlink(missing_ok=True)
-                return connection, None
-            connection.close()
-        except salvage.DAMAGE:
-            pass
-    aside = salvage.set_aside(path)
-    log.error("the store is damaged; it is set aside as %s", aside)
-    new = path.with_name(path.name + ".new")
-    for suffix in ("", "-wal", "-shm"):
-        new.with_name(new.name + suffix).unlink(missing_ok=True)
-    connection = _open(new, migrations[: salvage.version(aside, len(migrations))])
-    rows = salvage.copy(aside, connection)
-    _migrate(connection, new, migrations)
-    mend(connection)
-    connection.close()
-    salvage.put_in_place(new, path)
-    return _open(path, migrations), Salvaged(str(aside), rows)
-
-
-def _is_sound(connection: apsw.Connection, path: Path, mend: Callable[[apsw.Connection], None]) -> bool:
-    """Whether what rows of a whole file hold can be read: pages have no checksums. Only where somebody met damage."""
-    if not salvage.marker(path).exists():
-        return True
-    before = connection.total_changes()
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        mend(connection)
-        return connection.total_changes() == before
-    except salvage.UNREADABLE:  # text that is none
-        return False
-    finally:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-
-
-def _open(path: Path, migrations: tuple[str, ...]) -> apsw.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):  # SQLite gives its other files the mode of this one
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    with contextlib.suppress(PermissionError):  # somebody else's, as a test's may be
-        path.chmod(0o600)
-    connection = apsw.Connection(str(path))
-    connection.set_busy_timeout(BUSY_MS)
-    _check_version(connection, path, migrations)
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table: lets retention shrink the file
-    _set_page_size(connection)
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-    connection.execute("PRAGMA synchronous = FULL")
-    _migrate(connection, path, migrations)
-    return connection
-
-
-def _set_page_size(connection: apsw.Connection) -> None:
-    """Of a new file, before its first table; a file of an earlier edged is written anew, once."""
-    if connection.pragma("page_size") == PAGE_BYTES:
-        return
-    try:
-        connection.execute("PRAGMA journal_mode = DELETE")  # in WAL mode the size stays
-        connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        connection.execute("VACUUM")
-    except (apsw.FullError, apsw.BusyError) as error:  # it takes twice its size for a moment, and nobody else may read
-        log.warning("the store keeps its large pages until the next start, and writes more than it needs to: %s", error)
-
-
-def _open_reader(path: Path) -> apsw.Connection:
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
-    connection.set_busy_timeout(BUSY_MS)
-    connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
-    return connection
-
-
-def _check_version(connection: apsw.Connection, path: Path, migrations: tuple[str, ...]) -> int:
-    version = int(cast(int, connection.execute("PRAGMA user_version").get))
-    if version > len(migrations):
-        raise ConfigError(str(path), "", f"made by a newer edged (schema {version}, this one knows {len(migrations)})")
-    return version
-
-
-def _migrate(connection: apsw.Connection, path: Path, migrations: tuple[str, ...]) -> None:
-    version = _check_version(connection, path, migrations)
-    for number, script in enumerate(migrations[version:], start=version + 1):
-        connection.execute("BEGIN IMMEDIATE")
-        connection.execute(script)
-        connection.execute(f"PRAGMA user_version = {number}")
-        connection.execute("COMMIT")

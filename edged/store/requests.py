@@ -1,5 +1,5 @@
-"""The inbox: requests come in once, are claimed, and end with one reply. Functions of a connection, run by the store's
-writer thread (those that only read: by its reader). Identity rules: CONTRACT section 3."""
+"""What changes requests in the store: they come in once, are claimed, and end with one reply. Functions of a
+connection, run by the store's writer thread. Identity rules: CONTRACT section 3."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from msgspec import Struct, structs
 from edged import wire
 from edged.errors import BadRequest, Busy, EdgedError, NoLink
 from edged.host import clock
-from edged.store import lifecycle, outbox
+from edged.store import lifecycle, lookup, outbox, retention
 from edged.store.lifecycle import Happening, IllegalTransition, State
-from edged.types import Ask, Finding, Message, PastTurn, Priority, Request, Spent, Status
+from edged.store.lookup import Row
+from edged.types import Ask, Finding, Priority, Spent, Status
 
 FINISH_GUESS_S = 2.0  # retry_after_s of a full queue: about the time one tool call takes on a small board
-
-
 FULL_RETRY_S = 60.0  # what fills a store is not gone sooner: replies that nobody takes, requests that wait for a link
 
 
@@ -32,40 +31,6 @@ class Accepted(Struct, frozen=True):
     rid: str
     known: bool = False
     reply: bytes | None = None
-
-
-class Row(Struct, frozen=True, kw_only=True):
-    """A request in the store. begun: an attempt (of a claimed row: an earlier one) may have done something for it."""
-
-    seq: int
-    rid: str
-    client: str
-    id: str | None
-    transport: str
-    agent: str
-    conversation: str | None
-    request: Request
-    accepted_wall: float
-    accepted_boot: float
-    deadline_boot: float | None
-    state: State
-    attempts: int
-    reply: bytes | None
-    status: str | None
-    findings: tuple[Finding, ...]
-    spent: Spent | None = None
-    begun: bool = True
-    role: str = ""
-
-
-FIELDS = (
-    "seq, rid, client, id, transport, agent, conversation, body, accepted_wall, accepted_boot, deadline_boot, state, "
-    "attempts, status, findings, spent, role, reply"
-)
-REPLY = "(SELECT reply FROM replies WHERE replies.seq = requests.seq)"
-WAITING = "finished_wall IS NULL AND state IN ('received', 'waiting_link')"  # as the index of the unfinished has it
-PARKED = "finished_wall IS NULL AND state = 'waiting_link'"
-COLUMNS = FIELDS.removesuffix("reply") + REPLY
 
 
 def accept(
@@ -96,7 +61,7 @@ def accept(
             return Accepted(cast(str, rid_known), known=True)
     key, digest = identity(ask), wire.digest(ask.request)
     found = c.execute(
-        f"SELECT rid, digest, {REPLY} FROM requests WHERE client = ? AND key = ?", (ask.caller.client, key)
+        f"SELECT rid, digest, {lookup.REPLY} FROM requests WHERE client = ? AND key = ?", (ask.caller.client, key)
     ).fetchone()
     if found:
         if found[1] != digest:  # (3)
@@ -133,20 +98,9 @@ def _check_room(c: apsw.Connection, max_waiting: int, max_bytes: int, log_bytes:
         raise Busy(
             f"{waiting} requests wait already, and [queue] max_waiting is {max_waiting}", retry_after_s=FINISH_GUESS_S
         )
-    if used_bytes(c) + log_bytes >= max_bytes:
+    if retention.used_bytes(c) + log_bytes >= max_bytes:
         why = f", {log_bytes} of them a log that grows while another program reads edged.db" if log_bytes else ""
         raise StoreFullError(f"the store is full ([store] max_bytes is {max_bytes}{why})", retry_after_s=FULL_RETRY_S)
-
-
-def is_crowded(c: apsw.Connection, max_bytes: int) -> bool:
-    """Whether what is finished has to go, so that there is room before anybody has to be refused."""
-    return used_bytes(c) > max_bytes * 9 // 10
-
-
-def used_bytes(c: apsw.Connection) -> int:
-    """Bytes of the file that hold something."""
-    pages, free, size = (cast(int, c.pragma(p)) for p in ("page_count", "freelist_count", "page_size"))
-    return (pages - free) * size
 
 
 def _insert(c: apsw.Connection, ask: Ask, rid: str, key: str | None, digest: bytes, boot: str) -> None:
@@ -204,30 +158,30 @@ CLAIM = f"""
             WHERE o.client = r.client AND o.agent = r.agent AND o.conversation = r.conversation
             AND o.state IN ('received', 'running', 'waiting_link') AND o.conversation IS NOT NULL AND o.seq < r.seq))
         ORDER BY attempts = 0, priority, deadline_boot IS NULL, deadline_boot, seq LIMIT 1)
-    RETURNING {COLUMNS}
+    RETURNING {lookup.COLUMNS}
 """
 
 
-class Places(Struct, frozen=True):
+class FreeSlots(Struct, frozen=True):
     """How many requests may be begun: of any kind, and of batch work among them."""
 
     all: int
     batch: int
 
 
-def claim(c: apsw.Connection, places: Places) -> list[Row]:
+def claim(c: apsw.Connection, slots: FreeSlots) -> list[Row]:
     """The next requests to work on: what ran when the daemon died goes first, then interactive before batch, earliest
     deadline first, a conversation in its order."""
-    rows: list[Row] = []
-    batch = places.batch
-    while len(rows) < places.all:
+    claimed: list[Row] = []
+    batch = slots.batch
+    while len(claimed) < slots.all:
         found = c.execute(CLAIM, (1 if batch > 0 else 0,)).fetchone()
         if found is None:
             break
-        row = _row(found)
-        rows.append(structs.replace(row, begun=row.attempts > 1 or row.spent is not None))
-        batch -= rows[-1].request.priority is Priority.BATCH
-    return rows
+        row = lookup.as_row(found)
+        claimed.append(structs.replace(row, begun=row.attempts > 1 or row.spent is not None))
+        batch -= row.request.priority is Priority.BATCH
+    return claimed
 
 
 def release(c: apsw.Connection, rid: str, spent: Spent) -> None:
@@ -253,23 +207,17 @@ def park(c: apsw.Connection, rid: str, max_parked: int, spent: Spent) -> None:
     Raises:
         NoLink: so many wait already that one more is not kept.
     """
-    parked = cast(int, c.execute(f"SELECT count(*) FROM requests WHERE {PARKED}").get)
+    parked = cast(int, c.execute(f"SELECT count(*) FROM requests WHERE {lookup.PARKED}").get)
     if parked >= max_parked:
         raise NoLink(f"{parked} requests wait for a link already ([queue] max_waiting)", retry_after_s=60.0)
     _move(c, rid, Happening.PARK, "attempts = attempts - 1, spent = ?", (msgspec.json.encode(spent),))
-
-
-def parked(c: apsw.Connection, agents: tuple[str, ...]) -> int:
-    """How many requests of these agents wait for a link."""
-    query = f"SELECT count(*) FROM requests WHERE {PARKED} AND agent IN ({_marks(agents)})"
-    return cast(int, c.execute(query, agents).get)
 
 
 def resume(c: apsw.Connection, agents: tuple[str, ...], limit: int) -> list[str]:
     """Queue up to `limit` requests of these agents that wait for a link: interactive before batch, earliest deadline
     first. Returns their rids."""
     query = (
-        f"SELECT rid FROM requests WHERE {PARKED} AND agent IN ({_marks(agents)})"
+        f"SELECT rid FROM requests WHERE {lookup.PARKED} AND agent IN ({lookup.marks(agents)})"
         " ORDER BY priority, deadline_boot IS NULL, deadline_boot, seq LIMIT ?"
     )
     rids = [cast(str, rid) for (rid,) in c.execute(query, (*agents, limit)).fetchall()]
@@ -280,7 +228,7 @@ def resume(c: apsw.Connection, agents: tuple[str, ...], limit: int) -> list[str]
 
 def resume_others(c: apsw.Connection, agents: tuple[str, ...]) -> None:
     """Queue what waits for a link and is of none of these agents."""
-    query = f"SELECT rid FROM requests WHERE {PARKED} AND agent NOT IN ({_marks(agents)})"
+    query = f"SELECT rid FROM requests WHERE {lookup.PARKED} AND agent NOT IN ({lookup.marks(agents)})"
     for (rid,) in c.execute(query, agents).fetchall():
         _move(c, cast(str, rid), Happening.RESUME)
 
@@ -290,8 +238,10 @@ def try_again(c: apsw.Connection, rid: str) -> None:
     finished steps are not repeated. Whoever got the old reply gets the new one too.
 
     Raises:
-        BadRequest: it is not in a state in which that can be.
+        BadRequest: it is not in a state in which that can be, or nobody knows any more what was asked.
     """
+    if not lookup.get(c, rid).request.messages:  # see recovery.mend
+        raise BadRequest(f"request {rid}: what was asked was in a part of the store that was damaged; ask anew")
     columns = (
         "attempts = 0, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = '',"
         " spent = ?, accepted_boot = ?, accepted_wall = ?"
@@ -316,7 +266,7 @@ def settle(
 ) -> bool:
     """The one outcome: state, reply and outbox change together. False where it already had one, or is in none of the
     states `only` (a worker claimed it meanwhile)."""
-    if only and get(c, rid).state not in only:
+    if only and lookup.get(c, rid).state not in only:
         return False
     happening = Happening.QUARANTINE if quarantine else lifecycle.ENDING[status]
     # a refusal may be asked again under the same id, so it gives the id free
@@ -355,177 +305,10 @@ def recover(c: apsw.Connection, boot: str) -> list[Row]:
         " OR rid IN (SELECT rid FROM deliveries WHERE state = 'ready'))",
         {"boot": boot, "now": now, "wall": wall},
     )
-    return [
-        _row(row)
-        for row in c.execute(f"SELECT {COLUMNS} FROM requests WHERE finished_wall IS NULL AND state = 'running'")
-    ]
+    running = "finished_wall IS NULL AND state = 'running'"
+    return [lookup.as_row(row) for row in c.execute(f"SELECT {lookup.COLUMNS} FROM requests WHERE {running}")]
 
 
 def requeue(c: apsw.Connection, rid: str) -> None:
     """Back in the queue after a crash; the attempt stays counted."""
     _move(c, rid, Happening.RELEASE)
-
-
-def overdue(c: apsw.Connection) -> list[Row]:
-    """Waiting requests whose deadline has passed."""
-    query = f"SELECT {COLUMNS} FROM requests WHERE {WAITING} AND deadline_boot <= ?"
-    return [_row(row) for row in c.execute(query, (clock.boot(),))]
-
-
-def next_deadline(c: apsw.Connection) -> float | None:
-    """The earliest deadline among those that wait, on the boot clock."""
-    query = f"SELECT min(deadline_boot) FROM requests WHERE {WAITING}"
-    return cast("float | None", c.execute(query).get)
-
-
-def get(c: apsw.Connection, rid: str) -> Row:
-    """A request by its rid; KeyError."""
-    row = c.execute(f"SELECT {COLUMNS} FROM requests WHERE rid = ?", (rid,)).fetchone()
-    if not row:
-        raise KeyError(rid)
-    return _row(row)
-
-
-def find(
-    c: apsw.Connection, name: str, client: str | None = None, *, role: str | None = None, transport: str | None = None
-) -> Row | None:
-    """A request by rid, or by the client's id (of one client, or the latest of any).
-
-    Args:
-        role, transport: only what was let in by this role, came in this way.
-    """
-    query = f"SELECT {COLUMNS} FROM requests WHERE (rid = :name OR id = :name)"
-    if client is not None:
-        query += " AND client = :client"
-    if role is not None:
-        query += " AND role = :role"
-    if transport is not None:
-        query += " AND transport = :transport"
-    values = {"name": name, "client": client, "role": role, "transport": transport}
-    row = c.execute(query + " ORDER BY rid = :name DESC, seq DESC LIMIT 1", values).fetchone()
-    return _row(row) if row else None
-
-
-def latest(c: apsw.Connection, limit: int, states: tuple[State, ...] = (), client: str | None = None) -> list[Row]:
-    """The newest requests first; of one client, where it is named."""
-    wanted = [f"state IN ({_marks(states)})"] if states else []
-    wanted += ["client = ?"] if client is not None else []
-    where = f"WHERE {' AND '.join(wanted)}" if wanted else ""
-    query = f"SELECT {COLUMNS} FROM requests {where} ORDER BY seq DESC LIMIT ?"
-    return [_row(row) for row in c.execute(query, (*states, *([] if client is None else [client]), limit))]
-
-
-def counts(c: apsw.Connection) -> dict[str, int]:
-    """Requests by state. Looks at every row."""
-    return {cast(str, s): cast(int, n) for s, n in c.execute("SELECT state, count(*) FROM requests GROUP BY state")}
-
-
-def unfinished(c: apsw.Connection) -> dict[str, int]:
-    """The same of those without an outcome, from their index."""
-    query = "SELECT state, count(*) FROM requests WHERE finished_wall IS NULL GROUP BY state"
-    return {cast(str, s): cast(int, n) for s, n in c.execute(query)}
-
-
-def ahead(c: apsw.Connection, row: Row) -> list[str]:
-    """The agents of the requests that wait like this one and are taken before it, in that order."""
-    later = float("inf") if row.deadline_boot is None else row.deadline_boot
-    order = "attempts = 0, priority, coalesce(deadline_boot, 9e999), seq"
-    priority = 1 if row.request.priority is Priority.BATCH else 0
-    where = f"finished_wall IS NULL AND state = ? AND ({order}) < (?, ?, ?, ?)"
-    query = f"SELECT agent FROM requests WHERE {where} ORDER BY {order}"
-    place = (row.attempts == 0, priority, later, row.seq)
-    return [cast(str, agent) for (agent,) in c.execute(query, (row.state, *place))]
-
-
-TRIM = 64  # rows a trim deletes at once: keeps the writer's transactions short
-TRIM_FOR_ROOM = 8  # and where it is for room: rows may be large, and no more of them are to go than have to
-
-
-def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
-    """Forget finished requests: those older than the retention; the oldest, whatever their age, while it is crowded.
-    Unfinished and undelivered ones stay. Returns how many.
-
-    Requests of this boot are as old as the boot clock says: a board that learns the date a minute after its start must
-    not take them for years old, and forget that they were done.
-    """
-    if is_crowded(c, max_bytes):  # without the look for old ones, which goes through all of them
-        old = _delete_finished(c, "", (), TRIM_FOR_ROOM) or _delete_turns(c)
-    else:
-        limits = (boot, clock.boot() - keep_s, boot, clock.wall() - keep_s)
-        old = _delete_finished(c, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits)
-    c.execute("PRAGMA incremental_vacuum(64)").fetchall()
-    c.execute("DELETE FROM turns WHERE expires_wall < ?", (clock.wall(),))
-    return old
-
-
-def _delete_finished(c: apsw.Connection, condition: str, values: tuple[Any, ...], limit: int = TRIM) -> int:
-    c.execute(
-        "DELETE FROM requests WHERE seq IN (SELECT seq FROM requests r WHERE finished_wall IS NOT NULL"
-        f" {condition} AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = r.rid AND d.state <> 'delivered')"
-        f" ORDER BY finished_wall LIMIT {limit})",
-        values,
-    )
-    return c.changes()
-
-
-def _delete_turns(c: apsw.Connection) -> int:
-    """The conversations that end first: memory of a dialogue is worth less than taking a request in."""
-    c.execute(
-        "DELETE FROM turns WHERE (client, agent, conversation, seq) IN"
-        f" (SELECT client, agent, conversation, seq FROM turns ORDER BY expires_wall LIMIT {TRIM})"
-    )
-    return c.changes()
-
-
-TURNS_KEPT = 64  # turns of one conversation that are read back; more never fit a board model's context
-Turn = tuple[Message, ...]
-
-
-def history(c: apsw.Connection, row: Row) -> list[PastTurn]:
-    """The turns of the request's conversation, oldest first; expired ones are gone."""
-    if row.conversation is None:
-        return []
-    query = (
-        "SELECT messages, private FROM turns WHERE client = ? AND agent = ? AND conversation = ? AND expires_wall >= ?"
-        " AND seq < ? ORDER BY seq DESC LIMIT ?"
-    )
-    values = (row.client, row.agent, row.conversation, clock.wall(), row.seq, TURNS_KEPT)
-    turns = [PastTurn(msgspec.json.decode(cast(bytes, m), type=Turn), bool(p)) for m, p in c.execute(query, values)]
-    return turns[::-1]
-
-
-def add_turn(c: apsw.Connection, row: Row, messages: Turn, expires_wall: float, *, private: bool) -> None:
-    """Append to a conversation; every turn of it lives as long as the newest."""
-    if row.conversation is None:
-        return
-    name = (row.client, row.agent, row.conversation)
-    c.execute(
-        "INSERT OR REPLACE INTO turns(client, agent, conversation, seq, messages, expires_wall, private)"
-        " VALUES (?,?,?,?,?,?,?)",
-        (*name, row.seq, msgspec.json.encode(messages), expires_wall, private),
-    )
-    where = "client = ? AND agent = ? AND conversation = ?"
-    c.execute(f"UPDATE turns SET expires_wall = ? WHERE {where}", (expires_wall, *name))
-    c.execute(
-        f"DELETE FROM turns WHERE {where} AND seq <= (SELECT seq FROM turns WHERE {where}"
-        " ORDER BY seq DESC LIMIT 1 OFFSET ?)",
-        (*name, *name, TURNS_KEPT),
-    )
-
-
-def _marks(values: tuple[object, ...]) -> str:
-    return ",".join("?" * len(values))
-
-
-def _row(values: tuple[Any, ...]) -> Row:
-    row = dict(zip(FIELDS.split(", "), values, strict=True))
-    request = msgspec.json.decode(row.pop("body"), type=Request)
-    findings = tuple(Finding(word) for word in row.pop("findings").split())
-    spent = row.pop("spent")
-    return Row(
-        **{**row, "state": State(row["state"])},
-        request=request,
-        findings=findings,
-        spent=None if spent is None else msgspec.json.decode(spent, type=Spent),
-        begun=row["attempts"] > 0 or spent is not None,
-    )

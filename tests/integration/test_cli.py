@@ -19,6 +19,7 @@ from tests.support.daemon import Daemon, Wired
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon they share
 
 NOBODY = 65534
+NAMELESS = 54321  # no user of any system that the tests run on
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
@@ -148,6 +149,48 @@ async def test_no_daemon_is_69(tmp_path: Path) -> None:
         assert document.json()["error"]["code"] == "unreachable"
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("ask", "how full is it?"),
+        ("status",),
+        ("top",),
+        ("tools", "ls"),
+        ("tools", "call", "tank_level", "tank=south"),
+        ("requests", "ls"),
+        ("requests", "show", "nothing"),
+        ("requests", "cancel", "nothing"),
+        ("requests", "requeue", "nothing"),
+        ("route", "x"),
+        ("models", "rollback", "nothing"),
+        ("models", "update", "nothing"),
+    ],
+    ids=" ".join,
+)
+async def test_every_command_finds_the_daemon_by_config(
+    daemon: Daemon, command: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What was typed goes before the environment."""
+    elsewhere = {"EDGED_SOCKET": str(tmp_path / "none.sock")}
+    ended = await edged(*command, "--config", str(daemon.config), variables=elsewhere)
+    assert ended.code == (65 if "nothing" in command else 0), ended.err
+
+
+async def test_config_that_is_named_and_wrong_is_78(tmp_path: Path) -> None:
+    """It was to name the socket: no other daemon is asked instead."""
+    missing = await edged("status", "--config", str(tmp_path / "none.toml"))
+    assert (missing.code, "none.toml" in missing.err) == (78, True)
+
+
+async def test_models_of_the_configuration_that_is_named(tmp_path: Path) -> None:
+    """Its folder, not that of the environment."""
+    daemon = Daemon(tmp_path)
+    listed = await edged(
+        *("models", "ls", "--json", "--config", str(daemon.config)), variables={"EDGED_MODELS_DIR": "/nowhere"}
+    )
+    assert listed.json()["models_dir"] == f"{tmp_path}/state/models"
+
+
 AS_NOBODY = f"""
 import contextlib, os, sys, typer.rich_utils, rich.traceback
 from edged.cli import main
@@ -155,8 +198,9 @@ wanted, sys.argv = sys.argv, ["edged", "ask", "x", "--socket", "/nowhere"]
 with contextlib.suppress(SystemExit):
     main()  # loads what somebody without rights may not read in this folder
 os.setgroups([])
-os.setgid({NOBODY})
-os.setuid({NOBODY})
+uid = int(os.environ.get("AS_UID", {NOBODY}))
+os.setgid(uid)
+os.setuid(uid)
 sys.argv = wanted
 main()
 """
@@ -173,6 +217,24 @@ async def test_stranger_is_told_to_join_the_group_and_77(tmp_path: Path, mode: s
         ended = await edged("ask", "x", "--socket", str(daemon.socket), program=AS_NOBODY)
         assert (ended.code, ended.out) == (77, ""), ended.err
         assert "group" in ended.err
+
+
+async def test_user_without_a_name_is_called_by_number(tmp_path: Path) -> None:
+    """As in a container that is started with a uid: no entry among the users, no $USER, no home."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    for folder in (tmp_path, *tmp_path.parents[:-2]):
+        folder.chmod(0o755)
+    program = f"import os\nfor name in ('LOGNAME', 'USER', 'HOME'):\n    os.environ.pop(name, None)\n{AS_NOBODY}"
+    nameless = {"AS_UID": str(NAMELESS)}
+    async with Daemon(tmp_path, config='[ipc]\nmode = "0660"\n') as daemon:
+        os.chown(daemon.socket, -1, 1)  # a group that has a name, and is not root's
+        ended = await edged("status", "--socket", str(daemon.socket), program=program, variables=nameless)
+        assert (ended.code, ended.out) == (77, ""), ended.err
+        assert f"uid {NAMELESS}" in ended.err
+    listed = await edged("models", "ls", program=program, variables=nameless)
+    assert listed.code == 64
+    assert "--models-dir" in listed.err
 
 
 async def test_status_for_people_and_for_scripts(daemon: Daemon) -> None:

@@ -10,6 +10,7 @@ import apsw
 import pytest
 
 from tests.support.broker import Mosquitto, Peer
+from tests.support.cli import edged
 from tests.support.daemon import BASE, Daemon, Wired
 
 pytestmark = pytest.mark.broker
@@ -34,6 +35,13 @@ async def test_row_that_holds_nonsense_is_met_and_put_right(tmp_path: Path) -> N
             assert (await client.call(1, "request.get", {"name": "q1"}))[1]["status"] == "failed"
             assert (await client.call(2, "agent.ask", {"input": "note 2;", "id": "q2"}))[1]["status"] == "done"
             status = (await client.call(3, "status"))[1]
+            error, rows = await client.call(4, "requests.list", {"limit": 10})
+            assert error is None
+            assert {row["id"]: (row["state"], row["input"]) for row in rows}["q1"] == ("failed", "")
+            error, _ = await client.call(5, "request.requeue", {"name": "q1"})
+            assert (error["code"], "was damaged" in error["message"]) == ("bad_request", True)
+        listed = await edged("requests", "ls", config=daemon.config)
+        assert (listed.code, rows[0]["rid"] in listed.out) == (0, True)
         assert Path(status["store"]["damaged"]).exists()
         assert await daemon.stop() == 0
         await daemon.start()

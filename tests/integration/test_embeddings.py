@@ -19,7 +19,7 @@ from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
-from edged.daemon.assembly import check_all
+from edged.daemon.checks import check_all
 from edged.engines.registry import embeds_only
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import Busy, ConfigError, ContextExceeded

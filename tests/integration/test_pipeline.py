@@ -893,7 +893,7 @@ async def test_disk_that_refuses_a_claim_leaves_the_request_in_the_queue(
     monkeypatch.setattr("edged.requests.pipeline.RETRY_S", (0.01, 0.02))
     original, failing = requests.claim, [apsw.IOError("io"), apsw.FullError("full"), apsw.BusyError("locked")]
 
-    def claim(c: apsw.Connection, places: requests.Places) -> Any:
+    def claim(c: apsw.Connection, places: requests.FreeSlots) -> Any:
         if failing:
             raise failing.pop()
         return original(c, places)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edged.errors import Busy
-from edged.store import database
+from edged.store import opening
 from edged.store.lifecycle import State
 from edged.store.requests import Accepted
 from tests.integration.test_pipeline import House
@@ -41,7 +41,7 @@ async def test_store_that_is_full_of_what_is_finished_goes_on(tmp_path: Path) ->
             reply = await ask(client, number)
             assert reply["output"] == f"{number} {TEXT}"
             assert path.stat().st_size <= BOUND + 2 * len(TEXT) + 2**16
-            assert path.with_name("edged.db-wal").stat().st_size <= database.WAL_BYTES + 2**20
+            assert path.with_name("edged.db-wal").stat().st_size <= opening.WAL_BYTES + 2**20
         _, known = await client.call(REQUESTS, "requests.list", {"limit": 1000})
         assert 5 < len(known) < REQUESTS // 2
         assert known[0]["id"] == f"q{REQUESTS - 1}"

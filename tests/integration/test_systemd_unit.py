@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edged import config
-from edged.daemon import assembly
+from edged.daemon import checks
 
 FOLDER = Path(__file__).parents[2] / "systemd"
 SERVICE, SOCKET, CONFIGURATION = FOLDER / "edged.service", FOLDER / "edged.socket", FOLDER / "edged.toml"
@@ -66,7 +66,7 @@ def test_installed_configuration_lacks_its_model_only(tmp_path: Path) -> None:
     shutil.copy(CONFIGURATION, path)
     (tmp_path / "conf.d").mkdir()
     (tmp_path / "conf.d" / "here.toml").write_text(f'[node]\nid = "n1"\nstate_dir = "{tmp_path}"\n')
-    [problem] = asyncio.run(assembly.check_all(config.load(str(path))))
+    [problem] = asyncio.run(checks.check_all(config.load(str(path))))
     assert "models.small: model 'small' is not installed: edged models pull" in problem
 
 

@@ -29,23 +29,30 @@ class Ended(NamedTuple):
 def environment(config: Path | None = None) -> dict[str, str]:
     """No configuration of this machine is seen, and nothing is coloured."""
     made = {**os.environ, "EDGED_CONFIG": str(config or "/nowhere/edged.toml"), "TERM": "dumb", "NO_COLOR": "1"}
-    made.pop("EDGED_SOCKET", None)
+    for name in ("EDGED_SOCKET", "EDGED_MODELS_DIR"):
+        made.pop(name, None)
     return made
 
 
 async def edged(
-    *arguments: str, config: Path | None = None, program: str | None = None, stdin: bytes | None = None
+    *arguments: str,
+    config: Path | None = None,
+    program: str | None = None,
+    stdin: bytes | None = None,
+    variables: dict[str, str] | None = None,
 ) -> Ended:
     """Run a command.
 
     Args:
+        config: what $EDGED_CONFIG names.
+        variables: more of the environment.
         program: Python that runs instead of `edged`.
         stdin: what it reads; None: nothing.
     """
     start = ["-c", program] if program else ["-m", "edged"]
     child = await asyncio.create_subprocess_exec(
         *(sys.executable, *start, *arguments),
-        env=environment(config),
+        env={**environment(config), **(variables or {})},
         cwd=ROOT,
         stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,

@@ -19,7 +19,8 @@ from edged.access.policy import Policy
 from edged.completions.local import ModelAnswer, ModelAsk, OnCall, OnPiece
 from edged.errors import BadRequest, EdgedError
 from edged.store.lifecycle import State
-from edged.store.requests import Accepted, Row
+from edged.store.lookup import Row
+from edged.store.requests import Accepted
 from edged.transport.http.core.api import OnDelta
 from edged.transport.http.core.limits import Limits
 from edged.transport.http.core.server import HttpTransport, Listener

@@ -22,11 +22,12 @@ import apsw
 
 from edged.config import Database as DatabaseConfig
 from edged.config import SqlTool
-from edged.store import audit, database, journal, outbox, requests
+from edged.store import audit, conversations, database, journal, lookup, opening, outbox, requests, retention
 from edged.store.database import Work
 from edged.store.journal import Intent, Result, Step
 from edged.store.lifecycle import WAITING
-from edged.store.requests import Places, Row
+from edged.store.lookup import Row
+from edged.store.requests import FreeSlots
 from edged.store.schema import MIGRATIONS
 from edged.tools.sql import SqlDatabase
 from edged.types import Address, Ask, AuditEntry, Caller, Message, Reply, Request, Status, ToolCall
@@ -35,7 +36,7 @@ from tests.support import old_stores
 
 SECTORS = (512, 4096)  # of disks: what is written is torn between two of them
 REQUESTS = 12  # of a recording: some lie open beside each other at every moment
-PLACES = Places(4, 4)
+PLACES = FreeSlots(4, 4)
 BOOT = "boot"
 VFS, BASE = "recording", "unix"
 LOOK = SqlTool(description="Look.", database="plant", sql="SELECT count(*) FROM diary")
@@ -192,7 +193,7 @@ class Life:
     def __init__(self, folder: Path, *, recording: Recording | None = None, careless: bool = False) -> None:
         self.recording = recording or Recording()
         self._path = folder / "state" / "edged.db"
-        self.store = database._open(self._path, MIGRATIONS)
+        self.store = opening.open_file(self._path, MIGRATIONS)
         self.plant = SqlDatabase("plant", DatabaseConfig(path=str(plant_of(folder)), mode="rw"))
         self._careless = careless
         self._decided = 0  # times
@@ -208,7 +209,7 @@ class Life:
         """A clean stop, and a start."""
         self.plant._close()
         self.store.close()
-        self.store = database._open(self._path, MIGRATIONS)
+        self.store = opening.open_file(self._path, MIGRATIONS)
 
     def commit(self, *work: tuple[Work[Any], bool]) -> list[Any]:
         """One transaction of several pieces; each says whether it is durable."""
@@ -237,7 +238,7 @@ class Life:
         def take(c: apsw.Connection) -> list[Row]:
             requests.accept(c, ask, rid, BOOT, 256, 2**30)
             audit.append(c, AuditEntry(what="request.accepted", who="c", rid=rid))
-            return [] if wait else requests.claim(c, Places(1, 1))
+            return [] if wait else requests.claim(c, FreeSlots(1, 1))
 
         [rows] = self.commit((take, True))
         self.recording.tell("accepted", rid)
@@ -246,7 +247,7 @@ class Life:
 
     def cancel(self) -> None:
         """End one that waits."""
-        waiting = requests.latest(self.store, 1, WAITING)
+        waiting = lookup.latest(self.store, 1, WAITING)
         for row in waiting:
             reply = reply_bytes(Reply(id=row.id, rid=row.rid, status=Status.CANCELLED))
             settle = functools.partial(requests.settle, rid=row.rid, status=Status.CANCELLED, reply=reply, only=WAITING)
@@ -291,7 +292,7 @@ class Life:
         for step in held:
             journal.finish(c, row.rid, step)
         requests.settle(c, row.rid, Status.DONE, reply)
-        requests.add_turn(c, row, (Message("assistant", "noted"),), 1e12, private=True)
+        conversations.add_turn(c, row, (Message("assistant", "noted"),), 1e12, private=True)
         audit.append(c, AuditEntry(what="request.ended", who="c", rid=row.rid))
 
     def run(self, chance: random.Random, count: int) -> None:
@@ -314,7 +315,7 @@ class Life:
             if chance.random() < 0.1:
                 self.store.wal_checkpoint()
             if chance.random() < 0.1:
-                self.commit((lambda c: requests.trim(c, 1e9, BOOT, 2**30), False))
+                self.commit((lambda c: retention.trim(c, 1e9, BOOT, 2**30), False))
             if chance.random() < 0.03:
                 self.restart()
 
@@ -436,7 +437,7 @@ def _judge(life: Life, told: list[tuple[int, str, str, bytes]], folder: Path, co
     for _, what, rid, data in told:
         row = _row(life, rid)
         counts.lost += row is None or (what == "answered" and row.reply != data)
-    rows = requests.latest(c, 1000)
+    rows = lookup.latest(c, 1000)
     counts.lost += sum(row.reply is None for row in rows)
     ended = [row for row in rows if row.status == Status.DONE]
     noted = sorted(text.split()[0] for (text,) in plant("SELECT text FROM diary"))
@@ -447,7 +448,7 @@ def _judge(life: Life, told: list[tuple[int, str, str, bytes]], folder: Path, co
 
 def _row(life: Life, rid: str) -> Row | None:
     try:
-        return requests.get(life.store, rid)
+        return lookup.get(life.store, rid)
     except KeyError:
         return None
 
@@ -469,7 +470,7 @@ def upgrade_cuts(cuts: int, seed: int) -> Counts:
                 old_stores.make(path, schema)
                 recording.events.append(Event("sync", str(path)))
                 recording.first = len(recording.events)
-                database._open(path, MIGRATIONS).close()
+                opening.open_file(path, MIGRATIONS).close()
             for _ in range(min(25, cuts - counts.cuts)):
                 upto = chance.randint(recording.first, len(recording.events))
                 _look_at_upgrade(recording.files(upto, chance), counts)
@@ -482,10 +483,10 @@ def _look_at_upgrade(files: dict[str, bytearray], counts: Counts) -> None:
         for path, content in files.items():
             (Path(name) / Path(path).name).write_bytes(content)
         try:
-            with contextlib.closing(database._open(Path(name) / "edged.db", MIGRATIONS)) as c:
+            with contextlib.closing(opening.open_file(Path(name) / "edged.db", MIGRATIONS)) as c:
                 counts.corrupt += c.pragma("integrity_check") != "ok"
                 counts.corrupt += c.pragma("user_version") != len(MIGRATIONS)
-                rows = {row.rid: row for row in requests.latest(c, 1000)}
+                rows = {row.rid: row for row in lookup.latest(c, 1000)}
         except apsw.Error:
             counts.corrupt += 1
             return

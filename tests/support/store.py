@@ -7,13 +7,14 @@ from typing import Any
 import apsw
 
 from edged.store import requests
-from edged.store.requests import Accepted, Places, Row
+from edged.store.lookup import Row
+from edged.store.requests import Accepted, FreeSlots
 from edged.store.schema import MIGRATIONS
 from edged.types import Address, Ask, Caller, Message, Packet, Reply, Request, Status
 from edged.wire import new_rid, reply_bytes
 
 PLENTY = 2**30
-ONE, ANY = Places(1, 1), Places(16, 16)
+ONE, ANY = FreeSlots(1, 1), FreeSlots(16, 16)
 
 
 def store() -> apsw.Connection:

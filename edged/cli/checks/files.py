@@ -10,10 +10,11 @@ from typing import cast
 
 import apsw
 
-from edged.cli.checks.finding import Finding, fail, nearest, ok, own_name, user_name, warn
+from edged.cli.checks.finding import Finding, fail, nearest, ok, warn
 from edged.cli.common import size
 from edged.config import Config
 from edged.host import mounts
+from edged.host.users import own_name, user_name
 from edged.store.recovery import salvage
 from edged.store.schema import MIGRATIONS
 

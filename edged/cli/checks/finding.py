@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 from enum import StrEnum
 from pathlib import Path
 
@@ -40,19 +39,6 @@ def warn(check: str, message: str, do: str) -> Finding:
 def fail(check: str, message: str, do: str) -> Finding:
     """It does not work."""
     return Finding(check, Level.FAIL, message, do)
-
-
-def user_name(uid: int) -> str:
-    """A user's name, or the number of one without a name."""
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return f"uid {uid}"
-
-
-def own_name() -> str:
-    """Of who runs this."""
-    return user_name(os.geteuid())
 
 
 def is_the_daemons(state_dir: Path) -> bool:

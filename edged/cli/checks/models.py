@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edged.cli.checks.finding import Finding, fail, ok, own_name, warn
+from edged.cli.checks.finding import Finding, fail, ok, warn
 from edged.cli.common import size
-from edged.cli.needs import calculated
+from edged.cli.models.fit import calculated
 from edged.config import Config
 from edged.engines import scripted
 from edged.errors import ConfigError
 from edged.host import memory as probe
+from edged.host.users import own_name
 from edged.models import catalog, pull
 from edged.models.files import model_aliases, model_specs
 from edged.types import EngineKind

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from edged import __version__
-from edged.cli.checks.finding import Finding, fail, ok, own_name, user_name, warn
+from edged.cli.checks.finding import Finding, fail, ok, warn
 from edged.cli.common import span
+from edged.cli.connection import join_command
 from edged.client import AsyncClient, EdgedCallError
 from edged.config import Config
+from edged.host.users import own_name, user_name
 
 PATIENCE_S = 5.0  # a daemon that is computing answers in milliseconds; one that hangs, never
 BOOTED = Path("/run/systemd/system")  # sd_booted(3)
@@ -78,7 +80,7 @@ def _join(name: str) -> str:
     with contextlib.suppress(KeyError):
         if own_name() in grp.getgrnam(name).gr_mem:
             return "log in again: the membership is newer than this session"
-    return f"sudo usermod -aG {name} {own_name()}, then log in again"
+    return join_command(name)
 
 
 def _group_name(gid: int) -> str:

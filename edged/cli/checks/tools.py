@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from edged.cli.checks.finding import Finding, fail, is_the_daemons, ok, own_name, warn
+from edged.cli.checks.finding import Finding, fail, is_the_daemons, ok, warn
 from edged.config import Config, PythonTool, SqlTool
+from edged.host.users import own_name
 from edged.tools.python import landlock, signatures
 from edged.tools.toolbox import Toolbox
 

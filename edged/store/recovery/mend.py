@@ -11,9 +11,9 @@ import msgspec
 
 from edged.host import clock
 from edged.store import lifecycle
+from edged.store.conversations import Turn
 from edged.store.journal import Intent, Result
 from edged.store.lifecycle import State
-from edged.store.requests import Turn
 from edged.types import Fault, Finding, Format, MemoryNeed, Reply, Request, Spent, Status
 
 DELIVERY_STATES = ("waiting", "ready", "delivered")  # see schema

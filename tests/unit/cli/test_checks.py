@@ -13,9 +13,10 @@ import pytest
 
 from edged import __version__
 from edged.cli.checks import board, files, service
-from edged.cli.checks.finding import Finding, Level, user_name
+from edged.cli.checks.finding import Finding, Level
 from edged.config import Config, Node
 from edged.host import mounts
+from edged.host.users import user_name
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
 from tests.support.msgpack_server import StandIn

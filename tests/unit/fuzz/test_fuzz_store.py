@@ -16,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from edged.errors import ConfigError
-from edged.store import audit, database, journal, requests
+from edged.store import audit, conversations, journal, lookup, opening, requests
 from edged.store.database import Database
 from edged.store.journal import Intent, Result, Step
 from edged.store.recovery import mend, pages, salvage
@@ -141,14 +141,14 @@ def test_rows_that_lead_in_circles_come_to_an_end() -> None:
 def good(folder: Path) -> Path:
     """A store with requests in all states."""
     path = folder / "good.db"
-    c = database._open(path, MIGRATIONS)
+    c = opening.open_file(path, MIGRATIONS)
     for n in range(20):
         requests.accept(c, ask(f"text {n}", id=f"q{n}", conversation="k"), f"rid{n:04}", "boot", 10_000, 2**30)
         row = claim(c)
         journal.intend(c, row.rid, 0, Intent(ToolCall("note", {"text": "x"}), None))
         journal.finish(c, row.rid, Step(0, Intent(ToolCall("note", {}), None), Result({"changes": 1}, True)))
         requests.settle(c, row.rid, Status.DONE, answer(row.rid))
-        requests.add_turn(c, row, (), 2e9, private=False)
+        conversations.add_turn(c, row, (), 2e9, private=False)
         audit.append(c, AuditEntry(what="request.ended", who="c", rid=row.rid))
     for n in range(4):
         requests.accept(c, ask(f"later {n}", id=f"w{n}"), f"wait{n:04}", "boot", 10_000, 2**30)
@@ -184,9 +184,9 @@ async def test_damaged_store_is_opened_and_worked_with(folder: Path, good: Path,
 
 def worked(c: apsw.Connection) -> None:
     """What a daemon does at its start, and when it is asked."""
-    for row in requests.latest(c, 1000):
+    for row in lookup.latest(c, 1000):
         journal.steps(c, row.rid)
-        requests.history(c, row)
+        conversations.history(c, row)
         if row.reply is not None:
             msgspec.json.decode(row.reply)
     requests.claim(c, ANY)
@@ -223,7 +223,7 @@ def test_columns_that_are_no_json_are_mended(where: tuple[str, str], value: byte
         journal.finish(c, accepted.rid, Step(0, Intent(ToolCall("note", {}), None), Result({}, True)))
         if n < 2:
             requests.settle(c, accepted.rid, Status.DONE, answer(accepted.rid))
-            requests.add_turn(c, row, (), 2e9, private=False)
+            conversations.add_turn(c, row, (), 2e9, private=False)
         audit.append(c, AuditEntry(what="x", who="c", rid=accepted.rid))
     c.execute("INSERT INTO model_sizes VALUES ('m', x'00', NULL, 0)")
     table, name = where

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.cli.models_fit import Room, verdict, why_never
+from edged.cli.models.fit import Room, verdict, why_never
 from edged.engines.llama.predict import predicted_bytes
 from edged.models import catalog, fit
 from edged.types import ModelSpec

@@ -14,7 +14,7 @@ import apsw
 import pytest
 
 from edged.errors import ConfigError
-from edged.store import database
+from edged.store import database, opening
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
 from tests.support.store import claim
@@ -408,11 +408,11 @@ async def test_what_is_written_is_counted(tmp_path: Path) -> None:
     for number in range(5):
         await store.write(insert(number))
     assert store.written.syncs - begun.syncs == 5
-    frames = (log.stat().st_size - 32) // (database.PAGE_BYTES + database.FRAME_HEADER)
-    assert store.written.bytes <= frames * (database.PAGE_BYTES + database.FRAME_HEADER)
-    assert store.written.bytes >= 5 * (database.PAGE_BYTES + database.FRAME_HEADER)
+    frames = (log.stat().st_size - 32) // (opening.PAGE_BYTES + database.FRAME_HEADER)
+    assert store.written.bytes <= frames * (opening.PAGE_BYTES + database.FRAME_HEADER)
+    assert store.written.bytes >= 5 * (opening.PAGE_BYTES + database.FRAME_HEADER)
     before = store.written
-    large = "x" * (database.CHECKPOINT_PAGES * database.PAGE_BYTES // 2)  # and once more in the index
+    large = "x" * (database.CHECKPOINT_PAGES * opening.PAGE_BYTES // 2)  # and once more in the index
     await store.write(insert(large))
     await store.write(lambda _: None, durable=False)  # the checkpoint is behind the commit
     assert store.written.syncs - before.syncs == 1 + database.CHECKPOINT_SYNCS
@@ -426,7 +426,7 @@ async def test_page_that_was_written_often_is_copied_once(tmp_path: Path, monkey
     store, path, frame = (
         Database(tmp_path / "x.db", TABLE),
         tmp_path / "x.db",
-        database.PAGE_BYTES + database.FRAME_HEADER,
+        opening.PAGE_BYTES + database.FRAME_HEADER,
     )
     await store.start()
     await store.write(insert("x" * 5000))
@@ -437,10 +437,10 @@ async def test_page_that_was_written_often_is_copied_once(tmp_path: Path, monkey
         await store.write(lambda c: c.execute("UPDATE t SET a = a + 1 WHERE typeof(a) = 'integer'").fetchall())
         await store.write(lambda _: None, durable=False)  # the checkpoint is behind the commit
     new = path.read_bytes()
-    pages = range(0, len(new), database.PAGE_BYTES)
-    changed = sum(new[at : at + database.PAGE_BYTES] != old[at : at + database.PAGE_BYTES] for at in pages)
+    pages = range(0, len(new), opening.PAGE_BYTES)
+    changed = sum(new[at : at + opening.PAGE_BYTES] != old[at : at + opening.PAGE_BYTES] for at in pages)
     logged = (log.stat().st_size - first) // frame * frame
-    assert store.written.bytes - begun == logged + changed * database.PAGE_BYTES
+    assert store.written.bytes - begun == logged + changed * opening.PAGE_BYTES
     assert logged // frame > 2 * changed
     await store.stop()
 
@@ -460,7 +460,7 @@ async def test_log_begins_anew_though_somebody_reads_all_the_time(tmp_path: Path
         await store.write(insert(f"{number}" + "x" * 2**18))
     reading = False
     await asyncio.gather(*readers)
-    assert (tmp_path / "x.db-wal").stat().st_size < 4 * database.WAL_BYTES
+    assert (tmp_path / "x.db-wal").stat().st_size < 4 * opening.WAL_BYTES
     await store.stop()
 
 
@@ -468,7 +468,7 @@ async def test_file_of_larger_pages_works_where_it_cannot_be_written_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Somebody has it open, or the disk has no room: nothing that a start should fail of."""
-    monkeypatch.setattr(database, "BUSY_MS", 1)
+    monkeypatch.setattr(opening, "BUSY_MS", 1)
     path = tmp_path / "x.db"
     with contextlib.closing(apsw.Connection(str(path))) as old:
         old.execute("PRAGMA page_size = 4096; PRAGMA journal_mode = WAL").fetchall()
@@ -476,7 +476,7 @@ async def test_file_of_larger_pages_works_where_it_cannot_be_written_anew(
         old.pragma("user_version", 1)
         old.execute("BEGIN")
         old.execute("SELECT * FROM t").fetchall()
-        connection = await asyncio.to_thread(database._open, path, TABLE)
+        connection = await asyncio.to_thread(opening.open_file, path, TABLE)
         assert connection.pragma("page_size") == 4096
         assert connection.pragma("journal_mode") == "wal"
         connection.execute("INSERT INTO t VALUES (1)")
@@ -504,7 +504,7 @@ async def test_somebody_who_reads_for_hours_holds_up_no_commit(tmp_path: Path, m
     await store.write(insert("last"))
     await store.write(insert("the log begins anew"))
     assert store.overgrown == 0
-    assert (tmp_path / "x.db-wal").stat().st_size <= database.WAL_BYTES
+    assert (tmp_path / "x.db-wal").stat().st_size <= opening.WAL_BYTES
     await store.stop()
 
 
@@ -518,6 +518,6 @@ async def test_file_of_larger_pages_is_written_anew_at_the_start(tmp_path: Path)
         old.pragma("user_version", 1)
     store = Database(path, TABLE)
     await store.start()
-    assert await store.read(lambda c: (c.pragma("page_size"), c.pragma("journal_mode"))) == (database.PAGE_BYTES, "wal")
+    assert await store.read(lambda c: (c.pragma("page_size"), c.pragma("journal_mode"))) == (opening.PAGE_BYTES, "wal")
     assert await store.read(count) == 1
     await store.stop()

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from edged.errors import ConfigError
-from edged.store import database, journal, requests
+from edged.store import journal, lookup, opening, requests
 from edged.store.recovery import mend, salvage
 from edged.store.schema import MIGRATIONS
 from tests.support import old_stores
@@ -34,12 +34,12 @@ def test_store_of_every_earlier_schema_goes_on_with_what_it_has(schema: int, tmp
     """What waits is worked on, what ran is resumed with its journal, what was answered keeps its reply."""
     path = tmp_path / "edged.db"
     old_stores.make(path, schema)
-    c = database._open(path, MIGRATIONS)
+    c = opening.open_file(path, MIGRATIONS)
     assert c.pragma("user_version") == len(MIGRATIONS)
-    assert c.pragma("page_size") == database.PAGE_BYTES
+    assert c.pragma("page_size") == opening.PAGE_BYTES
     assert c.pragma("integrity_check") == "ok"
     assert list(c.execute("PRAGMA foreign_key_check")) == []
-    found = {row.rid: row for row in requests.latest(c, 100)}
+    found = {row.rid: row for row in lookup.latest(c, 100)}
     assert sorted(found) == sorted(f"{state}1" for state in STATES)
     assert {rid for rid, row in found.items() if row.reply == REPLY} == {
         "answered1",
@@ -60,9 +60,9 @@ def test_migration_that_fails_leaves_the_rows_as_they_were(tmp_path: Path) -> No
     old_stores.make(path, 2)
     wrong = (*MIGRATIONS[:2], "ALTER TABLE requests ADD COLUMN new TEXT; INSERT INTO nowhere VALUES (1)")
     with pytest.raises(apsw.SQLError):
-        database._open(path, wrong)
-    c = database._open(path, MIGRATIONS)
-    assert len(requests.latest(c, 100)) == len(STATES)
+        opening.open_file(path, wrong)
+    c = opening.open_file(path, MIGRATIONS)
+    assert len(lookup.latest(c, 100)) == len(STATES)
     c.close()
 
 
@@ -74,7 +74,7 @@ def test_store_of_a_newer_edged_is_refused_and_not_touched(tmp_path: Path) -> No
         c.pragma("user_version", len(MIGRATIONS) + 1)
     salvage.marker(path).touch()
     with pytest.raises(ConfigError, match="made by a newer edged"):
-        database._open_or_salvage(path, MIGRATIONS, mend.mend)
+        opening.open_or_salvage(path, MIGRATIONS, mend.mend)
     assert not list(tmp_path.glob("*damaged*"))
     with contextlib.closing(apsw.Connection(str(path))) as c:
         assert c.execute("SELECT count(*) FROM requests").get == len(STATES)

@@ -6,7 +6,7 @@ import apsw
 import pytest
 
 from edged.host import clock
-from edged.store import outbox, requests
+from edged.store import lookup, outbox, requests
 from edged.store.lifecycle import State
 from edged.types import Address, Delivery, Format, Status
 from tests.support.store import answer, ask, claim, finished, put, settle, store
@@ -54,10 +54,10 @@ def test_request_is_done_when_the_last_of_its_replies_arrived(c: apsw.Connection
     first, second = ready(c)
     assert first.body == second.body
     outbox.confirm(c, first.id)
-    assert requests.get(c, rid).state is State.ANSWERED
+    assert lookup.get(c, rid).state is State.ANSWERED
     assert [d.id for d in ready(c)] == [second.id]
     outbox.confirm(c, second.id)
-    assert requests.get(c, rid).state is State.DONE
+    assert lookup.get(c, rid).state is State.DONE
     assert outbox.waiting(c) == 0
 
 
@@ -67,7 +67,7 @@ def test_confirm_twice_changes_nothing(c: apsw.Connection) -> None:
     [only] = ready(c)
     outbox.confirm(c, only.id)
     outbox.confirm(c, only.id)
-    assert requests.get(c, rid).state is State.DONE
+    assert lookup.get(c, rid).state is State.DONE
 
 
 def test_asking_again_after_delivery_delivers_the_same_bytes_again(c: apsw.Connection) -> None:

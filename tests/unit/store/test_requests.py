@@ -11,7 +11,7 @@ import pytest
 
 from edged.errors import BadRequest, Busy, NoLink
 from edged.host import clock
-from edged.store import journal, outbox, requests
+from edged.store import conversations, journal, lookup, outbox, requests, retention
 from edged.store.journal import Intent, Result, Step
 from edged.store.lifecycle import WAITING, IllegalTransition, State
 from edged.types import Ask, Finding, Message, Packet, PastTurn, Priority, Spent, Status, Timing, ToolCall, Usage
@@ -85,7 +85,7 @@ def test_accept_after_a_refusal_asks_again(c: apsw.Connection, name: dict[str, A
     again = put(c, ask(**name))
     assert not again.known
     assert again.rid != refused
-    assert requests.get(c, refused).status == "refused"
+    assert lookup.get(c, refused).status == "refused"
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["waiting", "answered"])
@@ -97,7 +97,7 @@ def test_accept_of_the_same_identity_with_other_content_is_refused(
     rid = finished(c, ask(**name)) if ended else put(c, ask(**name)).rid
     with pytest.raises(BadRequest, match=says):
         put(c, ask("something else", **name))
-    assert requests.get(c, rid).request.messages == (Message("user", "hi"),)
+    assert lookup.get(c, rid).request.messages == (Message("user", "hi"),)
     assert put(c, ask(**name)).rid == rid
 
 
@@ -201,7 +201,7 @@ def test_accept_into_a_full_queue_is_busy_but_a_known_request_is_joined(c: apsw.
 
 def test_accept_into_a_full_store_is_busy(c: apsw.Connection) -> None:
     """[store] max_bytes."""
-    size = requests.used_bytes(c)
+    size = retention.used_bytes(c)
     assert size > 0
     with pytest.raises(Busy, match="max_bytes"):
         requests.accept(c, ask(), "r", "boot", 10, size)
@@ -225,7 +225,7 @@ def test_claim_takes_interactive_before_batch_and_earliest_deadline_first(c: aps
         ("batch", ask(priority=Priority.BATCH)),
     ]
     rids = {put(c, wanted).rid: name for name, wanted in names}
-    waiting = {rid: len(requests.ahead(c, requests.get(c, rid))) for rid in rids}
+    waiting = {rid: len(lookup.ahead(c, lookup.get(c, rid))) for rid in rids}
     order = [claim(c).rid for _ in names]
     assert [rids[rid] for rid in order] == ["soon", "by-expiry", "late", "none-1", "none-2", "batch-soon", "batch"]
     assert [waiting[rid] for rid in order] == list(range(7))  # `ahead` tells the same order
@@ -278,10 +278,10 @@ def test_settle_stores_one_outcome_and_refuses_a_second(c: apsw.Connection) -> N
     rid = put(c).rid
     claim(c)
     assert settle(c, rid, Status.CANCELLED)
-    before = requests.get(c, rid)
+    before = lookup.get(c, rid)
     assert not settle(c, rid, Status.DONE)
     assert not settle(c, rid, Status.EXPIRED)
-    assert requests.get(c, rid) == before
+    assert lookup.get(c, rid) == before
     assert (before.state, before.status, before.reply) == (State.CANCELLED, "cancelled", answer(rid, Status.CANCELLED))
 
 
@@ -303,7 +303,7 @@ def test_settle_without_anybody_to_deliver_to_ends_the_request(
     rid = put(c).rid
     claim(c)
     assert settle(c, rid, status, quarantine=quarantine)
-    assert requests.get(c, rid).state is state
+    assert lookup.get(c, rid).state is state
 
 
 def test_settle_of_what_only_waits_does_not_touch_what_runs(c: apsw.Connection) -> None:
@@ -311,7 +311,7 @@ def test_settle_of_what_only_waits_does_not_touch_what_runs(c: apsw.Connection) 
     rid = put(c).rid
     claim(c)
     assert not settle(c, rid, Status.EXPIRED, only=(State.RECEIVED,))
-    assert requests.get(c, rid).state is State.RUNNING
+    assert lookup.get(c, rid).state is State.RUNNING
 
 
 def test_release_does_not_count_the_attempt_and_requeue_does(c: apsw.Connection) -> None:
@@ -319,14 +319,14 @@ def test_release_does_not_count_the_attempt_and_requeue_does(c: apsw.Connection)
     rid = put(c).rid
     claim(c)
     requests.release(c, rid, SPENT)
-    assert (requests.get(c, rid).state, requests.get(c, rid).attempts) == (State.RECEIVED, 0)
-    assert requests.get(c, rid).spent == SPENT
+    assert (lookup.get(c, rid).state, lookup.get(c, rid).attempts) == (State.RECEIVED, 0)
+    assert lookup.get(c, rid).spent == SPENT
     claim(c)
     requests.requeue(c, rid)
-    assert (requests.get(c, rid).state, requests.get(c, rid).attempts) == (State.RECEIVED, 1)
+    assert (lookup.get(c, rid).state, lookup.get(c, rid).attempts) == (State.RECEIVED, 1)
     later = put(c, ask(deadline_s=1)).rid
-    assert requests.ahead(c, requests.get(c, rid)) == []  # what killed the daemon, or not, is tried first
-    assert requests.ahead(c, requests.get(c, later)) == ["house"]
+    assert lookup.ahead(c, lookup.get(c, rid)) == []  # what killed the daemon, or not, is tried first
+    assert lookup.ahead(c, lookup.get(c, later)) == ["house"]
     with pytest.raises(IllegalTransition):
         requests.requeue(c, rid)
 
@@ -348,9 +348,9 @@ def test_park_is_no_attempt_and_keeps_what_was_found(c: apsw.Connection) -> None
     rid = put(c).rid
     claim(c)
     requests.note(c, rid, (Finding.ESCALATED, Finding.FAILED))
-    assert requests.get(c, rid).spent is None
+    assert lookup.get(c, rid).spent is None
     requests.park(c, rid, 1000, SPENT)
-    row = requests.get(c, rid)
+    row = lookup.get(c, rid)
     assert (row.state, row.attempts) == (State.WAITING_LINK, 0)
     assert row.findings == (Finding.ESCALATED, Finding.FAILED)
     assert row.spent == SPENT
@@ -366,7 +366,7 @@ def test_park_beyond_the_bound_is_refused_and_changes_nothing(c: apsw.Connection
     claim(c)
     with pytest.raises(NoLink, match="1 requests wait"):
         requests.park(c, rid, 1, Spent())
-    assert requests.get(c, rid).state is State.RUNNING
+    assert lookup.get(c, rid).state is State.RUNNING
 
 
 def test_resume_takes_so_many_as_there_is_room_for_in_order_of_deadline(c: apsw.Connection) -> None:
@@ -378,9 +378,9 @@ def test_resume_takes_so_many_as_there_is_room_for_in_order_of_deadline(c: apsw.
     assert requests.resume(c, ("house",), 2) == [soon, late]
     assert requests.resume(c, ("house",), 9) == [never, batch]
     assert requests.resume(c, ("house",), 9) == []
-    assert requests.get(c, other).state is State.WAITING_LINK
+    assert lookup.get(c, other).state is State.WAITING_LINK
     requests.resume_others(c, ("house",))
-    assert requests.get(c, other).state is State.RECEIVED
+    assert lookup.get(c, other).state is State.RECEIVED
 
 
 def test_parked_request_holds_back_the_next_of_its_conversation_and_nothing_else(c: apsw.Connection) -> None:
@@ -398,18 +398,18 @@ def test_parked_request_holds_back_the_next_of_its_conversation_and_nothing_else
 def test_parked_request_expires_and_is_counted_and_cancelled_like_any_other(c: apsw.Connection) -> None:
     """It may wait for ever for a link, but not longer than anybody wants its answer."""
     rid = parked(c, ask(deadline_s=0))
-    assert [row.rid for row in requests.overdue(c)] == [rid]
-    assert requests.next_deadline(c) is not None
-    assert requests.counts(c) == {"waiting_link": 1}
+    assert [row.rid for row in lookup.overdue(c)] == [rid]
+    assert lookup.next_deadline(c) is not None
+    assert lookup.counts(c) == {"waiting_link": 1}
     assert settle(c, rid, Status.EXPIRED, only=WAITING)
-    assert requests.get(c, rid).state is State.EXPIRED
+    assert lookup.get(c, rid).state is State.EXPIRED
 
 
 def test_ahead_counts_those_that_wait_for_the_same(c: apsw.Connection) -> None:
     """A position among what waits for a link, and among what waits for the board."""
     first, second = parked(c), parked(c)
     queued = put(c).rid
-    assert [requests.ahead(c, requests.get(c, rid)) for rid in (first, second, queued)] == [[], ["house"], []]
+    assert [lookup.ahead(c, lookup.get(c, rid)) for rid in (first, second, queued)] == [[], ["house"], []]
 
 
 def test_try_again_gives_a_failed_request_a_new_life(c: apsw.Connection) -> None:
@@ -420,7 +420,7 @@ def test_try_again_gives_a_failed_request_a_new_life(c: apsw.Connection) -> None
     claim(c)
     settle(c, rid, Status.FAILED, quarantine=True)
     requests.try_again(c, rid)
-    row = requests.get(c, rid)
+    row = lookup.get(c, rid)
     assert (row.state, row.attempts, row.deadline_boot, row.reply, row.status) == (State.RECEIVED, 0, None, None, None)
     assert row.spent == Spent()
     assert outbox.ready(c, ("mqtt",), (), 9) == []
@@ -455,16 +455,16 @@ def test_random_events_give_every_request_one_outcome(c: apsw.Connection) -> Non
             try:
                 requests.release(c, rid, Spent())
             except IllegalTransition:
-                assert requests.get(c, rid).state is not State.RUNNING
+                assert lookup.get(c, rid).state is not State.RUNNING
         elif action == 2:
             status = chance.choice([Status.FAILED, Status.EXPIRED, Status.CANCELLED])
             if settle(c, rid, status):
                 assert rid not in outcomes
                 outcomes[rid] = answer(rid, status)
         else:
-            found = put(c, ask(id=str(rids.index(rid)), conversation=requests.get(c, rid).conversation))
+            found = put(c, ask(id=str(rids.index(rid)), conversation=lookup.get(c, rid).conversation))
             assert (found.rid, found.reply) == (rid, outcomes.get(rid))
-    assert sum(requests.counts(c).values()) == 20
+    assert sum(lookup.counts(c).values()) == 20
 
 
 # -- deadlines and boots -----------------------------------------------------------------------------------------------
@@ -477,7 +477,7 @@ def test_deadline_is_the_earlier_of_the_clients_and_the_transports(
     c: apsw.Connection, clocks: Clocks, deadline_s: float | None, expiry_s: float | None, at: float | None
 ) -> None:
     """On the boot clock."""
-    row = requests.get(c, put(c, ask(deadline_s=deadline_s, expiry_s=expiry_s)).rid)
+    row = lookup.get(c, put(c, ask(deadline_s=deadline_s, expiry_s=expiry_s)).rid)
     assert row.deadline_boot == (None if at is None else 1000.0 + at)
 
 
@@ -488,10 +488,10 @@ def test_overdue_are_those_that_wait_and_are_past_their_deadline(c: apsw.Connect
     soon = put(c, ask(deadline_s=2)).rid
     put(c, ask(deadline_s=50))
     put(c)
-    assert requests.next_deadline(c) == 1002.0
+    assert lookup.next_deadline(c) == 1002.0
     clocks.advance(2)
-    assert [row.rid for row in requests.overdue(c)] == [soon]
-    assert requests.get(c, running).state is State.RUNNING
+    assert [row.rid for row in lookup.overdue(c)] == [soon]
+    assert lookup.get(c, running).state is State.RUNNING
 
 
 def test_recover_in_the_same_boot_changes_no_deadline(c: apsw.Connection, clocks: Clocks) -> None:
@@ -516,23 +516,23 @@ def test_recover_in_another_boot_keeps_what_is_left_by_the_wall_clock(
     unlimited = put(c, ask("2")).rid
     clocks.boot, clocks.wall = 7.0, clocks.wall + wall_passed
     assert requests.recover(c, "boot-2") == []
-    row = requests.get(c, waiting)
+    row = lookup.get(c, waiting)
     assert row.deadline_boot is not None
     assert row.deadline_boot == pytest.approx(7.0 + left)
     assert row.deadline_boot - row.accepted_boot == pytest.approx(100.0)
-    assert requests.get(c, unlimited).deadline_boot is None
-    assert requests.get(c, unlimited).accepted_boot == 7.0
+    assert lookup.get(c, unlimited).deadline_boot is None
+    assert lookup.get(c, unlimited).accepted_boot == 7.0
 
 
 def test_recover_through_several_boots_adds_up(c: apsw.Connection, clocks: Clocks) -> None:
     """Each boot takes what passed since the request came in, once."""
     rid = put(c, ask(deadline_s=100)).rid
     for boot, left in (("boot-2", 70.0), ("boot-3", 40.0), ("boot-3", 40.0)):
-        if left == 70.0 or requests.get(c, rid).deadline_boot == pytest.approx(5.0 + 70.0):
+        if left == 70.0 or lookup.get(c, rid).deadline_boot == pytest.approx(5.0 + 70.0):
             clocks.wall += 30
         clocks.boot = 5.0
         requests.recover(c, boot)
-        assert requests.get(c, rid).deadline_boot == pytest.approx(5.0 + left)
+        assert lookup.get(c, rid).deadline_boot == pytest.approx(5.0 + left)
 
 
 # -- finding, and conversations ----------------------------------------------------------------------------------------
@@ -554,20 +554,20 @@ def test_find_by_rid_or_by_the_clients_id(c: apsw.Connection) -> None:
         ("?", None, None),
     ]
     for name, client, rid in cases:
-        found = requests.find(c, name, client)
+        found = lookup.find(c, name, client)
         assert (found.rid if found else None) == rid
     assert e != a
     with pytest.raises(KeyError):
-        requests.get(c, "x")
+        lookup.get(c, "x")
 
 
 def test_latest_and_counts_show_the_states(c: apsw.Connection) -> None:
     """Newest first."""
     done = finished(c)
     waiting = [put(c).rid for _ in range(3)]
-    assert [row.rid for row in requests.latest(c, 2)] == waiting[:0:-1]
-    assert [row.rid for row in requests.latest(c, 9, (State.DONE,))] == [done]
-    assert requests.counts(c) == {"done": 1, "received": 3}
+    assert [row.rid for row in lookup.latest(c, 2)] == waiting[:0:-1]
+    assert [row.rid for row in lookup.latest(c, 9, (State.DONE,))] == [done]
+    assert lookup.counts(c) == {"done": 1, "received": 3}
 
 
 def test_unfinished_are_counted_from_their_index(c: apsw.Connection) -> None:
@@ -575,13 +575,13 @@ def test_unfinished_are_counted_from_their_index(c: apsw.Connection) -> None:
     put(c)
     asked: list[str] = []
     c.trace_v2(apsw.SQLITE_TRACE_STMT, lambda event: asked.append(event["sql"]))
-    assert requests.unfinished(c) == {"received": 1}
+    assert lookup.unfinished(c) == {"received": 1}
     c.trace_v2(0, None)
     [look] = [str(row[3]) for row in c.execute(f"EXPLAIN QUERY PLAN {asked[0]}")]
     assert "USING INDEX requests_unfinished" in look
 
 
-def turn(text: str) -> requests.Turn:
+def turn(text: str) -> conversations.Turn:
     return (Message("user", text), Message("assistant", "ok", (ToolCall("t", {"a": 1}),)))
 
 
@@ -589,12 +589,12 @@ def test_history_is_the_conversations_turns_before_the_request(c: apsw.Connectio
     """Per client and agent, oldest first; later turns of a request that was overtaken are not seen."""
     for text, client in (("1", "c"), ("x", "d"), ("2", "c")):
         put(c, ask(text, client=client, conversation="k"))
-        requests.add_turn(c, claim(c), turn(text), clocks.wall + 60, private=True)
-        settle(c, requests.latest(c, 1)[0].rid)
+        conversations.add_turn(c, claim(c), turn(text), clocks.wall + 60, private=True)
+        settle(c, lookup.latest(c, 1)[0].rid)
     put(c, ask("3", conversation="k"))
-    assert requests.history(c, claim(c)) == [PastTurn(turn("1"), True), PastTurn(turn("2"), True)]
+    assert conversations.history(c, claim(c)) == [PastTurn(turn("1"), True), PastTurn(turn("2"), True)]
     put(c, ask("4"))
-    assert requests.history(c, claim(c)) == []
+    assert conversations.history(c, claim(c)) == []
 
 
 def test_history_expires_as_a_whole_and_lives_on_with_its_newest_turn(c: apsw.Connection, clocks: Clocks) -> None:
@@ -604,28 +604,28 @@ def test_history_expires_as_a_whole_and_lives_on_with_its_newest_turn(c: apsw.Co
         rid = put(c, ask(text, conversation="k")).rid
         rows.append(claim(c))
         settle(c, rid)
-    requests.add_turn(c, rows[0], turn("1"), clocks.wall + 60, private=True)
+    conversations.add_turn(c, rows[0], turn("1"), clocks.wall + 60, private=True)
     clocks.advance(50)
-    requests.add_turn(c, rows[1], turn("2"), clocks.wall + 60, private=True)
+    conversations.add_turn(c, rows[1], turn("2"), clocks.wall + 60, private=True)
     clocks.advance(50)
-    assert requests.history(c, rows[2]) == [PastTurn(turn("1"), True), PastTurn(turn("2"), True)]
+    assert conversations.history(c, rows[2]) == [PastTurn(turn("1"), True), PastTurn(turn("2"), True)]
     clocks.advance(50)
-    assert requests.history(c, rows[2]) == []
-    requests.trim(c, DAY, "boot-1", PLENTY)
+    assert conversations.history(c, rows[2]) == []
+    retention.trim(c, DAY, "boot-1", PLENTY)
     assert c.execute("SELECT count(*) FROM turns").get == 0
 
 
 def test_history_keeps_the_newest_turns_only(c: apsw.Connection, clocks: Clocks) -> None:
     """More than a model's context could ever hold are not stored."""
-    for i in range(requests.TURNS_KEPT + 5):
+    for i in range(conversations.TURNS_KEPT + 5):
         rid = put(c, ask(conversation="k")).rid
-        requests.add_turn(c, claim(c), turn(str(i)), clocks.wall + 60, private=True)
+        conversations.add_turn(c, claim(c), turn(str(i)), clocks.wall + 60, private=True)
         settle(c, rid)
     put(c, ask(conversation="k"))
-    history = requests.history(c, claim(c))
-    assert len(history) == requests.TURNS_KEPT
+    history = conversations.history(c, claim(c))
+    assert len(history) == conversations.TURNS_KEPT
     assert history[0].messages[0].content == "5"
-    assert c.execute("SELECT count(*) FROM turns").get == requests.TURNS_KEPT
+    assert c.execute("SELECT count(*) FROM turns").get == conversations.TURNS_KEPT
 
 
 def test_claim_takes_what_ran_when_the_daemon_died_first(c: apsw.Connection) -> None:
@@ -649,8 +649,8 @@ def test_trim_forgets_finished_requests_past_the_retention_with_all_they_had(
     clocks.advance(8 * DAY)
     young = finished(c, ask(id="b"))
     waiting = put(c).rid
-    assert requests.trim(c, 7 * DAY, "boot-1", PLENTY) == 1
-    assert [row.rid for row in requests.latest(c, 9)] == [waiting, young]
+    assert retention.trim(c, 7 * DAY, "boot-1", PLENTY) == 1
+    assert [row.rid for row in lookup.latest(c, 9)] == [waiting, young]
     assert c.execute("SELECT (SELECT count(*) FROM steps) + (SELECT count(*) FROM packets)").get == 0
     assert not put(c, ask(id="a")).known
 
@@ -660,33 +660,33 @@ def test_trim_keeps_what_is_unfinished_or_not_delivered(c: apsw.Connection, cloc
     undelivered = finished(c, ask("1", reply_topic="r"))
     waiting = put(c, ask("2")).rid
     clocks.advance(100 * DAY)
-    assert requests.trim(c, 0, "boot-1", 0) == 0
+    assert retention.trim(c, 0, "boot-1", 0) == 0
     [delivery] = outbox.ready(c, ("mqtt",), (), 9)
     outbox.confirm(c, delivery.id)
-    assert requests.trim(c, -1, "boot-1", 0) == 1
+    assert retention.trim(c, -1, "boot-1", 0) == 1
     with pytest.raises(KeyError):
-        requests.get(c, undelivered)
-    assert requests.get(c, waiting).state is State.RECEIVED
+        lookup.get(c, undelivered)
+    assert lookup.get(c, waiting).state is State.RECEIVED
 
 
 def test_trim_on_a_board_that_learns_the_date_forgets_nothing_of_this_boot(c: apsw.Connection, clocks: Clocks) -> None:
     """A clock that jumps by years does not make what was just done old; in a later boot the date is all there is."""
     rid = finished(c, ask(id="a"))
     clocks.wall += 3000 * DAY
-    assert requests.trim(c, 7 * DAY, "boot-1", PLENTY) == 0
+    assert retention.trim(c, 7 * DAY, "boot-1", PLENTY) == 0
     assert put(c, ask(id="a")).rid == rid
-    assert requests.trim(c, 7 * DAY, "boot-2", PLENTY) == 1
+    assert retention.trim(c, 7 * DAY, "boot-2", PLENTY) == 1
 
 
 def test_trim_of_a_nearly_full_store_forgets_the_oldest_first(c: apsw.Connection, clocks: Clocks) -> None:
     """Before the queue has to refuse; a store with room keeps what is young."""
     rids = []
-    for _ in range(requests.TRIM_FOR_ROOM + 10):
+    for _ in range(retention.TRIM_FOR_ROOM + 10):
         rids.append(finished(c))
         clocks.advance(1)
-    assert requests.trim(c, DAY, "boot-1", PLENTY) == 0
-    assert requests.trim(c, DAY, "boot-1", requests.used_bytes(c)) == requests.TRIM_FOR_ROOM
-    assert [row.rid for row in requests.latest(c, 99)] == rids[: requests.TRIM_FOR_ROOM - 1 : -1]
+    assert retention.trim(c, DAY, "boot-1", PLENTY) == 0
+    assert retention.trim(c, DAY, "boot-1", retention.used_bytes(c)) == retention.TRIM_FOR_ROOM
+    assert [row.rid for row in lookup.latest(c, 99)] == rids[: retention.TRIM_FOR_ROOM - 1 : -1]
 
 
 # -- journal -----------------------------------------------------------------------------------------------------------

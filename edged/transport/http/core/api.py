@@ -8,7 +8,8 @@ from typing import Protocol
 
 from edged.completions.local import ModelAnswer, ModelAsk, OnCall, OnPiece
 from edged.errors import EdgedError
-from edged.store.requests import Accepted, Row
+from edged.store.lookup import Row
+from edged.store.requests import Accepted
 from edged.types import JSON, Ask, Caller, Embeddings, EmbedJob, Fault, Request
 
 # CONTRACT section 6

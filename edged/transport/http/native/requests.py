@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from edged import wire
 from edged.errors import BadRequest, EdgedError, Internal
-from edged.store.requests import Row
+from edged.store.lookup import Row
 from edged.transport.http.core.api import STATUS_OF, Api, retry_after
 from edged.transport.http.core.connection import caller, connection, gone
 from edged.transport.http.core.errors import NotFound, UnsupportedMedia, refused

@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
-from edged.store import audit, database, journal, requests
+from edged.store import audit, journal, lookup, opening, requests
 from edged.store.database import Database
 from edged.store.journal import Intent, Result, Step
 from edged.store.recovery import mend, salvage
@@ -27,7 +27,7 @@ DONE, WAITING = 60, 6
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with finished requests, their journals and replies, and some that wait; not closed cleanly."""
     path = tmp_path_factory.mktemp("good") / "edged.db"
-    c = database._open(path, MIGRATIONS)
+    c = opening.open_file(path, MIGRATIONS)
     for number in range(DONE):
         requests.accept(c, ask(f"text {number}", id=f"q{number}"), f"rid{number:04}", "boot", 10_000, 2**30)
         row = claim(c)
@@ -53,8 +53,8 @@ def damaged(good: Path, folder: Path, harm: Callable[[bytearray], None]) -> Path
 
 def page(number: int, seed: int = 1) -> Callable[[bytearray], None]:
     def harm(content: bytearray) -> None:
-        at = (number - 1) * database.PAGE_BYTES
-        content[at : at + database.PAGE_BYTES] = random.Random(seed).randbytes(database.PAGE_BYTES)
+        at = (number - 1) * opening.PAGE_BYTES
+        content[at : at + opening.PAGE_BYTES] = random.Random(seed).randbytes(opening.PAGE_BYTES)
 
     return harm
 
@@ -66,7 +66,7 @@ def cut(content: bytearray) -> None:
 async def opened(path: Path) -> tuple[Database, list[str]]:
     store = Database(path, MIGRATIONS, mend=mend.mend)
     await store.start()
-    rids = await store.read(lambda c: [row.rid for row in requests.latest(c, 1000)])
+    rids = await store.read(lambda c: [row.rid for row in lookup.latest(c, 1000)])
     return store, rids
 
 
@@ -84,7 +84,7 @@ async def test_store_that_is_whole_is_not_touched(good: Path, tmp_path: Path) ->
 async def test_whatever_page_is_damaged_the_rest_lives_on(step: int, good: Path, tmp_path: Path) -> None:
     """One page in turn. The old file stays as it was, a request is known or gone, and nothing can be done twice: one
     that was finished is never in the queue again."""
-    pages = good.stat().st_size // database.PAGE_BYTES
+    pages = good.stat().st_size // opening.PAGE_BYTES
     kept = []
     for number in (*range(3, 24), *range(24, pages + 1, step)):  # first the tables', then rows
         folder = tmp_path / str(number)
@@ -95,7 +95,7 @@ async def test_whatever_page_is_damaged_the_rest_lives_on(step: int, good: Path,
         kept.append(len(rids))
         if store.salvaged is not None:
             aside = Path(store.salvaged.aside)
-            assert aside.read_bytes()[database.PAGE_BYTES :] == before[database.PAGE_BYTES :]
+            assert aside.read_bytes()[opening.PAGE_BYTES :] == before[opening.PAGE_BYTES :]
         waiting = {row.rid for row in await store.write(lambda c: requests.claim(c, ANY))}
         assert all(rid.startswith("wait") for rid in waiting)
         whole = await store.read(lambda c: (c.pragma("integrity_check"), audit.verify(c).problem))
@@ -128,7 +128,7 @@ async def test_log_of_a_file_without_its_header_is_read(good: Path, tmp_path: Pa
     whole = tmp_path / "whole"
     whole.mkdir()
     shutil.copy(good, whole / "edged.db")
-    with contextlib.closing(database._open(whole / "edged.db", MIGRATIONS)) as c:
+    with contextlib.closing(opening.open_file(whole / "edged.db", MIGRATIONS)) as c:
         requests.accept(c, ask("last", id="last"), "last", "boot", 10_000, 2**30)
         shutil.copy(whole / "edged.db", path)
         shutil.copy(whole / "edged.db-wal", tmp_path / "edged.db-wal")
@@ -172,10 +172,10 @@ async def test_row_that_cannot_be_read_is_ended_and_holds_up_nobody(good: Path, 
     claimed = {row.rid for row in await store.write(lambda c: requests.claim(c, ANY))}
     assert claimed == {f"wait{number:04}" for number in range(2, WAITING)}
     for name in ("wait0000", "wait0001"):
-        row = await store.read(lambda c: requests.get(c, name))  # noqa: B023  # awaited in this turn
+        row = await store.read(lambda c: lookup.get(c, name))  # noqa: B023  # awaited in this turn
         assert row.status == "failed"
         assert row.reply is not None
-    known = await store.read(lambda c: requests.get(c, "rid0003"))
+    known = await store.read(lambda c: lookup.get(c, "rid0003"))
     assert known.reply is not None
     assert known.status == "done"
     await store.stop()
@@ -233,7 +233,7 @@ async def test_salvage_that_was_cut_off_goes_on_at_the_next_start(
     with monkeypatch.context() as patched:
         patched.setattr(salvage, "copy", power_cut)
         with pytest.raises(KeyboardInterrupt):
-            database._open_or_salvage(path, MIGRATIONS, mend.mend)
+            opening.open_or_salvage(path, MIGRATIONS, mend.mend)
     assert not path.exists()
     store, rids = await opened(path)
     assert store.salvaged is not None
@@ -251,8 +251,8 @@ async def test_damage_that_is_met_while_it_works_is_told(tmp_path: Path) -> None
     await store.write(lambda c: c.execute("INSERT INTO t VALUES (zeroblob(6000000))"))
     await store.write(lambda c: None, durable=False)  # the log was copied into the file behind that commit
     with path.open("r+b") as file:
-        file.seek(2 * database.PAGE_BYTES)
-        file.write(random.Random(1).randbytes(path.stat().st_size - 2 * database.PAGE_BYTES))
+        file.seek(2 * opening.PAGE_BYTES)
+        file.write(random.Random(1).randbytes(path.stat().st_size - 2 * opening.PAGE_BYTES))
     with pytest.raises(salvage.DAMAGE):
         await store.read(lambda c: c.execute("SELECT length(a || '') FROM t").fetchall())
     await store.write(lambda c: None, durable=False)

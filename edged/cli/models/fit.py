@@ -11,13 +11,15 @@ from msgspec import Struct, structs
 
 from edged import config
 from edged.cli import complete
-from edged.cli.calibrate import Calibration, cached, measured
-from edged.cli.common import AsJson, print_table, row, size, table, when
-from edged.cli.models_dir import ModelsDir, models_dir
-from edged.cli.needs import calculated
+from edged.cli.common import AsJson, ConfigFile, ModelsDir, print_table, row, size, table, when
+from edged.cli.connection import load_config_if_any, models_dir
+from edged.cli.models.calibrate import Calibration, cached, measured
 from edged.cli.outcome import Stop, print_json, reporting_errors
 from edged.config import Config
 from edged.engines import scripted
+from edged.engines.llama import predict
+from edged.engines.onnx import sizes as onnx_sizes
+from edged.errors import ModelUnavailable
 from edged.host import memory
 from edged.models import catalog, fit
 from edged.models.catalog import Entry
@@ -73,13 +75,14 @@ class Fits(Struct, frozen=True):
 def fit_models(
     name: Name = None,
     where: ModelsDir = None,
+    config_file: ConfigFile = None,
     again: Annotated[bool, typer.Option("--again", help="Measure this board's speed anew.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Say which models fit this board, what they take and about how fast they are."""
     with reporting_errors(as_json):
-        settings = config.load() if config.find(None).exists() else None
-        folder, here = models_dir(where), room(settings)
+        settings = load_config_if_any(config_file)
+        folder, here = models_dir(where, config_file), room(settings)
         known = list(_known(settings, folder))
         if name is not None and not any(name in names for names, _, _ in known):
             names = ", ".join(dict.fromkeys(each for names, _, _ in known for each in names))
@@ -175,6 +178,14 @@ def _fit(entry: Entry | None, spec: ModelSpec | None, folder: Path, here: Room, 
         decode_tokens_s=speeds[1],
         configured=spec.name if spec else None,
     )
+
+
+def calculated(spec: ModelSpec) -> int | None:
+    """Bytes that a model takes, from its file's own numbers; None where the file is not here, or does not tell."""
+    try:
+        return (onnx_sizes.predicted_need if spec.engine is EngineKind.ONNX else predict.predict)(spec).total
+    except (ModelUnavailable, OSError):
+        return None
 
 
 def _print(document: Fits, calibration: Calibration) -> None:

@@ -12,19 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-import msgspec
 import typer
 from msgspec import Struct
-from rich.console import Console
-from rich.table import Table
 
-from edged import config
 from edged.cli import complete
-from edged.cli.common import AsJson
-from edged.cli.models_dir import ModelsDir, models_dir
-from edged.cli.models_fit import fit_models, room, why_never, why_not_in_budget
-from edged.cli.models_update import rollback_model, update_model
-from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, reporting_errors
+from edged.cli.common import AsJson, ConfigFile, ModelsDir, print_table, row, table
+from edged.cli.connection import load_config_if_any, models_dir
+from edged.cli.models.fit import fit_models, room, why_never, why_not_in_budget
+from edged.cli.models.update import rollback_model, update_model
+from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, print_json, reporting_errors
 from edged.cli.progress import shown_progress
 from edged.errors import ConfigError, EdgedError
 from edged.models import catalog, pull
@@ -104,14 +100,14 @@ class Listing(Struct, frozen=True):
 
 
 @app.command("ls")
-def list_models(where: ModelsDir = None, as_json: AsJson = False) -> None:
+def list_models(where: ModelsDir = None, config_file: ConfigFile = None, as_json: AsJson = False) -> None:
     """List the catalog, smallest model first, and what of it is here."""
     with _ended(as_json):
-        folder = models_dir(where)
+        folder = models_dir(where, config_file)
         listed = [_listed(entry, folder) for entry in catalog.catalog().values()]
-        listing = Listing(str(folder), listed, _others(folder), _served())
+        listing = Listing(str(folder), listed, _others(folder), _served(config_file))
         if as_json:
-            _print_json(listing)
+            print_json(listing)
         else:
             _print_table(listing)
 
@@ -120,6 +116,7 @@ def list_models(where: ModelsDir = None, as_json: AsJson = False) -> None:
 def pull_models(
     names: Names = None,
     where: ModelsDir = None,
+    config_file: ConfigFile = None,
     force: Annotated[
         bool, typer.Option("--force", help="Fetch again what is here already, and what cannot run here.")
     ] = False,
@@ -129,7 +126,7 @@ def pull_models(
 
     async def one(model: ModelFile, report: pull.Report) -> Outcome:
         if not model.present() and model.name in catalog.catalog():
-            entry, here = catalog.find(model.name), room(config.load() if config.find(None).exists() else None)
+            entry, here = catalog.find(model.name), room(load_config_if_any(config_file))
             if (never := why_never(entry, here)) and not force:
                 raise pull.PullFailed(never)  # not NoMemory: asking again changes nothing
             if told_of := never or why_not_in_budget(entry, here):
@@ -137,18 +134,22 @@ def pull_models(
         fetched = await pull.pull(model, progress=report, force=force)
         return Outcome(model.name, "pulled" if fetched else "present", str(model.path))
 
-    _for_each(lambda _: names or [catalog.default().name], where, one, as_json)
+    _for_each(lambda _: names or [catalog.default().name], where, config_file, one, as_json)
 
 
 @app.command("verify")
-def verify_models(names: Names = None, where: ModelsDir = None, as_json: AsJson = False) -> None:
+def verify_models(
+    names: Names = None, where: ModelsDir = None, config_file: ConfigFile = None, as_json: AsJson = False
+) -> None:
     """Compare files with the catalog's sha256 (without a name: all that are here); a wrong file is deleted."""
 
     async def one(model: ModelFile, report: pull.Report) -> Outcome:
         problems = await pull.verify(model, progress=report)
         return Outcome(model.name, "wrong" if problems else "right", str(model.path), problems=problems)
 
-    _for_each(lambda folder: names or [model.name for model in pull.installed(folder)], where, one, as_json)
+    _for_each(
+        lambda folder: names or [model.name for model in pull.installed(folder)], where, config_file, one, as_json
+    )
 
 
 @app.command("rm")
@@ -160,6 +161,7 @@ def remove_models(
         ),
     ],
     where: ModelsDir = None,
+    config_file: ConfigFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Delete models and what is left of interrupted pulls."""
@@ -168,7 +170,7 @@ def remove_models(
         freed = await pull.remove(model, progress=report)
         return Outcome(model.name, "removed" if freed else "absent", str(model.path), freed_bytes=freed)
 
-    _for_each(lambda _: names, where, one, as_json)
+    _for_each(lambda _: names, where, config_file, one, as_json)
 
 
 app.command("fit")(fit_models)
@@ -179,6 +181,7 @@ app.command("rollback")(rollback_model)
 def _for_each(
     names: Callable[[Path], list[str]],
     where: Path | None,
+    config_file: Path | None,
     one: Callable[[ModelFile, pull.Report], Coroutine[object, object, Outcome]],
     as_json: bool,
 ) -> None:
@@ -190,7 +193,7 @@ def _for_each(
     outcomes: list[Outcome] = []
     codes: list[int] = []
     with _ended(as_json):
-        folder = models_dir(where)
+        folder = models_dir(where, config_file)
         with shown_progress() as report:
             for name in names(folder):
                 outcome, code = _attempt(name, folder, one, report)
@@ -254,12 +257,13 @@ def _listed(entry: Entry, folder: Path) -> Listed:
     )
 
 
-def _served() -> list[InServer]:
+def _served(config_file: Path | None) -> list[InServer]:
     """Those of the configuration, if there is one that can be read: with a folder named it need not be right."""
     try:
-        models = config.load().served if config.find(None).exists() else {}
+        settings = load_config_if_any(config_file)
     except ConfigError:
-        models = {}
+        settings = None
+    models = settings.served if settings else {}
     return [InServer(name, model.model, model.base_url, model.context) for name, model in models.items()]
 
 
@@ -271,33 +275,23 @@ def _others(folder: Path) -> list[Other]:
 
 
 def _print_table(listing: Listing) -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("NAME", "HERE", "SIZE", "CONTEXT", "LICENCE", "FOR"):
-        table.add_column(
-            heading, no_wrap=heading != "FOR", justify="right" if heading in ("SIZE", "CONTEXT") else "left"
-        )
+    made = table("NAME", "HERE", "SIZE", "CONTEXT", "LICENCE", "FOR", right=("SIZE", "CONTEXT"))
     for model in listing.models:
-        here = (
-            "yes"
-            if model.installed
-            else f"{model.partial_bytes * 100 // model.bytes} %"
-            if model.partial_bytes
-            else "no"
-        )
+        partial = f"{model.partial_bytes * 100 // model.bytes} %" if model.partial_bytes else "no"
         purpose = model.description + (" (default)" if model.default else "")
-        table.add_row(model.name, here, f"{model.bytes / 1e6:.0f} MB", str(model.context), model.licence, purpose)
+        here = "yes" if model.installed else partial
+        row(made, model.name, here, f"{model.bytes / 1e6:.0f} MB", model.context, model.licence, purpose)
     for other in listing.other:
-        table.add_row(Path(other.path).name, "yes", f"{other.bytes / 1e6:.0f} MB", "", "", "not in the catalog")
+        row(made, Path(other.path).name, "yes", f"{other.bytes / 1e6:.0f} MB", "", "", "not in the catalog")
     for served in listing.served:
-        table.add_row(served.name, "server", "", str(served.context), "", f"{served.model} at {served.base_url}")
-    # Without a terminal rich would break lines at 80 columns that another program is going to read.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+        row(made, served.name, "server", "", served.context, "", f"{served.model} at {served.base_url}")
+    print_table(made)
     print(f"\nin {listing.models_dir}")
 
 
 def _print_outcomes(outcomes: Outcomes, as_json: bool) -> None:
     if as_json:
-        _print_json(outcomes)
+        print_json(outcomes)
         return
     for outcome in outcomes.models:
         if outcome.error is not None:
@@ -309,7 +303,3 @@ def _print_outcomes(outcomes: Outcomes, as_json: bool) -> None:
         )
         for problem in outcome.problems:
             print(f"  {problem}", file=sys.stderr)
-
-
-def _print_json(document: Struct) -> None:
-    print(msgspec.json.encode(document).decode())

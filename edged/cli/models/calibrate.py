@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from edged.cli.connection import cache_dir
 from edged.errors import EdgedError
 from edged.models import catalog, fit, pull
 from edged.models.catalog import Entry
@@ -53,7 +54,7 @@ def machine() -> str:
 
 def cached() -> Calibration | None:
     """What was measured on this machine before."""
-    with contextlib.suppress(OSError, msgspec.MsgspecError):
+    with contextlib.suppress(OSError, RuntimeError, msgspec.MsgspecError):
         found = msgspec.json.decode(_path().read_bytes(), type=Calibration)
         return found if found.machine == machine() else None
     return None
@@ -74,7 +75,7 @@ def measured(models_dir: Path, room: int) -> Calibration:
             board, by = asyncio.run(_with(entry, models_dir)), entry.name
             break
     found = Calibration(board or _guess(), by, time.time(), machine())
-    with contextlib.suppress(OSError):  # then it is measured again next time
+    with contextlib.suppress(OSError, RuntimeError):  # then it is measured again next time
         _path().parent.mkdir(parents=True, exist_ok=True)
         draft = _path().with_suffix(".new")
         draft.write_bytes(msgspec.json.encode(found))
@@ -137,7 +138,7 @@ def _guess() -> BoardSpeed:
 
 
 def _path() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "calibration.json"
+    return cache_dir() / "calibration.json"
 
 
 def _lines(path: str) -> list[str]:

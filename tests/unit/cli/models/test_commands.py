@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from edged.cli import models, progress
+from edged.cli import progress
+from edged.cli.models import commands as models
 from edged.host import memory
 from edged.models import catalog, pull
 from edged.models.catalog import ModelFile

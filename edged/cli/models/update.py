@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from edged.cli import complete
-from edged.cli.common import AsJson, Socket, daemon, line
+from edged.cli.common import AsJson, ConfigFile, Socket, line
+from edged.cli.connection import daemon
 from edged.cli.outcome import complain, print_json
 from edged.cli.progress import SECONDS_BETWEEN_LINES, amount
 from edged.models.pull import Progress
@@ -34,17 +35,18 @@ def update_model(
     ] = None,
     as_json: AsJson = False,
     socket: Socket = None,
+    config_file: ConfigFile = None,
 ) -> None:
     """Take a new file for a model, if it passes its self-test; else the old one stays."""
     params = {"name": name, **({"source": source} if source else {})}
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         document = client.call("models.update", params, on_progress=_Told().report)
     _end(document, as_json)
 
 
-def rollback_model(name: Alias, as_json: AsJson = False, socket: Socket = None) -> None:
+def rollback_model(name: Alias, as_json: AsJson = False, socket: Socket = None, config_file: ConfigFile = None) -> None:
     """Go back to the file before a model's last update."""
-    with daemon(socket, as_json) as client:
+    with daemon(socket, config_file, as_json) as client:
         document = client.call("models.rollback", {"name": name})
     _end(document, as_json)
 

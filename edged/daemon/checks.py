@@ -1,0 +1,56 @@
+"""Checks of a configuration beyond its own rules: statements, files, models, grammars of the arguments of tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edged.agent.grammars import cost, grammar, precheck
+from edged.agent.prompts import specs
+from edged.config import Config, PythonTool
+from edged.errors import ConfigError
+from edged.models.files import model_aliases, not_installed
+from edged.tools.toolbox import Toolbox
+
+
+async def check_all(settings: Config) -> list[str]:
+    """What `edged check` finds beyond the configuration's own rules: statements, files, models."""
+    settings, wrong = await with_signatures(settings)
+    problems = [str(error) for error in wrong]
+    problems += [str(error) for error in await tools_that_fail(settings)]
+    problems += [str(error) for error in await _inexpressible(settings)]
+    for name, alias in model_aliases(settings).items():
+        if not settings.models[name].is_served and not any(Path(spec.path).is_file() for spec in alias.variants):
+            problems.append(f"{settings.files[0]}: models.{name}: {not_installed(name, settings.models[name].source)}")
+    return list(dict.fromkeys(problems))  # what two of them find is told once
+
+
+async def tools_that_fail(settings: Config) -> list[ConfigError]:
+    """SQL tools whose statement, table or file is wrong, as it is now."""
+    toolbox = Toolbox(settings.tools, settings.databases, None)
+    try:
+        return [settings.error(("tools", name), why) for name, why in (await toolbox.check()).items()]
+    finally:
+        await toolbox.stop()
+
+
+async def _inexpressible(settings: Config) -> list[ConfigError]:
+    """Tools whose arguments no grammar can be made of."""
+    return [
+        settings.error(("tools", spec.name, "parameters"), wrong[1])
+        for spec in specs(settings.tools)
+        if (wrong := await precheck.problem([precheck.Part(spec.parameters, grammar.arguments(spec))]))
+    ]
+
+
+async def with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
+    """The configuration with its Python tools read, and what is wrong with tools as far as that can be seen without
+    making grammars of their parameters, which takes a library that an idle daemon does not carry."""
+    wrong: list[ConfigError] = []
+    if any(isinstance(tool, PythonTool) for tool in settings.tools.values()):
+        from edged.tools.python import signatures  # only now: a daemon without such tools does not carry it
+
+        settings, wrong = await signatures.resolve(settings)
+    for spec in specs(settings.tools):
+        if (problem := cost.look(spec.parameters).problem) is not None:
+            wrong.append(settings.error(("tools", spec.name, "parameters"), problem))
+    return settings, wrong

@@ -1,0 +1,60 @@
+"""What the store forgets, and when: finished requests after the retention, and the oldest as soon as it is nearly
+full. Functions of a connection, run by the store's writer thread."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import apsw
+
+from edged.host import clock
+
+TRIM = 64  # rows a trim deletes at once: keeps the writer's transactions short
+TRIM_FOR_ROOM = 8  # and where it is for room: rows may be large, and no more of them are to go than have to
+
+
+def is_crowded(c: apsw.Connection, max_bytes: int) -> bool:
+    """Whether what is finished has to go, so that there is room before anybody has to be refused."""
+    return used_bytes(c) > max_bytes * 9 // 10
+
+
+def used_bytes(c: apsw.Connection) -> int:
+    """Bytes of the file that hold something."""
+    pages, free, size = (cast(int, c.pragma(p)) for p in ("page_count", "freelist_count", "page_size"))
+    return (pages - free) * size
+
+
+def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
+    """Forget finished requests: those older than the retention; the oldest, whatever their age, while it is crowded.
+    Unfinished and undelivered ones stay. Returns how many.
+
+    Requests of this boot are as old as the boot clock says: a board that learns the date a minute after its start must
+    not take them for years old, and forget that they were done.
+    """
+    if is_crowded(c, max_bytes):  # without the look for old ones, which goes through all of them
+        old = _delete_finished(c, "", (), TRIM_FOR_ROOM) or _delete_turns(c)
+    else:
+        limits = (boot, clock.boot() - keep_s, boot, clock.wall() - keep_s)
+        old = _delete_finished(c, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits)
+    c.execute("PRAGMA incremental_vacuum(64)").fetchall()
+    c.execute("DELETE FROM turns WHERE expires_wall < ?", (clock.wall(),))
+    return old
+
+
+def _delete_finished(c: apsw.Connection, condition: str, values: tuple[Any, ...], limit: int = TRIM) -> int:
+    c.execute(
+        "DELETE FROM requests WHERE seq IN (SELECT seq FROM requests r WHERE finished_wall IS NOT NULL"
+        f" {condition} AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = r.rid AND d.state <> 'delivered')"
+        f" ORDER BY finished_wall LIMIT {limit})",
+        values,
+    )
+    return c.changes()
+
+
+def _delete_turns(c: apsw.Connection) -> int:
+    """The conversations that end first: memory of a dialogue is worth less than taking a request in."""
+    c.execute(
+        "DELETE FROM turns WHERE (client, agent, conversation, seq) IN"
+        f" (SELECT client, agent, conversation, seq FROM turns ORDER BY expires_wall LIMIT {TRIM})"
+    )
+    return c.changes()
