@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from edged.access import policy as access
 from edged.access.policy import Policy
-from edged.errors import BadRequest, Busy, EdgedError, Forbidden, TooLarge, UnknownAgent
+from edged.errors import BadRequest, Busy, Cancelled, EdgedError, Forbidden, Internal, TooLarge, UnknownAgent
 from edged.types import JSON, AuditEntry, Caller, Priority, Rate
 
 KEPT = 1024  # buckets; before there are more, those that are full again go: a full one is as none
@@ -21,6 +21,7 @@ KEPT = 1024  # buckets; before there are more, those that are full again go: a f
 NOISE = Rate(per_minute=20, burst=20)
 REASON = 300  # characters; as many as our own longest
 CALLERS = {kind.code for kind in (BadRequest, TooLarge, Forbidden, UnknownAgent)}  # errors that are the caller's
+OK = "ok"  # the outcome of an act that did what it was to do
 Audit = Callable[[AuditEntry], None]
 
 
@@ -73,6 +74,12 @@ class Buckets:
 
 def _tokens(bucket: _Bucket, rate: Rate, now: float) -> float:
     return min(float(rate.burst), bucket.tokens + (now - bucket.at) * rate.per_minute / 60)
+
+
+class Act(Struct):
+    """Something that a caller does, until it is over. outcome: "ok", or an error's code."""
+
+    outcome: str = OK
 
 
 class Gate:
@@ -149,10 +156,46 @@ class Gate:
             access.check_model(caller, name)
 
     def manage(self, caller: Caller, what: str, **about: JSON) -> None:
-        """What is for those who look after the daemon. what: an infinitive. Raises Forbidden. Who may is noted, too."""
+        """What is for those who look after the daemon. what: an infinitive. Raises Forbidden."""
         with self._audited(caller, "manage.refused", **about):
             access.check_manage(caller, what)
-        self.audit(AuditEntry(what="manage.done", who=caller.client, role=caller.role, about={"act": what, **about}))
+
+    @contextmanager
+    def managing(self, caller: Caller, what: str, **about: JSON) -> Iterator[Act]:
+        """Around an act that is for those who look after the daemon. what: an infinitive. Raises Forbidden. When the
+        act is over the audit log gets `manage.done`, or `manage.failed` with the error's code as the outcome."""
+        self.manage(caller, what, **about)
+        with self.acting(caller, "manage.done", failed="manage.failed", about={"act": what, **about}) as act:
+            yield act
+
+    @contextmanager
+    def acting(
+        self, caller: Caller, what: str, *, failed: str | None = None, rid: str = "", about: JSON = None
+    ) -> Iterator[Act]:
+        """Around an act of the caller's: one entry in the audit log, written when the act is over.
+
+        Args:
+            what, failed: the entry's `what`; `failed` where the outcome is not "ok", if that has a name of its own.
+
+        The outcome is what the block sets, "ok" if nothing; the code of the error that the block raises; "cancelled"
+        where the caller left before the act was over, and then the entries of the part that acts say how it ended.
+        """
+        act = Act()
+        try:
+            yield act
+        except EdgedError as error:
+            act.outcome = error.code
+            raise
+        except Exception:
+            act.outcome = Internal.code
+            raise
+        except BaseException:
+            act.outcome = Cancelled.code
+            raise
+        finally:
+            name = what if act.outcome == OK else failed or what
+            who = {"who": caller.client, "role": caller.role}
+            self.audit(AuditEntry(what=name, rid=rid, outcome=act.outcome, about=about or {}, **who))
 
     def spend(self, caller: Caller, what: str) -> None:
         """Count something against the caller's rate. Raises Busy."""

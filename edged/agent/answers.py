@@ -4,39 +4,64 @@ words that go back to the model."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
+from msgspec import Struct
 
 from edged.agent.prompts import as_messages
-from edged.errors import ToolFailed
+from edged.errors import EdgedError, ToolFailed
 from edged.tools import check
 from edged.types import JSON, Chat, Message, RawCall, ToolCall, ToolRecord, ToolSpec
 
 MAX_CORRECTIONS = 2  # wrong answers in a row that go back; a model that does not learn from two would not from ten
 MAX_CALLS = 16  # of one answer; more is a model that has lost its way
 EMPTY = "Your answer was empty. Answer the user."
+T = TypeVar("T")
 
 
-async def checked(
-    known: Mapping[str, ToolSpec], raw: tuple[RawCall, ...], left: int
-) -> tuple[tuple[ToolCall, ...], list[Message]]:
-    """The calls, and what to tell the model where one of them cannot be made. Then none is: it will ask again.
+class Wrong(Struct, frozen=True):
+    """An answer that does not count. messages: what the model said and what is wrong with it, the latter at the end."""
+
+    messages: tuple[Message, ...]
+
+
+async def until_right(
+    ask: Callable[[Sequence[Message]], Awaitable[T | Wrong]], failure: Callable[[str], EdgedError]
+) -> T:
+    """Ask until an answer counts. What is wrong goes back to the model, at most MAX_CORRECTIONS times.
 
     Args:
-        left: so many more may be made.
+        ask: gets what all wrong answers so far showed, to be put behind the question.
+        failure: the error where none counts; gets what is wrong with the last one.
+    """
+    corrections: list[Message] = []
+    for _ in range(MAX_CORRECTIONS + 1):
+        answer = await ask(corrections)
+        if not isinstance(answer, Wrong):
+            return answer
+        corrections += answer.messages
+    raise failure(corrections[-1].content)
+
+
+async def checked(known: Mapping[str, ToolSpec], raw: tuple[RawCall, ...], left: int) -> tuple[ToolCall, ...] | Wrong:
+    """The calls. Where one of them cannot be made none is: the model will ask again.
+
+    Args:
+        left: how many more may be made.
     """
     calls = [_parsed(call) for call in raw[:MAX_CALLS]]
     problems = [await _problem(known, name, arguments) for name, arguments in calls]
     if not any(problems) and len(raw) <= min(left, MAX_CALLS):
-        return tuple(ToolCall(name, arguments) for name, arguments in calls if isinstance(arguments, dict)), []
+        return tuple(ToolCall(name, arguments) for name, arguments in calls if isinstance(arguments, dict))
     too_many = f"{len(raw)} calls at once, and {left} more may be made for this request"
-    told: list[Message] = []
+    messages: list[Message] = []
     for (name, arguments), problem in zip(calls, problems, strict=True):
         why = problem or (too_many if len(raw) > min(left, MAX_CALLS) else "not made: another call is wrong")
         shown = ToolRecord(name, arguments if isinstance(arguments, dict) else {}, {"error": why}, False)
-        told += as_messages(shown)
-    return (), told
+        messages += as_messages(shown)
+    return Wrong(tuple(messages))
 
 
 async def wrong_with(text: str, schema: dict[str, JSON] | None) -> str | None:
@@ -57,9 +82,9 @@ def cut_off(max_tokens: int | None) -> ToolFailed:
     return ToolFailed(f"the answer did not end within {bound}")
 
 
-def correction(text: str, problem: str) -> tuple[Message, Message]:
-    """What the model said, and what is wrong with it."""
-    return Message("assistant", text), Message("user", problem)
+def corrected(text: str, problem: str) -> Wrong:
+    """Words that are no answer, and what is wrong with them."""
+    return Wrong((Message("assistant", text), Message("user", problem)))
 
 
 def keyed(chat: Chat, rid: str) -> Chat:

@@ -1,47 +1,56 @@
-"""Where a request is tried, until there is an answer. `router.decide` says where to go next; an attempt there answers,
-or shows why it could not, and the router is asked again with that."""
+"""Who answers a request. The router decides where it goes, the minds are asked in their order, and one that declines
+says why: then the router decides again, knowing that."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 from msgspec import UNSET
 
 from edged import wire
 from edged.agent import router
-from edged.agent.grammars import grammar, precheck
-from edged.agent.loop import Escalation, Outcome, Run
-from edged.agent.minds.cloud import Audit, RemoteMind
-from edged.agent.minds.local import LocalMind
-from edged.agent.minds.server import ServedMind
+from edged.agent.grammars import precheck
+from edged.agent.loop import Answered, Decided, Declined, Outcome, Passed, Run
+from edged.agent.minds import MINDS
+from edged.agent.minds.base import Resources
 from edged.agent.privacy.masking import Border
-from edged.agent.prompts import ESCALATE, REPLY, Prompts
+from edged.agent.prompts import ESCALATE, REPLY
 from edged.agent.router import Decision, Facts, Go, Reason
-from edged.config import Agent, Config, Tool
-from edged.errors import ContextExceeded, EdgedError, ModelUnavailable, NoLink, NoMemory, OverBudget, ToolFailed
-from edged.interfaces import Engine
+from edged.config import Agent
+from edged.errors import EdgedError, Internal, NoLink, NoMemory, OverBudget, ToolFailed
 from edged.store.journal import Journal
 from edged.tools.toolbox import Toolbox
-from edged.types import JSON, AuditEntry, Chat, Finding, Privacy, Request, RouteTaken, ToolCall
-from edged.upstreams import Cloud, Served
-
-log = logging.getLogger("edged.dispatch")
+from edged.types import JSON, Chat, Finding, Privacy, Request, RouteTaken, ToolCall
 
 
-class Trail:
-    """The way of one request so far: what attempts on the board showed, and the last decision.
+class Routing:
+    """How one request has been routed so far.
+
+    findings: what attempts on the board showed. decision: the last one; None: not decided yet. route: of the mind that
+    answers or tried last; None: none has tried.
 
     Args:
-        keep: writes the findings down: after a crash the board does not try again what it gave up.
+        keep: writes the findings down, so that after a crash the board does not try again what it gave up.
     """
 
-    def __init__(self, findings: tuple[Finding, ...], keep: Callable[[tuple[Finding, ...]], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        findings: tuple[Finding, ...],
+        keep: Callable[[tuple[Finding, ...]], Awaitable[None]],
+        decision: Decision | None = None,
+    ) -> None:
         self.findings = findings
-        self.decision: Decision | None = None
+        self.decision = decision
+        self.route: RouteTaken | None = None
         self._keep = keep
+
+    @property
+    def degraded(self) -> bool:
+        """Whether a weaker way than the one wanted answered. A mind in front of the others has its own way."""
+        decision, route = self.decision, self.route
+        return decision is not None and decision.degraded and (route is None or route.where == decision.go)
 
     async def found(self, finding: Finding) -> None:
         """One more."""
@@ -50,96 +59,72 @@ class Trail:
 
 
 class Dispatcher:
-    """Knows the minds that can answer, and hands a run to one after the other.
+    """Hands a run to the minds. `refusing` is the error that new work gets which would have to be done on this board;
+    None: there is none."""
 
-    Args:
-        speak: gives the prompts of an agent.
-        served: the models that servers on this board run.
-        audit: gets an entry for every question that leaves the board.
-    """
+    def __init__(self, resources: Resources) -> None:
+        self._resources, self._config, self._cloud = resources, resources.config, resources.cloud
+        self._minds = [mind(resources) for mind in MINDS]
+        self.refusing: NoMemory | None = None
 
-    def __init__(
-        self,
-        config: Config,
-        engine: Engine,
-        cloud: Cloud,
-        speak: Callable[[str], Awaitable[Prompts]],
-        served: Served | None = None,
-        *,
-        audit: Callable[[AuditEntry], None] = lambda entry: None,
-    ) -> None:
-        self._audit = audit
-        self._config, self._engine, self._cloud, self._speak = config, engine, cloud, speak
-        self._served = served or Served({})
-        self.refusing: NoMemory | None = None  # what new work that would have to be done here is told
+    def decide(self, request: Request, findings: tuple[Finding, ...] = ()) -> Decision:
+        """Where a request goes, as things are now. BadRequest: it insists on what can never be."""
+        return self._decided(request, self._facts(request, findings))
 
-    def check(self, request: Request) -> None:
-        """BadRequest where it insists on what can never be."""
-        router.decide(self._facts(request, ()))
-
-    def refusal(self, request: Request) -> NoMemory | None:
-        """Why a new request cannot be taken in now; None: it can, here or elsewhere."""
-        if self.refusing is None or router.decide(self._facts(request, ())).go in (Go.CLOUD, Go.WAIT):
+    def refusal(self, decision: Decision) -> NoMemory | None:
+        """Why a new request with this decision cannot be taken in now; None: it can, here or elsewhere."""
+        if self.refusing is None or decision.go in (Go.CLOUD, Go.WAIT):
             return None
         return NoMemory(self.refusing.message, retry_after_s=self.refusing.retry_after_s)
 
-    async def check_schema(self, request: Request) -> None:
-        """Inexpressible where the board is to answer in a shape that no grammar can be made of. Now: once the model is
-        at it, a tool may have acted."""
-        schema = request.response_schema
-        if schema is None or router.decide(self._facts(request, ())).go is not Go.LOCAL:
-            return  # what an upstream writes is validated, so it may have any
-        if self._config.agents[request.agent].model in self._served:
-            return  # likewise
-        if found := await precheck.problem([precheck.Part(schema, grammar.answer(schema))]):
-            raise precheck.Inexpressible(None, found[1])
+    async def check_schema(self, request: Request, decision: Decision) -> None:
+        """Inexpressible where the board is to answer in a shape that no grammar can be made of. It is checked when the
+        request comes, because later a tool may have acted. What a server writes is validated, so it may have any."""
+        if request.response_schema is not None and decision.go is Go.LOCAL and not decision.served:
+            await precheck.check_answer(request.response_schema)
 
     def is_private(self, request: Request) -> bool:
         """Whether nothing of it may ever leave the board: the stricter of what the request and its agent say."""
         return router.stricter(self._config.agents[request.agent].privacy, request.privacy) is Privacy.DEVICE
 
-    async def answer(self, run: Run, trail: Trail) -> Outcome | None:
-        """Try until there is an answer; None: it needs an upstream that cannot take it now, and is to be parked.
+    async def answer(self, run: Run, routing: Routing) -> Outcome | None:
+        """Ask the minds until there is an answer; None: it needs an upstream that cannot take it now, and is to be
+        parked. A decision that sent the request somewhere is followed; any other is made again first.
 
         Raises:
             EdgedError: nobody can answer it.
         """
-        refused, dear, failure = frozenset[str](), frozenset[str](), None
+        refused, unaffordable = set[str](), set[str]()
+        failure: EdgedError | None = None
+        decision = routing.decision
+        if decision is None or decision.go not in (Go.LOCAL, Go.CLOUD):
+            decision = self.decide(run.request, routing.findings)
         while True:
-            facts = self._facts(run.request, trail.findings, refused=refused, dear=dear)
-            decision = trail.decision = router.decide(facts)
-            if decision.go is Go.WAIT:
-                return None
+            routing.decision, routing.route = decision, None
+            try:
+                outcome = await self._ask(run, routing, decision)
+            except Declined as declined:
+                failure = declined.error or failure
+                if declined.refused_by is not None:
+                    refused.add(declined.refused_by)
+                if declined.unaffordable_at is not None:
+                    unaffordable.add(declined.unaffordable_at)
+                if declined.finding is not None:
+                    await routing.found(declined.finding)
+                facts = self._facts(run.request, routing.findings, refused=refused, unaffordable=unaffordable)
+                decision = self._decided(run.request, facts)
+                continue
+            if outcome is not None or decision.go is Go.WAIT:
+                return outcome
             if decision.go is Go.FAIL:
                 raise self._failure(run.request.agent, decision, failure)
-            try:
-                return await self._attempt(run, decision)
-            except NoLink as error:  # its link state knows: the next decision is another one
-                if decision.go is not Go.CLOUD:
-                    raise
-                log.warning("upstream %s cannot be used: %s", decision.upstream, error.message)
-            except OverBudget as error:
-                log.warning("upstream %s cannot be used: %s", decision.upstream, error.message)
-                dear |= {str(decision.upstream)}
-            except Escalation as escalation:
-                failure = escalation.error
-                await trail.found(escalation.finding)
-            except EdgedError as error:
-                failure = error
-                finding = _shows(error)
-                if decision.go is Go.CLOUD and isinstance(error, ModelUnavailable):
-                    refused |= {str(decision.upstream)}
-                elif decision.go is Go.CLOUD or decision.degraded or finding is None:
-                    raise
-                else:
-                    await trail.found(finding)
+            raise Internal(f"no mind answers what goes to {decision.go!r}")
 
-    def route(self, agent: str, trail: Trail | None, confidence: float | None, variant: str = "") -> RouteTaken:
+    def route(self, agent: str, routing: Routing | None, confidence: float | None, variant: str = "") -> RouteTaken:
         """Where a request was answered, or tried last, and why."""
-        decision = (trail.decision if trail else None) or Decision(Go.LOCAL, Reason.LOCAL_OK)
-        if decision.upstream is not None:
-            model = self._config.upstreams[decision.upstream].model
-            return RouteTaken("cloud", model, decision.reason, confidence, decision.upstream)
+        if routing is not None and routing.route is not None:
+            return msgspec.structs.replace(routing.route, confidence=confidence, variant=variant or UNSET)
+        decision = (routing.decision if routing else None) or Decision(Go.LOCAL, Reason.LOCAL_OK)
         model = self._config.agents[agent].model if agent in self._config.agents else ""
         return RouteTaken("local", model, decision.reason, confidence, variant=variant or UNSET)
 
@@ -149,22 +134,24 @@ class Dispatcher:
         """Where a request would go now and why; nothing is stored or done.
 
         Args:
-            agent: as it works for whoever asks.
-            decide: also let the board's model choose a call, as it would, and count that in.
+            agent: as it works for the caller.
+            decide: also let a mind choose what it would do first, and count that in.
         """
         facts = self._facts(request, ())
-        decision, call = router.decide(facts), None
-        if decide and decision.go is Go.LOCAL and agent.tools:
+        decision = self._decided(request, facts)
+        call, first = None, None
+        if decide:
             run = Run(
                 wire.new_rid(), agent, request, toolbox=toolbox, journal=journal, history=(), steps=(), stream=None
             )
-            mind = await self._mind_here(run, degraded=decision.degraded)
-            chosen, logprob = await mind.decide(run)
-            confidence = None if logprob is None else math.exp(logprob)
-            call = {"name": chosen.name, "arguments": chosen.arguments, "confidence": confidence}
-            finding = _chose(chosen, confidence, agent)
-            decision = router.decide(self._facts(request, (finding,))) if finding else decision
-        error: EdgedError | None = self.refusal(request)
+            first, chosen = await self._preview(run, decision)
+            if isinstance(chosen, Decided):
+                [named, *_] = chosen.calls
+                confidence = None if chosen.logprob is None else math.exp(chosen.logprob)
+                call = {"name": named.name, "arguments": named.arguments, "confidence": confidence}
+                if finding := _chose(named, confidence, agent):
+                    decision = self.decide(request, (finding,))
+        error: EdgedError | None = self.refusal(decision)
         if decision.go is Go.FAIL:
             error = self._failure(request.agent, decision, None)
         links = self._cloud.status()
@@ -176,14 +163,18 @@ class Dispatcher:
             "privacy": facts.privacy,
             "when_offline": agent.when_offline,
             "min_confidence": agent.min_confidence,
-            **msgspec.structs.asdict(decision),
+            "go": decision.go,
+            "reason": decision.reason,
+            "upstream": decision.upstream,
+            "degraded": decision.degraded,
+            "mind": first,
             "error": None if error is None else {"code": error.code, "message": error.message},
             "upstreams": [
                 {**msgspec.structs.asdict(upstream), "state": link.get("state"), "reason": link.get("reason")}
                 for upstream, link in zip(facts.upstreams, known, strict=True)
             ],
             "call": call,
-            "masked": self._masked(request) if router.may_leave(facts) else {},
+            "masked": self._masked(request) if decision.may_leave else {},
         }
 
     def _masked(self, request: Request) -> dict[str, JSON]:
@@ -192,38 +183,51 @@ class Dispatcher:
         border.out(Chat(key="", messages=request.messages, max_tokens=None))
         return dict(border.vault.counts)
 
-    async def _attempt(self, run: Run, decision: Decision) -> Outcome:
-        if decision.go is Go.LOCAL:
-            return await run.work(await self._mind_here(run, degraded=decision.degraded))
-        upstream = str(decision.upstream)
-        audit = Audit(self._audit, self._config.upstreams[upstream].audit_bytes)
-        return await run.work(RemoteMind(self._cloud, upstream, self._tools(run.agent), self._config.tools, audit))
+    async def _ask(self, run: Run, routing: Routing, decision: Decision) -> Outcome | None:
+        """One mind after the other; None: all pass on. Raises Declined and EdgedError as they do."""
+        for mind in self._minds:
+            if (decider := mind.begin(run, decision)) is None:
+                continue
+            routing.route = decider.route
+            try:
+                outcome = await run.work(decider)
+            except EdgedError as error:
+                if (declined := decider.why_not(error)) is None:
+                    raise
+                raise declined from error
+            if outcome is not None:
+                return outcome
+            routing.route = None
+        return None
 
-    async def _mind_here(self, run: Run, *, degraded: bool) -> LocalMind | ServedMind:
-        """degraded: it would have gone to the cloud, and its agent wants it done here all the same."""
-        model = run.agent.model
-        may_escalate = not degraded and router.may_leave(self._facts(run.request, ()))
-        if model in self._served:
-            context = self._config.models[model].context
-            return ServedMind(self._served, model, self._tools(run.agent), context, may_escalate=may_escalate)
-        with run.tally.loading():
-            prompts = await self._speak(run.request.agent)
-        confidence = 0.0 if degraded else run.agent.min_confidence
-        return LocalMind(self._engine, prompts, may_escalate=may_escalate, min_confidence=confidence)
+    async def _preview(self, run: Run, decision: Decision) -> tuple[str | None, Decided | Answered | None]:
+        """(where, what) the first mind that does not pass on would do; None: that is not known."""
+        for mind in self._minds:
+            decider = mind.begin(run, decision)
+            chosen = await decider.preview(run) if decider else Passed()
+            if not isinstance(chosen, Passed):
+                return mind.where, chosen
+        return None, None
 
-    def _tools(self, agent: Agent) -> dict[str, Tool]:
-        return {name: self._config.tools[name] for name in agent.tools}
+    def _decided(self, request: Request, facts: Facts) -> Decision:
+        """The router's decision, with what it need not know."""
+        served = self._config.agents[request.agent].model in self._resources.served
+        return msgspec.structs.replace(router.decide(facts), served=served, may_leave=router.may_leave(facts))
 
     def _facts(
         self,
         request: Request,
         findings: tuple[Finding, ...],
         *,
-        refused: frozenset[str] = frozenset(),
-        dear: frozenset[str] = frozenset(),
+        refused: Collection[str] = (),
+        unaffordable: Collection[str] = (),
     ) -> Facts:
-        """What the router decides from. refused: upstreams that do not want this request; dear: for whose budget it is
-        too much."""
+        """What the router decides from.
+
+        Args:
+            refused: upstreams that do not want this request.
+            unaffordable: upstreams for whose budget it is too much.
+        """
         agent = self._config.agents[request.agent]
         names = [name for name in self._config.upstreams_of(request.agent) if name not in refused]
         return Facts(
@@ -232,7 +236,8 @@ class Dispatcher:
             privacy=router.stricter(agent.privacy, request.privacy),
             when_offline=agent.when_offline,
             upstreams=tuple(
-                msgspec.structs.replace(u, budget_left=False) if u.name in dear else u for u in self._cloud.facts(names)
+                msgspec.structs.replace(u, budget_left=False) if u.name in unaffordable else u
+                for u in self._cloud.facts(names)
             ),
             findings=findings,
             chars=sum(len(message.content) for message in request.messages),
@@ -257,16 +262,3 @@ def _chose(call: ToolCall, confidence: float | None, agent: Agent) -> Finding | 
         return Finding.ESCALATED
     unsure = confidence is not None and confidence < agent.min_confidence
     return Finding.UNSURE if unsure and call.name != REPLY.name else None
-
-
-def _shows(error: EdgedError) -> Finding | None:
-    """What a failed attempt on the board shows; None where an upstream could not do better."""
-    match error:
-        case ContextExceeded():
-            return Finding.CONTEXT
-        case ModelUnavailable() | NoMemory():
-            return Finding.UNAVAILABLE
-        case ToolFailed():
-            return Finding.FAILED
-        case _:
-            return None

@@ -1,9 +1,8 @@
-"""ask -> parse -> act. A mind (the board's model, or an upstream's) says what to do next; the run does it, under one
-journal and one set of limits, whoever decides.
+"""Ask, parse, act. A mind says what to do next; the run does it, under one journal and one set of limits for all minds.
 
-What was decided and done is in the journal before and after each act, so a run that is resumed after a crash, or
-handed from one mind to another, continues where it was: finished steps are read, an unfinished one is finished, nothing
-is done twice.
+What was decided and done is in the journal before and after each act. So a run that is resumed after a crash, or handed
+from one mind to the next, continues where it was: finished steps are read, an unfinished one is finished, nothing is
+done twice.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from edged.host.fault_points import point
 from edged.store.journal import Intent, Journal, Result, Step, packed
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import complete, sentence
-from edged.types import Finding, Message, PastTurn, Request, Sampling, ToolCall, ToolRecord
+from edged.types import Finding, Message, PastTurn, Request, RouteTaken, Sampling, ToolCall, ToolRecord
 
 # A run that is being ended tries so long to write down what its last tool did. A disk that refuses must not keep the
 # daemon from stopping: the step then counts as unfinished, and is looked up in the tool's database after the start.
@@ -44,28 +43,62 @@ class Answered(Struct, frozen=True):
     text: str
 
 
-class Mind(Protocol):
-    """Who decides. `patience`: failed calls after which the run fails; so many errors go back to the model."""
+class Passed(Struct, frozen=True):
+    """Nothing more from this mind: the next one of the chain is asked. What was done stays done."""
 
-    patience: int
 
-    async def move(self, run: Run) -> Decided | Answered:
-        """What to do next.
+class Declined(Exception):
+    """A mind does not answer, and says why. The router then decides again, knowing that.
+
+    Args:
+        error: what the request fails with where no other mind takes it; None: what it failed with before.
+        finding: what the attempt showed of the board; it is kept with the request.
+        refused_by: an upstream that does not want this request.
+        unaffordable_at: an upstream for whose budget it is too much.
+    """
+
+    def __init__(
+        self,
+        error: EdgedError | None = None,
+        *,
+        finding: Finding | None = None,
+        refused_by: str | None = None,
+        unaffordable_at: str | None = None,
+    ) -> None:
+        super().__init__(f"{finding or refused_by or unaffordable_at}: {error}")
+        self.error = error
+        self.finding = finding
+        self.refused_by = refused_by
+        self.unaffordable_at = unaffordable_at
+
+
+class Decider(Protocol):
+    """What one mind does about one request. A class that derives from this one has to define `route` and `move` only.
+
+    route: where it answers and why, as the reply says it; confidence and variant are filled in later.
+    patience: failed calls after which the run fails; that many errors go back to the model.
+    """
+
+    route: RouteTaken
+    patience: int = 0
+
+    async def move(self, run: Run) -> Decided | Answered | Passed:
+        """What to do next. It is asked again after each call, and from the beginning after a crash or after another
+        mind: `run.records` says what was done.
 
         Raises:
-            Escalation: this mind should not, or could not, go on; another may.
+            Declined: this mind should not, or could not, go on; another may.
             EdgedError: as the engine or the upstream says.
         """
         ...
 
+    async def preview(self, run: Run) -> Decided | Answered | Passed:
+        """What it would do first, found out without doing or wording anything. Raises as `move`."""
+        return await self.move(run)
 
-class Escalation(Exception):
-    """The board's model hands the request over. error: what the request fails with where nobody can take it."""
-
-    def __init__(self, finding: Finding, error: EdgedError) -> None:
-        super().__init__(f"{finding}: {error}")
-        self.finding = finding
-        self.error = error
+    def why_not(self, error: EdgedError) -> Declined | None:
+        """What an error of its run means to the router; None: the request fails with it."""
+        return None
 
 
 class Stream:
@@ -100,9 +133,9 @@ class Run:
         history: earlier turns of the conversation, oldest first; a mind leaves out the oldest where they do not fit.
         steps: what the journal knows of an earlier attempt.
         stream: gets the pieces of the final answer as they come.
-        permit: raises Forbidden where whoever asked may not have a tool called; asked before every act.
+        permit: raises Forbidden where the caller may not have a tool called; asked before every act.
         client: who asked.
-        tally: the books of the request; None: they begin now.
+        accounting: tokens and times of the request; None: they begin now.
     """
 
     def __init__(
@@ -116,7 +149,7 @@ class Run:
         history: Sequence[PastTurn],
         steps: Sequence[Step],
         stream: Stream | None,
-        tally: Accounting | None = None,
+        accounting: Accounting | None = None,
         permit: Callable[[str], None] = lambda tool: None,
         client: str = "",
     ) -> None:
@@ -124,8 +157,9 @@ class Run:
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
         self.stream = stream
-        self.tally = tally or Accounting()
+        self.accounting = accounting or Accounting()
         self.variant = ""  # of the board's model that generated last; empty where it has only one
+        self.last_calls = 0  # of the mind's last move; a mind that has just taken over has made none
         self._permit = permit
         self._journal = journal
         self._records: list[ToolRecord] = []
@@ -190,25 +224,28 @@ class Run:
             sentences.append(sentence(tool.say, complete(tool.parameters, record.arguments)))
         return " ".join(sentences)
 
-    async def work(self, mind: Mind) -> Outcome:
-        """Work until there is an answer. May be called again with another mind after an Escalation or a failure: what
-        was done stays done, and the next mind sees it.
+    async def work(self, decider: Decider) -> Outcome | None:
+        """Work until there is an answer; None: the mind passes on. May be called again with another mind, also after
+        one that declined or failed: what was done stays done, and the next mind sees it.
 
         Raises:
-            Escalation: see Mind.
-            Forbidden: a tool that whoever asked may not have called.
+            Declined: see Decider.
+            Forbidden: a tool that the caller may not have called.
             ToolFailed: tools failed more often than the mind has patience for, or in the end.
             EdgedError: as the mind says.
         """
         await self._replay()
-        failures = 0
-        while isinstance(move := await mind.move(self), Decided):
+        failures = self.last_calls = 0
+        while isinstance(move := await decider.move(self), Decided):
             point("agent.decided")
             for call in move.calls:
                 await self._act(call, move.logprob)
                 failures += not self._records[-1].ok
-                if failures > mind.patience:
+                if failures > decider.patience:
                     self._raise_failure()
+            self.last_calls = len(move.calls)
+        if isinstance(move, Passed):
+            return None
         self._raise_failure()
         point("agent.answered")
         made = (message for record in self._records for message in as_messages(record))
@@ -222,7 +259,7 @@ class Run:
                 self._logprobs.append(step.intent.logprob)
             if step.result is None:
                 self._permit(step.intent.call.name)
-            with self.tally.tool():
+            with self.accounting.tool():
                 result = step.result or await self._perform(step.number, step.intent, resumed=True)
             self._record(step.intent.call, result)
             self._next = step.number + 1
@@ -232,7 +269,7 @@ class Run:
         number, intent = self._next, Intent(call, logprob)
         if logprob is not None:
             self._logprobs.append(logprob)
-        with self.tally.tool():
+        with self.accounting.tool():
             if not self.toolbox.keeps_intents(call.name):
                 await self._journal.intend(number, intent, durable=self.toolbox.is_write(call.name))
             point("journal.intent")

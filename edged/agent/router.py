@@ -76,12 +76,24 @@ class Facts(Struct, frozen=True, kw_only=True):
 
 
 class Decision(Struct, frozen=True):
-    """What to do and why. upstream: which one, for Go.CLOUD; degraded: a weaker way than the one wanted."""
+    """What to do and why. upstream: which one, for Go.CLOUD; degraded: a weaker way than the one wanted.
+
+    `decide` leaves the rest to the dispatcher. served: a server on this board runs the agent's model. may_leave: the
+    request may be handed to an upstream.
+    """
 
     go: Go
     reason: Reason
     upstream: str | None = None
     degraded: bool = False
+    served: bool = False
+    may_leave: bool = False
+
+    @property
+    def remote(self) -> bool:
+        """Whether the work is done in another process, an upstream or a server on this board: it takes no place among
+        the engine's sequences."""
+        return self.go in (Go.CLOUD, Go.WAIT) or (self.go is Go.LOCAL and self.served)
 
 
 def stricter(one: Privacy, other: Privacy | None) -> Privacy:

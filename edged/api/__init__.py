@@ -1,1 +1,20 @@
-"""What a caller may do, by subject, whatever transport brought the call."""
+"""What a caller may do, by subject, whatever transport brought the call. Transports translate to this and back; nothing
+here knows how bytes travel, and nothing here calls the composition root."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from edged.api.events import Events
+from edged.api.models import Models
+from edged.api.requests import Requests
+from edged.api.tools import Tools
+
+
+class Api(Struct, frozen=True, kw_only=True):
+    """The subjects, as transports are given them."""
+
+    requests: Requests
+    models: Models
+    tools: Tools
+    events: Events

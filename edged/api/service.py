@@ -18,7 +18,9 @@ from edged.completions.local import Chats, ModelAnswer, ModelAsk, OnCall, OnPiec
 from edged.config import Config, PublishTool
 from edged.errors import BadRequest, EdgedError, Forbidden
 from edged.models.updates.updater import Updater, Watch
-from edged.requests.pipeline import OnDelta, Pipeline, audited_call
+from edged.requests.journals import audited_call
+from edged.requests.pipeline import Pipeline
+from edged.requests.watchers import OnDelta
 from edged.residency.governor import Governor
 from edged.store.lifecycle import State
 from edged.store.lookup import Row
@@ -181,7 +183,7 @@ class Service:
         return [_brief(row) for row in await self._pipeline.latest(limit, states, whose)]
 
     async def explain(self, caller: Caller, body: object, *, decide: bool) -> JSON:
-        """Where a request would be answered and why, without doing anything (see Pipeline.explain)."""
+        """Where a request would be answered and why, without doing anything (see requests.queries)."""
         request = self.request(body)
         return await self._pipeline.explain(Ask(request=request, caller=caller), decide=decide)
 

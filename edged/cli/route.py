@@ -60,9 +60,12 @@ def sentences(told: dict[str, Any]) -> Iterator[str]:
         yield f"It would end with {error['code']}: {line(error['message'])}"
     if told["degraded"]:
         yield "This is a weaker way than the one asked for: the reply will say so (degraded)."
+    first = told.get("mind")
+    if first not in (None, "local", "cloud"):
+        yield f"Mind {first} comes before that and takes it."
     if call := told["call"]:
         sure = "" if call["confidence"] is None else f", with confidence {call['confidence']:.2f}"
-        yield f"The model would {_chosen(call)}{sure}."
+        yield f"The model would {_chosen(call)}{sure}." if first in (None, "local") else f"It would {_chosen(call)}."
     yield (
         f"agent {told['agent']}, model {told['model']}: route {told['route']}, privacy {told['privacy']}, "
         f"when offline {told['when_offline']}, {_threshold(told)}"

@@ -3,9 +3,12 @@ same answer as one of ours. What its server cannot keep, a schema, is checked he
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from edged.agent import answers
+from edged.agent.answers import Wrong
 from edged.agent.dialects.chat_template import write_json
 from edged.completions import request
 from edged.completions.calls import CallPiece, WrittenCall
@@ -63,27 +66,28 @@ async def _ask(served: Served, ask: ModelAsk, on_piece: OnPiece | None) -> ChatA
     """The answer; its text is told in pieces, where it can be."""
     whole = ask.response_schema is not None or ask.logprobs is not None
     streamed = on_piece if not whole else None
-    told: list[Message] = []
-    for _ in range(answers.MAX_CORRECTIONS + 1):
-        chat = _chat(ask, told)
+
+    async def once(corrections: Sequence[Message]) -> ChatAnswer | Wrong:
+        chat = _chat(ask, corrections)
         answer = await served.chat(ask.model, chat, (lambda text: streamed(text, ())) if streamed else None)
         problem = await _problem(ask, answer)
-        if problem is not None:
-            told += answers.correction(answer.text, problem)
-            continue
-        if ask.logprobs is not None and answer.text and answer.logprobs is None:
-            raise BadRequest(f"logprobs: the server that runs model {ask.model!r} tells none: leave it out")
-        if whole and on_piece and answer.text:
-            on_piece(answer.text, answer.logprobs or ())
-        return answer
-    raise ModelUnavailable(f"model {ask.model!r} does not keep to the schema: {told[-1].content}")
+        return answer if problem is None else answers.corrected(answer.text, problem)
+
+    answer = await answers.until_right(
+        once, lambda problem: ModelUnavailable(f"model {ask.model!r} does not keep to the schema: {problem}")
+    )
+    if ask.logprobs is not None and answer.text and answer.logprobs is None:
+        raise BadRequest(f"logprobs: the server that runs model {ask.model!r} tells none: leave it out")
+    if whole and on_piece and answer.text:
+        on_piece(answer.text, answer.logprobs or ())
+    return answer
 
 
-def _chat(ask: ModelAsk, told: list[Message]) -> Chat:
+def _chat(ask: ModelAsk, corrections: Sequence[Message]) -> Chat:
     tools = () if ask.choice is ToolChoice.NONE else ask.tools
     return Chat(
         key=new_rid(),
-        messages=(*ask.messages, *told),
+        messages=(*ask.messages, *corrections),
         tools=tools,
         must_call=bool(tools) and ask.choice is ToolChoice.REQUIRED,
         parallel=ask.parallel if tools else None,

@@ -9,14 +9,13 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from edged.config.convert import convert, entries
 from edged.config.values import (
     Key,
     Mistakes,
     Strict,
     Wrong,
     choice_mistakes,
-    convert,
-    entries,
     parse_bytes,
     range_mistakes,
     size_mistakes,

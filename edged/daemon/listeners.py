@@ -16,11 +16,11 @@ from msgspec import Struct
 
 from edged.config import Config
 from edged.errors import ConfigError
+from edged.transport.base import SocketAddress
 from edged.transport.sockets import BACKLOG, group_id, listen
 
 log = logging.getLogger("edged.daemon.listeners")
 
-Address = Path | tuple[str, int]  # a Unix socket, or (host, port), as the configuration names a listener
 Name = str | tuple[str, int]  # what getsockname() says: the path, or the numeric host and the port
 
 
@@ -40,7 +40,7 @@ class Listeners:
 
     def __init__(self, passed: Iterable[socket.socket] = ()) -> None:
         self._open: dict[Name, _Listening] = {}
-        self._names: dict[Address, list[Name]] = {}
+        self._names: dict[SocketAddress, list[Name]] = {}
         self._given_up: set[Name] = set()
         for inherited in passed:
             if _listens(inherited):
@@ -52,7 +52,7 @@ class Listeners:
                 )
                 inherited.close()
 
-    def open(self, settings: Config, addresses: Iterable[Address], group: str | None) -> None:
+    def open(self, settings: Config, addresses: Iterable[SocketAddress], group: str | None) -> None:
         """Have sockets for these addresses, with the mode and group of `[ipc]`. Blocks.
 
         Raises:
@@ -78,7 +78,7 @@ class Listeners:
         self._open |= made
         self._names |= wanted
 
-    def keep_only(self, addresses: Iterable[Address]) -> None:
+    def keep_only(self, addresses: Iterable[SocketAddress]) -> None:
         """Close what no listener of the configuration wants."""
         self._names = {address: self._names[address] for address in addresses}
         for name in self._open.keys() - {name for names in self._names.values() for name in names}:
@@ -88,7 +88,7 @@ class Listeners:
                 self._given_up.add(name)
             _close(name, listening)
 
-    def sockets(self, address: Address) -> list[socket.socket]:
+    def sockets(self, address: SocketAddress) -> list[socket.socket]:
         """The sockets of an address: one, or several where a host name has several addresses. They stay the owner's:
         serve a duplicate."""
         return [self._open[name].end for name in self._names[address]]
@@ -111,7 +111,7 @@ class Listeners:
             raise ConfigError(_text(name), "", f"cannot be listened on: {os.strerror(error.errno or 0)}") from None
 
 
-def _names(address: Address) -> list[Name]:
+def _names(address: SocketAddress) -> list[Name]:
     if isinstance(address, Path):
         return [str(address)]
     try:
@@ -142,10 +142,10 @@ def _check_agreement(settings: Config, path: str) -> None:
     """The unit made the socket: `[ipc]` may repeat its mode and group, not contradict them."""
     status = Path(path).stat()
     mode = stat.S_IMODE(status.st_mode)
-    if ("ipc", "mode") in settings.origin and int(settings.ipc.mode, 8) != mode:
+    if settings.is_given("ipc", "mode") and int(settings.ipc.mode, 8) != mode:
         told = f"systemd made {path} with mode {mode:04o}: take the key out, or change SocketMode= of edged.socket"
         raise settings.error(("ipc", "mode"), f"{settings.ipc.mode!r}, but {told}")
-    if settings.group_given and group_id(settings.ipc.group) != status.st_gid:
+    if settings.is_given("ipc", "group") and group_id(settings.ipc.group) != status.st_gid:
         owner = _group_name(status.st_gid)
         told = f"systemd made {path} for group {owner}: take the key out, or change SocketGroup= of edged.socket"
         raise settings.error(("ipc", "group"), f"{settings.ipc.group!r}, but {told}")

@@ -7,12 +7,13 @@ never what a client wrote: a series lives as long as the daemon does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
+from edged.agent.minds import MINDS
 from edged.types import Status
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 
 LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 LAG_PERIOD_S = 1.0  # a stall shorter than this may be missed, and a wake-up a second costs a sleeping board nothing
 OTHER = "(other)"  # instead of a name the configuration does not have; no name there holds a parenthesis
-WHERE = ("local", "cloud")
 KINDS = ("prompt", "cached", "generated", "forced")
 RESULTS = {True: "ok", False: "failed"}
 OWN_IO = Path("/proc/self/io")
@@ -55,7 +55,6 @@ class Metrics:
 
     Args:
         agents, models, tools: names that may become labels; `models` are the board's and those of the upstreams.
-        sources: asked once a scrape.
     """
 
     def __init__(
@@ -64,13 +63,13 @@ class Metrics:
         agents: Collection[str],
         models: Collection[str],
         tools: Collection[str],
-        sources: Callable[[], Snapshot],
     ) -> None:
         import prometheus_client as prometheus
 
         # The time a series began, beside each of them: half as many lines again that nobody reads.
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]  # published without types
         self._agents, self._models, self._tools = frozenset(agents), frozenset(models), frozenset(tools)
+        self._wheres = frozenset(mind.where for mind in MINDS)
         self._registry = prometheus.CollectorRegistry()
         own: dict[str, Any] = {"registry": self._registry}
         self._requests = prometheus.Counter(
@@ -99,12 +98,13 @@ class Metrics:
         self._lag_s = prometheus.Histogram(
             "edged_loop_lag_seconds", "How late the event loop runs what is due.", buckets=LAG_SECONDS, **own
         )
-        self._registry.register(_Gauges(sources))
+        self._gauges = _Gauges()
+        self._registry.register(self._gauges)
         self._begin_at_zero()
 
     def settled(self, agent: str, where: str, status: Status, seconds: float, first_token_s: float | None) -> None:
-        """A request has its outcome. where: local or cloud; seconds from the acceptance, also to the first token."""
-        self._requests.labels(_known(agent, self._agents), _known(where, WHERE), status.value).inc()
+        """A request has its outcome. where: the mind's word; seconds from the acceptance, also to the first token."""
+        self._requests.labels(_known(agent, self._agents), _known(where, self._wheres), status.value).inc()
         self._request_s.observe(seconds)
         if first_token_s is not None:
             self._first_token_s.observe(first_token_s)
@@ -134,16 +134,17 @@ class Metrics:
         """The event loop was so late once."""
         self._lag_s.observe(seconds)
 
-    def render(self) -> tuple[bytes, str]:
-        """The page and its content type."""
+    def render(self, now: Snapshot) -> tuple[bytes, str]:
+        """The page and its content type. now: what the gauges show."""
         from prometheus_client import generate_latest
 
+        self._gauges.now = now
         return generate_latest(self._registry), CONTENT_TYPE
 
     def _begin_at_zero(self) -> None:
         """A series that appears with its first event hides that event from every rate()."""
         for agent in sorted(self._agents):
-            for where in WHERE:
+            for where in sorted(self._wheres):
                 for status in Status:
                     self._requests.labels(agent, where, status.value)
         for model in sorted(self._models):
@@ -165,16 +166,16 @@ async def watch_loop(metrics: Metrics, *, period_s: float = LAG_PERIOD_S) -> Non
 
 
 class _Gauges:
-    """A collector of prometheus_client: everything that somebody else knows, asked for at scrape time."""
+    """A collector of prometheus_client: everything that somebody else knows. now: set before each scrape."""
 
-    def __init__(self, sources: Callable[[], Snapshot]) -> None:
-        self._sources = sources
+    now: Snapshot | None = None
 
     def collect(self) -> Iterator[Metric]:
         """One family a gauge."""
         from prometheus_client.core import CounterMetricFamily
 
-        now = self._sources()
+        if (now := self.now) is None:  # prometheus_client asks for the names when the collector is registered
+            return
         yield _gauge("queue_waiting", "Requests that wait for their turn or a link.", now.queue_waiting)
         yield _gauge("outbox_waiting", "Replies that are not delivered yet.", now.outbox_waiting)
         yield _gauge("memory_budget_bytes", "What all models may take together.", now.memory_budget_bytes)

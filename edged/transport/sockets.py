@@ -11,6 +11,7 @@ import struct
 from pathlib import Path
 from typing import NamedTuple
 
+from edged.config import Config
 from edged.errors import ConfigError
 
 BACKLOG = socket.SOMAXCONN  # connections that wait until they are accepted: at a start, and while the daemon reloads
@@ -22,6 +23,18 @@ class Peer(NamedTuple):
     pid: int
     uid: int
     groups: list[int]
+
+
+def group_of(settings: Config) -> str | None:
+    """Name of the group that may connect to our sockets: as configured, else `edged` where there is one and we may give
+    it away; None: the process's own."""
+    if settings.is_given("ipc", "group"):
+        return settings.ipc.group
+    try:
+        gid = grp.getgrnam(settings.ipc.group).gr_gid
+    except KeyError:
+        return None
+    return settings.ipc.group if os.geteuid() == 0 or gid in os.getgroups() else None
 
 
 def group_id(name: str | None) -> int:

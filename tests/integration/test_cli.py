@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from edged import __version__
-from edged.requests.pipeline import MAX_RUNNING
+from edged.requests.worker import MAX_RUNNING
 from tests.support.cli import edged
 from tests.support.daemon import Daemon, Wired
 

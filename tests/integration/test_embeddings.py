@@ -126,7 +126,7 @@ async def test_models_and_callers_that_are_not_known_are_refused(served: Served)
     with pytest.raises(openai.NotFoundError) as caught:
         await served.client.embeddings.create(model="large", input="x")
     assert caught.value.code == "model_not_found"
-    served.caller = GUEST
+    await served.become(GUEST)
     with pytest.raises(openai.PermissionDeniedError):
         await served.client.embeddings.create(model="minilm", input="x")
 

@@ -14,7 +14,10 @@ import pytest
 import pytest_asyncio
 
 from edged import config
+from edged.access.gate import Gate
+from edged.access.policy import Policy
 from edged.agent.dispatch import Dispatcher
+from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.engines.llama import LlamaEngine, gguf
 from edged.models import catalog
@@ -25,7 +28,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Ask, Caller, Message, ModelSpec, Request
-from edged.upstreams import Cloud
+from edged.upstreams import Cloud, Served
 from tests.support.real_model import Calculated
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "greenhouse"
@@ -147,9 +150,13 @@ class House:
         self.pipeline = Pipeline(
             self.settings,
             self.database,
-            Dispatcher(self.settings, self.engine, cloud, speak),
+            Dispatcher(
+                Resources(config=self.settings, engine=self.engine, served=Served({}), cloud=cloud, speak=speak)
+            ),
             self.toolbox,
             cloud,
+            Gate(Policy(self.settings.agents)),
+            deliverers={},
         )
 
     async def ask(self, text: str, **fields: Any) -> dict[str, Any]:

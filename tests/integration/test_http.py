@@ -20,7 +20,7 @@ from yarl import URL
 from edged import errors
 from edged.errors import Busy, EdgedError
 from edged.transport.http.core import stream
-from edged.transport.http.core.api import STATUS_OF
+from edged.transport.http.core.errors import STATUS_OF
 from edged.wire import MAX_REQUEST_BYTES
 from tests.support.http_api import FAST, Desk, Line, reply, serving
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from edged.errors import Busy, ConfigError, EdgedError, NoLink, NoMemory, OverBu
 from edged.transport.http.core.connection import caller, gone
 from edged.transport.http.core.errors import NotFound
 from edged.transport.http.core.limits import Limits
+from edged.transport.http.openai.surface import OpenAI
 from tests.support import stranger as strangers
 from tests.support.broker import until
 from tests.support.http_api import (
@@ -32,6 +34,7 @@ from tests.support.http_api import (
     METRICS,
     Desk,
     Line,
+    door,
     keys_file,
     listening,
     reply,
@@ -257,10 +260,12 @@ async def test_request_leaves_a_line_in_the_log_at_debug_only(
 
 async def test_health_says_alive_ready_and_figures(client: aiohttp.ClientSession, desk: Desk) -> None:
     """A daemon that starts or stops is alive and not ready."""
-    for reason, status in ((None, 200), ("the daemon is stopping", 503)):
-        desk.reason = reason
+    parts = {"store": "it is being recovered", "mqtt": "the broker does not answer"}
+    for unready, status, said in (({}, 200, "ok\n"), (parts, 503, "".join(f"{k}: {v}\n" for k, v in parts.items()))):
+        desk.unready = unready
         async with client.get("/readyz") as response:
-            assert (response.status, await response.text()) == (status, f"{reason or 'ok'}\n")
+            assert (response.status, await response.text()) == (status, said)
+            assert response.headers.get("Retry-After") == ("1" if unready else None)
         async with client.get("/livez") as response:
             assert response.status == 200
     async with client.get("/metrics") as response:
@@ -296,16 +301,21 @@ async def test_options_tell_the_methods_of_a_path(client: aiohttp.ClientSession)
         assert not [name for name in response.headers if name.startswith("Access-Control")]
 
 
-def failing(error: Exception) -> Any:
-    """Routes of the OpenAI API that fail, as the transport is given them."""
+@pytest.fixture
+def fails_with(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+    """Gives the surface of the OpenAI API routes that fail, and one elsewhere."""
 
-    async def fail(request: web.Request) -> web.Response:
-        assert caller(request).agents
-        assert not gone(request).is_set()
-        assert await request.json() == {"model": "house"}
-        raise error
+    def give(error: Exception) -> None:
+        async def fail(request: web.Request) -> web.Response:
+            assert caller(request).agents
+            assert not gone(request).is_set()
+            assert await request.json() == {"model": "house"}
+            raise error
 
-    return lambda: [web.post("/v1/chat/completions", fail), web.post("/other", fail)]
+        routes = [web.post("/v1/chat/completions", fail), web.post("/other", fail)]
+        monkeypatch.setattr(OpenAI, "routes", lambda _: routes)
+
+    return give
 
 
 @pytest.mark.parametrize(
@@ -321,14 +331,22 @@ def failing(error: Exception) -> Any:
     ],
 )
 async def test_errors_of_the_openai_api_have_its_shape_and_others_that_of_a_reply(
-    desk: Desk, path: Path, error: EdgedError, status: int, kind: str, again: str
+    desk: Desk,
+    path: Path,
+    fails_with: Callable[[Exception], None],
+    error: EdgedError,
+    status: int,
+    kind: str,
+    again: str,
 ) -> None:
     """Whoever raises them."""
-    async with serving(desk, path, routes=failing(error)), unix_session(path) as client:
+    fails_with(error)
+    async with serving(desk, path), unix_session(path) as client:
         async with client.post("/v1/chat/completions", json={"model": "house"}) as response:
             assert (response.status, response.headers["x-should-retry"]) == (status, again)
             assert response.headers.get("Retry-After") == ("3" if status in (429, 503) else None)
-            told = {"message": error.message, "type": kind, "param": None, "code": error.code}
+            param, code = ("model", "model_not_found") if error.code == "unknown_agent" else (None, error.code)
+            told = {"message": error.message, "type": kind, "param": param, "code": code}
             assert await response.json() == {"error": told}
         async with client.post("/other", json={"model": "house"}) as response:
             assert response.status == status
@@ -341,11 +359,16 @@ async def test_errors_of_the_openai_api_have_its_shape_and_others_that_of_a_repl
 
 @pytest.mark.parametrize("bug", [ValueError("secret 42"), ConnectionResetError("secret 42"), TimeoutError("secret 42")])
 async def test_bug_is_an_internal_error_whose_traceback_only_the_log_has(
-    desk: Desk, path: Path, bug: Exception, caplog: pytest.LogCaptureFixture
+    desk: Desk,
+    path: Path,
+    fails_with: Callable[[Exception], None],
+    bug: Exception,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Also one that looks as if the client had gone."""
     desk.says(bug)
-    async with serving(desk, path, routes=failing(bug)), unix_session(path) as client:
+    fails_with(bug)
+    async with serving(desk, path), unix_session(path) as client:
         for where in (ASK, "/v1/chat/completions"):
             body = {"input": "hi"} if where == ASK else {"model": "house"}
             async with client.post(where, json=body) as response:
@@ -388,7 +411,7 @@ async def test_tcp_needs_a_key_for_everything_but_signs_of_life(desk: Desk, tmp_
 async def test_unauthorized_body_is_not_read(desk: Desk, tmp_path: Path) -> None:
     """Strangers cost nothing: the answer comes before the body, and the connection ends."""
     async with serving(desk, TCP, api_keys_file=keys_file(tmp_path), limits=FAST) as served:
-        address = served.addresses[0]
+        address = served.bound[0]
         assert isinstance(address, tuple)
         reader, writer = await asyncio.open_connection(*address)
         writer.write(HEAD.replace(b"Host: x", b"Host: localhost") + b"Content-Length: 100000000\r\n\r\n")
@@ -432,7 +455,7 @@ async def test_several_listeners_serve_the_same_and_are_gone_after_a_stop(desk: 
     desk.says(reply())
     served = transport(desk, *paths, TCP, api_keys_file=keys_file(tmp_path))
     for _ in range(2):  # it may be started again
-        await served.start()
+        await served.start(door(desk))
         for path in paths:
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
             async with unix_session(path) as client, client.post(ASK, json={"input": "hi"}) as response:
@@ -451,7 +474,7 @@ async def test_socket_of_a_dead_process_is_replaced_and_a_living_one_is_not(desk
     async with serving(desk, path), unix_session(path) as client:
         other = path.with_name("other.sock")
         with pytest.raises(ConfigError, match="listening here already"):
-            await transport(desk, other, path).start()
+            await transport(desk, other, path).start(door(desk))
         assert not other.exists()
         async with client.get("/livez") as response:
             assert response.status == 200
@@ -462,13 +485,13 @@ async def test_port_that_is_taken_is_a_configuration_error(desk: Desk, tmp_path:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: cannot be listened on: .*in use"):
-            await transport(desk, ("127.0.0.1", port), api_keys_file=keys_file(tmp_path)).start()
+            await transport(desk, ("127.0.0.1", port), api_keys_file=keys_file(tmp_path)).start(door(desk))
 
 
 async def test_port_without_keys_is_refused(desk: Desk, path: Path) -> None:
     """It would be open to the network; nothing is left behind."""
     with pytest.raises(ConfigError, match="api_keys_file"):
-        await transport(desk, path, TCP).start()
+        await transport(desk, path, TCP).start(door(desk))
     assert not path.exists()
 
 

@@ -19,7 +19,7 @@ from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import Busy, ContextExceeded, NoLink
-from edged.requests.pipeline import OnDelta
+from edged.requests.watchers import OnDelta
 from edged.types import Ask, Fault, ModelSpec, Reply, Status
 from edged.wire import MAX_REQUEST_BYTES
 from tests.support.daemon import entry
@@ -244,7 +244,7 @@ async def test_unknown_model_raises_not_found(served: Served) -> None:
 
 async def test_caller_without_a_role_may_nothing(served: Served) -> None:
     """Neither an agent nor a model, and sees none."""
-    served.caller = GUEST
+    await served.become(GUEST)
     for name in ("house", "small"):
         with pytest.raises(openai.PermissionDeniedError):
             await served.client.chat.completions.create(model=name, messages=SAY)
@@ -269,7 +269,7 @@ async def test_models_are_the_agents_and_models_of_the_caller(served: Served) ->
 
 async def test_body_that_is_too_long_raises_413(served: Served) -> None:
     """Told while the rest of it is still on its way."""
-    with pytest.raises(openai.APIStatusError, match="longer than") as caught:
+    with pytest.raises(openai.APIStatusError, match="at most 262144 are taken") as caught:
         await served.client.chat.completions.create(
             model="small", messages=[{"role": "user", "content": "x" * MAX_REQUEST_BYTES}]
         )
@@ -278,7 +278,7 @@ async def test_body_that_is_too_long_raises_413(served: Served) -> None:
 
 @pytest.mark.parametrize(
     ("headers", "problem"),
-    [({}, "is not valid JSON"), ({"Content-Encoding": "gzip"}, "body cannot be read")],
+    [({}, "is not valid JSON"), ({"Content-Encoding": "gzip"}, "not as its headers say")],
     ids=["json", "gzip"],
 )
 async def test_body_that_cannot_be_read_is_a_bad_request(served: Served, headers: Any, problem: str) -> None:
@@ -337,13 +337,9 @@ async def test_error_of_the_engine_is_told_before_and_after_the_first_word(
 # -- clients that leave ------------------------------------------------------------------------------------------------
 
 
-def running() -> int:
-    return sum(task.get_name() == "edged.http.completion" for task in asyncio.all_tasks())
-
-
-async def until_idle() -> None:
+async def until_idle(served: Served) -> None:
     async with asyncio.timeout(10):
-        while running():
+        while served.answering:
             await asyncio.sleep(0.01)
 
 
@@ -353,20 +349,20 @@ async def test_stream_that_is_closed_ends_the_generation(served: Served) -> None
     async for chunk in stream:
         if chunk.choices[0].delta.content:
             break
-    assert running() == 1
+    assert served.answering == 1
     await stream.close()
-    await until_idle()
+    await until_idle(served)
 
 
 async def test_question_that_is_given_up_ends_the_generation(served: Served) -> None:
     """Nobody could get the answer."""
     asked = asyncio.create_task(served.client.chat.completions.create(model="small", messages=ENDLESS))
     async with asyncio.timeout(10):
-        while not running():
+        while not served.answering:
             await asyncio.sleep(0.01)
     asked.cancel()
     await asyncio.wait([asked])
-    await until_idle()
+    await until_idle(served)
 
 
 async def test_completions_beyond_what_may_wait_are_told_to_come_again(served: Served) -> None:
@@ -376,7 +372,7 @@ async def test_completions_beyond_what_may_wait_are_told_to_come_again(served: S
         for _ in range(AT_ONCE + WAITING)
     ]
     async with asyncio.timeout(10):
-        while running() < AT_ONCE + WAITING:
+        while served.answering < AT_ONCE + WAITING:
             await asyncio.sleep(0.01)
     with pytest.raises(openai.InternalServerError) as caught:
         await served.client.chat.completions.create(model="small", messages=SAY)
@@ -385,7 +381,7 @@ async def test_completions_beyond_what_may_wait_are_told_to_come_again(served: S
     for task in asked:
         task.cancel()
     await asyncio.wait(asked)
-    await until_idle()
+    await until_idle(served)
     assert (await served.client.chat.completions.create(model="small", messages=SAY)).choices
 
 
@@ -563,7 +559,7 @@ async def test_agent_whose_client_leaves_is_cancelled_unless_it_had_an_id(
         asked.cancel()
         await asyncio.wait([asked])
         await ended.wait()
-        await until_idle()
+        await until_idle(served)
         if id is None:
             assert await served.house.cancelled.get() == "r1"
         else:

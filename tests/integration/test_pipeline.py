@@ -14,16 +14,20 @@ import msgspec
 import pytest
 
 from edged import config
+from edged.access import gate
+from edged.access.policy import Policy
 from edged.agent.dispatch import Dispatcher
+from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
-from edged.api.service import Service
+from edged.api.requests import Requests
 from edged.config import Config, Publish, PublishTool
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import BadRequest, Busy, NoLink, NoMemory, UnknownAgent
 from edged.host import clock, fault_points
 from edged.interfaces import OnPiece
 from edged.requests.estimate import OVERTIME
-from edged.requests.pipeline import MAX_RUNNING, Pipeline
+from edged.requests.pipeline import Pipeline
+from edged.requests.worker import MAX_RUNNING
 from edged.store import audit, journal, requests
 from edged.store.database import Database, Work
 from edged.store.lifecycle import State
@@ -32,7 +36,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec, Rate, Speed
-from edged.upstreams import Cloud
+from edged.upstreams import Cloud, Served
 from edged.wire import request_from_map
 from tests.support.broker import until
 from tests.support.daemon import Daemon, entry, note
@@ -141,12 +145,15 @@ class House:
         self.pipeline = Pipeline(
             self.config,
             self.store,
-            Dispatcher(self.config, self.engine, self.cloud, self.speak),
+            Dispatcher(
+                Resources(config=self.config, engine=self.engine, served=Served({}), cloud=self.cloud, speak=self.speak)
+            ),
             self.toolbox,
             self.cloud,
+            gate.Gate(Policy(self.config.agents, self.config.roles, self.config.access)),
+            deliverers={"mqtt": self.mailbox},
             speeds=lambda: self.speeds,
         )
-        self.pipeline.deliverers = {"mqtt": self.mailbox}
         await self.pipeline.recover()
         self.task = asyncio.create_task(self.pipeline.run())
 
@@ -200,7 +207,7 @@ SCRIPT = "".join(
 @pytest.fixture(autouse=True)
 def _no_grace(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits for the gate at the end of a test would wait all of it."""
-    monkeypatch.setattr("edged.requests.pipeline.GRACE_S", 0.05)
+    monkeypatch.setattr("edged.requests.worker.GRACE_S", 0.05)
 
 
 @pytest.fixture
@@ -544,18 +551,17 @@ async def test_pieces_of_a_streamed_answer_carry_their_offsets(house: House) -> 
     known = await house.pipeline.accept(ask, lambda *piece: pieces.append(piece))
     assert known.reply is not None
     assert len(pieces) == 3
-    assert not house.pipeline._watchers
+    assert not house.pipeline._watchers._listeners
 
 
 @pytest.mark.parametrize(("id", "state"), [(None, State.CANCELLED), ("q", State.DONE)])
 async def test_client_that_goes_away_while_its_request_is_stored(house: House, id: str | None, state: State) -> None:
     """Without an id it is not worked on for nobody; with one it is, and not only when the next one comes."""
-    parts: Any = (house.config, house.pipeline, None, house.toolbox, None, None, None)
-    service = Service(*parts, status=None)  # type: ignore[arg-type]
+    door = Requests(house.config, house.pipeline, gate.Gate(Policy(house.config.agents)))
     request = request_from_map({"input": "pause", "agent": "house", **({"id": id} if id else {})}, agent=None)
     gone = asyncio.Event()
     house.store.held = asyncio.Event()
-    answering = asyncio.create_task(service.answer(Ask(request=request, caller=CALLER), gone=gone))
+    answering = asyncio.create_task(door.answer(Ask(request=request, caller=CALLER), gone=gone))
     await house.store.committed.wait()
     gone.set()
     answering.cancel()
@@ -709,7 +715,7 @@ async def test_stop_puts_running_work_back_and_a_new_start_finishes_it(house: Ho
 
 async def test_stop_waits_for_what_is_nearly_done(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within its grace, replies included."""
-    monkeypatch.setattr("edged.requests.pipeline.GRACE_S", 10.0)
+    monkeypatch.setattr("edged.requests.worker.GRACE_S", 10.0)
     accepted = await house.take("wait")
     await until(lambda: house.engine.asked)
     stopping = asyncio.create_task(house.end())
@@ -738,7 +744,8 @@ async def test_stop_amid_a_publish_without_a_link_leaves_it_to_on_uncertain(
 ) -> None:
     """It is no failure of the tool: what came of it is unknown, as after a crash, and neither dropped nor told as
     final."""
-    monkeypatch.setattr("edged.requests.pipeline.FLUSH_S", 0.05)
+    monkeypatch.setattr("edged.requests.worker.PUT_BACK_S", 0.05)
+    monkeypatch.setattr("edged.requests.outbox.FLUSH_S", 0.05)
     tool = PublishTool(
         description="A lamp.", publish=Publish(topic="lamp", payload="on", qos=1), on_uncertain=on_uncertain
     )
@@ -753,7 +760,7 @@ async def test_stop_amid_a_publish_without_a_link_leaves_it_to_on_uncertain(
         stopping = asyncio.create_task(house.pipeline.stop())
         await until(stopping.done)
         house.broker.back.set_exception(NoLink("the transport was stopped"))
-        await until(lambda: not house.pipeline._running)
+        await until(lambda: not house.pipeline._worker._running)
         assert await house.state(accepted) is State.RECEIVED
         await house.end()
         house.broker = Silent()
@@ -809,7 +816,7 @@ async def test_store_that_cannot_be_written_refuses_new_work_loses_no_answer_and
     house: House, monkeypatch: pytest.MonkeyPatch, error: apsw.Error
 ) -> None:
     """New requests are busy; one that runs does its work once and tells when the disk takes it."""
-    monkeypatch.setattr("edged.requests.pipeline.RETRY_S", (0.01, 0.02))
+    monkeypatch.setattr("edged.requests.storing.RETRY_S", (0.01, 0.02))
     accepted = await house.take("wait")
     await until(lambda: house.engine.asked)
     house.store.refuses = error
@@ -828,7 +835,7 @@ async def test_disk_that_refuses_the_journal_delays_a_write_and_never_doubles_or
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its intent is beside its effect; the journal cannot be written at first, and then all goes on."""
-    monkeypatch.setattr("edged.requests.pipeline.RETRY_S", (0.01, 0.02))
+    monkeypatch.setattr("edged.requests.storing.RETRY_S", (0.01, 0.02))
     accepted = await house.take("wait, write it")
     await until(lambda: house.engine.asked)
     house.store.refuses = apsw.FullError("full")
@@ -890,7 +897,7 @@ async def test_disk_that_refuses_a_claim_leaves_the_request_in_the_queue(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The worker tries again; the daemon lives."""
-    monkeypatch.setattr("edged.requests.pipeline.RETRY_S", (0.01, 0.02))
+    monkeypatch.setattr("edged.requests.storing.RETRY_S", (0.01, 0.02))
     original, failing = requests.claim, [apsw.IOError("io"), apsw.FullError("full"), apsw.BusyError("locked")]
 
     def claim(c: apsw.Connection, places: requests.FreeSlots) -> Any:
@@ -928,7 +935,7 @@ async def test_what_is_older_than_the_retention_is_forgotten_and_its_id_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finished requests only: what waits stays."""
-    monkeypatch.setattr("edged.requests.pipeline.HOUSEKEEPING_S", 0.02)
+    monkeypatch.setattr("edged.requests.tidy.HOUSEKEEPING_S", 0.02)
     async with House(tmp_path, store={"retention_days": 1.0}) as house:
         first = await house.take("hello", id="q")
         await house.reply(first)

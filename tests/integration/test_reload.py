@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from edged.client import AsyncClient, EdgedCallError
-from edged.requests.pipeline import MAX_RUNNING
+from edged.requests.worker import MAX_RUNNING
 from tests.support.broker import Mosquitto, until
 from tests.support.daemon import REPLY, SCRIPT, Customer, Daemon, Wired, entry, note
 

@@ -32,16 +32,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edged.daemon import assembly, supervisor
+from edged.daemon import assembly, lifecycle, supervisor
 from edged.engines import scripted
 from edged.engines.scripted import ScriptedEngine
 from edged.host import clock, fault_points
 from edged.interfaces import OnPiece
-from edged.requests import pipeline
+from edged.requests import worker
 from edged.residency.pressure.ladder import Calm
 from edged.residency.pressure.low_memory import Floor
 from edged.residency.pressure.pressure import Pressure, PressureTiming
 from edged.tools.toolbox import Toolbox
+from edged.transport import mqtt
 from edged.transport.mqtt import Backoff, MqttTransport
 from edged.types import Completion, Job, ModelSpec
 
@@ -168,16 +169,16 @@ def main() -> int:
         vars(scripted)["ScriptedEngine"] = Slow
     if "EDGED_TEST_STALL" in os.environ:
         vars(scripted)["ScriptedEngine"] = Stalling
-        vars(assembly)["STALL_S"] = STALL_S
+        vars(lifecycle)["STALL_S"] = STALL_S
     if offset := os.environ.get("EDGED_TEST_CLOCK"):
         right = clock.wall
         vars(clock)["wall"] = lambda: right() + float(Path(offset).read_text())
     if longest := os.environ.get("EDGED_TEST_RECONNECT"):
-        vars(assembly)["MqttTransport"] = functools.partial(
+        vars(mqtt)["MqttTransport"] = functools.partial(
             MqttTransport, backoff=Backoff(base_s=0.1, cap_s=float(longest), taken_over_s=float(longest))
         )
     if grace := os.environ.get("EDGED_TEST_GRACE"):
-        vars(pipeline)["GRACE_S"] = float(grace)
+        vars(worker)["GRACE_S"] = float(grace)
     if seed := os.environ.get("EDGED_TEST_SEED"):
         chance = random.Random(f"{seed}.{os.getpid()}")  # reproducible, no secret
         signal.signal(LOSE_A_TASK, lambda *_: let_a_task_die(chance))

@@ -1,4 +1,4 @@
-"""For tests of HTTP: the transport with its real sockets, and behind it an `Api` whose answers a test decides."""
+"""For tests of HTTP: the transport with its real sockets, and behind it requests whose answers a test decides."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import msgspec
@@ -16,15 +16,16 @@ import msgspec
 from edged import wire
 from edged.access.gate import Gate
 from edged.access.policy import Policy
-from edged.completions.local import ModelAnswer, ModelAsk, OnCall, OnPiece
+from edged.api import Api
 from edged.errors import BadRequest, EdgedError
+from edged.requests.watchers import OnDelta
 from edged.store.lifecycle import State
 from edged.store.lookup import Row
 from edged.store.requests import Accepted
-from edged.transport.http.core.api import OnDelta
+from edged.transport.base import Door, Readiness
 from edged.transport.http.core.limits import Limits
-from edged.transport.http.core.server import HttpTransport, Listener
-from edged.types import JSON, Ask, Caller, Embeddings, EmbedJob, Fault, Message, Reply, Request, Status
+from edged.transport.http.server import HttpTransport, Listener
+from edged.types import JSON, Ask, Caller, Fault, Message, Reply, Request, Status
 
 KEY = "0123456789abcdef"
 METRICS = "text/plain; version=1.0.0; charset=utf-8"
@@ -41,7 +42,8 @@ class Desk:
     """Answers every request with `answers`, as soon as it is there: bytes, or an exception that is raised.
 
     asks: what came in; begun: there is one; watching: its on_delta; left: (id, gone was set) of the calls that were
-    cancelled, with `missed` set when there is one; rows: what find knows, by id and rid; reason: why it is not ready.
+    cancelled, with `missed` set when there is one; rows: what find knows, by id and rid; unready: parts without
+    which it takes none; missing: other ones.
     """
 
     def __init__(self) -> None:
@@ -52,7 +54,8 @@ class Desk:
         self.left: list[tuple[str | None, bool]] = []
         self.missed = asyncio.Event()
         self.rows: dict[str, Row] = {}
-        self.reason: str | None = None
+        self.unready: dict[str, str] = {}
+        self.missing: dict[str, str] = {}
 
     def says(self, answer: bytes | Exception) -> None:
         """From now on."""
@@ -87,11 +90,11 @@ class Desk:
         return row
 
     def request(self, body: object, *, agent: str | None = None) -> Request:
-        """See service.Service."""
+        """See api.requests.Requests."""
         return wire.request_from_map(body, agent=agent)
 
     async def submit(self, ask: Ask, on_delta: OnDelta | None = None) -> Accepted:
-        """See service.Service."""
+        """See api.requests.Requests."""
         self.asks.append(ask)
         if self.answers.done():
             self.answers.result()
@@ -99,7 +102,7 @@ class Desk:
         return Accepted(row.rid, reply=row.reply)
 
     async def answer(self, ask: Ask, on_delta: OnDelta | None = None, *, gone: asyncio.Event | None = None) -> bytes:
-        """See service.Service."""
+        """See api.requests.Requests."""
         self.asks.append(ask)
         self.watching = on_delta
         self.begun.set()
@@ -112,29 +115,19 @@ class Desk:
             raise
 
     async def find(self, caller: Caller, name: str) -> Row:
-        """See service.Service."""
+        """See api.requests.Requests."""
         if name not in self.rows:
             raise BadRequest(f"no request {name!r}")
         return self.rows[name]
 
     async def view(self, row: Row) -> JSON:
-        """See service.Service."""
+        """See api.requests.Requests."""
         return {"id": row.id, "rid": row.rid, "status": "queued", "position": 2, "eta_s": 4.5}
 
     async def cancel(self, caller: Caller, name: str) -> Row:
-        """See service.Service."""
+        """See api.requests.Requests."""
         row = await self.find(caller, name)
         return row if row.reply else msgspec.structs.replace(row, reply=reply(id=row.id), state=State.CANCELLED)
-
-    async def complete(
-        self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
-    ) -> ModelAnswer:
-        """See service.Service."""
-        raise NotImplementedError
-
-    async def embed(self, caller: Caller, job: EmbedJob) -> Embeddings:
-        """See service.Service."""
-        raise NotImplementedError
 
 
 def transport(
@@ -142,23 +135,29 @@ def transport(
 ) -> HttpTransport:
     """The transport in front of a desk, for agent "house"."""
     settings: dict[str, Any] = {"mode": 0o660, "group": None, "api_keys_file": None, **more}
-    made = HttpTransport(
-        listeners,
-        gate=Gate(Policy(["house"])),
-        api=desk,
-        ready=lambda: desk.reason,
-        metrics=lambda: (b"edged_up 1\n", METRICS),
-        **settings,
-    )
-    made.inherited = inherited or {}
+    made = HttpTransport(listeners, **settings)
+    made.inherit(inherited or {})
     return made
+
+
+def door(desk: Desk) -> Door:
+    """What a transport finds of the daemon: the desk."""
+    nobody: Any = None
+    return Door(
+        settings=nobody,
+        api=Api(requests=cast(Any, desk), models=nobody, tools=nobody, events=nobody),
+        gate=Gate(Policy(["house"])),
+        state=dict,
+        ready=lambda: Readiness(not desk.unready, {**desk.unready, **desk.missing}),
+        metrics=lambda: (b"edged_up 1\n", METRICS),
+    )
 
 
 @contextlib.asynccontextmanager
 async def serving(desk: Desk, *listeners: Listener, **more: Any) -> AsyncIterator[HttpTransport]:
     """The same, started."""
     served = transport(desk, *listeners, **more)
-    await served.start()
+    await served.start(door(desk))
     try:
         yield served
     finally:
@@ -214,7 +213,7 @@ def unix_session(path: Path) -> aiohttp.ClientSession:
 
 def tcp_session(served: HttpTransport, **headers: str) -> aiohttp.ClientSession:
     """A client of the last listener, which is on TCP."""
-    address = served.addresses[-1]
+    address = served.bound[-1]
     assert isinstance(address, tuple)
     host, port = address
     return aiohttp.ClientSession(f"http://{host}:{port}", headers=headers, timeout=aiohttp.ClientTimeout(10))

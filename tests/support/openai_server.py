@@ -10,21 +10,27 @@ from typing import Any, cast
 
 import httpx2
 import openai
-from aiohttp import web
 
 from edged import wire
 from edged.access import policy
-from edged.api.service import Service
+from edged.access.gate import Gate
+from edged.access.policy import Policy
+from edged.api import Api
+from edged.api.models import Models
+from edged.api.requests import Requests
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.config import Agent, Config, Model, Node
-from edged.requests.pipeline import OnDelta
+from edged.requests.watchers import OnDelta
 from edged.store.requests import Accepted
-from edged.transport.http.openai.routes import routes
+from edged.transport.base import Door, Readiness
+from edged.transport.http.server import HttpTransport
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
+from edged.upstreams import Served as LocalServers
+from tests.support.http_api import KEY, keys_file
 
 CALLER = Caller("unix:1000", "http", frozenset({"house"}))
-GUEST = Caller("guest", "http", frozenset(), admitted=False)
+GUEST = Caller("guest", "http", frozenset(), models=frozenset())
 TIMEOUT_S = 60.0  # two busy cores some patience
 
 Work = Callable[[Ask, OnDelta], Awaitable[Reply]]
@@ -77,24 +83,46 @@ class House:
         await self.cancelled.put(rid)
 
 
+class Porter(Gate):
+    """Takes everybody for the caller that the test says, also over TCP."""
+
+    caller = CALLER
+
+    def unix(self, *_: Any, **__: Any) -> Caller:
+        """See Gate."""
+        return self.caller
+
+
 class Served:
     """A server and clients of it."""
 
-    def __init__(self, socket: Path, port: int, house: House) -> None:
-        self.socket, self.port, self.house = socket, port, house
-        self.caller = CALLER
-        self.client = openai.AsyncOpenAI(
-            base_url="http://edged/v1",
-            api_key="none",
-            max_retries=0,
-            timeout=TIMEOUT_S,
-            http_client=httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(uds=str(socket))),
+    def __init__(self, socket: Path, port: int, house: House, gate: Porter, transport: HttpTransport) -> None:
+        self.socket, self.port, self.house, self.gate, self._transport = socket, port, house, gate, transport
+        self.client = self.over_unix()
+
+    async def become(self, caller: Caller) -> None:
+        """From now on the clients are this caller, on connections that are made from now on."""
+        self.gate.caller = caller
+        await self.client.close()
+        self.client = self.over_unix()
+
+    @property
+    def answering(self) -> int:
+        """Requests that are being answered."""
+        connections = self._transport._connections
+        return len(connections.answering) if connections else 0
+
+    def over_unix(self) -> openai.AsyncOpenAI:
+        """Another client."""
+        http = httpx2.AsyncClient(transport=httpx2.AsyncHTTPTransport(uds=str(self.socket)))
+        return openai.AsyncOpenAI(
+            base_url="http://edged/v1", api_key=KEY, max_retries=0, timeout=TIMEOUT_S, http_client=http
         )
 
     def over_tcp(self) -> openai.AsyncOpenAI:
         """Another client."""
         return openai.AsyncOpenAI(
-            base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0, timeout=TIMEOUT_S
+            base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0, timeout=TIMEOUT_S
         )
 
     async def in_thread(self, use: Callable[[openai.OpenAI], Any], *, tcp: bool) -> Any:
@@ -102,11 +130,11 @@ class Served:
 
         def run() -> Any:
             if tcp:
-                made = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key="none", max_retries=0)
+                made = openai.OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0)
             else:
                 transport = httpx2.HTTPTransport(uds=str(self.socket))
                 http = httpx2.Client(transport=transport)
-                made = openai.OpenAI(base_url="http://edged/v1", api_key="none", max_retries=0, http_client=http)
+                made = openai.OpenAI(base_url="http://edged/v1", api_key=KEY, max_retries=0, http_client=http)
             with made as client:
                 return use(client)
 
@@ -120,33 +148,27 @@ async def serving(
     """A server of these models and of the agent `house`."""
     config = Config(node=Node(), models=models, agents={"house": Agent(model="small"), "barn": Agent(model="small")})
     house = House()
-    service = Service(
-        config,
-        cast(Any, house),
-        cast(Any, None),
-        cast(Any, None),
-        chats,
-        cast(Any, embeds),
-        cast(Any, None),
-        status=lambda: asyncio.sleep(0, {}),
+    gate = Porter(Policy(config.agents))
+    api = Api(
+        requests=Requests(config, cast(Any, house), gate),
+        models=Models(
+            config, cast(Any, None), chats, cast(Any, embeds), cast(Any, None), served=LocalServers({}), gate=gate
+        ),
+        tools=cast(Any, None),
+        events=cast(Any, None),
     )
-    app = web.Application()
-    served: Served | None = None
-
-    def caller_of(_: web.Request) -> Caller:
-        assert served is not None
-        return served.caller
-
-    app.add_routes(routes(service, config, caller_of))
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
-    await runner.setup()
     socket = folder / "http.sock"
-    await web.UnixSite(runner, str(socket)).start()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    port = next(a[1] for a in runner.addresses if isinstance(a, tuple))
-    served = Served(socket, port, house)
+    transport = HttpTransport(
+        [socket, ("127.0.0.1", 0)],
+        mode=0o660,
+        group=None,
+        api_keys_file=keys_file(folder),
+    )
+    await transport.start(Door(config, api, gate, dict, lambda: Readiness(True), lambda: (b"", "text/plain")))
+    port = next(address[1] for address in transport.bound if isinstance(address, tuple))
+    served = Served(socket, port, house, gate, transport)
     try:
         yield served
     finally:
-        await runner.cleanup()
+        await transport.stop()
         await served.client.close()

@@ -15,6 +15,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
+from edged.agent.grammars import grammar
 from edged.agent.grammars.cost import MAX_MS, Looked, look
 from edged.engines.llama.limits import LIMITS
 from edged.errors import BadRequest, NoMemory
@@ -89,6 +90,12 @@ async def problem(parts: Sequence[Part]) -> tuple[int | None, str] | None:
             return i, why
     total = sum(found[part.rules].ms for part in parts)
     return (None, f"they cost {total / MAX_MS:.1f} times what they may together") if total > MAX_MS else None
+
+
+async def check_answer(schema: dict[str, JSON]) -> None:
+    """Raises Inexpressible where no grammar can be made of the schema of an answer, else as `problem` does."""
+    if found := await problem([Part(schema, grammar.answer(schema))]):
+        raise Inexpressible(None, found[1])
 
 
 def failure(rules: str) -> str | None:

@@ -6,29 +6,28 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
+from typing import ClassVar
 
 from msgspec import Struct
 
 from edged.agent import answers
-from edged.agent.loop import Answered, Decided, Run
+from edged.agent.answers import Wrong
+from edged.agent.loop import Answered, Decided, Decider, Declined, Passed, Run
+from edged.agent.minds.base import Resources
 from edged.agent.privacy.masking import Border
 from edged.agent.privacy.vault import Restorer, in_json
 from edged.agent.prompts import as_messages, specs
-from edged.config import Tool
-from edged.errors import ModelUnavailable, ToolFailed
-from edged.types import JSON, AuditEntry, Chat, ChatAnswer, Message
-from edged.upstreams import Cloud
+from edged.agent.router import Decision, Go
+from edged.errors import ModelUnavailable, NoLink, OverBudget, ToolFailed
+from edged.types import JSON, AuditEntry, Chat, ChatAnswer, Message, RouteTaken
+from edged.upstreams.http import OnBody, OnText
+
+log = logging.getLogger("edged.minds.cloud")
 
 GIVEN_OUT = re.compile(rb"\[([A-Z]+)_\d+\]")
-
-
-class Audit(Struct, frozen=True):
-    """Who is told what leaves. tell: gets an entry for every question; shown: so many bytes of it are in there."""
-
-    tell: Callable[[AuditEntry], None] = lambda entry: None
-    shown: int = 0
 
 
 class Heard(Struct, frozen=True):
@@ -39,58 +38,76 @@ class Heard(Struct, frozen=True):
     typed: str | None = None
 
 
-class RemoteMind:
-    """Implements `loop.Mind` with one upstream.
+class CloudMind:
+    """Implements `Mind` with the upstreams."""
 
-    Args:
-        tools: of the agent. Those that are private as a whole are not offered.
-        configured: all tools, also those that an earlier turn has used.
-    """
+    where: ClassVar[str] = "cloud"
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def begin(self, run: Run, decision: Decision) -> CloudDecider | None:
+        """See Mind."""
+        if decision.go is not Go.CLOUD or decision.upstream is None:
+            return None
+        [facts] = self._resources.cloud.facts([decision.upstream])
+        if not (facts.up and facts.room and facts.budget_left):  # the decision was made some time ago
+            raise Declined
+        return CloudDecider(self._resources, run, decision.upstream, decision.reason)
+
+
+class CloudDecider(Decider):
+    """Implements `Decider` with one upstream. Tools that are private as a whole are not offered."""
 
     patience = 2  # failed calls that go back: a larger model reads an error and does something else
 
-    def __init__(
-        self,
-        cloud: Cloud,
-        upstream: str,
-        tools: Mapping[str, Tool],
-        configured: Mapping[str, Tool] | None = None,
-        audit: Audit | None = None,
-    ) -> None:
-        self._cloud, self._upstream = cloud, upstream
-        offered = {name: tool for name, tool in tools.items() if tool.private is not True}
+    def __init__(self, resources: Resources, run: Run, upstream: str, reason: str) -> None:
+        settings = resources.config.upstreams[upstream]
+        self.route = RouteTaken(CloudMind.where, settings.model, reason, upstream=upstream)
+        self._cloud, self._upstream = resources.cloud, upstream
+        self._configured = resources.config.tools  # also those that an earlier turn has used
+        self._audit, self._shown = resources.audit, settings.audit_bytes
+        offered = {name: tool for name, tool in resources.tools(run.agent).items() if tool.private is not True}
         self._specs = {spec.name: spec for spec in specs(offered)}
-        self._configured = tools if configured is None else configured
-        self._audit = audit or Audit()
 
     async def move(self, run: Run) -> Decided | Answered:
-        """See Mind."""
-        schema = run.request.response_schema
-        corrections: list[Message] = []
-        for _ in range(answers.MAX_CORRECTIONS + 1):
-            heard = await self._ask(run, corrections)
-            answer = heard.answer
-            if answer.calls:
-                calls, wrong = await answers.checked(self._specs, answer.calls, run.left)
-                if not wrong:
-                    return Decided(calls)
-                corrections += wrong
-                continue
-            problem = await self._wrong_with(run, answer)
-            if problem is None:
-                return Answered(answer.text if schema is not None else answer.text.strip())
-            if heard.typed is not None and await answers.wrong_with(heard.typed, schema) is None:
-                if run.stream:
-                    run.stream.begin()
-                    run.stream.piece(heard.typed)
-                return Answered(heard.typed)
-            corrections += answers.correction(answer.text, problem)
-        raise ToolFailed(f"upstream {self._upstream!r}: {corrections[-1].content}")
+        """See Decider."""
 
-    async def _ask(self, run: Run, corrections: list[Message]) -> Heard:
+        async def ask(corrections: Sequence[Message]) -> Decided | Answered | Wrong:
+            heard = await self._ask(run, corrections)
+            if heard.answer.calls:
+                calls = await answers.checked(self._specs, heard.answer.calls, run.left)
+                return calls if isinstance(calls, Wrong) else Decided(calls)
+            return await self._answer(run, heard)
+
+        return await answers.until_right(ask, lambda problem: ToolFailed(f"upstream {self._upstream!r}: {problem}"))
+
+    async def preview(self, run: Run) -> Passed:
+        """See Decider. An upstream is not asked only to find out what it would do: that costs tokens, and leaves."""
+        return Passed()
+
+    async def _answer(self, run: Run, heard: Heard) -> Answered | Wrong:
+        """What it has put in words, if that is an answer."""
+        answer, schema = heard.answer, run.request.response_schema
+        if answer.finish == "content_filter":
+            error = ModelUnavailable(f"upstream {self._upstream!r} filtered its answer")
+            raise Declined(error, refused_by=self._upstream)
+        if schema is not None and answer.finish == "length":
+            raise answers.cut_off(run.max_tokens)
+        problem = await answers.wrong_with(answer.text, schema)
+        if problem is None:
+            return Answered(answer.text if schema is not None else answer.text.strip())
+        if heard.typed is not None and await answers.wrong_with(heard.typed, schema) is None:
+            if run.stream:
+                run.stream.begin()
+                run.stream.piece(heard.typed)
+            return Answered(heard.typed)
+        return answers.corrected(answer.text, problem)
+
+    async def _ask(self, run: Run, corrections: Sequence[Message]) -> Heard:
         request = run.request
         made = [message for record in run.records for message in as_messages(record)]
-        told = [message for turn in run.history if not turn.private for message in turn.messages]
+        earlier = [message for turn in run.history if not turn.private for message in turn.messages]
         if run.stream:
             run.stream.begin()
         border = Border(self._configured, detects=run.agent.mask)
@@ -99,7 +116,7 @@ class RemoteMind:
             border.out,
             Chat(
                 key="",
-                messages=(*told, *request.messages, *made),
+                messages=(*earlier, *request.messages, *made),
                 tools=tuple(self._specs.values()),
                 may_call=run.may_act,
                 response_schema=request.response_schema,
@@ -112,18 +129,28 @@ class RemoteMind:
         )
         shaped = request.response_schema is not None
         restorer = Restorer(border.vault, run.stream.piece, in_json if shaped else str) if run.stream else None
-        with run.tally.upstream() as generating:
+        with run.accounting.upstream() as generating:
             on_text = generating.hearing(restorer.piece) if restorer else None
             chat = answers.keyed(chat, run.rid)  # of what leaves: a digest of the values would tell of them
-            generating.done = answer = await self._cloud.chat(
-                self._upstream, chat, on_text, on_body=lambda body: self._leaves(run, border, chat, body)
+            generating.done = answer = await self._chat(
+                chat, on_text, on_body=lambda body: self._leaves(run, border, chat, body)
             )
         if restorer:
             restorer.end()
         return Heard(border.back(answer, shaped=shaped), border.typed(answer.text) if shaped else None)
 
+    async def _chat(self, chat: Chat, on_text: OnText | None, on_body: OnBody) -> ChatAnswer:
+        """One completion. Where the link is at fault its state knows, so the next decision is another one."""
+        try:
+            return await self._cloud.chat(self._upstream, chat, on_text, on_body=on_body)
+        except ModelUnavailable as error:
+            raise Declined(error, refused_by=self._upstream) from error
+        except (NoLink, OverBudget) as error:
+            log.warning("upstream %s cannot be used: %s", self._upstream, error.message)
+            raise Declined(unaffordable_at=self._upstream if isinstance(error, OverBudget) else None) from error
+
     def _leaves(self, run: Run, border: Border, chat: Chat, body: bytes) -> None:
-        """Tell the audit log of a question. With `shown` it holds the very bytes, as many as that."""
+        """Tell the audit log of a question. With [upstreams] `audit_bytes` it holds that many of the very bytes."""
         names = {(match[0].decode(), match[1].decode()) for match in GIVEN_OUT.finditer(body)}
         kinds = sorted(kind for name, kind in names if border.vault.gave(name))
         about: dict[str, JSON] = {
@@ -134,15 +161,6 @@ class RemoteMind:
             "placeholders": {kind: kinds.count(kind) for kind in kinds},
             "tools": [spec.name for spec in chat.tools],
         }
-        if self._audit.shown:
-            about["body"] = body[: self._audit.shown].decode(errors="replace")
-        self._audit.tell(AuditEntry(what="upstream.asked", who=run.client or "edged", rid=run.rid, about=about))
-
-    async def _wrong_with(self, run: Run, answer: ChatAnswer) -> str | None:
-        """What to tell the model about an answer that is none; None where it is one."""
-        schema = run.request.response_schema
-        if answer.finish == "content_filter":
-            raise ModelUnavailable(f"upstream {self._upstream!r} filtered its answer")
-        if schema is not None and answer.finish == "length":
-            raise answers.cut_off(run.max_tokens)
-        return await answers.wrong_with(answer.text, schema)
+        if self._shown:
+            about["body"] = body[: self._shown].decode(errors="replace")
+        self._audit(AuditEntry(what="upstream.asked", who=run.client or "edged", rid=run.rid, about=about))

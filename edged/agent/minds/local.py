@@ -1,69 +1,108 @@
-"""The board's own model as a mind: it decides under a grammar and answers with a prompt of its own (see `prompt`)."""
+"""The board's own model as a mind: it decides under a grammar and answers with a prompt of its own (see `prompts`)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
+from edged.agent import answers
 from edged.agent.dialects.chat_template import parse_call
-from edged.agent.grammars import grammar
-from edged.agent.loop import Answered, Decided, Escalation, Run
+from edged.agent.grammars import grammar, precheck
+from edged.agent.loop import Answered, Decided, Decider, Declined, Run
+from edged.agent.minds.base import Resources, shown_of_the_board
 from edged.agent.prompts import ESCALATE, REPLY, Prompt, Prompts, Turn
-from edged.errors import ContextExceeded, ToolFailed
-from edged.interfaces import Engine
-from edged.types import Completion, Finding, Finish, Job, Priority, ToolCall
+from edged.agent.router import Decision, Go
+from edged.errors import ContextExceeded, EdgedError, ToolFailed
+from edged.types import Completion, Finding, Finish, Job, Priority, RouteTaken, ToolCall
 
 OnText = Callable[[str], None]
 
 
 class LocalMind:
-    """Implements `loop.Mind`.
+    """Implements `Mind` with the engine."""
 
-    Args:
-        may_escalate: the request may leave the board; the model is then offered `escalate`, and an empty answer is
-            handed over.
-        min_confidence: a call below it is not made.
-    """
+    where: ClassVar[str] = "local"
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def begin(self, run: Run, decision: Decision) -> LocalDecider | None:
+        """See Mind."""
+        here = decision.go is Go.LOCAL and not decision.served
+        return LocalDecider(self._resources, run.agent.model, decision) if here else None
+
+
+class LocalDecider(Decider):
+    """Implements `Decider`. Where the request may leave the board, the model is offered `escalate`, and an empty answer
+    is handed over."""
 
     patience = 1  # an error goes back to the model once: a small one repeats itself after that
 
-    def __init__(self, engine: Engine, prompts: Prompts, *, may_escalate: bool, min_confidence: float) -> None:
-        self._engine, self._prompts = engine, prompts
-        self._may_escalate, self._min_confidence = may_escalate, min_confidence
+    def __init__(self, resources: Resources, model: str, decision: Decision) -> None:
+        self.route = RouteTaken(LocalMind.where, model, decision.reason)
+        self._engine, self._speak = resources.engine, resources.speak
+        self._decision = decision
+        self._may_escalate = decision.may_leave and not decision.degraded
+        self._prompts: Prompts | None = None
 
     async def move(self, run: Run) -> Decided | Answered:
-        """See Mind."""
+        """See Decider."""
+        prompts = await self._ready(run)
         if run.may_act and run.said() is None:
-            call, logprob = await self.decide(run)
+            call, logprob = await self._decide(run, prompts)
             if call.name == ESCALATE.name and self._may_escalate:
-                raise Escalation(Finding.ESCALATED, ToolFailed("the model asked for a larger one"))
+                raise Declined(ToolFailed("the model asked for a larger one"), finding=Finding.ESCALATED)
             if call.name not in (REPLY.name, ESCALATE.name) and not run.was_made(call):
-                self._check_confidence(call, logprob)
+                self._check_confidence(run, call, logprob)
                 return Decided((call,), logprob)
         if run.failed:
             return Answered("")  # the run fails with the tool's error: there is nothing to tell
-        return Answered(await self._say(run))
+        return Answered(await self._say(run, prompts))
 
-    async def decide(self, run: Run) -> tuple[ToolCall, float | None]:
+    async def preview(self, run: Run) -> Decided | Answered:
+        """See Decider. `reply` and `escalate` are told as calls."""
+        if not run.may_act:
+            return Answered("")
+        call, logprob = await self._decide(run, await self._ready(run))
+        return Decided((call,), logprob)
+
+    def why_not(self, error: EdgedError) -> Declined | None:
+        """See Decider."""
+        return shown_of_the_board(error, self._decision)
+
+    async def _ready(self, run: Run) -> Prompts:
+        """The agent's prompts; and a schema that was never tried, because the request was to go elsewhere, is tried
+        before the engine's thread has to compile it."""
+        if self._prompts is None:
+            if (schema := run.request.response_schema) is not None:
+                await precheck.check_answer(schema)
+            with run.accounting.loading():
+                self._prompts = await self._speak(run.request.agent)
+        return self._prompts
+
+    async def _decide(self, run: Run, prompts: Prompts) -> tuple[ToolCall, float | None]:
         """The next call, or `reply`, or `escalate`, and its log-probability; the grammar makes it a valid one."""
         done = await self._ask(
             run,
-            lambda: self._prompts.deciding(_turns_so_far(run), run.request.messages, run.records),
-            self._prompts.grammar if self._may_escalate else self._prompts.grammar_here,
+            lambda: prompts.deciding(_turns_so_far(run), run.request.messages, run.records),
+            prompts.grammar if self._may_escalate else prompts.grammar_here,
             confidence_marker="",
         )
         if done.finish is Finish.LENGTH:
             raise ToolFailed(f"the model's call did not end within {run.max_tokens} tokens (max_tokens)")
-        return parse_call(done.text, self._prompts.dialect.calls), done.logprob
+        return parse_call(done.text, prompts.dialect.calls), done.logprob
 
-    def _check_confidence(self, call: ToolCall, logprob: float | None) -> None:
-        """Before anything happens. Where nothing was sampled there was nothing to be unsure of."""
+    def _check_confidence(self, run: Run, call: ToolCall, logprob: float | None) -> None:
+        """Before anything happens. Where nothing was sampled there was nothing to be unsure of; where the agent wants
+        the call made here all the same, any confidence will do."""
         confidence = 1.0 if logprob is None else math.exp(logprob)
-        if confidence < self._min_confidence:
-            told = f"{call.name} was not called: confidence {confidence:.2f} is below min_confidence"
-            raise Escalation(Finding.UNSURE, ToolFailed(f"{told} {self._min_confidence:.2f}"))
+        least = run.agent.min_confidence
+        if confidence < least and not self._decision.degraded:
+            message = f"{call.name} was not called: confidence {confidence:.2f} is below min_confidence {least:.2f}"
+            raise Declined(ToolFailed(message), finding=Finding.UNSURE)
 
-    async def _say(self, run: Run) -> str:
+    async def _say(self, run: Run, prompts: Prompts) -> str:
         if run.stream:
             run.stream.begin()
         said = run.said()
@@ -71,22 +110,22 @@ class LocalMind:
             if run.stream:
                 run.stream.piece(said)
             return said
-        text = await self._answer(run)
+        text = await self._answer(run, prompts)
         if not text.strip() and self._may_escalate:
-            raise Escalation(Finding.FAILED, ToolFailed("the model's answer was empty"))
+            raise Declined(ToolFailed("the model's answer was empty"), finding=Finding.FAILED)
         return text
 
-    async def _answer(self, run: Run) -> str:
+    async def _answer(self, run: Run, prompts: Prompts) -> str:
         schema = run.request.response_schema
         done = await self._ask(
             run,
-            lambda: self._prompts.answering(_turns_so_far(run), run.request.messages, run.records),
+            lambda: prompts.answering(_turns_so_far(run), run.request.messages, run.records),
             grammar.answer(schema) if schema is not None else None,
             stop=run.request.stop,
             on_text=run.stream.piece if run.stream else None,
         )
         if schema is not None and done.finish is Finish.LENGTH:
-            raise ToolFailed(f"the answer did not end within {run.max_tokens} tokens (max_tokens)")
+            raise answers.cut_off(run.max_tokens)
         return done.text if schema is not None else done.text.strip()
 
     async def _ask(
@@ -115,7 +154,7 @@ class LocalMind:
                 priority=run.request.priority or Priority.INTERACTIVE,
             )
             try:
-                with run.tally.local() as generating:
+                with run.accounting.local() as generating:
                     generating.done = done = await self._engine.generate(job, generating.hearing(on_text))
                     run.variant = done.variant
                     return done

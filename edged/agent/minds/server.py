@@ -8,40 +8,56 @@ force the shape on calls, others refuse. A model that has nothing to add answers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import msgspec
 
 from edged.agent import answers
+from edged.agent.answers import Wrong
 from edged.agent.dialects.chat_template import write_json
-from edged.agent.loop import Answered, Decided, Escalation, Run
+from edged.agent.loop import Answered, Decided, Decider, Declined, Run
+from edged.agent.minds.base import Resources, shown_of_the_board
 from edged.agent.prompts import ESCALATE, REPLY, as_messages, specs
+from edged.agent.router import Decision, Go
 from edged.config import Tool
-from edged.errors import ContextExceeded, ModelUnavailable, ToolFailed
-from edged.types import Chat, ChatAnswer, Finding, Message, ToolCall, ToolSpec
-from edged.upstreams import Served
+from edged.errors import ContextExceeded, EdgedError, ModelUnavailable, ToolFailed
+from edged.types import Chat, ChatAnswer, Finding, Message, RouteTaken, ToolCall, ToolSpec
 from edged.upstreams.request import estimated_tokens, prompt_characters
 
 
-class ServedMind:
-    """Implements `loop.Mind`.
+class ServerMind:
+    """Implements `Mind` with a server on this board. To a client that is the board."""
 
-    Args:
-        context: tokens one request may use.
-        may_escalate: the request may leave the board; the model is then offered `escalate`.
-    """
+    where: ClassVar[str] = "local"
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def begin(self, run: Run, decision: Decision) -> ServerDecider | None:
+        """See Mind."""
+        here = decision.go is Go.LOCAL and decision.served
+        return ServerDecider(self._resources, run, decision) if here else None
+
+
+class ServerDecider(Decider):
+    """Implements `Decider`. Where the request may leave the board, the model is offered `escalate`."""
 
     patience = 1  # as the board's own models: a small one repeats itself after that
 
-    def __init__(self, served: Served, model: str, tools: Mapping[str, Tool], context: int, *, may_escalate: bool):
-        self._served, self._model, self._context = served, model, context
+    def __init__(self, resources: Resources, run: Run, decision: Decision) -> None:
+        self._served, self._model = resources.served, run.agent.model
+        self._context = resources.config.models[self._model].context
+        self._decision = decision
+        self.route = RouteTaken(ServerMind.where, self._model, decision.reason)
+        tools = resources.tools(run.agent)
+        may_escalate = decision.may_leave and not decision.degraded
         offered = [*_with_examples(tools), *([ESCALATE] if may_escalate and tools else [])]
         self._specs = {spec.name: spec for spec in offered}
-        self._made = 0  # calls of the last move; of a run that is resumed nobody knows
 
     async def move(self, run: Run) -> Decided | Answered:
-        """See Mind."""
-        if (said := run.said(self._made)) is not None:
+        """See Decider."""
+        if (said := run.said(run.last_calls)) is not None:
             if run.stream:
                 run.stream.begin()
                 run.stream.piece(said)
@@ -53,48 +69,59 @@ class ServedMind:
             return Answered("")  # the run fails with the tool's error: there is nothing to tell
         return Answered(await self._say(run))
 
-    async def decide(self, run: Run) -> tuple[ToolCall, float | None]:
-        """The next call, or `reply`, or `escalate`; what it is worth no server tells."""
+    async def preview(self, run: Run) -> Decided | Answered:
+        """See Decider. `reply` and `escalate` are told as calls; what a choice is worth no server tells."""
+        if not run.may_act:
+            return Answered("")
         try:
             acted = await self._act(run)
-        except Escalation:
-            return ToolCall(ESCALATE.name, {}), None
-        return (acted.calls[0] if isinstance(acted, Decided) else ToolCall(REPLY.name, {})), None
+        except Declined as declined:
+            if declined.finding is not Finding.ESCALATED:
+                raise
+            return Decided((ToolCall(ESCALATE.name, {}),))
+        return acted if isinstance(acted, Decided) else Decided((ToolCall(REPLY.name, {}),))
+
+    def why_not(self, error: EdgedError) -> Declined | None:
+        """See Decider."""
+        return shown_of_the_board(error, self._decision)
 
     async def _act(self, run: Run) -> Decided | Answered | None:
         """The next calls, or the answer where the model has put it in words; None: it is still to be asked for."""
         shaped = run.request.response_schema is not None
-        corrections: list[Message] = []
-        for _ in range(answers.MAX_CORRECTIONS + 1):
+
+        async def ask(corrections: Sequence[Message]) -> Decided | Answered | Wrong | None:
             answer = await self._ask(run, corrections, acting=True)
             if not answer.calls:
                 text = answer.text.strip()
                 return Answered(text) if text and not shaped else None
-            calls, wrong = await answers.checked(self._specs, answer.calls, run.left)
-            if wrong:
-                corrections += wrong
-                continue
+            calls = await answers.checked(self._specs, answer.calls, run.left)
+            if isinstance(calls, Wrong):
+                return calls
             if any(call.name == ESCALATE.name for call in calls):
-                raise Escalation(Finding.ESCALATED, ToolFailed("the model asked for a larger one"))
+                raise Declined(ToolFailed("the model asked for a larger one"), finding=Finding.ESCALATED)
             fresh = tuple(call for call in calls if not run.was_made(call))
-            self._made = len(fresh)
             return Decided(fresh) if fresh else None
-        raise ToolFailed(f"model {self._model!r}: {corrections[-1].content}")
+
+        return await answers.until_right(ask, self._failure)
 
     async def _say(self, run: Run) -> str:
         schema = run.request.response_schema
-        corrections: list[Message] = []
-        for _ in range(answers.MAX_CORRECTIONS + 1):
+
+        async def ask(corrections: Sequence[Message]) -> str | Wrong:
             answer = await self._ask(run, corrections, acting=False)
             if schema is not None and answer.finish == "length":
                 raise answers.cut_off(run.max_tokens)
             problem = await answers.wrong_with(answer.text, schema)
-            if problem is None:
-                return answer.text if schema is not None else answer.text.strip()
-            corrections += answers.correction(answer.text, problem)
-        raise ToolFailed(f"model {self._model!r}: {corrections[-1].content}")
+            if problem is not None:
+                return answers.corrected(answer.text, problem)
+            return answer.text if schema is not None else answer.text.strip()
 
-    async def _ask(self, run: Run, corrections: list[Message], *, acting: bool) -> ChatAnswer:
+        return await answers.until_right(ask, self._failure)
+
+    def _failure(self, problem: str) -> ToolFailed:
+        return ToolFailed(f"model {self._model!r}: {problem}")
+
+    async def _ask(self, run: Run, corrections: Sequence[Message], *, acting: bool) -> ChatAnswer:
         """One generation. While the prompt does not fit, the oldest turn of the conversation is left out."""
         shaped = run.request.response_schema is not None
         stream = run.stream if not (acting and shaped) else None  # then its words are no answer
@@ -109,7 +136,7 @@ class ServedMind:
             if stream:
                 stream.begin()
             try:
-                with run.tally.upstream() as generating:
+                with run.accounting.upstream() as generating:
                     on_text = generating.hearing(stream.piece) if stream else None
                     chat = answers.keyed(chat, run.rid)
                     generating.done = answer = await self._served.chat(self._model, chat, on_text)
@@ -122,14 +149,14 @@ class ServedMind:
                 raise ModelUnavailable(f"model {self._model!r}: its server filtered the answer")
             return answer
 
-    def _chat(self, run: Run, corrections: list[Message], *, acting: bool) -> Chat:
+    def _chat(self, run: Run, corrections: Sequence[Message], *, acting: bool) -> Chat:
         request = run.request
         system = (Message("system", run.agent.system),) if run.agent.system else ()
-        told = [message for turn in run.history for message in turn.messages]
+        earlier = [message for turn in run.history for message in turn.messages]
         made = [message for record in run.records for message in as_messages(record)]
         return Chat(
             key="",
-            messages=(*system, *told, *request.messages, *made, *corrections),
+            messages=(*system, *earlier, *request.messages, *made, *corrections),
             tools=tuple(self._specs.values()) if acting else (),
             response_schema=None if acting else request.response_schema,
             max_tokens=run.max_tokens,

@@ -9,10 +9,12 @@ import mmap
 import re
 import struct
 from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 from msgspec import Struct
 
+from edged.engines.mistaken import what_it_is
 from edged.errors import ModelUnavailable
 from edged.types import JSON
 
@@ -22,6 +24,41 @@ SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "
 SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # as llama.cpp names the parts of a model
 ALIGNMENT = 32  # bytes that tensors are aligned to where the file does not say
 MAX_DIMS = 4  # of a tensor of ggml
+# Numbers in a block of a tensor, and the bytes of the block, by ggml_type (ggml.c, type_traits). Of a type that is not
+# here, which is newer than this table, nothing is said.
+BLOCKS = {
+    0: (1, 4),  # F32
+    1: (1, 2),  # F16
+    2: (32, 18),  # Q4_0
+    3: (32, 20),  # Q4_1
+    6: (32, 22),  # Q5_0
+    7: (32, 24),  # Q5_1
+    8: (32, 34),  # Q8_0
+    10: (256, 84),  # Q2_K
+    11: (256, 110),  # Q3_K
+    12: (256, 144),  # Q4_K
+    13: (256, 176),  # Q5_K
+    14: (256, 210),  # Q6_K
+    15: (256, 292),  # Q8_K
+    16: (256, 66),  # IQ2_XXS
+    17: (256, 74),  # IQ2_XS
+    18: (256, 98),  # IQ3_XXS
+    19: (256, 50),  # IQ1_S
+    20: (32, 18),  # IQ4_NL
+    21: (256, 110),  # IQ3_S
+    22: (256, 82),  # IQ2_S
+    23: (256, 136),  # IQ4_XS
+    24: (1, 1),  # I8
+    25: (1, 2),  # I16
+    26: (1, 4),  # I32
+    27: (1, 8),  # I64
+    28: (1, 8),  # F64
+    29: (256, 56),  # IQ1_M
+    30: (1, 2),  # BF16
+    34: (256, 54),  # TQ1_0
+    35: (256, 66),  # TQ2_0
+    39: (32, 17),  # MXFP4
+}
 MAX_KEPT = 64  # longer arrays (vocabularies) are stepped over: nothing here needs them, and they are megabytes
 
 _LENGTH = struct.Struct("<Q")
@@ -217,10 +254,9 @@ def header(path: Path) -> tuple[dict[str, JSON], list[Tensor]]:
         told = pairs.get("general.alignment")
         alignment = told if isinstance(told, int) and told > 0 else ALIGNMENT
         ends.append(len(reader.data) - -(-reader.at // alignment) * alignment)
-        if any(
-            offset > max(0, ends[0]) for offset, *_ in found
-        ):  # sizes follow from offsets, and whoever walks through
-            raise struct.error("a tensor behind its end")  # ... what lies there would never come to an end
+        # sizes follow from offsets, and walking through what lies beyond the end would take for ever
+        if (beyond := max((offset for offset, *_ in found), default=0) - max(0, ends[0])) > 0:
+            raise _cut_off(path, beyond)
 
     pairs = _scan(path, {}, read)
     found.sort()
@@ -229,6 +265,31 @@ def header(path: Path) -> tuple[dict[str, JSON], list[Tensor]]:
         Tensor(name, dims, kind, offset, max(0, end - offset))
         for (offset, name, dims, kind), end in zip(found, following, strict=False)
     ]
+
+
+def check(path: Path) -> None:
+    """Look whether a model is whole, as far as its header says; takes as long as `metadata`, for each of its parts.
+
+    Raises:
+        ModelUnavailable: it is no GGUF file, a damaged one, or one that ends before its last tensor does.
+    """
+    for part in parts(path):
+        _, tensors = header(part)
+        last = tensors[-1] if tensors else None
+        if last is not None and (needed := _bytes(last)) is not None and last.size < needed:
+            raise _cut_off(part, needed - last.size)
+
+
+def _bytes(tensor: Tensor) -> int | None:
+    """Of a tensor's numbers; None where its type is not known."""
+    block, size = BLOCKS.get(tensor.kind, (0, 0))
+    return prod(tensor.dims) // block * size if block else None
+
+
+def _cut_off(path: Path, missing: int) -> ModelUnavailable:
+    there = path.stat().st_size
+    told = f"it has {there} bytes, and its header tells of at least {there + missing}"
+    return ModelUnavailable(f"{path.name} is damaged: it is cut off: {told}; pull the model again")
 
 
 def _scan(
@@ -242,7 +303,7 @@ def _scan(
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             if data[:4] != MAGIC:
-                raise ModelUnavailable(f"{path.name} is no GGUF file")
+                raise _no_model(path)
             reader = _Reader(data)
             reader.at = 4
             version, n_tensors, count = reader.scalar("I"), reader.scalar("Q"), reader.scalar("Q")
@@ -257,7 +318,14 @@ def _scan(
             if behind:
                 behind(reader, n_tensors, pairs)
     except (struct.error, KeyError, IndexError, ValueError) as error:
+        if path.stat().st_size < len(MAGIC):  # an empty file cannot be mapped
+            raise _no_model(path) from None
         raise ModelUnavailable(f"{path.name} is damaged: {error}") from None
     except OSError as error:
         raise ModelUnavailable(f"{path.name} cannot be read: {error.strerror}") from None
     return pairs
+
+
+def _no_model(path: Path) -> ModelUnavailable:
+    known = what_it_is(path)
+    return ModelUnavailable(f"{path.name} is no GGUF file{f' but {known}' if known else ''}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from edged.engines.mistaken import what_it_is
 from edged.errors import ModelUnavailable
 
 # Numbers of the fields that are read, by message
@@ -52,9 +53,9 @@ def read(path: Path) -> Facts:
     except OSError as error:
         raise ModelUnavailable(f"{path} cannot be read: {error.strerror or error}") from None
     except (ValueError, IndexError) as error:  # an empty file cannot be mapped
-        raise ModelUnavailable(f"{path} is no ONNX model: {error}") from None
+        raise _no_model(path, str(error)) from None
     if not ops:
-        raise ModelUnavailable(f"{path} is no ONNX model: it has no graph")
+        raise _no_model(path, "it has no graph")
     beside = [path.with_name(path.name + "_data"), path.with_name(path.name + ".data")] if external else []
     matrices = {name: dims for name, dims in tensors.items() if len(dims) == 2}
     table = next((dims for name, dims in matrices.items() if "position_embeddings" in name), None)
@@ -66,6 +67,11 @@ def read(path: Path) -> Facts:
         widest=max((dims[1] for dims in matrices.values() if dims[0] == width), default=width),
         quantized=bool(ops & ONLY_ON_CPU),
     )
+
+
+def _no_model(path: Path, reason: str) -> ModelUnavailable:
+    known = what_it_is(path)
+    return ModelUnavailable(f"{path} is no ONNX model{f' but {known}' if known else f': {reason}'}")
 
 
 def _graph(data: mmap.mmap) -> tuple[set[str], dict[str, list[int]], bool]:
@@ -116,7 +122,7 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]
         else:
             raise ValueError(f"wire type {wire}")
         if stop > end:
-            raise ValueError("it is cut off")
+            raise ValueError("it is cut off; pull the model again")
         yield tag >> 3, at, stop
         at = stop
 

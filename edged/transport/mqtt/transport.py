@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Awaitable, Callable
 from random import Random
 
 from edged.errors import EdgedError, NoLink, ToolFailed
 from edged.host import clock
+from edged.transport.base import Carrier, Door
 from edged.transport.mqtt import topics
 from edged.transport.mqtt.client import Client, Will
 from edged.transport.mqtt.flights import Flights
@@ -18,7 +19,7 @@ from edged.transport.mqtt.pacing import V5, Backoff, Evictions, Outage, Versions
 from edged.transport.mqtt.packets import REFUSED, Cause, End, Hello, reason
 from edged.transport.mqtt.presence import Presence
 from edged.transport.mqtt.settings import Settings, endpoint
-from edged.types import JSON, Address, Ask, Caller, Delivery
+from edged.types import JSON, Address, Ask, Caller, Delivery, Event
 
 log = logging.getLogger(__name__)
 
@@ -27,47 +28,30 @@ RESUME_READING_AT = 32
 FAREWELL_S = 2.0  # of the grace, for "offline" and DISCONNECT; a broker on the local network needs milliseconds
 
 
-class MqttTransport:
+class MqttTransport(Carrier):
     """The device's link to its broker: takes requests in, carries replies out, publishes for tools.
 
-    Implements `interfaces.Publisher` and `interfaces.Deliverer`.
+    Implements `interfaces.Publisher`, too.
 
     Args:
         settings: the broker and who we are there.
-        accept: takes a request in; returns once it is committed, or known already. Called in receive order, several
-            at a time. Raises EdgedError for a refusal.
-        cancel: cancels by rid or id; the topic tells how the wish came in.
-        session_lost: the broker has forgotten us: packet ids seen so far mean nothing. Awaited before any message of
-            the new session is handed on.
-        state: makes the state document.
-        identify: who asks, by client and topic; None: everybody may use every agent.
-        refused: is told of every refusal.
         backoff: pace of reconnecting.
 
     Raises:
         ValueError: the url is not one of a broker.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        accept: Callable[[Ask], Awaitable[object]],
-        cancel: Callable[[str, str], Awaitable[None]],
-        session_lost: Callable[[], Awaitable[None]],
-        state: Callable[[], dict[str, JSON]],
-        identify: Callable[[str, str], Caller] | None = None,
-        refused: Callable[[Caller, EdgedError], None] = lambda caller, error: None,
-        backoff: Backoff | None = None,
-    ) -> None:
+    name = "mqtt"
+
+    def __init__(self, settings: Settings, *, backoff: Backoff | None = None) -> None:
         endpoint(settings.url)
         self._settings = settings
-        self._session_lost = session_lost
+        self._door: Door
         self._backoff = backoff or Backoff()
         self._topics = topics.Topics(settings.node_id)
         self._flights = Flights(self._send)
-        self._handlers = Handlers(accept, cancel, self._confirmed, identify, refused)
-        self._presence = Presence(self._topics, state=state, post=self._post)
+        self._handlers = Handlers(self._accept, self._cancel, self._confirmed, self._identify, self._refused)
+        self._presence = Presence(self._topics, state=self._state, post=self._post)
         self._versions = Versions(settings.version)
         self._outage = Outage()
         self._evictions = Evictions(self._backoff.stable_s)
@@ -89,9 +73,10 @@ class MqttTransport:
 
     # Life
 
-    def start(self) -> asyncio.Task[None]:
+    async def start(self, door: Door) -> asyncio.Task[None]:
         """Begin to connect. Returns the owner task: watch it, it ends by `stop` only, or by a bug."""
         assert self._owner is None, "started twice"
+        self._door = door
         self._owner = asyncio.create_task(self._run(), name="edged.mqtt")
         return self._owner
 
@@ -121,6 +106,26 @@ class MqttTransport:
             self._client.abort("no time for a farewell")
         if self._working:
             await asyncio.wait(self._working)
+
+    # What comes in
+
+    async def _accept(self, ask: Ask) -> None:
+        """Returns once a request is committed, or known already. Raises EdgedError for a refusal."""
+        delta = functools.partial(self.delta, ask.address) if ask.request.stream and ask.address else None
+        await self._door.api.requests.submit(ask, delta)
+
+    async def _cancel(self, name: str, topic: str) -> None:
+        """Nobody knows who published; the topic says by which role it came in."""
+        await self._door.api.requests.cancel_unnamed(self._identify(f"mqtt:{topic}", topic), name)
+
+    def _identify(self, client: str, topic: str) -> Caller:
+        return self._door.gate.policy.mqtt(client, topic)
+
+    def _state(self) -> dict[str, JSON]:
+        return self._door.state()
+
+    def _refused(self, caller: Caller, error: EdgedError) -> None:
+        self._door.gate.unread(caller, error)
 
     # For the pipeline, tools and the rest of the daemon
 
@@ -166,9 +171,9 @@ class MqttTransport:
         if problem is not None:
             raise ToolFailed(f"cannot publish to {topic}: {problem}")
 
-    def event(self, name: str, data: dict[str, JSON]) -> None:
+    def event(self, event: Event) -> None:
         """Publish an event; dropped while there is no link."""
-        self._presence.event(name, data)
+        self._presence.event(event)
 
     def state_changed(self) -> None:
         """The state document changed; it is published within a second or so."""
@@ -248,7 +253,7 @@ class MqttTransport:
 
     async def _forget_session(self) -> None:
         try:
-            await self._session_lost()
+            await self._door.api.requests.forget_packets()
         except Exception as error:  # a full disk, say; without the record an old packet id could hide a new request
             log.debug("the loss of the MQTT session could not be recorded", exc_info=True)
             self._client.abort(f"the loss of the broker's session could not be recorded: {error!r}")

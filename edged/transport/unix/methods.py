@@ -1,12 +1,12 @@
-"""The methods of the Unix socket (CONTRACT section 5): parameters into calls of the service, results into maps."""
+"""The methods of the Unix socket (CONTRACT section 5): parameters into calls of the API, results into maps."""
 
 from __future__ import annotations
 
 import msgspec
 
-from edged.api.service import Service
+from edged.api import Api
 from edged.errors import BadRequest
-from edged.requests.pipeline import OnDelta
+from edged.requests.watchers import OnDelta
 from edged.transport.unix.server import Method, Session
 from edged.types import JSON, Ask
 
@@ -14,8 +14,8 @@ from edged.types import JSON, Ask
 class Methods:
     """The methods by name."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, api: Api) -> None:
+        self._api = api
         self._subscribed: set[Session] = set()
 
     def table(self) -> dict[str, Method]:
@@ -40,7 +40,7 @@ class Methods:
 
     async def ask(self, session: Session, msgid: int, params: dict[str, JSON]) -> JSON:
         """A request and its reply."""
-        request = self._service.request(params)
+        request = self._api.requests.request(params)
         watch: OnDelta | None = None
         if request.stream:
 
@@ -48,27 +48,27 @@ class Methods:
                 session.notify("agent.delta", [msgid, offset, text])
 
         ask = Ask(request=request, caller=session.caller)
-        return msgspec.json.decode(await self._service.answer(ask, watch, gone=session.gone))
+        return msgspec.json.decode(await self._api.requests.answer(ask, watch, gone=session.gone))
 
     async def get(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """The reply of a request by rid or id, or how far it is."""
-        row = await self._service.find(session.caller, _one(params, "name"))
-        return await self._service.view(row)
+        row = await self._api.requests.find(session.caller, _one(params, "name"))
+        return await self._api.requests.view(row)
 
     async def cancel(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """End a request; the answer is its reply."""
-        row = await self._service.cancel(session.caller, _one(params, "name"))
-        return await self._service.view(row)
+        row = await self._api.requests.cancel(session.caller, _one(params, "name"))
+        return await self._api.requests.view(row)
 
     async def requeue(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Queue a request again; the answer is how far it is."""
-        row = await self._service.requeue(session.caller, _one(params, "name"))
-        return await self._service.view(row)
+        row = await self._api.requests.requeue(session.caller, _one(params, "name"))
+        return await self._api.requests.view(row)
 
     async def requests(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """The newest requests, briefly."""
         _known(params, {"limit", "state"})
-        return await self._service.latest(session.caller, params.get("limit", 20), params.get("state"))
+        return await self._api.requests.latest(session.caller, params.get("limit", 20), params.get("state"))
 
     async def explain(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Where a request would be answered and why. decide: also ask the model which call it would make."""
@@ -76,28 +76,28 @@ class Methods:
         decide = body.pop("decide", False)
         if not isinstance(decide, bool):
             raise BadRequest("decide: is true or false")
-        return await self._service.explain(session.caller, body, decide=decide)
+        return await self._api.requests.explain(session.caller, body, decide=decide)
 
     async def status(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """The state of the daemon."""
         _known(params, set())
-        return await self._service.status(session.caller)
+        return await self._api.events.status(session.caller)
 
     async def models(self, _: Session, __: int, params: dict[str, JSON]) -> JSON:
         """The configured models and what they take."""
         _known(params, set())
-        return self._service.models()
+        return self._api.models.status()
 
     async def load(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Load a model now."""
         name = _one(params, "name")
-        await self._service.load(session.caller, name)
+        await self._api.models.load(session.caller, name)
         return {"model": name, "state": "ready"}
 
     async def unload(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Unload a model that is not in use."""
         name = _one(params, "name")
-        return {"model": name, "unloaded": await self._service.unload(session.caller, name)}
+        return {"model": name, "unloaded": await self._api.models.unload(session.caller, name)}
 
     async def update(self, session: Session, msgid: int, params: dict[str, JSON]) -> JSON:
         """Update a model: {name, source?}. How it goes comes as notifications `models.progress` [msgid, {state, ...}];
@@ -106,16 +106,18 @@ class Methods:
         name, source = _one({"name": params.get("name")}, "name"), params.get("source")
         if source is not None and not isinstance(source, str):
             raise BadRequest("source: is a text")
-        return await self._service.update(session.caller, name, source, lambda told: _notify(session, msgid, told))
+        return await self._api.models.update(
+            session.caller, name, source, lambda progress: _notify(session, msgid, progress)
+        )
 
     async def rollback(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Back to the file before a model's last update."""
-        return await self._service.rollback(session.caller, _one(params, "name"))
+        return await self._api.models.rollback(session.caller, _one(params, "name"))
 
     async def tools(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """The tools that the caller may call, as the models see them."""
         _known(params, set())
-        return self._service.tools(session.caller)
+        return self._api.tools.usable(session.caller)
 
     async def call_tool(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Call a tool: {name, arguments, id?} -> {name, arguments, result}."""
@@ -127,7 +129,7 @@ class Methods:
             raise BadRequest("arguments: is a map")
         if id is not None and not isinstance(id, str):
             raise BadRequest("id: is a text")
-        result = await self._service.call_tool(session.caller, name, arguments, id)
+        result = await self._api.tools.call(session.caller, name, arguments, id)
         return {"name": name, "arguments": arguments, "result": result}
 
     async def subscribe(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
@@ -139,13 +141,13 @@ class Methods:
             def tell(name: str, data: dict[str, JSON]) -> None:
                 session.notify("event", [{"event": name, **data}])
 
-            unsubscribe = self._service.subscribe(session.caller, tell)
+            unsubscribe = self._api.events.subscribe(session.caller, tell)
             session.on_close += [unsubscribe, lambda: self._subscribed.discard(session)]
         return {"subscribed": True}
 
 
-def _notify(session: Session, msgid: int, told: dict[str, JSON]) -> None:
-    session.notify("models.progress", [msgid, told])
+def _notify(session: Session, msgid: int, progress: dict[str, JSON]) -> None:
+    session.notify("models.progress", [msgid, progress])
 
 
 def _known(params: dict[str, JSON], names: set[str]) -> None:

@@ -317,12 +317,13 @@ raw_calls = st.lists(
 @example([RawCall("set", '"' + "\\ud800" + '"')], 3)
 def test_calls_of_an_upstream_are_made_or_told_back(raw: list[RawCall], left: int) -> None:
     """Those that are made fit their schema; what goes back can be sent."""
-    made, told = asyncio.run(answers.checked(tools, tuple(raw), left))
-    assert not (made and told)
+    made = asyncio.run(answers.checked(tools, tuple(raw), left))
+    if isinstance(made, answers.Wrong):
+        msgspec.json.encode(made.messages)
+        return
     assert len(made) <= min(left, answers.MAX_CALLS)
     for call in made:
         assert check.problem_now(tools[call.name].parameters, call.arguments) is None
-    msgspec.json.encode(told)
 
 
 json_schemas = maps(

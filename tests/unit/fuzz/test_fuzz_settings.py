@@ -167,6 +167,8 @@ TOOL = '[databases.d]\npath = "/d"\n[tools.t]\ndescription = "d"\ndatabase = "d"
 @example("[a" + ".a" * 3000 + "]")
 @example("x" + ".x" * 3000 + " = 1")
 @example("a = " + "9" * 5000)
+@example("[queue]\nmax_waiting = 0x" + "f" * 5000)
+@example("\ufeff[queue]\nmax_waiting = 0")
 @example("a = " + "{a=" * 3000)
 @example("[queue]\nmax_waiting = nan")
 @example("[store]\nretention_days = 1" + "0" * 4000)

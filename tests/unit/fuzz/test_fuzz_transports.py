@@ -16,17 +16,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edged import wire
+from edged.api import Api
 from edged.errors import CallerError, EdgedError, Forbidden
 from edged.tools.python import process
 from edged.tools.python.child import Answer, Hello
 from edged.tools.python.landlock import OPEN
 from edged.tools.python.process import Died, Module, Process
+from edged.transport.base import Readiness
 from edged.transport.http.core.browsers import Browsers
-from edged.transport.http.core.errors import openai_error, refused
+from edged.transport.http.core.surface import Board
 from edged.transport.http.native.requests import _idempotency_key
+from edged.transport.http.native.surface import Native
 from edged.transport.http.openai import embeddings
 from edged.transport.http.openai import request as openai_request
 from edged.transport.http.openai.checks import Wrong
+from edged.transport.http.openai.surface import OpenAI
 from edged.transport.mqtt import messages, topics
 from edged.transport.mqtt.intake import Counters, Handlers, Intake, Unanswerable
 from edged.transport.mqtt.messages import Incoming, Outgoing
@@ -38,6 +42,20 @@ from tests.support.fuzz import anything, damaged, is_finite, json_values, maps, 
 
 # aiohttp reads what is no UTF-8 in a header as halves of surrogate pairs
 header = texts | st.text(alphabet="\udcff\udc80ab:", max_size=6)
+
+
+API: Any = Api(requests=Any, models=Any, tools=Any, events=Any)  # type: ignore[arg-type]  # errors ask none of them
+BOARD = Board(api=API, ready=lambda: Readiness(True), metrics=lambda: (b"", ""), heartbeat_s=1.0)
+
+
+def refused(error: EdgedError) -> web.Response:
+    """As edged's own surface tells it."""
+    return Native(BOARD).error({}, error)  # type: ignore[arg-type]  # a request of which nothing is known
+
+
+def openai_error(error: EdgedError) -> web.Response:
+    """As the OpenAI surface tells it."""
+    return OpenAI(BOARD).error({}, error)  # type: ignore[arg-type]
 
 
 def said(response: web.Response) -> Any:
@@ -106,8 +124,9 @@ def test_chat_completion_is_a_question_or_wrong_by_name(payload: bytes, key: str
         msgspec.json.encode(request)
     except CallerError as error:
         assert error.message
-        body = said(openai_error(error, param=error.param if isinstance(error, Wrong) else None))
-        assert body["error"]["message"]
+        told = said(openai_error(error))["error"]
+        assert told["message"]
+        assert not isinstance(error, Wrong) or told["param"] == error.param
 
 
 inputs = texts | st.lists(texts | st.integers(), max_size=3)

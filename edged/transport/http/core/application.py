@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import MutableMapping
 
 from aiohttp import web, web_app
 from aiohttp.typedefs import Handler
@@ -15,6 +15,7 @@ from edged.errors import Busy, EdgedError, Forbidden, Internal, TooLarge
 from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.connection import Connection, connection
 from edged.transport.http.core.errors import (
+    BUG,
     ERROR,
     HttpError,
     Malformed,
@@ -22,54 +23,28 @@ from edged.transport.http.core.errors import (
     NotFound,
     TooSlow,
     Unauthorized,
-    openai_error,
-    refused,
 )
 from edged.transport.http.core.keys import Keys
 from edged.transport.http.core.limits import BUSY_S, ClientLoad, Limits
+from edged.transport.http.core.surface import Surfaces
 from edged.types import Caller
 from edged.wire import MAX_REQUEST_BYTES
 
 log = logging.getLogger("edged.http")
 
-OPENAI = ("/v1/chat", "/v1/embeddings", "/v1/models")  # what lies below has the errors of the OpenAI API
-LIVE = "/livez"
-
-
-def health(ready: Callable[[], str | None], metrics: Callable[[], tuple[bytes, str]]) -> list[web.RouteDef]:
-    """Whether it lives, whether it takes requests, and its figures.
-
-    Args:
-        ready: None, or why no requests are taken.
-        metrics: the document and its content type.
-    """
-
-    async def livez(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def readyz(_: web.Request) -> web.Response:
-        reason = ready()
-        return web.Response(text=f"{reason or 'ok'}\n", status=503 if reason else 200)
-
-    async def figures(_: web.Request) -> web.Response:
-        body, content_type = metrics()
-        return web.Response(body=body, headers={"Content-Type": content_type})
-
-    return [web.get(LIVE, livez), web.get("/readyz", readyz), web.get("/metrics", figures)]
-
 
 def application(
-    routes: Iterable[web.AbstractRouteDef], *, keys: Keys | None, gate: Gate, browsers: Browsers, limits: Limits
+    surfaces: Surfaces, *, keys: Keys | None, gate: Gate, browsers: Browsers, limits: Limits
 ) -> web.Application:
-    """The routes behind the guard. keys: who may come in where the kernel does not say who it is."""
-    guard = _Guard(keys, gate, browsers, limits)
+    """The surfaces behind the guard. keys: who may come in where the kernel does not say who it is."""
+    guard = _Guard(surfaces, keys, gate, browsers, limits)
 
     @web.middleware
     async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
         return await guard.serve(request, handler)
 
     made = web.Application(middlewares=[outermost], client_max_size=MAX_REQUEST_BYTES)
-    made.add_routes(routes)
+    made.add_routes(surfaces.routes())
 
     async def common_headers(request: web.Request, response: web.StreamResponse) -> None:
         _common_headers(response.headers)
@@ -95,7 +70,8 @@ def _common_headers(headers: MutableMapping[str, str]) -> None:
 class _Guard:
     """Around every handler."""
 
-    def __init__(self, keys: Keys | None, gate: Gate, browsers: Browsers, limits: Limits) -> None:
+    def __init__(self, surfaces: Surfaces, keys: Keys | None, gate: Gate, browsers: Browsers, limits: Limits) -> None:
+        self._surfaces = surfaces
         self._keys = keys
         self._gate = gate
         self._browsers = browsers
@@ -129,20 +105,20 @@ class _Guard:
             with self._in_flight.one_more(mine.caller.client, self._limits.in_flight):
                 await self._read(request)
                 return await handler(request)
-        except EdgedError as told:
-            error = told
-        except web.HTTPException as raised:
-            if raised.status < 400:
+        except EdgedError as raised:
+            error = raised
+        except web.HTTPException as response:
+            if response.status < 400:
                 raise
-            if isinstance(raised, web.HTTPMethodNotAllowed) and request.method == "OPTIONS":
-                return web.Response(status=204, headers={"Allow": _allowed(raised)})
-            error = _of_aiohttp(raised, request)
+            if isinstance(response, web.HTTPMethodNotAllowed) and request.method == "OPTIONS":
+                return web.Response(status=204, headers={"Allow": _allowed(response)})
+            error = _of_aiohttp(response, request)
         except Exception as bug:
             if isinstance(bug, ConnectionError) and (request.transport is None or request.transport.is_closing()):
                 raise  # nobody is there to be told
             log.exception("%s %s failed through a bug", request.method, request.rel_url.raw_path)
-            error = Internal("an error inside edged; its log has the details")
-        return openai_error(error) if _is_openai(request.path) else refused(error)
+            error = Internal(BUG)
+        return self._surfaces.of(request.path).error(request, error)
 
     def _of_browser(self, mine: Connection, request: web.Request) -> web.Response | None:
         """The answer to a browser that asks whether a page may ask; None: it is something else. Raises Forbidden."""
@@ -159,10 +135,10 @@ class _Guard:
             return mine.peer.caller
         if self._keys is not None and (name := self._keys.name_of(request.headers)) is not None:
             return self._gate.policy.key(name)
-        if request.path == LIVE:
+        if self._surfaces.is_open(request.path):
             return Caller(mine.peer.origin, "http", frozenset(), admitted=False)
-        told = "name a key that is in [http] api_keys_file, as `Authorization: Bearer KEY` or `X-Api-Key`"
-        raise self._gate.stranger(mine.peer.origin, Unauthorized(told))
+        needed = "name a key that is in [http] api_keys_file, as `Authorization: Bearer KEY` or `X-Api-Key`"
+        raise self._gate.stranger(mine.peer.origin, Unauthorized(needed))
 
     def _admit(self, mine: Connection, request: web.Request) -> None:
         """Raises what keeps a known caller out."""
@@ -170,7 +146,7 @@ class _Guard:
         if mine.crowded:
             most = self._limits.connections
             raise Busy(f"{mine.caller.client} has more than {most} connections open", retry_after_s=BUSY_S)
-        if request.path != LIVE:
+        if not self._surfaces.is_open(request.path):
             self._gate.enter(mine.caller, "join the group of this socket")
 
     async def _read(self, request: web.Request) -> None:
@@ -187,10 +163,6 @@ class _Guard:
         except web.RequestPayloadError as error:
             said = str(error).rpartition("\n")[2].strip()  # aiohttp puts its own status in front
             raise Malformed(f"the body is not as its headers say: {said or 'it cannot be read'}") from None
-
-
-def _is_openai(path: str) -> bool:
-    return any(path == each or path.startswith(f"{each}/") for each in OPENAI)
 
 
 def _of_aiohttp(raised: web.HTTPException, request: web.Request) -> EdgedError:

@@ -45,8 +45,7 @@ class Browsers:
         if origin is None and headers.get("Sec-Fetch-Site") in FOREIGN:
             raise Forbidden("a page of another site may not load anything from here")
         if is_tcp and "Host" in headers and not self._is_ours(headers["Host"]):
-            told = "name it in [http] hosts if it is this board's"
-            raise Forbidden(f"this is not {headers['Host']!r}; {told}")
+            raise Forbidden(f"this is not {headers['Host']!r}; name it in [http] hosts if it is this board's")
 
     def preflight(self, method: str, headers: Mapping[str, str]) -> dict[str, str] | None:
         """The headers of the answer to a preflight (Fetch, 4.8) of a page that may ask; None: it is none."""

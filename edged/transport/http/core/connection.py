@@ -13,9 +13,10 @@ from typing import Any, cast
 from aiohttp import web
 from msgspec import Struct
 
-from edged.errors import Internal
-from edged.transport.http.core.errors import Malformed, refused
+from edged.errors import EdgedError, Internal
+from edged.transport.http.core.errors import BUG, Malformed
 from edged.transport.http.core.limits import ClientLoad, Limits
+from edged.transport.http.core.surface import Surfaces
 from edged.types import Caller
 
 log = logging.getLogger("edged.http")
@@ -35,8 +36,9 @@ NOBODY = Peer("nobody")
 class Connections:
     """All of them. closing: the daemon ends them itself, so nobody went away."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, surfaces: Surfaces) -> None:
         self.limits = limits
+        self.surfaces = surfaces
         self.closing = False
         self.answering: set[asyncio.Task[Any]] = set()
         self._open: set[Connection] = set()
@@ -164,10 +166,11 @@ class Connection(web.RequestHandler):
             raise ConnectionError("the answer has begun: it cannot be replaced")
         if status < 500:
             said = (message or "").strip().partition("\n")[0].rstrip(":")
-            response = refused(Malformed(f"this is not HTTP as it should be: {said or 'it cannot be read'}"))
+            error: EdgedError = Malformed(f"this is not HTTP as it should be: {said or 'it cannot be read'}")
         else:
             log.error("an answer failed through a bug", exc_info=exc)
-            response = refused(Internal("an error inside edged; its log has the details"))
+            error = Internal(BUG)
+        response = self._all.surfaces.of(request.path).error(request, error)
         response.force_close()
         response.headers["Server"] = "edged"  # what is sent from here does not pass the application's hook
         return response

@@ -1,18 +1,34 @@
-"""Errors as HTTP tells them: with the body of CONTRACT section 3, or as the OpenAI API does."""
+"""Errors as HTTP tells them: a status, headers, and a body in the shape of the surface that was asked."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar
 
-import msgspec
 from aiohttp import web
 
-from edged import wire
 from edged.errors import EdgedError
-from edged.transport.http.core.api import STATUS_OF, retry_after
-from edged.transport.http.openai import reply
-from edged.types import Format
+from edged.types import Fault
+
+# CONTRACT section 6
+STATUS_OF = {
+    "bad_request": 400,
+    "forbidden": 403,
+    "unknown_agent": 404,
+    "cancelled": 409,
+    "too_large": 413,
+    "over_budget": 429,
+    "internal": 500,
+    "tool_failed": 502,
+    "busy": 503,
+    "no_memory": 503,
+    "model_unavailable": 503,
+    "no_link": 503,
+    "quarantined": 503,
+    "expired": 504,
+}
+BUG = "an error inside edged; its log has the details"  # all that a client hears of one
+RETRY_AFTER_S = 5.0  # told with a 503 or 429 where edged cannot say better: about two answers of a small board
 
 
 class HttpError(EdgedError):
@@ -69,36 +85,30 @@ def status_of(error: EdgedError) -> int:
     return error.status if isinstance(error, HttpError) else STATUS_OF[error.code]
 
 
-ERROR = web.ResponseKey("edged.error", EdgedError)  # what a response tells, for who notes refusals down
+def retry_after(error: EdgedError | Fault) -> str | None:
+    """The Retry-After header of a refusal or a failed reply, in whole seconds; None where the status has none."""
+    if STATUS_OF[error.code] not in (429, 503):
+        return None
+    return str(max(1, round(error.retry_after_s or RETRY_AFTER_S)))
 
 
-def refused(error: EdgedError, *, id: str | None = None, fmt: Format = Format.JSON) -> web.Response:
-    """The response to a request that was not taken in: a reply (CONTRACT section 3) with status `refused`."""
-    body = wire.encode_reply(wire.refusal(error, id=id), fmt)
-    response = web.Response(body=body, status=status_of(error), headers=_headers(error, wire.content_type(fmt)))
-    response[ERROR] = error
-    return response
+ERROR = web.ResponseKey("edged.error", EdgedError)  # what a response tells, for the audit log
 
 
-def openai_error(error: EdgedError, *, param: str | None = None, code: str | None = None) -> web.Response:
-    """The response to a failed request of the OpenAI API. param: the parameter that is wrong; code: OpenAI's word."""
-    status = status_of(error)
-    body = reply.error(wire.fault(error), status=status, param=param, code=code)
-    headers = {**_headers(error, "application/json"), **should_retry(error.retryable)}
-    response = web.Response(body=msgspec.json.encode(body), status=status, headers=headers)
-    response[ERROR] = error
-    return response
+def response(
+    error: EdgedError, body: bytes, *, content_type: str = "application/json", headers: Mapping[str, str] | None = None
+) -> web.Response:
+    """The response to a request that failed.
 
-
-def should_retry(retryable: bool) -> dict[str, str]:
-    """OpenAI's clients ask again by themselves, by status; what must not be done twice has to say so."""
-    return {"x-should-retry": "true" if retryable else "false"}
-
-
-def _headers(error: EdgedError, content_type: str) -> dict[str, str]:
-    headers = {"Content-Type": content_type}
+    Args:
+        body: the error in the shape of a surface.
+        headers: of that surface, beside those that every error has.
+    """
+    told = {"Content-Type": content_type, **(headers or {})}
     if isinstance(error, HttpError):
-        headers |= error.headers
+        told |= error.headers
     if (after := retry_after(error)) is not None:
-        headers["Retry-After"] = after
-    return headers
+        told["Retry-After"] = after
+    made = web.Response(body=body, status=status_of(error), headers=told)
+    made[ERROR] = error
+    return made

@@ -45,9 +45,9 @@ def load(reference: str) -> Keys:
         if line and not line.startswith("#"):
             name, key = _pair(reference, number, line)
             digests[name] = _digest(key)
-            for what, told in ((name, "name"), (digests[name], "key")):
-                if (before := lines.setdefault(what, number)) != number:
-                    raise ConfigError(reference, "", f"the {told} is that of line {before} too", line=number)
+            for value, part in ((name, "name"), (digests[name], "key")):
+                if (before := lines.setdefault(value, number)) != number:
+                    raise ConfigError(reference, "", f"the {part} is that of line {before} too", line=number)
     if not digests:
         raise ConfigError(reference, "", 'holds no key, so nobody could connect; write lines "NAME:KEY"')
     return Keys(digests)

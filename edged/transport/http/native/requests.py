@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-
 import msgspec
 from aiohttp import web
 from msgspec import Struct
 
 from edged import wire
-from edged.errors import BadRequest, EdgedError, Internal
+from edged.api.requests import Requests
+from edged.errors import BadRequest
 from edged.store.lookup import Row
-from edged.transport.http.core.api import STATUS_OF, Api, retry_after
-from edged.transport.http.core.connection import caller, connection, gone
-from edged.transport.http.core.errors import NotFound, UnsupportedMedia, refused
-from edged.transport.http.core.stream import EventStream
+from edged.transport.http.core import stream
+from edged.transport.http.core.connection import caller, gone
+from edged.transport.http.core.errors import STATUS_OF, NotFound, UnsupportedMedia, retry_after
+from edged.transport.http.core.stream import EventStream, event
 from edged.types import Ask, Fault, Format, Request
-
-log = logging.getLogger("edged.http")
 
 FORM = "application/x-www-form-urlencoded"  # what `curl -d` says of everything
 EVENTS = "text/event-stream"
+
+Delta = tuple[int, str]  # offset in the answer, in characters, and text
 
 
 class _Outcome(Struct):
@@ -30,11 +28,14 @@ class _Outcome(Struct):
     error: Fault | None = None
 
 
+REQUEST = web.RequestKey("edged.request", tuple[str | None, Format])  # id and format of what is asked: errors have them
+
+
 class Agents:
     """The handlers."""
 
-    def __init__(self, api: Api, *, heartbeat_s: float) -> None:
-        self._api = api
+    def __init__(self, requests: Requests, *, heartbeat_s: float) -> None:
+        self._requests = requests
         self._heartbeat_s = heartbeat_s
 
     def routes(self) -> list[web.RouteDef]:
@@ -49,26 +50,23 @@ class Agents:
     async def ask(self, http: web.Request) -> web.StreamResponse:
         """A request: its reply, a stream that ends with it, or 202 and where it will be."""
         payload = await http.read()
-        fmt, id = Format.JSON, None
-        try:
-            content_type = _content_type(http, payload)
-            fmt = wire.FORMATS.get(content_type or "", fmt)
-            request, fmt = wire.decode_request(payload, agent=http.match_info["agent"], content_type=content_type)
-            request = _with_headers(request, http)
-            id = request.id
-            ask = Ask(request=request, caller=caller(http))
-            if request.stream:
-                return await self._stream(http, ask)
-            if _prefers_async(http):
-                return await self._submit(http, ask, fmt)
-            return _reply(await self._api.answer(ask, gone=gone(http)), fmt)
-        except EdgedError as error:
-            return refused(error, id=id, fmt=fmt)
+        content_type = _content_type(http, payload)
+        http[REQUEST] = None, wire.FORMATS.get(content_type or "", Format.JSON)
+        request, fmt = wire.decode_request(payload, agent=http.match_info["agent"], content_type=content_type)
+        http[REQUEST] = request.id, fmt
+        request = _with_headers(request, http)
+        http[REQUEST] = request.id, fmt
+        ask = Ask(request=request, caller=caller(http))
+        if request.stream:
+            return await self._stream(http, ask)
+        if _prefers_async(http):
+            return await self._submit(http, ask, fmt)
+        return _reply(await self._requests.answer(ask, gone=gone(http)), fmt)
 
     async def get(self, http: web.Request) -> web.Response:
         """The reply of a request by id or rid, or how far it is."""
         try:
-            row = await self._api.find(caller(http), http.match_info["id"])
+            row = await self._requests.find(caller(http), http.match_info["id"])
         except BadRequest as error:
             raise NotFound(error.message) from None
         return await self._view(row, _wanted(http))
@@ -76,7 +74,7 @@ class Agents:
     async def cancel(self, http: web.Request) -> web.Response:
         """End a request. 200 with its reply: it was cancelled, or had come to its end before."""
         try:
-            row = await self._api.cancel(caller(http), http.match_info["id"])
+            row = await self._requests.cancel(caller(http), http.match_info["id"])
         except BadRequest as error:
             raise NotFound(error.message) from None
         if row.reply is None:
@@ -84,10 +82,10 @@ class Agents:
         return _response(row.reply, _wanted(http), 200)
 
     async def _submit(self, http: web.Request, ask: Ask, fmt: Format) -> web.Response:
-        accepted = await self._api.submit(ask)
+        accepted = await self._requests.submit(ask)
         if accepted.reply is not None:
             return _reply(accepted.reply, fmt)
-        response = await self._view(await self._api.find(ask.caller, accepted.rid), fmt)
+        response = await self._view(await self._requests.find(ask.caller, accepted.rid), fmt)
         if response.status == 202:
             response.headers["Location"] = f"/v1/requests/{accepted.rid}"
             response.headers["Preference-Applied"] = "respond-async"
@@ -96,39 +94,26 @@ class Agents:
     async def _view(self, row: Row, fmt: Format) -> web.Response:
         if row.reply is not None:
             return _reply(row.reply, fmt)
-        return _response(msgspec.json.encode(await self._api.view(row)), fmt, 202)
+        return _response(msgspec.json.encode(await self._requests.view(row)), fmt, 202)
 
     async def _stream(self, http: web.Request, ask: Ask) -> web.StreamResponse:
         """Events `delta` {offset, text}, and at the end `reply`. A refusal that comes before them is raised."""
-        stream = EventStream(http, heartbeat_s=self._heartbeat_s)
+        start_s, id = stream.START_S, ask.request.id
+        events = EventStream[Delta](http, _deltas, start_s=start_s, heartbeat_s=self._heartbeat_s)
 
         def watch(offset: int, text: str) -> None:
-            stream.offer("delta", msgspec.json.encode({"offset": offset, "text": text}))
+            events.offer((offset, text), len(text))
 
-        answer = asyncio.create_task(self._api.answer(ask, watch, gone=gone(http)), name="edged.http.answer")
-        try:
-            await stream.carry(answer)
-            if not stream.begun and answer.exception() is not None:
-                await answer
-            return await stream.end("reply", _last_word(answer, ask.request.id))
-        except ConnectionError:
-            connection(http).leave()
-            raise
-        finally:
-            if not answer.done():
-                answer.cancel()
-                await asyncio.wait({answer})
+        return await events.run(
+            self._requests.answer(ask, watch, gone=gone(http)),
+            ended=lambda reply: event(reply, "reply"),
+            failed=lambda error: event(wire.refusal(error, id=id), "reply"),
+        )
 
 
-def _last_word(answer: asyncio.Task[bytes], id: str | None) -> bytes:
-    """The reply, or a refusal that came after the stream had begun."""
-    try:
-        return answer.result()
-    except EdgedError as error:
-        return wire.refusal(error, id=id)
-    except Exception:
-        log.exception("a request failed through a bug")
-        return wire.refusal(Internal("an error inside edged; its log has the details"), id=id)
+def _deltas(pieces: list[Delta]) -> bytes:
+    told = ({"offset": offset, "text": text} for offset, text in pieces)
+    return b"".join(event(msgspec.json.encode(piece), "delta") for piece in told)
 
 
 def _content_type(http: web.Request, payload: bytes) -> str | None:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
 from edged.completions.local import CallPiece, ModelAnswer, WrittenCall
-from edged.transport.http.core.api import STATUS_OF
+from edged.transport.http.core.errors import STATUS_OF
 from edged.types import JSON, Fault, Finish, TokenLogprob
 
+CHUNK = "chat.completion.chunk"
 # What of an agent's reply has no place in OpenAI's shapes; it stands beside them.
 OURS = ("rid", "status", "route", "tool_calls", "timing", "degraded")
 
@@ -76,7 +77,7 @@ def chunk(
 ) -> dict[str, JSON]:
     """A chat.completion.chunk with one choice."""
     choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-    return {**head.fields("chat.completion.chunk"), "choices": [choice]}
+    return {**head.fields(CHUNK), "choices": [choice]}
 
 
 def finish_reason(answer: ModelAnswer) -> str:
@@ -122,10 +123,9 @@ def ours(reply: dict[str, JSON]) -> JSON:
     return {name: reply[name] for name in OURS}
 
 
-def models(agents: Sequence[str], names: Sequence[str], created: int) -> JSON:
-    """The list of what can be named as `model`."""
-    data = [*(model(name, created, "agent") for name in agents), *(model(name, created, "model") for name in names)]
-    return {"object": "list", "data": data}
+def models(usable: Mapping[str, str], created: int) -> JSON:
+    """The list of what can be named as `model`, by its kind."""
+    return {"object": "list", "data": [model(name, created, kind) for name, kind in usable.items()]}
 
 
 def model(name: str, created: int, kind: str) -> JSON:

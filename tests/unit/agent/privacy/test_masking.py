@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from edged.agent.loop import Run
-from edged.agent.minds.cloud import Audit, RemoteMind
+from edged.agent.minds.base import Resources
+from edged.agent.minds.cloud import CloudDecider
 from edged.agent.privacy.masking import CUT, Border, is_private
-from edged.config import Agent, Private, PythonTool, Tool
+from edged.config import Agent, Private, PythonTool, Tool, Upstream
 from edged.tools.check import MAX_PROBLEM
 from edged.types import AuditEntry, Chat, ChatAnswer, Message, RawCall, Request, ToolCall, ToolSpec
 from edged.upstreams import Cloud, request
@@ -142,8 +144,13 @@ async def test_audit_log_is_told_what_leaves(shown: int) -> None:
         history=(), steps=(), stream=None, client="unix:7",
     )  # fmt: skip
     tools: dict[str, Tool] = {"t": tool(), "hidden": tool(True)}
-    mind = RemoteMind(cast("Cloud", cloud), "far", tools, audit=Audit(told.append, shown))
-    assert (await mind.move(run)).text == "to a@example.com"  # type: ignore[union-attr]  # it is an answer
+    far = Upstream(base_url="http://far/v1", model="large", audit_bytes=shown)
+    resources = Resources(
+        config=cast("Any", SimpleNamespace(tools=tools, upstreams={"far": far})), cloud=cast("Cloud", cloud),
+        engine=cast("Any", None), served=cast("Any", None), speak=cast("Any", None), audit=told.append,
+    )  # fmt: skip
+    decider = CloudDecider(resources, run, "far", "cloud_asked")
+    assert (await decider.move(run)).text == "to a@example.com"  # type: ignore[union-attr]  # it is an answer
     [entry] = told
     body = entry.about.pop("body", None)
     assert entry == AuditEntry(

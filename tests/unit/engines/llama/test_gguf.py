@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from edged.engines.llama import gguf
 from edged.errors import ModelUnavailable
+from tests.support import real_model as real
 
 U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
 VOCABULARY = [f"tok{i}" for i in range(200)]
@@ -191,3 +193,39 @@ def test_parts_of_a_split_model_follow_from_the_name_of_the_first() -> None:
     first = Path("/m/x-00001-of-00003.gguf")
     assert gguf.parts(first) == (first, Path("/m/x-00002-of-00003.gguf"), Path("/m/x-00003-of-00003.gguf"))
     assert gguf.parts(Path("/m/x-1-of-3.gguf")) == (Path("/m/x-1-of-3.gguf"),)
+
+
+def with_tensor(dims: tuple[int, ...], kind: int, content: bytes, *, offset: int = 0) -> bytes:
+    """A file with one tensor; its bytes begin at the next multiple of 32."""
+    info = text("t") + struct.pack(f"<I{len(dims)}Q", len(dims), *dims) + struct.pack("<IQ", kind, offset)
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 1) + pair("a", U8, b"\x01") + info
+    return head + bytes(-len(head) % 32) + content
+
+
+def test_file_that_ends_within_its_last_tensor_is_cut_off(file: Path) -> None:
+    """Whatever comes after the header is not looked at otherwise; a type that is not known is not judged."""
+    q8_0, unknown = 8, 99  # 34 bytes for 32 numbers
+    file.write_bytes(with_tensor((64, 2), q8_0, bytes(136)))
+    gguf.check(file)
+    file.write_bytes(with_tensor((64, 2), q8_0, bytes(135)))
+    with pytest.raises(ModelUnavailable, match=r"m\.gguf is damaged: it is cut off: it has 231 bytes, .* least 232;"):
+        gguf.check(file)
+    file.write_bytes(with_tensor((64, 2), q8_0, bytes(64), offset=128))
+    with pytest.raises(ModelUnavailable, match="it is cut off"):
+        gguf.check(file)
+    file.write_bytes(with_tensor((64, 2), unknown, bytes(1)))
+    gguf.check(file)
+
+
+def test_real_model_is_whole_to_the_byte(tmp_path: Path) -> None:
+    """Its header tells of every byte but those that pad the last tensor, which are fewer than 32."""
+    model = real.model_path()
+    gguf.check(model)
+    size, cut = model.stat().st_size, tmp_path / "cut.gguf"
+    with model.open("rb") as whole, cut.open("wb") as copy:
+        copy.write(whole.read(8 * 2**20))  # more than the header; the rest is a hole, which nobody reads
+        copy.truncate(size)
+    gguf.check(cut)
+    os.truncate(cut, size - 32)
+    with pytest.raises(ModelUnavailable, match="it is cut off"):
+        gguf.check(cut)

@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk, completion_cr
 
 from edged.completions.local import CallPiece, ModelAnswer, ToolChoice, WrittenCall
 from edged.errors import BadRequest, TooLarge
-from edged.transport.http.core.api import retry_after
+from edged.transport.http.core.errors import retry_after
 from edged.transport.http.openai import reply as shapes
 from edged.transport.http.openai import request as openai_request
 from edged.transport.http.openai.checks import Wrong

@@ -1,0 +1,71 @@
+"""What a mind is, what it may use, and what failures on the board mean to the router."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import ClassVar, Protocol
+
+from msgspec import Struct
+
+from edged.agent.loop import Decider, Declined, Run
+from edged.agent.prompts import Prompts
+from edged.agent.router import Decision
+from edged.config import Agent, Config, Tool
+from edged.errors import ContextExceeded, EdgedError, ModelUnavailable, NoMemory, ToolFailed
+from edged.interfaces import Engine
+from edged.types import AuditEntry, Finding
+from edged.upstreams import Cloud, Served
+
+
+class Resources(Struct, frozen=True, kw_only=True):
+    """What minds work with.
+
+    engine: the board's own. served: models in servers on this board. cloud: the upstreams.
+    speak: gives the prompts of an agent. audit: gets an entry for every question that leaves the board.
+    """
+
+    config: Config
+    engine: Engine
+    served: Served
+    cloud: Cloud
+    speak: Callable[[str], Awaitable[Prompts]]
+    audit: Callable[[AuditEntry], None] = lambda entry: None
+
+    def tools(self, agent: Agent) -> dict[str, Tool]:
+        """The tools of an agent, by name."""
+        return {name: self.config.tools[name] for name in agent.tools}
+
+
+class Mind(Protocol):
+    """A way to answer requests; one for as long as the daemon runs by one configuration.
+
+    where: the word for it in replies and metrics.
+    """
+
+    where: ClassVar[str]
+
+    def __init__(self, resources: Resources) -> None: ...
+
+    def begin(self, run: Run, decision: Decision) -> Decider | None:
+        """What it does about this request; None: it passes on. A mind in front of the others may answer whatever the
+        router has decided; the others do as it says.
+
+        Raises:
+            Declined: the decision cannot be followed any more.
+        """
+        ...
+
+
+def shown_of_the_board(error: EdgedError, decision: Decision) -> Declined | None:
+    """What a failed attempt on the board means to the router; None where an upstream could not do better, or had its
+    turn."""
+    match error:
+        case ContextExceeded():
+            finding = Finding.CONTEXT
+        case ModelUnavailable() | NoMemory():
+            finding = Finding.UNAVAILABLE
+        case ToolFailed():
+            finding = Finding.FAILED
+        case _:
+            return None
+    return None if decision.degraded else Declined(error, finding=finding)

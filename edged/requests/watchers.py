@@ -1,0 +1,67 @@
+"""Who listens for a request: those that wait for its reply, and those that get the pieces of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from edged.agent.loop import Stream
+from edged.store import lookup
+from edged.store.database import Database
+from edged.types import Request
+
+OnDelta = Callable[[int, str], None]
+
+
+class Watchers:
+    """Owns the futures of replies and the listeners of pieces, by rid."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._results: dict[str, set[asyncio.Future[bytes]]] = {}
+        self._listeners: dict[str, list[OnDelta]] = {}
+
+    async def result(self, rid: str) -> bytes:
+        """The reply's canonical bytes, as soon as there is one. KeyError: no such request."""
+        future: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._results.setdefault(rid, set()).add(future)
+        try:
+            row = await self._database.read(lambda c: lookup.get(c, rid))
+            return row.reply if row.reply is not None else await future
+        finally:
+            waiting = self._results.get(rid, set())
+            waiting.discard(future)
+            if not waiting:
+                self._results.pop(rid, None)
+
+    def is_awaited(self, rid: str) -> bool:
+        """Whether somebody waits in `result`."""
+        return bool(self._results.get(rid))
+
+    def listen(self, rid: str, listener: OnDelta) -> None:
+        """From now on the listener gets the pieces of the answer, until the request ends."""
+        self._listeners.setdefault(rid, []).append(listener)
+
+    def move(self, old: str, new: str | None) -> None:
+        """Listeners of a rid that came to nothing: they listen for another request; None: for nothing any more."""
+        listeners = self._listeners.pop(old, [])
+        if listeners and new is not None:
+            self._listeners.setdefault(new, []).extend(listeners)
+
+    def stream(self, request: Request, rid: str) -> Stream | None:
+        """Feeds the listeners. Characters that came before somebody listened are not repeated (the offset tells)."""
+        if not request.stream:
+            return None
+
+        def send(offset: int, text: str) -> None:
+            for listener in self._listeners.get(rid, ()):
+                listener(offset, text)
+
+        return Stream(send)
+
+    def ended(self, rid: str, body: bytes) -> None:
+        """The request has its outcome."""
+        self._listeners.pop(rid, None)
+        for future in self._results.pop(rid, set()):
+            if not future.done():
+                future.set_result(body)

@@ -1,0 +1,213 @@
+"""The OpenAI API (CONTRACT section 6): chat completions of agents and of plain models, the list of both, embeddings.
+
+`model` names either. An agent goes the way of every request: stored, with its own tools, found again under its rid. A
+plain model does what the request says, and nothing of it is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator
+
+import msgspec
+from aiohttp import web
+
+from edged.api.models import Kind
+from edged.completions.calls import CallPiece
+from edged.completions.local import Inexpressible, ModelAnswer, ModelAsk
+from edged.errors import BadRequest, ContextExceeded, ContextRefused, EdgedError, Forbidden, Internal, UnknownAgent
+from edged.transport.http.core import errors
+from edged.transport.http.core.connection import caller, gone
+from edged.transport.http.core.stream import EventStream
+from edged.transport.http.core.surface import Board
+from edged.transport.http.openai import embeddings as openai_embeddings
+from edged.transport.http.openai import reply as shapes
+from edged.transport.http.openai import request as openai_request
+from edged.transport.http.openai.checks import Wrong
+from edged.transport.http.openai.request import ChatRequest
+from edged.transport.http.openai.stream import Chunks, Piece, Steady
+from edged.types import JSON, Ask, Caller, Fault, Status
+from edged.wire import fault
+
+PARAM = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+)*): ")  # how errors of edged's own checks begin
+
+# OpenAI's words for what its clients handle apart
+OPENAI_CODES: dict[type[EdgedError], str] = {
+    UnknownAgent: "model_not_found",
+    ContextExceeded: "context_length_exceeded",
+    ContextRefused: "context_length_exceeded",
+}
+
+
+class OpenAI:
+    """See core.surface.Surface."""
+
+    paths = ("/v1/chat", "/v1/embeddings", "/v1/models")
+    open_paths = ()
+
+    def __init__(self, board: Board) -> None:
+        self._requests = board.api.requests
+        self._models = board.api.models
+        self._heartbeat_s = board.heartbeat_s
+        self._created = int(time.time())  # of agents and models: since when they are as they are
+
+    def routes(self) -> list[web.RouteDef]:
+        """See Surface."""
+        return [
+            web.post("/v1/chat/completions", self.chat),
+            web.post("/v1/embeddings", self.embeddings),
+            web.get("/v1/models", self.models),
+            web.get("/v1/models/{model}", self.model),
+        ]
+
+    def error(self, _: web.BaseRequest, error: EdgedError) -> web.Response:
+        """See Surface."""
+        body = shapes.error(fault(error), status=errors.status_of(error), param=_param(error), code=_code(error))
+        return errors.response(error, msgspec.json.encode(body), headers=_should_retry(error.retryable))
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/chat/completions. The header Idempotency-Key is the id of an agent's request; a plain model's answer
+        has no effect that could happen twice."""
+        who = caller(request)
+        chat = openai_request.parse(await request.read())
+        if self._models.kind(who, chat.body.model) is Kind.AGENT:
+            fields = openai_request.agent_map(chat, request.headers.get("Idempotency-Key"))
+            ask = Ask(request=self._requests.request(fields), caller=who)
+            return await (self._stream_agent if chat.body.stream else self._ask_agent)(request, chat, ask)
+        wanted = openai_request.model_ask(chat)
+        with _named(chat):
+            return await (self._stream_model if chat.body.stream else self._ask_model)(request, chat, who, wanted)
+
+    async def models(self, request: web.Request) -> web.Response:
+        """GET /v1/models: what this caller may name as `model`."""
+        return _json(shapes.models(self._models.usable(caller(request)), self._created))
+
+    async def model(self, request: web.Request) -> web.Response:
+        """GET /v1/models/{model}."""
+        who, name = caller(request), request.match_info["model"]
+        kind = self._models.kind(who, name)
+        if name not in self._models.usable(who):
+            raise Forbidden(f"{who.client} may not use {name!r}")
+        return _json(shapes.model(name, self._created, kind))
+
+    async def embeddings(self, request: web.Request) -> web.Response:
+        """POST /v1/embeddings."""
+        who = caller(request)
+        job, as_base64 = openai_embeddings.parse(await request.read())
+        if self._models.kind(who, job.model) is Kind.AGENT:
+            raise Wrong("model", f"{job.model!r} is an agent, and embeddings are made by embedding models")
+        made = await self._models.embed(who, job)
+        return _json(openai_embeddings.answer(job.model, made, as_base64=as_base64))
+
+    # -- whole answers ---------------------------------------------------------------------------------------------
+
+    async def _ask_agent(self, request: web.Request, chat: ChatRequest, ask: Ask) -> web.Response:
+        reply = msgspec.json.decode(await self._requests.answer(ask, gone=gone(request)))
+        if reply["status"] != Status.DONE:
+            return _failed(reply)
+        return _json(shapes.of_agent(shapes.head(chat.body.model), reply))
+
+    async def _ask_model(self, _: web.Request, chat: ChatRequest, who: Caller, wanted: ModelAsk) -> web.Response:
+        answer = await self._models.complete(who, wanted)
+        return _json(shapes.of_model(shapes.head(chat.body.model), answer, logprobs=wanted.logprobs is not None))
+
+    # -- streams ---------------------------------------------------------------------------------------------------
+
+    async def _stream_agent(self, request: web.Request, chat: ChatRequest, ask: Ask) -> web.StreamResponse:
+        chunks, steady = self._chunks(chat), Steady()
+        stream = self._stream(request, chunks)
+
+        def on_delta(offset: int, text: str) -> None:
+            if more := steady.feed(offset, text):
+                stream.add((more, ()))
+
+        def ended(body: bytes) -> bytes | web.Response:
+            reply = msgspec.json.decode(body)
+            ours = shapes.ours(reply)
+            if reply["status"] != Status.DONE:
+                failure = msgspec.convert(reply["error"], Fault)
+                return chunks.failed(failure, edged=ours) if stream.begun else _failed(reply)
+            rest = steady.rest(reply["output"])
+            if rest is None:
+                problem = f"the answer began anew and is another one now; request {reply['rid']} has it whole"
+                return chunks.failed(fault(Internal(problem)), edged=ours)
+            last = chunks.written([(rest, ())]) if rest else b""
+            return last + chunks.end("stop", shapes.agent_usage(reply), {"edged": ours})
+
+        answer = self._requests.answer(ask, on_delta, gone=gone(request))
+        return await stream.run(answer, ended=ended, failed=lambda error: chunks.failed(fault(error), _code(error)))
+
+    async def _stream_model(
+        self, request: web.Request, chat: ChatRequest, who: Caller, wanted: ModelAsk
+    ) -> web.StreamResponse:
+        chunks = self._chunks(chat)
+        stream = self._stream(request, chunks)
+
+        def on_call(pieces: tuple[CallPiece, ...]) -> None:
+            for piece in pieces:
+                stream.add(piece)
+
+        def ended(answer: ModelAnswer) -> bytes:
+            return chunks.end(shapes.finish_reason(answer), shapes.model_usage(answer), shapes.of_variant(answer))
+
+        answer = self._models.complete(who, wanted, lambda *words: stream.add(words), on_call)
+        return await stream.run(answer, ended=ended, failed=lambda error: chunks.failed(fault(error), _code(error)))
+
+    def _chunks(self, chat: ChatRequest) -> Chunks:
+        logprobs = bool(chat.body.logprobs)
+        return Chunks(shapes.head(chat.body.model), include_usage=chat.include_usage, logprobs=logprobs)
+
+    def _stream(self, request: web.Request, chunks: Chunks) -> EventStream[Piece]:
+        """It begins late: OpenAI's clients ask again by the status of a refusal, which may come after a long load."""
+        longest = self._heartbeat_s
+        return EventStream(request, chunks.written, start_s=longest, heartbeat_s=longest)
+
+
+@contextlib.contextmanager
+def _named(chat: ChatRequest) -> Iterator[None]:
+    """Names the parameter whose schema cannot be kept."""
+    try:
+        yield
+    except Inexpressible as error:
+        param = "response_format"
+        if error.tool is not None:
+            place = [tool.name for tool in chat.tools].index(error.tool)
+            param = f"tools[{place}].function.parameters"
+        raise Wrong(param, f"this schema cannot be kept: {error.reason}") from None
+
+
+def _param(error: EdgedError) -> str | None:
+    """The parameter an error is about; those of edged begin with it."""
+    if isinstance(error, Wrong):
+        return error.param
+    if isinstance(error, UnknownAgent):
+        return "model"
+    named = PARAM.match(error.message) if isinstance(error, BadRequest) else None
+    return named[1] if named else None
+
+
+def _code(error: EdgedError) -> str | None:
+    return OPENAI_CODES.get(type(error))
+
+
+def _should_retry(retryable: bool) -> dict[str, str]:
+    """OpenAI's clients ask again by themselves, by status; what must not be done twice has to say so."""
+    return {"x-should-retry": "true" if retryable else "false"}
+
+
+def _failed(reply: dict[str, JSON]) -> web.Response:
+    """The response to a request of an agent that was taken in and has no answer."""
+    failure = msgspec.convert(reply["error"], Fault)
+    headers = _should_retry(failure.retryable)
+    if (after := errors.retry_after(failure)) is not None:
+        headers["Retry-After"] = after
+    body = {**shapes.error(failure), "edged": shapes.ours(reply)}
+    return _json(body, errors.STATUS_OF[failure.code], headers)
+
+
+def _json(document: JSON, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(document), status=status, headers=headers, content_type="application/json"
+    )

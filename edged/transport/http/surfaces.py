@@ -1,0 +1,11 @@
+"""The HTTP surfaces of a daemon: THE list. A new one is a folder beside these, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edged.transport.http.core.surface import Board, Surface
+from edged.transport.http.native.surface import Native
+from edged.transport.http.openai.surface import OpenAI
+
+SURFACES: list[Callable[[Board], Surface]] = [Native, OpenAI]
