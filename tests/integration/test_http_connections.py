@@ -346,6 +346,9 @@ async def test_health_says_alive_ready_and_figures(client: aiohttp.ClientSession
             assert response.headers.get("Retry-After") == ("1" if unready else None)
         async with client.get("/livez") as response:
             assert response.status == 200
+    desk.unready, desk.missing = {}, {"mqtt": "the broker does not answer"}
+    async with client.get("/readyz") as response:  # requests are taken, by other ways
+        assert (response.status, await response.text()) == (200, "ok\nmqtt: the broker does not answer\n")
     async with client.get("/metrics") as response:
         assert (response.headers["Content-Type"], await response.read()) == (METRICS, b"edged_up 1\n")
 
