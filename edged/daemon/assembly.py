@@ -17,8 +17,8 @@ from edged.api.events import Events
 from edged.api.models import Models
 from edged.api.requests import Requests
 from edged.api.tools import Tools
-from edged.completions.embeddings import Embeds
-from edged.completions.local import Chats
+from edged.completions.embeddings import EmbeddingModels
+from edged.completions.plain import Completions
 from edged.config import Config
 from edged.daemon.events import EventBus, Signal
 from edged.daemon.metering import Meter, MeteredEngine
@@ -137,9 +137,11 @@ def assemble(settings: Config) -> Parts:
         speeds=speeds.measured,
     )
     waiting = settings.queue.max_waiting
-    chats = Chats(metered, settings.models, installed.template, max_waiting=waiting, served=served, file_of=lookup.file)
-    embeds = Embeds(metered, settings.models, max_waiting=waiting)
-    pressure = _pressure(settings, governor, engine, snapshots, pipeline, chats, embeds, events)
+    completions = Completions(
+        metered, settings.models, installed.template, max_waiting=waiting, served=served, file_of=lookup.file
+    )
+    embeddings = EmbeddingModels(metered, settings.models, max_waiting=waiting)
+    pressure = _pressure(settings, governor, engine, snapshots, pipeline, completions, embeddings, events)
     updater = _updater(settings, aliases, governor, engine, installed, events)
     status = Status(
         settings,
@@ -182,7 +184,7 @@ def assemble(settings: Config) -> Parts:
         status=status,
         api=Api(
             requests=Requests(settings, pipeline, gate),
-            models=Models(settings, governor, chats, embeds, updater, served=served, gate=gate),
+            models=Models(settings, governor, completions, embeddings, updater, served=served, gate=gate),
             tools=Tools(toolbox, gate),
             events=Events(settings, status.full, events),
         ),
@@ -256,8 +258,8 @@ def _pressure(
     engine: Runtime,
     snapshots: Snapshots,
     pipeline: Pipeline,
-    chats: Chats,
-    embeds: Embeds,
+    completions: Completions,
+    embeddings: EmbeddingModels,
     events: EventBus,
 ) -> Pressure:
     strain = Strain()
@@ -267,7 +269,7 @@ def _pressure(
             engine=engine,
             forget=snapshots.forget_queued,
             pause=(pipeline.pause_batch, engine.pause_batch),
-            refuse=(pipeline.refuse, chats.refuse, embeds.refuse),
+            refuse=(pipeline.refuse, completions.refuse, embeddings.refuse),
         ),
         Floor(settings.reserve_bytes),
         manager=systemd.memory_pressure(),

@@ -15,8 +15,8 @@ import openai
 import pytest
 
 from edged import config
-from edged.completions.embeddings import Embeds
-from edged.completions.local import Chats
+from edged.completions.embeddings import EmbeddingModels
+from edged.completions.plain import Completions
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.daemon.checks import check_all
@@ -54,8 +54,8 @@ async def served(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[Served
             raise embeds_only(name)
         return None, {}
 
-    chats = Chats(engine, models, template_of, max_waiting=WAITING)
-    async with serving(tmp_path, chats, models, Embeds(engine, models, max_waiting=WAITING)) as served:
+    chats = Completions(engine, models, template_of, max_waiting=WAITING)
+    async with serving(tmp_path, chats, models, EmbeddingModels(engine, models, max_waiting=WAITING)) as served:
         yield served
 
 
@@ -163,7 +163,7 @@ async def test_one_more_than_may_wait_is_busy() -> None:
             await gate.wait()
             return Embeddings(vectors=(), tokens=0)
 
-    embeds = Embeds(Slow(), {"minilm"}, max_waiting=WAITING)
+    embeds = EmbeddingModels(Slow(), {"minilm"}, max_waiting=WAITING)
     job = EmbedJob(model="minilm", texts=("x",))
     tasks = [asyncio.create_task(embeds.embed(job)) for _ in range(AT_ONCE + WAITING)]
     while running < AT_ONCE:

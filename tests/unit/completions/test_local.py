@@ -12,7 +12,10 @@ from llguidance import LLMatcher, LLTokenizer
 
 from edged.agent.dialects.chat_template import CHATML, GENERIC, HERMES, CallFormat
 from edged.agent.grammars import grammar
-from edged.completions.local import CallPiece, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice, WrittenCall
+from edged.agent.grammars.precheck import Inexpressible
+from edged.completions.calls import CallPiece, WrittenCall
+from edged.completions.plain import Completions
+from edged.completions.request import ModelAnswer, ModelAsk, ToolChoice
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.errors import BadRequest, Busy, ModelUnavailable, NoMemory
@@ -220,8 +223,8 @@ class Writer:
 NATIVE = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}" + CHATML + "{# <tool_call> #}"
 
 
-def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Chats:
-    return Chats(engine, {"small": Model(context=777)}, lambda _: (template, {}), max_waiting=max_waiting)
+def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Completions:
+    return Completions(engine, {"small": Model(context=777)}, lambda _: (template, {}), max_waiting=max_waiting)
 
 
 def ask(*messages: Message, **more: Any) -> ModelAsk:
@@ -527,7 +530,7 @@ async def test_complete_reads_a_template_once() -> None:
         read.append(model)
         return None, {}
 
-    made = Chats(Writer("a", "b"), {"small": Model()}, template_of, max_waiting=1)
+    made = Completions(Writer("a", "b"), {"small": Model()}, template_of, max_waiting=1)
     await made.complete(ask())
     await made.complete(ask())
     assert read == ["small"]
