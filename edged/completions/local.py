@@ -4,12 +4,10 @@ what the model wants called goes back to the client."""
 
 from __future__ import annotations
 
-import asyncio
-
+from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar, precheck
 from edged.agent.grammars.precheck import Inexpressible
-from edged.agent.prompts import FileOf, TemplateOf
 from edged.completions import request
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
 from edged.completions.output import Output, WaitingLogprobs
@@ -24,11 +22,8 @@ from edged.wire import new_rid
 class Local:
     """The models that the board's engines run. Arguments: see Completions."""
 
-    def __init__(
-        self, engine: Engine, models: dict[str, Model], template_of: TemplateOf, file_of: FileOf | None = None
-    ) -> None:
-        self._engine, self._models, self._template_of, self._file_of = engine, models, template_of, file_of
-        self._dialects: dict[str, Dialect] = {}
+    def __init__(self, engine: Engine, models: dict[str, Model], dialects: Dialects) -> None:
+        self._engine, self._models, self._dialects = engine, models, dialects
 
     async def complete(self, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None) -> ModelAnswer | None:
         """One generation. See Completions.complete.
@@ -37,17 +32,11 @@ class Local:
             None where all that was made are calls whose results are there already: the model has nothing to add. Small
             ones go on like that for ever; without the tools in sight they word an answer.
         """
-        dialect, context = await self._dialect(ask.model), self._models[ask.model].context
+        dialect, context = await self._dialects.of_model(ask.model), self._models[ask.model].context
         await _check_schemas(ask)
         work = _Work(ask, dialect, context, on_piece, on_call)
         answer = work.answer(await self._engine.generate(work.job, on_piece=work.piece))
         return None if work.repeats else answer
-
-    async def _dialect(self, model: str) -> Dialect:
-        file = await self._file_of(model) if self._file_of else model
-        if file not in self._dialects:
-            self._dialects[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
-        return self._dialects[file]
 
 
 class _Work:

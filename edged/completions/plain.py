@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edged.agent.prompts import FileOf, TemplateOf
+from edged.agent.dialects import Dialects
 from edged.completions import request, server
 from edged.completions.local import Local
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall
@@ -17,25 +17,23 @@ class Completions:
     """The models and their slots.
 
     Args:
-        template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
+        dialects: how the models are spoken to.
         max_waiting: how many may wait for a slot; one more is refused.
         served: the models among them that servers on this board run.
-        file_of: see PromptBook.
     """
 
     def __init__(
         self,
         engine: Engine,
         models: dict[str, Model],
-        template_of: TemplateOf,
+        dialects: Dialects,
         *,
         max_waiting: int,
         served: LocalServers | None = None,
-        file_of: FileOf | None = None,
     ) -> None:
         self._models = models
         self._served = served or LocalServers({})
-        self._local = Local(engine, models, template_of, file_of)
+        self._local = Local(engine, models, dialects)
         self._slots = Slots("completions", max_waiting=max_waiting)
 
     def refuse(self, error: NoMemory | None) -> None:

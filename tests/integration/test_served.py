@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from edged.agent.dialects import Dialects
 from edged.completions.calls import CallPiece
 from edged.completions.plain import Completions
 from edged.completions.request import ModelAsk, ToolChoice
@@ -286,7 +287,7 @@ async def chats(server: ScriptedCloud) -> AsyncIterator[Completions]:
     def template_of(_: str) -> Any:
         raise AssertionError("it has no file")
 
-    yield Completions(None, {"npu": board.model}, template_of, max_waiting=1, served=board.served)  # type: ignore[arg-type]
+    yield Completions(None, {"npu": board.model}, Dialects(template_of), max_waiting=1, served=board.served)  # type: ignore[arg-type]
     await board.served.stop()
 
 
