@@ -19,9 +19,10 @@ from edged.completions.plain import Completions
 from edged.completions.request import ModelAnswer, ModelAsk, ToolChoice
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
+from edged.engines.kind import ChatTemplate
 from edged.errors import BadRequest, Busy, ModelUnavailable, NoMemory
 from edged.interfaces import OnPiece
-from edged.types import Completion, Finish, Job, Message, Sampling, Segment, TokenLogprob, ToolCall, ToolSpec
+from edged.types import Completion, Finish, Job, Message, ModelSpec, Sampling, Segment, TokenLogprob, ToolCall, ToolSpec
 
 WEATHER = ToolSpec(
     "get.we-ather", "Weather.", {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -226,7 +227,7 @@ NATIVE = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}" + CHATM
 
 def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Completions:
     return Completions(
-        engine, {"small": Model(context=777)}, Dialects(lambda _: (template, {})), max_waiting=max_waiting
+        engine, {"small": Model(context=777)}, Dialects(lambda _: ChatTemplate(template)), max_waiting=max_waiting
     )
 
 
@@ -529,9 +530,9 @@ async def test_complete_reads_a_template_once() -> None:
     """It takes tens of milliseconds."""
     read: list[str] = []
 
-    def template_of(model: str) -> tuple[str | None, dict[str, str]]:
-        read.append(model)
-        return None, {}
+    def template_of(spec: ModelSpec) -> ChatTemplate:
+        read.append(spec.name)
+        return ChatTemplate()
 
     made = Completions(Writer("a", "b"), {"small": Model()}, Dialects(template_of), max_waiting=1)
     await made.complete(ask())
