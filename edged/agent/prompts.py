@@ -12,12 +12,11 @@ question always stay.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from edged.agent.dialects import chat_template
+from edged.agent.dialects import Dialects, chat_template
 from edged.agent.dialects.chat_template import Dialect, write_json
 from edged.agent.grammars import grammar
 from edged.config import Agent, Example, Tool
@@ -47,18 +46,10 @@ ESCALATE_EXAMPLES = (
 )
 EXAMPLE_RESULT = '{"ok": true}'  # behind an example's call: shows that after a result comes `reply`, not the call again
 FROM_DATA = "Answer the user from the data, in one short sentence."
-# How a result is told that has no rows, by its keys: of an SQL read, an SQL write, a publish tool.
-WITHOUT_ROWS = {
-    frozenset({"rows", "truncated"}): "nothing found",
-    frozenset({"changes", "rows"}): "done",
-    frozenset({"topic", "published"}): "done",
-}
 
 STAND_IN = (Message("user", "Hello"),)  # for a question, where only what stands before it counts
 
 Turn = tuple[Message, ...]
-TemplateOf = Callable[[str], tuple[str | None, dict[str, str]]]
-FileOf = Callable[[str], Awaitable[str]]
 
 
 class Prompt(Struct, frozen=True):
@@ -117,7 +108,15 @@ class Prompts:
         return (*deciding, *answering)
 
     def _data(self, records: Sequence[ToolRecord]) -> str:
-        return "\n".join(f"Data ({self._about(r.name)} {write_json(r.arguments)}): {_shown(r)}" for r in records)
+        return "\n".join(f"Data ({self._about(r.name)} {write_json(r.arguments)}): {self._shown(r)}" for r in records)
+
+    def _shown(self, record: ToolRecord) -> str:
+        """A result as data, as the tool's kind has it. The configuration may have lost the tool since the call."""
+        if not record.ok:
+            return f"failed: {write_json(record.result)}"
+        if (tool := self._tools.get(record.name)) is not None:
+            return tool.shown(record.result, write_json)
+        return "done" if record.result is None else write_json(record.result)
 
     def _about(self, name: str) -> str:
         """What a tool is for; its name where the configuration has lost it since the call was made."""
@@ -170,54 +169,32 @@ def _is_talk(message: Message) -> bool:
     return message.role in ("user", "system") or (message.role == "assistant" and not message.tool_calls)
 
 
-def _shown(record: ToolRecord) -> str:
-    """A result as data: rows of a read, "done" for what says only that it happened, anything else as it is."""
-    result = record.result
-    if not record.ok:
-        return f"failed: {write_json(result)}"
-    if result is None:
-        return "done"
-    keys = frozenset(result) if isinstance(result, dict) else frozenset()
-    if keys not in WITHOUT_ROWS:
-        return write_json(result)
-    return write_json(result["rows"]) if result.get("rows") else WITHOUT_ROWS[keys]
-
-
 class PromptBook:
-    """The prompts of every agent, made when they are first needed: reading a model's template takes tens of
-    milliseconds.
+    """The prompts of every agent, made when they are first needed.
 
     Args:
-        template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
+        tools: all there are, a live view. `forget` when they have changed.
         escalates: whether requests of an agent may be handed to an upstream, by the agent's name.
-        file_of: the file a model's name stands for now, which `template_of` gets; without it that is the name itself.
     """
 
     def __init__(
         self,
         agents: Mapping[str, Agent],
         tools: Mapping[str, Tool],
-        template_of: TemplateOf,
+        dialects: Dialects,
         escalates: Callable[[str], bool] = lambda agent: False,
-        *,
-        file_of: FileOf | None = None,
     ) -> None:
-        self._escalates = escalates
-        self._file_of = file_of
-        self._agents = agents
-        self._tools = tools
-        self._template_of = template_of
-        self._dialects: dict[str, Dialect] = {}
-        self._made: dict[tuple[str, str], Prompts] = {}
+        self._agents, self._tools, self._dialects, self._escalates = agents, tools, dialects, escalates
+        self._made: dict[tuple[str, Dialect], Prompts] = {}
+
+    def forget(self) -> None:
+        """Make all prompts anew: what they were made of has changed."""
+        self._made.clear()
 
     async def __call__(self, agent: str) -> Prompts:
-        """The prompts of an agent."""
-        model = self._agents[agent].model
-        file = await self._file_of(model) if self._file_of else model
-        if (agent, file) not in self._made:
-            if file not in self._dialects:
-                self._dialects[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
-            self._made[agent, file] = Prompts(
-                self._agents[agent], self._tools, self._dialects[file], escalates=self._escalates(agent)
-            )
-        return self._made[agent, file]
+        """The prompts of an agent. Raises as Dialects."""
+        settings = self._agents[agent]
+        dialect = await self._dialects.of_model(settings.model)
+        if (agent, dialect) not in self._made:
+            self._made[agent, dialect] = Prompts(settings, self._tools, dialect, escalates=self._escalates(agent))
+        return self._made[agent, dialect]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from edged.agent.grammars import cost, grammar, precheck
 from edged.agent.prompts import specs
-from edged.config import Config, PythonTool
+from edged.config import Config
 from edged.errors import ConfigError
-from edged.models.files import model_aliases, not_installed
-from edged.tools.toolbox import Toolbox
+from edged.models.files import is_here, model_aliases, not_installed
+from edged.tools.toolbox import Toolbox, resolve
 
 
 async def check_all(settings: Config) -> list[str]:
@@ -19,16 +17,16 @@ async def check_all(settings: Config) -> list[str]:
     problems += [str(error) for error in await tools_that_fail(settings)]
     problems += [str(error) for error in await _inexpressible(settings)]
     for name, alias in model_aliases(settings).items():
-        if not settings.models[name].is_served and not any(Path(spec.path).is_file() for spec in alias.variants):
+        if not settings.models[name].is_served and not any(is_here(spec) for spec in alias.variants):
             problems.append(f"{settings.files[0]}: models.{name}: {not_installed(name, settings.models[name].source)}")
     return list(dict.fromkeys(problems))  # what two of them find is told once
 
 
 async def tools_that_fail(settings: Config) -> list[ConfigError]:
-    """SQL tools whose statement, table or file is wrong, as it is now."""
-    toolbox = Toolbox(settings.tools, settings.databases, None)
+    """Tools that cannot work now: a statement, table or file is wrong."""
+    toolbox = Toolbox(settings)
     try:
-        return [settings.error(("tools", name), why) for name, why in (await toolbox.check()).items()]
+        return [settings.error(("tools", problem.tool), problem.message) for problem in await toolbox.check()]
     finally:
         await toolbox.stop()
 
@@ -43,13 +41,9 @@ async def _inexpressible(settings: Config) -> list[ConfigError]:
 
 
 async def with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
-    """The configuration with its Python tools read, and what is wrong with tools as far as that can be seen without
-    making grammars of their parameters, which takes a library that an idle daemon does not carry."""
-    wrong: list[ConfigError] = []
-    if any(isinstance(tool, PythonTool) for tool in settings.tools.values()):
-        from edged.tools.python import signatures  # only now: a daemon without such tools does not carry it
-
-        settings, wrong = await signatures.resolve(settings)
+    """The configuration with its tools resolved (Python tools read), and what is wrong with tools as far as that can be
+    seen without making grammars of their parameters, which takes a library that an idle daemon does not carry."""
+    settings, wrong = await resolve(settings)
     for spec in specs(settings.tools):
         if (problem := cost.look(spec.parameters).problem) is not None:
             wrong.append(settings.error(("tools", spec.name, "parameters"), problem))

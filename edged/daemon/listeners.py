@@ -25,10 +25,12 @@ Name = str | tuple[str, int]  # what getsockname() says: the path, or the numeri
 
 
 class _Listening(Struct):
-    """A socket; passed: by systemd, which made it and keeps it."""
+    """A socket; passed: by systemd, which made it and keeps it. file: of a Unix socket that was made here, to be known
+    again (device, inode): another program may delete it, and put its own in its place."""
 
     end: socket.socket
     passed: bool
+    file: tuple[int, int] | None = None
 
 
 class Listeners:
@@ -63,8 +65,9 @@ class Listeners:
         wanted = {address: _names(address) for address in addresses}
         try:
             for name in (name for names in wanted.values() for name in names):
-                if (known := self._open.get(name)) is None:
-                    made[name] = _Listening(self._make(name, mode, gid), passed=False)
+                known = self._open.get(name)
+                if known is None or (_made_here(known) and known.file != _file(name)):  # deleted: nobody can connect
+                    made[name] = self._make(name, mode, gid)
                 elif known.passed and isinstance(name, str):
                     _check_agreement(settings, name)
         except ConfigError:
@@ -72,9 +75,12 @@ class Listeners:
                 _close(name, listening)
             raise
         for name, kept in self._open.items():
-            if isinstance(name, str) and not kept.passed:
-                os.chown(name, -1, gid)
-                Path(name).chmod(mode)
+            if name in made:
+                log.warning("the socket %s was deleted, and is made again", name, extra={"event": "socket_remade"})
+                kept.end.close()
+            elif _made_here(kept) and kept.file == _file(name):
+                os.chown(str(name), -1, gid)
+                Path(str(name)).chmod(mode)
         self._open |= made
         self._names |= wanted
 
@@ -99,14 +105,14 @@ class Listeners:
             _close(name, listening)
         self._open, self._names = {}, {}
 
-    def _make(self, name: Name, mode: int, gid: int) -> socket.socket:
+    def _make(self, name: Name, mode: int, gid: int) -> _Listening:
         if name in self._given_up:
             raise ConfigError(_text(name), "", "systemd's socket for it was closed: systemctl restart edged")
         if isinstance(name, str):
-            return listen(Path(name), mode, gid)
+            return _Listening(listen(Path(name), mode, gid), passed=False, file=_file(name))
         family = socket.AF_INET6 if ":" in name[0] else socket.AF_INET
         try:
-            return socket.create_server(name, family=family, backlog=BACKLOG)
+            return _Listening(socket.create_server(name, family=family, backlog=BACKLOG), passed=False)
         except OSError as error:
             raise ConfigError(_text(name), "", f"cannot be listened on: {os.strerror(error.errno or 0)}") from None
 
@@ -138,9 +144,28 @@ def _listens(passed: socket.socket) -> bool:
     return passed.family in (socket.AF_INET, socket.AF_INET6)
 
 
+def _made_here(listening: _Listening) -> bool:
+    """Whether it is a Unix socket of ours, with a file to look after."""
+    return listening.file is not None
+
+
+def _file(name: Name) -> tuple[int, int] | None:
+    """The file of a Unix socket's name as it is now; None: there is none."""
+    try:
+        status = Path(str(name)).lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _check_agreement(settings: Config, path: str) -> None:
     """The unit made the socket: `[ipc]` may repeat its mode and group, not contradict them."""
-    status = Path(path).stat()
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        about = {"event": "socket_gone"}
+        log.error("systemd's socket %s was deleted: systemctl restart edged.socket edged", path, extra=about)
+        return
     mode = stat.S_IMODE(status.st_mode)
     if settings.is_given("ipc", "mode") and int(settings.ipc.mode, 8) != mode:
         told = f"systemd made {path} with mode {mode:04o}: take the key out, or change SocketMode= of edged.socket"
@@ -160,5 +185,5 @@ def _group_name(gid: int) -> str:
 
 def _close(name: Name, listening: _Listening) -> None:
     listening.end.close()
-    if isinstance(name, str) and not listening.passed:
-        Path(name).unlink(missing_ok=True)
+    if listening.file is not None and listening.file == _file(name):
+        Path(str(name)).unlink(missing_ok=True)

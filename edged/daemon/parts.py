@@ -14,8 +14,7 @@ from edged.daemon.events import EventBus
 from edged.daemon.metering import Meter
 from edged.daemon.metrics import Metrics
 from edged.daemon.status import Status
-from edged.engines.llama.snapshots import Snapshots
-from edged.engines.registry import Runtime
+from edged.engines.registry import Engines
 from edged.models.installed import Installed
 from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
@@ -26,7 +25,7 @@ from edged.store.database import Database
 from edged.tools.toolbox import Toolbox
 from edged.transport.base import Transport
 from edged.types import ModelSpec
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 
 
 class Failure:
@@ -62,15 +61,14 @@ class Parts(Struct, frozen=True, kw_only=True):
     meter: Meter
     database: Database
     audit: AuditLog
-    snapshots: Snapshots
     specs: tuple[ModelSpec, ...]
     installed: Installed
-    engine: Runtime
+    engine: Engines
     governor: Governor
     transports: tuple[Transport, ...]
     toolbox: Toolbox
     cloud: Cloud
-    served: Served
+    served: LocalServers
     gate: Gate
     pipeline: Pipeline
     warmer: Warmer

@@ -16,9 +16,11 @@ import pytest_asyncio
 from edged import config
 from edged.access.gate import Gate
 from edged.access.policy import Policy
+from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
+from edged.engines.kind import ChatTemplate
 from edged.engines.llama import LlamaEngine, gguf
 from edged.models import catalog
 from edged.requests.pipeline import Pipeline
@@ -28,7 +30,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Ask, Caller, Message, ModelSpec, Request
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 from tests.support.real_model import Calculated
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "greenhouse"
@@ -141,17 +143,27 @@ class House:
         )
         self.engine.residency = self.governor
         self.database = Database(self.settings.state_dir / "edged.db", MIGRATIONS)
-        self.toolbox = Toolbox(self.settings.tools, self.settings.databases, None)
+        self.toolbox = Toolbox(self.settings)
         cloud = Cloud(self.settings.upstreams, Spending(self.database))
         template = gguf.metadata(path)["tokenizer.chat_template"]
         speak = PromptBook(
-            self.settings.agents, self.settings.tools, lambda _: (template, {}), self.settings.may_escalate
+            self.settings.agents,
+            self.toolbox.tools,
+            Dialects(lambda _: ChatTemplate(template)),
+            self.settings.may_escalate,
         )
         self.pipeline = Pipeline(
             self.settings,
             self.database,
             Dispatcher(
-                Resources(config=self.settings, engine=self.engine, served=Served({}), cloud=cloud, speak=speak)
+                Resources(
+                    config=self.settings,
+                    tools=self.toolbox.tools,
+                    engine=self.engine,
+                    served=LocalServers({}),
+                    cloud=cloud,
+                    speak=speak,
+                )
             ),
             self.toolbox,
             cloud,

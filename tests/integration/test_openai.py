@@ -14,9 +14,11 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletionChunk
 
-from edged.completions.local import Chats
+from edged.agent.dialects import Dialects
+from edged.completions.plain import Completions
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
+from edged.engines.kind import ChatTemplate
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import Busy, ContextExceeded, NoLink
 from edged.requests.watchers import OnDelta
@@ -67,7 +69,7 @@ async def engine(tmp_path: Path) -> ScriptedEngine:
 async def served(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[Served]:
     """A server of it."""
     models = {"small": Model()}
-    chats = Chats(engine, models, lambda _: (None, {}), max_waiting=WAITING)
+    chats = Completions(engine, models, Dialects(lambda _: ChatTemplate()), max_waiting=WAITING)
     async with serving(tmp_path, chats, models) as served:
         yield served
 
@@ -278,7 +280,7 @@ async def test_body_that_is_too_long_raises_413(served: Served) -> None:
 
 @pytest.mark.parametrize(
     ("headers", "problem"),
-    [({}, "is not valid JSON"), ({"Content-Encoding": "gzip"}, "not as its headers say")],
+    [({}, "is not valid json: JSON is malformed"), ({"Content-Encoding": "gzip"}, "not as its headers say")],
     ids=["json", "gzip"],
 )
 async def test_body_that_cannot_be_read_is_a_bad_request(served: Served, headers: Any, problem: str) -> None:
@@ -578,7 +580,7 @@ async def test_server_that_stops_cancels_no_request_of_an_agent(tmp_path: Path, 
             ended.set()
         return done("never")
 
-    chats = Chats(engine, {}, lambda _: (None, {}), max_waiting=1)
+    chats = Completions(engine, {}, Dialects(lambda _: ChatTemplate()), max_waiting=1)
     async with serving(tmp_path, chats, {}) as served:
         served.house.work = work
         asked = asyncio.create_task(served.client.chat.completions.create(model="house", messages=HI))

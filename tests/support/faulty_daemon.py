@@ -20,10 +20,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import importlib.util
 import itertools
 import os
 import random
-import runpy
 import signal
 import sys
 import threading
@@ -41,7 +41,8 @@ from edged.requests import worker
 from edged.residency.pressure.ladder import Calm
 from edged.residency.pressure.low_memory import Floor
 from edged.residency.pressure.pressure import Pressure, PressureTiming
-from edged.tools.toolbox import Toolbox
+from edged.tools import toolbox
+from edged.tools.publish import PublishKind
 from edged.transport import mqtt
 from edged.transport.mqtt import Backoff, MqttTransport
 from edged.types import Completion, Job, ModelSpec
@@ -98,13 +99,14 @@ class Stalling(ScriptedEngine):
         return self.since is not None, self.since or 0.0
 
 
-class LateDeath(Toolbox):
+class LateDeath(PublishKind):
     """Does something when the broker has confirmed a tool's message, before the journal knows."""
 
     published: Callable[[], None] = staticmethod(lambda: None)
 
-    async def _publish(self, *arguments: Any) -> Any:
-        result = await super()._publish(*arguments)
+    async def call(self, *arguments: Any) -> Any:
+        """See Kind."""
+        result = await super().call(*arguments)
         self.published()
         return result
 
@@ -152,13 +154,23 @@ def arm_as_planned(plan: Path) -> None:
         fault_points.arm(point, passed)
 
 
+def add_members(path: str) -> None:
+    """Run a file, as a module: tables of the configuration look their types up in theirs."""
+    spec = importlib.util.spec_from_file_location("edged_test_members", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
 def main() -> int:
     """Arm, then run as `edged run` does."""
     if members := os.environ.get("EDGED_TEST_MEMBERS"):
-        runpy.run_path(members, run_name="edged_test_members")
+        add_members(members)
     fault = os.environ.get("EDGED_TEST_FAULT")
     if fault == AFTER_PUBLISH or "EDGED_TEST_PLAN" in os.environ:
-        vars(assembly)["Toolbox"] = LateDeath
+        toolbox.KINDS[toolbox.KINDS.index(PublishKind)] = LateDeath
     if fault == AFTER_PUBLISH:
         LateDeath.published = staticmethod(die_once)
     elif fault:

@@ -18,15 +18,15 @@ from edged.access.policy import Policy
 from edged.api import Api
 from edged.api.models import Models
 from edged.api.requests import Requests
-from edged.completions.embeddings import Embeds
-from edged.completions.local import Chats
+from edged.completions.embeddings import EmbeddingModels
+from edged.completions.plain import Completions
 from edged.config import Agent, Config, Model, Node
 from edged.requests.watchers import OnDelta
 from edged.store.requests import Accepted
 from edged.transport.base import Door, Readiness
 from edged.transport.http.server import HttpTransport
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
-from edged.upstreams import Served as LocalServers
+from edged.upstreams import LocalServers
 from tests.support.http_api import KEY, keys_file
 
 CALLER = Caller("unix:1000", "http", frozenset({"house"}))
@@ -73,6 +73,9 @@ class House:
         assert self.work is not None
         self.waits.set()
         return wire.reply_bytes(await self.work(self.asks[int(rid[1:]) - 1], self._watchers[rid]))
+
+    async def find(self, name: str, client: str | None = None) -> None:
+        """See Pipeline: nothing is kept here."""
 
     def is_awaited(self, _: str) -> bool:
         """See Pipeline."""
@@ -143,7 +146,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, chats: Chats, models: dict[str, Model], embeds: Embeds | None = None
+    folder: Path, chats: Completions, models: dict[str, Model], embeds: EmbeddingModels | None = None
 ) -> AsyncIterator[Served]:
     """A server of these models and of the agent `house`."""
     config = Config(node=Node(), models=models, agents={"house": Agent(model="small"), "barn": Agent(model="small")})

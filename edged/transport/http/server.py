@@ -20,7 +20,7 @@ from edged.transport.base import Door, Sockets, Transport
 from edged.transport.http.core import keys
 from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.limits import Limits
-from edged.types import JSON
+from edged.types import JSON, Caller
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -150,7 +150,7 @@ class HttpTransport(Transport):
                 made = [] if given else [await create(factory, *listener)]
             else:
                 # of a socket that was handed over its unit says who may connect
-                gid = listener.stat().st_gid if given else self._gid
+                gid = sockets.gid_of(listener, self._gid) if given else self._gid
                 factory = self._factory(functools.partial(self._unix_peer, gid))
                 if not given:
                     given = [await asyncio.to_thread(sockets.listen, listener, self._mode, gid)]
@@ -175,8 +175,17 @@ class HttpTransport(Transport):
     def _unix_peer(self, gid: int, connected: socket.socket) -> Peer:
         from edged.transport.http.core.connection import Peer
 
-        caller = self._gate.unix(*sockets.peer(connected), socket_group=gid, transport="http")
-        return Peer(caller.client, caller)
+        def caller(peer: sockets.Peer) -> Caller:
+            groups = peer.groups or ()
+            return self._gate.unix(peer.pid, peer.uid, groups, socket_group=gid, transport="http")
+
+        async def ask() -> Peer:
+            found = caller(await sockets.with_groups(peer))
+            return Peer(found.client, found)
+
+        peer = sockets.peer(connected)
+        known = caller(peer)
+        return Peer(known.client, known, None if peer.groups is not None else ask)
 
 
 def _tcp_peer(connected: socket.socket) -> Peer:

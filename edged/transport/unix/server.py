@@ -112,7 +112,7 @@ class UnixTransport(Transport):
         """See Transport. ConfigError where the socket cannot be made, or another daemon answers on it."""
         self._gate, self._methods = door.gate, self._make_methods(door.api)
         if self._inherited:
-            self._gid = self._path.stat().st_gid
+            self._gid = sockets.gid_of(self._path, self._gid)
             listening = self._inherited.dup()  # its queue stays when the server closes this one
         else:
             listening = await asyncio.to_thread(sockets.listen, self._path, self._mode, self._gid)
@@ -140,7 +140,12 @@ class UnixTransport(Transport):
         task = asyncio.current_task()
         assert task is not None  # asyncio runs this callback as a task
         self._connections.add(task)
-        session = Session(self._caller(writer), writer)
+        try:
+            session = Session(await self._caller(writer), writer)
+        except BaseException:  # it left already, or the daemon stops
+            self._connections.discard(task)
+            writer.close()
+            raise
         calls: set[asyncio.Task[None]] = set()
         try:
             await self._serve(session, reader, calls)
@@ -191,9 +196,10 @@ class UnixTransport(Transport):
         if msgid is not None:  # a notification gets no answer
             await session.respond(msgid, error, result)
 
-    def _caller(self, writer: asyncio.StreamWriter) -> Caller:
+    async def _caller(self, writer: asyncio.StreamWriter) -> Caller:
         """Who connected, by the credentials the kernel took at connect()."""
-        return self._gate.unix(*sockets.peer(writer.get_extra_info("socket")), socket_group=self._gid)
+        peer = await sockets.with_groups(sockets.peer(writer.get_extra_info("socket")))
+        return self._gate.unix(peer.pid, peer.uid, peer.groups or (), socket_group=self._gid)
 
 
 class _Frames:

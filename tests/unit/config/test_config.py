@@ -265,7 +265,6 @@ CHECKS: list[tuple[str, str, str]] = [
     ("[snapshots]\nmax_bytes = true", "snapshots.max_bytes", "expected"),
     ("[snapshots]\nmax_files = 1", "snapshots.max_files", "unknown key; allowed are max_bytes"),
     ('[models.small]\npreload = "yes"', "models.small.preload", "expected `bool`"),
-    ('[models.small]\nengine = "tpu"', "models.small.engine", "allowed are llama.cpp, onnx, openai"),
     ('[models.small]\nbase_url = "http://127.0.0.1:1/v1"', "models.small.base_url", 'write engine = "openai" too'),
     ("[models.small]\ntimeout_s = 3", "models.small.timeout_s", 'write engine = "openai" too'),
     ('[models.npu]\nengine = "openai"\nmodel = "m"', "models.npu.base_url", "is required"),
@@ -358,10 +357,21 @@ CHECKS: list[tuple[str, str, str]] = [
     ('[tools.level]\nprivate = ["a..b"]', "tools.level.private", "'a..b' is no name"),
     ('[tools.level]\nprivate = "tank"', "tools.level.private", "expected"),
     ('[tools.lamp]\nprivate = ["room"]', "tools.lamp.private", "'room' is no parameter"),
+    (
+        '[tools.lamp]\nparameters.lamp.optional = true\npublish.topic = "z/{lamp}"',
+        "tools.lamp.publish.topic",
+        "{lamp} may be left out",
+    ),
+    ("[tools.level.parameters.tank]\noptional = 1", "tools.level.parameters.tank.optional", "allowed are true, false"),
+    (
+        '[tools.level.parameters.tank]\noptional = true\ndefault = "north"',
+        "tools.level.parameters.tank.optional",
+        "has a default",
+    ),
     ('[tools.lamp.publish]\ntopic = "z/+/set"', "tools.lamp.publish.topic", "no wildcards"),
     ('[tools.lamp.publish]\ntopic = ""', "tools.lamp.publish.topic", "not empty"),
     ("[tools.lamp.publish]\nqos = 3", "tools.lamp.publish.qos", "allowed are 0, 1, 2"),
-    ('[tools.lamp]\non_uncertain = "maybe"', "tools.lamp.on_uncertain", "allowed are retry, report"),
+    ('[tools.lamp]\non_uncertain = "maybe"', "tools.lamp.on_uncertain", "allowed are report, retry"),
 ]
 
 

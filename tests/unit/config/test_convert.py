@@ -19,7 +19,7 @@ from edged.config.values import Strict, Wrong, whole
 from edged.types import JSON
 from tests.support.fuzz import texts
 
-TABLES: list[type[Struct]] = [*SINGLE.values(), *NAMED.values(), *tools.KINDS.values()]
+TABLES: list[type[Struct]] = [*SINGLE.values(), *NAMED.values(), *tools.TABLES]
 leaves = st.one_of(
     st.booleans(),
     st.integers(-3, 300),
