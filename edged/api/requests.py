@@ -114,6 +114,11 @@ class Requests:
             raise Forbidden(f"{caller.client} may not see requests of agent {row.agent!r}")
         return row
 
+    async def has(self, caller: Caller, id: str) -> bool:
+        """Whether the caller has a request of this id in the store."""
+        row = await self._pipeline.find(id, caller.client)
+        return row is not None and row.id == id
+
     async def view(self, row: Row) -> JSON:
         """The reply, or how far it is: {id, rid, status: queued | running | waiting_link, position, eta_s}."""
         if row.reply is not None:
@@ -127,11 +132,13 @@ class Requests:
         self._gate.enter(caller, "")
         mine = {} if caller.manage else {"role": caller.role, "transport": caller.transport}
         if (row := await self._pipeline.find(name, **mine)) is not None:
-            await self._pipeline.cancel(row.rid)
+            await self._cancel(caller, row)
 
     async def cancel(self, caller: Caller, name: str) -> Row:
         """End a request; one that has its outcome keeps it. Raises as `find`."""
-        row = await self.find(caller, name)
+        return await self._cancel(caller, await self.find(caller, name))
+
+    async def _cancel(self, caller: Caller, row: Row) -> Row:
         with self._gate.acting(caller, "request.cancelled", failed="request.kept", rid=row.rid) as act:
             row = await self._pipeline.cancel(row.rid) or row
             if row.status != Status.CANCELLED:

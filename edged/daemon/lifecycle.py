@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 
@@ -24,6 +25,9 @@ STALL_S = 120.0  # a part with work that shows no progress for so long is stuck:
 # a prompt in a tenth of it
 # Running requests get 5 s, those that were interrupted 2 and replies on their way 2 (see requests); TimeoutStopSec=30.
 REQUESTS_S = 12.0
+ARRIVAL_S = (
+    3.0  # for the broker's answers; on a local network they take milliseconds, over TLS on a slow board a second
+)
 ENGINE_S = 10.0  # a step of a model ends within one; a load that has begun may take longer, and is left behind
 
 
@@ -86,10 +90,13 @@ class Daemon:
         self._parts.events.publish("reload_failed", {"reason": reason})
 
     def readiness(self) -> Readiness:
-        """Whether requests are taken."""
+        """Whether requests are taken, and by which transports they are not."""
         if self._stop.is_set():
             return Readiness(False, {"daemon": "stopping"})
-        return Readiness(True) if self.ready.is_set() else Readiness(False, {"daemon": "starting"})
+        missing = {each.name: why for each in self._parts.transports if (why := each.missing()) is not None}
+        if self.ready.is_set():
+            return Readiness(True, missing)
+        return Readiness(False, missing or {"daemon": "starting"})
 
     async def _until_stopped(self) -> None:
         """Start, and return when `end` was called, also during the start. Raises what the start or a part died of."""
@@ -199,6 +206,12 @@ class Daemon:
         await self._stop.wait()  # a task that is watched does not end by itself
 
     async def _announce(self) -> None:
+        """Say that there is a daemon, when every transport takes requests: the first publish of a device that waits for
+        READY=1 must not be lost. Transports that started serve all the while, and one that cannot is not waited for."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ARRIVAL_S):
+                for transport in self._parts.transports:
+                    await transport.arrived()
         settings = self.settings
         self._manager.ready()
         self.ready.set()

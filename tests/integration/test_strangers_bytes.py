@@ -266,6 +266,7 @@ async def test_broker_that_sends_anything_ends_its_connection_only() -> None:
                 on_message=came.append,
                 on_confirmed=lambda mid, code: None,
                 on_session=lambda hello: True,
+                on_subscribed=lambda: None,
                 on_end=ended.set_result,
             )
             async with asyncio.timeout(10):

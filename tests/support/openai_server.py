@@ -74,6 +74,9 @@ class House:
         self.waits.set()
         return wire.reply_bytes(await self.work(self.asks[int(rid[1:]) - 1], self._watchers[rid]))
 
+    async def find(self, name: str, client: str | None = None) -> None:
+        """See Pipeline: nothing is kept here."""
+
     def is_awaited(self, _: str) -> bool:
         """See Pipeline."""
         return False

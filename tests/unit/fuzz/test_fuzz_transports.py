@@ -24,12 +24,11 @@ from edged.tools.python.landlock import NONE
 from edged.tools.python.process import Died, Module, Process
 from edged.transport.base import Readiness
 from edged.transport.http.core.browsers import Browsers
+from edged.transport.http.core.headers import IDEMPOTENCY_KEY, idempotency_key
 from edged.transport.http.core.surface import Board
-from edged.transport.http.native.requests import _idempotency_key
 from edged.transport.http.native.surface import Native
 from edged.transport.http.openai import embeddings
 from edged.transport.http.openai import request as openai_request
-from edged.transport.http.openai.checks import Wrong
 from edged.transport.http.openai.surface import OpenAI
 from edged.transport.mqtt import messages, topics
 from edged.transport.mqtt.intake import Counters, Handlers, Intake, Unanswerable
@@ -38,6 +37,7 @@ from edged.transport.mqtt.packets import MAX_PACKET_BYTES, publish_properties
 from edged.transport.mqtt.settings import Settings
 from edged.transport.mqtt.topics import Topics
 from edged.types import Ask, Format
+from edged.wire.dialogue import Wrong
 from tests.support.fuzz import anything, damaged, is_finite, json_values, maps, texts, written
 
 # aiohttp reads what is no UTF-8 in a header as halves of surrogate pairs
@@ -119,8 +119,8 @@ def test_chat_completion_is_a_question_or_wrong_by_name(payload: bytes, key: str
         assert asked.messages
         assert is_finite(msgspec.to_builtins(asked))
         msgspec.json.encode(asked)
-        request = wire.request_from_map(openai_request.agent_map(chat, key), agent=None)
-        assert request.id == key
+        request = openai_request.agent_request(chat, idempotency_key({IDEMPOTENCY_KEY: key}))
+        assert request.id in (key, key.strip('"'))
         msgspec.json.encode(request)
     except CallerError as error:
         assert error.message
@@ -176,7 +176,10 @@ def test_pages_and_names_are_let_in_or_told_why_not(headers: dict[str, str], is_
 def test_idempotency_key_is_a_name_or_refused(value: str) -> None:
     """An id that every format can carry."""
     try:
-        assert _idempotency_key(value).encode()
+        key = idempotency_key({IDEMPOTENCY_KEY: value})
+        assert key
+        assert key.encode()
+        assert key == idempotency_key({IDEMPOTENCY_KEY: f'"{key}"'})
     except CallerError as error:
         assert said(refused(error))["error"]["message"]
 
