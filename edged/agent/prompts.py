@@ -19,7 +19,8 @@ from msgspec import Struct
 
 from edged.agent.dialects import chat_template
 from edged.agent.dialects.chat_template import Dialect, write_json
-from edged.agent.grammars import grammar
+from edged.agent.grammars import grammar, precheck
+from edged.agent.grammars.kept import Kept
 from edged.config import Agent, Example, Tool
 from edged.tools.values import sample, schema
 from edged.types import Message, Segment, ToolCall, ToolRecord, ToolSpec
@@ -67,12 +68,22 @@ class Prompts:
 
     grammar: of a decision; grammar_here: the same without `escalate`, for a request that stays on the board. The prompt
     is the same for both: its fixed part is computed once.
+    after: schemas of the tools whose arguments a grammar keeps in part only, by name: calls are checked by them.
 
     Args:
+        taken: the tools' parameters as grammars take them, by name.
         escalates: requests of this agent may be handed to an upstream.
     """
 
-    def __init__(self, agent: Agent, tools: Mapping[str, Tool], spoken: Dialect, *, escalates: bool = False) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        tools: Mapping[str, Tool],
+        spoken: Dialect,
+        taken: Mapping[str, Kept] | None = None,
+        *,
+        escalates: bool = False,
+    ) -> None:
         self.dialect = spoken
         self._system = (Message("system", agent.system),) if agent.system else ()
         self._tools = {name: tools[name] for name in agent.tools}
@@ -81,8 +92,10 @@ class Prompts:
         self._deciding_fixed = (*self._system, *_examples(self._tools, escalates=escalates))
         self._deciding_prefix = spoken.render(self._deciding_fixed, self._specs, generate=False)
         self._answering_prefix = spoken.render(self._system, generate=False) if self._system else ()
-        self.grammar = grammar.one_call(self._specs, spoken.calls)
-        self.grammar_here = grammar.one_call(here, spoken.calls)
+        taken = taken or {}
+        self.grammar = grammar.one_call(grammar.fitted(self._specs, taken), spoken.calls)
+        self.grammar_here = grammar.one_call(grammar.fitted(here, taken), spoken.calls)
+        self.after = {spec.name: spec.parameters for spec in here if spec.name in taken and taken[spec.name].after}
 
     def deciding(self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord]) -> Prompt:
         """The prompt for the next decision, after the calls that were made."""
@@ -206,7 +219,13 @@ class PromptBook:
         if (agent, file) not in self._made:
             if file not in self._dialects:
                 self._dialects[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
+            settings = self._agents[agent]
+            offered = specs({name: self._tools[name] for name in settings.tools})
             self._made[agent, file] = Prompts(
-                self._agents[agent], self._tools, self._dialects[file], escalates=self._escalates(agent)
+                settings,
+                self._tools,
+                self._dialects[file],
+                await precheck.fitted_tools(offered),
+                escalates=self._escalates(agent),
             )
         return self._made[agent, file]

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import asyncio
 
-from msgspec import structs
+import msgspec
+from msgspec import Struct, structs
 
+from edged.agent import answers
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar, precheck
+from edged.agent.grammars.kept import Kept
 from edged.agent.grammars.precheck import Inexpressible
 from edged.agent.prompts import FileOf, TemplateOf
 from edged.completions import request, server
@@ -17,9 +20,10 @@ from edged.completions.output import Output, Told
 from edged.completions.request import MAX_TOP, ModelAnswer, ModelAsk, OnCall, ToolChoice
 from edged.completions.slots import Places
 from edged.config import Model
-from edged.errors import BadRequest, ModelUnavailable, NoMemory
+from edged.errors import BadRequest, ModelUnavailable, NoMemory, ToolFailed
 from edged.interfaces import Engine, OnPiece
-from edged.types import Completion, Finish, Job, Segment, TokenLogprob, ToolSpec
+from edged.tools import check
+from edged.types import Completion, Finish, Job, Message, Segment, TokenLogprob, ToolCall, ToolSpec
 from edged.upstreams import LocalServers
 from edged.wire import new_rid
 
@@ -35,6 +39,8 @@ __all__ = [
     "ToolChoice",
     "WrittenCall",
 ]
+
+TRIES = 2  # of what a grammar keeps in part only: a small model that is wrong twice would be wrong again
 
 
 class Chats:
@@ -89,14 +95,54 @@ class Chats:
             if ask.model in self._served:
                 return await server.complete(self._served, ask, on_piece, on_call)
             dialect, context = await self._dialect(ask.model), self._models[ask.model].context
-            await _check_schemas(ask)
-            work = _Work(ask, dialect, context, on_piece, on_call)
-            answer = await self._answer(work)
-            if not work.repeats:
+            shapes = await _fitted(ask)
+            if not shapes.after:
+                return await self._complete(ask, shapes, dialect, context, on_piece, on_call)
+            return await self._checked(ask, shapes, dialect, context, on_piece, on_call)
+
+    async def _complete(
+        self,
+        ask: ModelAsk,
+        shapes: _Shapes,
+        dialect: Dialect,
+        context: int,
+        on_piece: OnPiece | None = None,
+        on_call: OnCall | None = None,
+    ) -> ModelAnswer:
+        work = _Work(ask, shapes, dialect, context, on_piece, on_call)
+        answer = await self._answer(work)
+        if not work.repeats:
+            return answer
+        # The same call again, its result before it, means that the model has nothing to add: small ones go on like
+        # that for ever. Without the tools in sight they word an answer.
+        silent = structs.replace(ask, choice=ToolChoice.NONE)
+        return await self._answer(_Work(silent, shapes, dialect, context, on_piece))
+
+    async def _checked(
+        self,
+        ask: ModelAsk,
+        shapes: _Shapes,
+        dialect: Dialect,
+        context: int,
+        on_piece: OnPiece | None,
+        on_call: OnCall | None,
+    ) -> ModelAnswer:
+        """As `_complete`, for schemas that a grammar keeps in part only: what is written is checked before anybody sees
+        it, and asked for once more where it is wrong."""
+        messages, problem = ask.messages, ""
+        for _ in range(TRIES):
+            answer = await self._complete(structs.replace(ask, messages=messages), shapes, dialect, context)
+            wrong = await shapes.wrong_with(answer)
+            if wrong is None:
+                if on_piece and answer.text:
+                    on_piece(answer.text, answer.logprobs)
+                if on_call:
+                    for index, call in enumerate(answer.calls):
+                        on_call((CallPiece(index, call.name, ""), CallPiece(index, None, call.arguments)))
                 return answer
-            # The same call again, its result before it, means that the model has nothing to add: small ones go on like
-            # that for ever. Without the tools in sight they word an answer.
-            return await self._answer(_Work(structs.replace(ask, choice=ToolChoice.NONE), dialect, context, on_piece))
+            problem = wrong
+            messages = (*ask.messages, *_shown(answer, wrong))
+        raise ToolFailed(f"model {ask.model!r}: {problem}")
 
     async def _answer(self, work: _Work) -> ModelAnswer:
         return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
@@ -114,6 +160,7 @@ class _Work:
     def __init__(
         self,
         ask: ModelAsk,
+        shapes: _Shapes,
         dialect: Dialect,
         context: int,
         on_piece: OnPiece | None,
@@ -142,7 +189,7 @@ class _Work:
             max_tokens=ask.max_tokens or context,  # the engine bounds it by what the prompt leaves
             sampling=ask.sampling,
             stop=() if self._tools else ask.stop,  # it would also cut calls: text beside them ends by its grammar
-            grammar=_rules(ask, self._tools, dialect),
+            grammar=_rules(ask, self._tools, shapes, dialect),
             logprobs=ask.logprobs,
             priority=ask.priority,
         )
@@ -239,33 +286,62 @@ def _model_answer(
     )
 
 
-def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], dialect: Dialect) -> str | None:
+def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], shapes: _Shapes, dialect: Dialect) -> str | None:
     """The grammar for what may be written; None where anything may."""
     most = grammar.MAX_CALLS if ask.parallel else 1
     if not tools:
-        if ask.response_schema is not None:
-            return grammar.answer(ask.response_schema)
+        if shapes.answer is not None:
+            return grammar.answer(shapes.answer.schema)
         # Behind a result small models copy the JSON they see; what is wanted of one that cannot call is an answer.
         return grammar.words() if ask.messages[-1].role == "tool" else None
+    tools = grammar.fitted(tools, shapes.tools)
     if ask.choice is ToolChoice.REQUIRED:
         return grammar.some_calls(tools, dialect.calls, most=most)
-    if ask.response_schema is not None:
-        return grammar.answer_or_calls(tools, dialect.calls, ask.response_schema, most=most)
+    if shapes.answer is not None:
+        return grammar.answer_or_calls(tools, dialect.calls, shapes.answer.schema, most=most)
     return grammar.text_or_calls(tools, dialect.calls, most=most, stops=ask.stop)
 
 
-async def _check_schemas(ask: ModelAsk) -> None:
-    """Raises Inexpressible for a schema that no grammar can be made of."""
+class _Shapes(Struct, frozen=True):
+    """The schemas of a request as grammars take them: its tools' parameters by name, and its answer's."""
+
+    tools: dict[str, Kept]
+    answer: Kept | None
+    ask: ModelAsk
+
+    @property
+    def after(self) -> bool:
+        """Whether what is written has to be checked."""
+        return any(taken.after for taken in (*self.tools.values(), *([self.answer] if self.answer else ())))
+
+    async def wrong_with(self, answer: ModelAnswer) -> str | None:
+        """What a validator says of an answer; None: it is fine, or max_tokens cut it off."""
+        if answer.finish is Finish.LENGTH:
+            return None
+        sent = {tool.name: tool.parameters for tool in self.ask.tools}
+        for call in answer.calls:
+            if call.name in self.tools and self.tools[call.name].after:
+                wrong = await check.problem(answers.closed(sent[call.name]), msgspec.json.decode(call.arguments))
+                if wrong is not None:
+                    return f"the call of {call.name} was not made: {wrong}"
+        if self.answer is not None and self.answer.after and not answer.calls:
+            return await answers.wrong_with(answer.text, self.ask.response_schema)
+        return None
+
+
+def _shown(answer: ModelAnswer, wrong: str) -> tuple[Message, ...]:
+    """An answer that does not count, and why, as the dialogue goes on. The reason is no result of a call: the same call
+    again would be as wrong as before."""
+    calls = tuple(ToolCall(call.name, msgspec.json.decode(call.arguments)) for call in answer.calls)
+    return Message("assistant", answer.text, tool_calls=calls), Message("user", wrong)
+
+
+async def _fitted(ask: ModelAsk) -> _Shapes:
+    """The request's schemas; raises Inexpressible for one that no grammar can be made of."""
     tools = () if ask.choice is ToolChoice.NONE else ask.tools
+    closed = [answers.closed(tool.parameters) for tool in tools]
     names: list[str | None] = [tool.name for tool in tools]
-    parts = [precheck.Part(tool.parameters, grammar.arguments(tool)) for tool in tools]
-    if ask.response_schema is not None:
-        names.append(None)
-        parts.append(precheck.Part(ask.response_schema, grammar.answer(ask.response_schema)))
-    found = await precheck.problem(parts)
-    if found is None:
-        return
-    at, why = found
-    if at is None:
-        raise BadRequest(f"tools: too much for one grammar: {why}")
-    raise Inexpressible(names[at], why)
+    shape = [] if ask.response_schema is None else [ask.response_schema]
+    taken = await precheck.fitted([*closed, *shape], [*names, None])
+    by_name = {tool.name: each for tool, each in zip(tools, taken, strict=False)}
+    return _Shapes(by_name, taken[-1] if shape else None, ask)

@@ -1,9 +1,9 @@
 """Tools as others publish them: how many become grammars, and whether what the grammars let through is valid.
 
-The servers of the Model Context Protocol that the npm registry and PyPI carry are installed into a folder of the user's
-cache, without their install scripts, and asked for their tools over stdio; none of them is called. Each different tool is
-taken as a client's: its schema becomes a grammar whole, in part (the rest is checked afterwards), or is refused. From each
-grammar 20 calls are drawn at random, byte by byte, and judged by `jsonschema` under the schema as it was published.
+Servers of the Model Context Protocol from the npm registry and PyPI are installed into a folder of the user's cache,
+without their install scripts, and asked for their tools over stdio; none of the tools is called. Each different tool is
+taken as a client's: its schema becomes a grammar whole, in part (the rest is checked afterwards), or is refused. From
+each grammar 20 calls are drawn at random, byte by byte, and judged by `jsonschema` under the schema as published.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from edged.types import JSON
 DRAWN = 20  # calls of each tool
 ANSWER_S = 30.0  # a server that has not listed its tools by then starts in vain: some want their service first
 MOST_BYTES, LONG_BYTES = 4000, 300  # of a drawn call; from the second on it tends to an end
+NONE = "none"  # in place of keys, without which they do not start
 PROTOCOL = "2025-06-18"  # of MCP; the newest that all of these servers speak
 
 
@@ -54,9 +55,9 @@ NPM = (
     _official("filesystem", "{folder}"),
     _official("everything"),
     _official("memory"),
-    _official("github", GITHUB_PERSONAL_ACCESS_TOKEN="none"),
-    _official("gitlab", GITLAB_PERSONAL_ACCESS_TOKEN="none"),
-    _official("slack", SLACK_BOT_TOKEN="xoxb-none", SLACK_TEAM_ID="T0"),
+    _official("github", GITHUB_PERSONAL_ACCESS_TOKEN=NONE),
+    _official("gitlab", GITLAB_PERSONAL_ACCESS_TOKEN=NONE),
+    _official("slack", SLACK_BOT_TOKEN=f"xoxb-{NONE}", SLACK_TEAM_ID="T0"),
     _official("google-maps", GOOGLE_MAPS_API_KEY="none"),
     _official("sequential-thinking"),
     _official("brave-search", BRAVE_API_KEY="none"),
@@ -83,7 +84,7 @@ def run(cycles: int = DRAWN) -> Result:
         cycles: calls drawn of each tool.
     """
     folder = _installed()
-    chance = random.Random(1)  # repeatable
+    chance = random.Random(1)  # noqa: S311 - repeatable, no secret
     rows: list[Row] = []
     about: dict[str, Any] = {"drawn of each tool": cycles}
     left_out: Counter[str] = Counter()
@@ -245,4 +246,3 @@ def _talk(process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
             elif "method" in message and "id" in message:  # it asks us: there is nothing to tell
                 send(id=message["id"], result={"roots": []})
     return tools
-
