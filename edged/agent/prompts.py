@@ -198,7 +198,7 @@ class PromptBook:
         escalates: Callable[[str], bool] = lambda agent: False,
     ) -> None:
         self._agents, self._tools, self._dialects, self._escalates = agents, tools, dialects, escalates
-        self._made: dict[tuple[str, str], Prompts] = {}
+        self._made: dict[tuple[str, Dialect], Prompts] = {}
 
     def forget(self) -> None:
         """Make all prompts anew: what they were made of has changed."""
@@ -207,10 +207,9 @@ class PromptBook:
     async def __call__(self, agent: str) -> Prompts:
         """The prompts of an agent. Raises as Dialects."""
         settings = self._agents[agent]
-        file = await self._dialects.file(settings.model)
-        if (agent, file) not in self._made:
-            dialect = await self._dialects.of_file(file)
+        dialect = await self._dialects.of_model(settings.model)
+        if (agent, dialect) not in self._made:
             taken = await precheck.fitted_tools(specs({name: self._tools[name] for name in settings.tools}))
             escalates = self._escalates(agent)
-            self._made[agent, file] = Prompts(settings, self._tools, dialect, taken, escalates=escalates)
-        return self._made[agent, file]
+            self._made[agent, dialect] = Prompts(settings, self._tools, dialect, taken, escalates=escalates)
+        return self._made[agent, dialect]

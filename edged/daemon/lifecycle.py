@@ -146,7 +146,6 @@ class Daemon:
             Step(name="events", stop=p.events.stop),
             Step(name="news", start=self._tell_news),
             Step(name="tools", stop=p.toolbox.stop),
-            Step(name="snapshots", stop=functools.partial(asyncio.to_thread, p.snapshots.close)),
             Step(name="engine", start=p.engine.start, stop=p.engine.stop, within_s=ENGINE_S),
             Step(name="recovery", start=p.pipeline.recover),
             Step(name="warnings", start=self._warn),
@@ -201,7 +200,7 @@ class Daemon:
 
     async def _warm(self) -> None:
         """What makes later requests quicker and must not hold up the start."""
-        await asyncio.to_thread(self._parts.snapshots.start)
+        await self._parts.engine.settle()
         await self._parts.warmer.run()
         await self._stop.wait()  # a task that is watched does not end by itself
 
