@@ -40,7 +40,7 @@ from edged.engines.onnx import OnnxEngine
 from edged.engines.onnx import sizes as onnx_sizes
 from edged.engines.registry import EmbeddingEngine, Engines, Generator, Runtime, embeds_only
 from edged.errors import ConfigError, ModelUnavailable
-from edged.host import clock, mounts, systemd
+from edged.host import clock, last_end, mounts, systemd
 from edged.host import memory as probe
 from edged.host.thermal import Strain
 from edged.models.files import model_aliases, not_installed
@@ -182,6 +182,7 @@ class Daemon:
             self._cloud,
             self._gate,
             deliverers={"mqtt": self._mqtt} if self._mqtt else {},
+            last_end=functools.partial(last_end.take, Path(settings.node.runtime_dir)),
             tell=self._tell,
             changed=self._changed.set,
             settled=self._meter.settled,
