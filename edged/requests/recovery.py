@@ -32,6 +32,7 @@ Tell = Callable[[str, dict[str, JSON]], None]
 # Ends in a row at which a request was the only one to run. A board that browns out again and again while it starts does
 # so three or four times before somebody looks at it; six would hold up everybody else longer than is of use.
 MAX_ALONE = 5
+PATIENCE_S = 2.0  # of the start, where the disk refuses what says so
 POWER = "the board was switched off, or started anew"
 
 
@@ -67,6 +68,10 @@ class Recovery:
         self._ended = await asyncio.to_thread(self._last_end)
         try:
             await self._put_back()
+            async with asyncio.timeout(PATIENCE_S):
+                await self._quarantine()
+        except TimeoutError:
+            pass  # the log says why
         except STORE_REFUSES as error:
             log.error(
                 "the store cannot be written, so what ran or waits goes on only when it can: %s",
@@ -78,8 +83,7 @@ class Recovery:
         """The suspects. Before that nothing is to be worked on."""
         if not self._begun:
             await until_stored(self._put_back)
-        for row in self._to_blame:
-            await self._quarantine(row)
+        await self._quarantine()
         return self._suspects
 
     async def _put_back(self) -> None:
@@ -117,7 +121,12 @@ class Recovery:
     def _is_to_blame(self, row: Row) -> bool:
         return row.attempts >= self._config.queue.max_attempts or row.alone >= MAX_ALONE
 
-    async def _quarantine(self, row: Row) -> None:
+    async def _quarantine(self) -> None:
+        while self._to_blame:
+            await self._blame(self._to_blame[0])
+            del self._to_blame[0]
+
+    async def _blame(self, row: Row) -> None:
         if row.alone >= MAX_ALONE:
             why = f"the daemon ended {row.alone} times in a row while this was all that it worked on"
         else:

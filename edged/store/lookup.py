@@ -110,11 +110,11 @@ def unfinished(c: apsw.Connection) -> dict[str, int]:
 def ahead(c: apsw.Connection, row: Row) -> list[str]:
     """The agents of the requests that wait like this one and are taken before it, in that order."""
     later = float("inf") if row.deadline_boot is None else row.deadline_boot
-    order = "ends = 0, priority, coalesce(deadline_boot, 9e999), seq"
+    order = "ends = 0, alone, priority, coalesce(deadline_boot, 9e999), seq"
     priority = 1 if row.request.priority is Priority.BATCH else 0
-    where = f"finished_wall IS NULL AND state = ? AND ({order}) < (?, ?, ?, ?)"
+    where = f"finished_wall IS NULL AND state = ? AND ({order}) < (?, ?, ?, ?, ?)"
     query = f"SELECT agent FROM requests WHERE {where} ORDER BY {order}"
-    place = (row.ends == 0, priority, later, row.seq)
+    place = (row.ends == 0, row.alone, priority, later, row.seq)
     return [cast(str, agent) for (agent,) in c.execute(query, (row.state, *place))]
 
 

@@ -174,7 +174,7 @@ CLAIM = f"""
             SELECT 1 FROM requests o
             WHERE o.client = r.client AND o.agent = r.agent AND o.conversation = r.conversation
             AND o.state IN ('received', 'running', 'waiting_link') AND o.conversation IS NOT NULL AND o.seq < r.seq))
-        ORDER BY ends = 0, priority, deadline_boot IS NULL, deadline_boot, seq LIMIT 1)
+        ORDER BY ends = 0, alone, priority, deadline_boot IS NULL, deadline_boot, seq LIMIT 1)
     RETURNING {lookup.COLUMNS}
 """
 
@@ -189,7 +189,8 @@ class FreeSlots(Struct, frozen=True):
 
 def claim(c: apsw.Connection, slots: FreeSlots) -> list[Row]:
     """The next requests to work on: what ran when the daemon ended goes first, then interactive before batch, earliest
-    deadline first, a conversation in its order."""
+    deadline first, a conversation in its order. Of what ran, that which was alone at the last ends goes last: innocent
+    requests end before it, and do not share its blame."""
     claimed: list[Row] = []
     batch, remote = slots.batch, slots.remote
     while len(claimed) < slots.all:
