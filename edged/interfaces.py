@@ -3,7 +3,7 @@ counts) or where a lower part calls upward through what `app` hands it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from edged.types import (
     Delivery,
     Embeddings,
     EmbedJob,
+    Event,
     Job,
     KnownSize,
     MemoryNeed,
@@ -20,6 +21,7 @@ from edged.types import (
 )
 
 OnPiece = Callable[[str, tuple[TokenLogprob, ...]], None]
+Heard = Callable[[Event], Awaitable[None] | None]
 
 
 class Engine(Protocol):
@@ -203,6 +205,20 @@ class Ledger(Protocol):
 
     async def add(self, upstream: str, day: str, tokens: int) -> None:
         """More of them, or fewer (a reservation that was not used up)."""
+        ...
+
+
+class Bus(Protocol):
+    """Where events of the daemon are heard. Implemented by `daemon.events.EventBus`."""
+
+    def subscribe(self, name: str, heard: Heard) -> Callable[[], None]:
+        """From now on `heard` gets every event, in order; the returned function ends it.
+
+        Args:
+            name: of the subscriber, for the log.
+            heard: a plain function is called at once, and must return at once. A coroutine function may take its time;
+                it loses the oldest of the events that wait for it where they become too many.
+        """
         ...
 
 

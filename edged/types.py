@@ -530,6 +530,10 @@ class ModelState(StrEnum):
     UNLOADING = "unloading"
 
 
+# Events of every request: heard inside the daemon, and not sent to clients, who have asked for changes and alarms.
+INSIDE = frozenset({"request_ended"})
+
+
 class Event(Struct, frozen=True):
     """Something worth telling: `name` is stable, `data` explains it."""
 

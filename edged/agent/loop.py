@@ -221,7 +221,8 @@ class Run:
             tool = self.toolbox.get(record.name)  # None: the configuration changed after a crash
             if not record.ok or tool is None or not tool.say:
                 return None
-            sentences.append(sentence(tool.say, complete(tool.parameters, record.arguments)))
+            arguments = complete(tool.parameters, record.arguments)
+            sentences.append(sentence(tool.say, tool.parameters, arguments))
         return " ".join(sentences)
 
     async def work(self, decider: Decider) -> Outcome | None:

@@ -47,12 +47,6 @@ ESCALATE_EXAMPLES = (
 )
 EXAMPLE_RESULT = '{"ok": true}'  # behind an example's call: shows that after a result comes `reply`, not the call again
 FROM_DATA = "Answer the user from the data, in one short sentence."
-# How a result is told that has no rows, by its keys: of an SQL read, an SQL write, a publish tool.
-WITHOUT_ROWS = {
-    frozenset({"rows", "truncated"}): "nothing found",
-    frozenset({"changes", "rows"}): "done",
-    frozenset({"topic", "published"}): "done",
-}
 
 STAND_IN = (Message("user", "Hello"),)  # for a question, where only what stands before it counts
 
@@ -117,7 +111,15 @@ class Prompts:
         return (*deciding, *answering)
 
     def _data(self, records: Sequence[ToolRecord]) -> str:
-        return "\n".join(f"Data ({self._about(r.name)} {write_json(r.arguments)}): {_shown(r)}" for r in records)
+        return "\n".join(f"Data ({self._about(r.name)} {write_json(r.arguments)}): {self._shown(r)}" for r in records)
+
+    def _shown(self, record: ToolRecord) -> str:
+        """A result as data, as the tool's kind has it. The configuration may have lost the tool since the call."""
+        if not record.ok:
+            return f"failed: {write_json(record.result)}"
+        if (tool := self._tools.get(record.name)) is not None:
+            return tool.shown(record.result, write_json)
+        return "done" if record.result is None else write_json(record.result)
 
     def _about(self, name: str) -> str:
         """What a tool is for; its name where the configuration has lost it since the call was made."""
@@ -168,19 +170,6 @@ def _made_up(tool: Tool) -> tuple[Example, ...]:
 
 def _is_talk(message: Message) -> bool:
     return message.role in ("user", "system") or (message.role == "assistant" and not message.tool_calls)
-
-
-def _shown(record: ToolRecord) -> str:
-    """A result as data: rows of a read, "done" for what says only that it happened, anything else as it is."""
-    result = record.result
-    if not record.ok:
-        return f"failed: {write_json(result)}"
-    if result is None:
-        return "done"
-    keys = frozenset(result) if isinstance(result, dict) else frozenset()
-    if keys not in WITHOUT_ROWS:
-        return write_json(result)
-    return write_json(result["rows"]) if result.get("rows") else WITHOUT_ROWS[keys]
 
 
 class PromptBook:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from edged.config import Config
-from edged.types import JSON, Caller
+from edged.interfaces import Bus
+from edged.types import INSIDE, JSON, Caller, Event
 
 OnEvent = Callable[[str, dict[str, JSON]], None]
 
@@ -15,12 +16,13 @@ class Events:
 
     Args:
         status: makes the document of `edged status`.
+        bus: where events are heard.
     """
 
-    def __init__(self, config: Config, status: Callable[[], Awaitable[dict[str, JSON]]]) -> None:
+    def __init__(self, config: Config, status: Callable[[], Awaitable[dict[str, JSON]]], bus: Bus) -> None:
         self._config = config
         self._status = status
-        self._listeners: list[OnEvent] = []
+        self._bus = bus
 
     async def status(self, caller: Caller) -> dict[str, JSON]:
         """The state of the daemon, which agents the caller can ask, and what else it may: {..., agents: {name: {model,
@@ -33,18 +35,12 @@ class Events:
         you = {"client": caller.client, "role": caller.role or None, "manage": caller.manage}
         return {**await self._status(), "agents": agents, "you": you}
 
-    def publish(self, name: str, data: dict[str, JSON]) -> None:
-        """An event, to all who subscribed."""
-        for listener in list(self._listeners):
-            listener(name, data)
-
     def subscribe(self, caller: Caller, listener: OnEvent) -> Callable[[], None]:
         """From now on `listener` gets every event (name, data); the returned function ends that. Only a caller who may
         manage gets events about requests, which name them by `rid`."""
 
-        def hear(name: str, data: dict[str, JSON]) -> None:
-            if caller.manage or "rid" not in data:
-                listener(name, data)
+        def hear(event: Event) -> None:
+            if event.name not in INSIDE and (caller.manage or "rid" not in event.data):
+                listener(event.name, event.data)
 
-        self._listeners.append(hear)
-        return lambda: self._listeners.remove(hear)
+        return self._bus.subscribe(caller.client, hear)

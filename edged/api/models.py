@@ -15,7 +15,7 @@ from edged.errors import BadRequest, Busy, UnknownAgent
 from edged.models.updates.updater import Updater, Watch
 from edged.residency.governor import Governor
 from edged.types import JSON, Caller, Embeddings, EmbedJob, ModelState
-from edged.upstreams import Served
+from edged.upstreams import LocalServers
 
 
 class Kind(StrEnum):
@@ -40,7 +40,7 @@ class Models:
         embeds: Embeds,
         updater: Updater,
         *,
-        served: Served,
+        served: LocalServers,
         gate: Gate,
     ) -> None:
         self._config = config
@@ -70,8 +70,7 @@ class Models:
 
     def status(self) -> JSON:
         """The configured models by name, in their order, and what they take."""
-        known = {**self._governor.status()["models"], **self._served.status()}
-        return {name: known[name] for name in self._config.models if name in known}
+        return known_models(self._config, self._governor, self._served)
 
     # -- completions and embeddings --------------------------------------------------------------------------------
 
@@ -141,3 +140,9 @@ def _noted(act: Act, result: JSON) -> JSON:
     if result["error"] is not None:
         act.outcome = result["error"]["code"]
     return result
+
+
+def known_models(config: Config, governor: Governor, served: LocalServers) -> dict[str, JSON]:
+    """The configured models by name, in their order, and what they take."""
+    known = {**governor.status()["models"], **served.status()}
+    return {name: known[name] for name in config.models if name in known}

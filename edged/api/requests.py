@@ -26,7 +26,7 @@ WORDS = {State.RECEIVED: "queued", State.RUNNING: "running", State.WAITING_LINK:
 
 
 class Requests:
-    """One door for all transports but MQTT, which hands its requests to the pipeline directly."""
+    """One door for all transports."""
 
     def __init__(self, config: Config, pipeline: Pipeline, gate: Gate) -> None:
         self._config = config
@@ -93,6 +93,10 @@ class Requests:
 
     # -- requests that are there -----------------------------------------------------------------------------------
 
+    async def forget_packets(self) -> None:
+        """The broker has forgotten us: packet ids seen so far mean nothing."""
+        await self._pipeline.forget_packets()
+
     async def find(self, caller: Caller, name: str) -> Row:
         """A request by id among the caller's own; for callers who may manage, also by rid among all.
 
@@ -110,6 +114,11 @@ class Requests:
             raise Forbidden(f"{caller.client} may not see requests of agent {row.agent!r}")
         return row
 
+    async def has(self, caller: Caller, id: str) -> bool:
+        """Whether the caller has a request of this id in the store."""
+        row = await self._pipeline.find(id, caller.client)
+        return row is not None and row.id == id
+
     async def view(self, row: Row) -> JSON:
         """The reply, or how far it is: {id, rid, status: queued | running | waiting_link, position, eta_s}."""
         if row.reply is not None:
@@ -117,9 +126,19 @@ class Requests:
         position, eta = await self._pipeline.outlook(row)
         return {"id": row.id, "rid": row.rid, "status": WORDS[row.state], "position": position, "eta_s": eta}
 
+    async def cancel_unnamed(self, caller: Caller, name: str) -> None:
+        """End a request by rid or id for a caller whose name nobody knows, as over MQTT. Where roles decide, a role
+        that may not manage ends what came the same way and was let in by the same role."""
+        self._gate.enter(caller, "")
+        mine = {} if caller.manage else {"role": caller.role, "transport": caller.transport}
+        if (row := await self._pipeline.find(name, **mine)) is not None:
+            await self._cancel(caller, row)
+
     async def cancel(self, caller: Caller, name: str) -> Row:
         """End a request; one that has its outcome keeps it. Raises as `find`."""
-        row = await self.find(caller, name)
+        return await self._cancel(caller, await self.find(caller, name))
+
+    async def _cancel(self, caller: Caller, row: Row) -> Row:
         with self._gate.acting(caller, "request.cancelled", failed="request.kept", rid=row.rid) as act:
             row = await self._pipeline.cancel(row.rid) or row
             if row.status != Status.CANCELLED:
@@ -151,6 +170,8 @@ class Requests:
 
 
 def _brief(row: Row) -> JSON:
+    """A request in a list. `input` is empty where a salvage of the store could not read what was asked."""
+    asked = row.request.messages[-1].content if row.request.messages else ""
     return {
         "rid": row.rid,
         "id": row.id,
@@ -160,5 +181,5 @@ def _brief(row: Row) -> JSON:
         "status": row.status,
         "attempts": row.attempts,
         "accepted_at": row.accepted_wall,
-        "input": row.request.messages[-1].content[:200],
+        "input": asked[:200],
     }

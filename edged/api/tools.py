@@ -5,7 +5,6 @@ from __future__ import annotations
 from edged import wire
 from edged.access import policy
 from edged.access.gate import Gate
-from edged.config import Config, PublishTool
 from edged.requests.journals import audited_call
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import schema
@@ -15,8 +14,7 @@ from edged.types import JSON, Caller, ToolCall
 class Tools:
     """The tools, for callers that call them without an agent."""
 
-    def __init__(self, config: Config, toolbox: Toolbox, gate: Gate) -> None:
-        self._config = config
+    def __init__(self, toolbox: Toolbox, gate: Gate) -> None:
         self._toolbox = toolbox
         self._gate = gate
 
@@ -27,9 +25,9 @@ class Tools:
                 "name": name,
                 "description": tool.description,
                 "parameters": schema(tool.parameters),
-                "effect": "write" if isinstance(tool, PublishTool) else tool.effect,
+                "effect": "write" if tool.is_write else "read",
             }
-            for name, tool in self._config.tools.items()
+            for name, tool in self._toolbox.tools.items()
             if policy.may_tool(caller, name)
         ]
 
@@ -37,13 +35,13 @@ class Tools:
         """Call a tool by hand. With an id an SQL write of the same caller happens once, however often it is called.
 
         Raises:
-            BadRequest: no such tool, or arguments that do not fit its schema.
+            BadRequest: no such tool, arguments that do not fit its schema, or an id under which another call was made.
             Forbidden, Busy: the caller may not call it, or asks too often.
             ToolFailed: the tool's own reason.
         """
         self._gate.tool(caller, name)
         self._gate.spend(caller, "tool.refused")
         rid = wire.new_rid() if id is None else wire.named_rid(caller.client, id)
-        about = audited_call(self._config.tools, ToolCall(name, arguments))
+        about = audited_call(self._toolbox.tools, ToolCall(name, arguments))
         with self._gate.acting(caller, "tool.called", rid=rid, about=about):
-            return await self._toolbox.call_by_hand(name, arguments, rid)
+            return await self._toolbox.call_by_hand(name, arguments, rid, named=id is not None)

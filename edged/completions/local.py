@@ -20,7 +20,7 @@ from edged.config import Model
 from edged.errors import BadRequest, ModelUnavailable, NoMemory
 from edged.interfaces import Engine, OnPiece
 from edged.types import Completion, Finish, Job, Segment, TokenLogprob, ToolSpec
-from edged.upstreams import Served
+from edged.upstreams import LocalServers
 from edged.wire import new_rid
 
 __all__ = [
@@ -54,11 +54,11 @@ class Chats:
         template_of: TemplateOf,
         *,
         max_waiting: int,
-        served: Served | None = None,
+        served: LocalServers | None = None,
         file_of: FileOf | None = None,
     ) -> None:
         self._engine, self._models, self._template_of, self._file_of = engine, models, template_of, file_of
-        self._served = served or Served({})
+        self._served = served or LocalServers({})
         self._dialects: dict[str, Dialect] = {}
         self._places = Places("completions", max_waiting=max_waiting)
 

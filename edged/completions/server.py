@@ -16,12 +16,12 @@ from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice
 from edged.errors import BadRequest, ModelUnavailable
 from edged.interfaces import OnPiece
 from edged.types import Chat, ChatAnswer, Finish, Message, RawCall
-from edged.upstreams import Served
+from edged.upstreams import LocalServers
 from edged.wire import new_rid
 
 
 async def complete(
-    served: Served, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
+    served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
 ) -> ModelAnswer:
     """See Chats.complete. Text in a shape, or with log-probabilities, comes in one piece: the shape when it was
     checked. Calls come when all are there, because servers differ in how they send pieces of them.
@@ -49,7 +49,7 @@ async def complete(
     )
 
 
-async def _first(served: Served, ask: ModelAsk, on_piece: OnPiece | None) -> ChatAnswer | None:
+async def _first(served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None) -> ChatAnswer | None:
     """The answer; None: it is to be asked for without the tools in sight. So it is where a shape is wanted and nothing
     was called, because servers force it on calls or refuse it beside tools; and where the same call comes again, its
     result before it: as a model of ours, this one has nothing to add."""
@@ -62,7 +62,7 @@ async def _first(served: Served, ask: ModelAsk, on_piece: OnPiece | None) -> Cha
     return None if _repeats(ask, answer) else answer
 
 
-async def _ask(served: Served, ask: ModelAsk, on_piece: OnPiece | None) -> ChatAnswer:
+async def _ask(served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None) -> ChatAnswer:
     """The answer; its text is told in pieces, where it can be."""
     whole = ask.response_schema is not None or ask.logprobs is not None
     streamed = on_piece if not whole else None

@@ -8,11 +8,11 @@ from __future__ import annotations
 from edged.config.loader import DEFAULT_FILE, NOT_YET, find, load
 from edged.config.origins import BUILT_IN
 from edged.config.secrets import secret
+from edged.config.settings import Config
 from edged.config.tables import (
     Agent,
     AuditKept,
     Compute,
-    Config,
     Database,
     Http,
     Ipc,

@@ -7,33 +7,18 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from edged.config import rules, tools
-from edged.config.origins import Origin, error_at
-from edged.config.roles import Access, Role
-from edged.config.tables import (
-    Agent,
-    AuditKept,
-    Compute,
-    Config,
-    Database,
-    Http,
-    Ipc,
-    Memory,
-    Model,
-    Mqtt,
-    Node,
-    Queue,
-    Snapshots,
-    Store,
-    Upstream,
-)
-from edged.config.values import NAME, Key, T, Wrong, convert, entries
+from edged.config.convert import convert, entries
+from edged.config.origins import Origins
+from edged.config.settings import NAMED, SINGLE, Config
+from edged.config.tables import Model, Node
+from edged.config.values import NAME, Key, Wrong
 from edged.errors import ConfigError
 from edged.types import JSON
 
@@ -62,81 +47,80 @@ def load(path: str | None = None) -> Config:
     """Read and check the configuration.
 
     Raises:
-        ConfigError: the first thing that is wrong: file, key, what is allowed.
+        ConfigError: the first thing that is wrong: file, line, key, what is allowed.
     """
-    main = find(path)
-    sources = [main, *sorted((main.parent / "conf.d").glob("*.toml"))]
+    files = [find(path)]
+    files += sorted((files[0].parent / "conf.d").glob("*.toml"))
+    origins = Origins(str(files[0]))
     merged: dict[str, Any] = {}
-    origin: Origin = {}
-    for source in sources:
-        _merge(merged, _read(source), origin, str(source), ())
+    for file in files:
+        text = _text(file)
+        table = _parse(file, text)
+        origins.add(str(file), text, table)
+        for at, value in _all_in(table):
+            if "\0" in at[-1] or (isinstance(value, str) and "\0" in value and BINARY not in at):
+                raise origins.error(at, "holds a NUL character")
+        _merge(merged, table)
     try:
-        config = _build(merged, origin, tuple(map(str, sources)))
+        config = _build(merged, origins, tuple(map(str, files)))
     except Wrong as wrong:
-        raise error_at(origin, str(main), wrong.key, wrong.problem) from None
+        raise origins.error(wrong.key, wrong.problem) from None
     for key, problem in rules.mistakes(config):
-        raise error_at(origin, str(main), key, problem)
+        raise origins.error(key, problem)
     return config
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _text(file: Path) -> str:
     try:
-        table = tomllib.loads(path.read_text())
+        return file.read_text(encoding="utf-8-sig")  # some editors put a byte order mark in front
     except FileNotFoundError:
-        raise ConfigError(str(path), "", "no such file; name one with --config or $EDGED_CONFIG") from None
+        raise ConfigError(str(file), "", "no such file; name one with --config or $EDGED_CONFIG") from None
     except OSError as error:
-        raise ConfigError(str(path), "", f"cannot be read: {error.strerror}") from None
+        raise ConfigError(str(file), "", f"cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(str(path), "", "is not UTF-8 text") from None
+        raise ConfigError(str(file), "", "is not UTF-8 text") from None
+
+
+def _parse(file: Path, text: str) -> dict[str, Any]:
+    try:
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         line = re.search(r"at line (\d+)", str(error))
-        raise ConfigError(str(path), "", f"not valid TOML: {error}", line=int(line[1]) if line else None) from None
+        raise ConfigError(str(file), "", f"not valid TOML: {error}", line=int(line[1]) if line else None) from None
     except ValueError:  # Python's own bound
-        raise ConfigError(str(path), "", "not valid TOML: a number has too many digits") from None
+        raise ConfigError(str(file), "", "not valid TOML: a number has too many digits") from None
     except RecursionError:
-        raise ConfigError(str(path), "", f"is nested deeper than {MAX_LEVELS} levels") from None
-    if found := _impossible(table):
-        raise ConfigError(str(path), *found)
+        raise ConfigError(str(file), "", f"is nested deeper than {MAX_LEVELS} levels") from None
+    for at, _ in _all_in(table):
+        if len(at) > MAX_LEVELS:
+            raise ConfigError(str(file), ".".join(at[:3]), f"is nested deeper than {MAX_LEVELS} levels")
     return table
 
 
-def _impossible(table: dict[str, Any]) -> tuple[str, str] | None:
-    """(key, problem) of what no key can be: nested without end, or with a NUL in it. No recursion: see the former."""
-    rest: list[tuple[tuple[str, ...], Any]] = [((), table)]
+def _all_in(table: dict[str, Any]) -> Iterator[tuple[Key, Any]]:
+    """Everything in a table, at any depth. No recursion: the depth is not checked yet."""
+    rest: list[tuple[Key, Any]] = [((), table)]
     while rest:
         at, value = rest.pop()
-        if len(at) > MAX_LEVELS:
-            return ".".join(at[:3]), f"is nested deeper than {MAX_LEVELS} levels"
+        if at:
+            yield at, value
         if isinstance(value, dict):
             rest += [((*at, key), below) for key, below in value.items()]
         elif isinstance(value, list):
             rest += [((*at, f"[{i}]"), below) for i, below in enumerate(value)]
-        elif isinstance(value, str) and "\0" in value and BINARY not in at:
-            return ".".join(at), "holds a NUL character"
-        if at and "\0" in at[-1]:
-            return ".".join(at).replace("\0", "\\u0000"), "holds a NUL character"
-    return None
 
 
-def _merge(
-    into: dict[str, Any],
-    new: dict[str, Any],
-    origin: Origin,
-    source: str,
-    at: tuple[str, ...],
-) -> None:
+def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
     for key, value in new.items():
-        here = (*at, key)
-        origin[here] = source
         if isinstance(value, dict):
             if not isinstance(into.get(key), dict):
                 into[key] = {}
-            _merge(into[key], value, origin, source, here)
+            _merge(into[key], value)
         else:
             into[key] = value
 
 
-def _build(raw: dict[str, Any], origin: Origin, files: tuple[str, ...]) -> Config:
+def _build(raw: dict[str, Any], origins: Origins, files: tuple[str, ...]) -> Config:
     """The structures of merged tables, each right by itself.
 
     Raises:
@@ -144,28 +128,22 @@ def _build(raw: dict[str, Any], origin: Origin, files: tuple[str, ...]) -> Confi
     """
     _refuse_not_yet(raw, ())
     _known_tables(raw)
-    return Config(
-        node=_node(_one(raw, "node", Node)),
-        memory=_one(raw, "memory", Memory),
-        compute=_one(raw, "compute", Compute),
-        queue=_one(raw, "queue", Queue),
-        store=_one(raw, "store", Store),
-        snapshots=_one(raw, "snapshots", Snapshots),
-        audit=_one(raw, "audit", AuditKept),
-        ipc=_one(raw, "ipc", Ipc),
-        http=_one(raw, "http", Http),
-        mqtt=_one(raw, "mqtt", Mqtt) if "mqtt" in raw else None,
-        databases=_many(raw, "databases", Database),
-        models=_models(raw),
-        upstreams=_many(raw, "upstreams", Upstream),
-        agents=_many(raw, "agents", Agent),
+    optional = {"mqtt": "mqtt" in raw, "access": not {"roles", "access"}.isdisjoint(raw)}
+    single = {
+        name: convert(raw.get(name, {}), kind, (name,)) for name, kind in SINGLE.items() if optional.get(name, True)
+    }
+    named = {
+        name: {key: convert(table, kind, (name, key)) for key, table in entries(name, raw.get(name, {}))}
+        for name, kind in NAMED.items()
+    }
+    config = Config(
+        **single,  # type: ignore[arg-type]  # the test of settings compares both with Config's fields
+        **named,  # type: ignore[arg-type]
         tools=tools.parse(raw.get("tools", {})),
-        roles=_many(raw, "roles", Role),
-        access=_one(raw, "access", Access) if {"roles", "access"} & set(raw) else None,
         files=files,
-        origin=origin,
-        group_given="group" in raw.get("ipc", {}),
+        origins=origins,
     )
+    return msgspec.structs.replace(config, node=_node(config.node), models=_models(config))
 
 
 def _refuse_not_yet(table: dict[str, Any], at: Key) -> None:
@@ -185,20 +163,12 @@ def _matches(pattern: Key, key: Key) -> bool:
 
 
 def _known_tables(raw: dict[str, Any]) -> None:
-    known = {f.name for f in msgspec.structs.fields(Config)} - {"files", "origin", "group_given"}
+    known = sorted({*SINGLE, *NAMED, "tools"})
     for key, value in raw.items():
         if key not in known:
-            raise Wrong((key,), f"unknown table; allowed are {', '.join(sorted(known))}")
+            raise Wrong((key,), f"unknown table; allowed are {', '.join(known)}")
         if not isinstance(value, dict):
             raise Wrong((key,), f"is a table: write [{key}]")
-
-
-def _one(raw: dict[str, Any], name: str, kind: type[T]) -> T:
-    return convert(raw.get(name, {}), kind, (name,))
-
-
-def _many(raw: dict[str, Any], name: str, kind: type[T]) -> dict[str, T]:
-    return {key: convert(value, kind, (name, key)) for key, value in entries(name, raw.get(name, {}))}
 
 
 def _node(node: Node) -> Node:
@@ -211,24 +181,20 @@ def _node(node: Node) -> Node:
     models = node.models_dir or f"{state}/models"
     paths = {"state_dir": state, "runtime_dir": runtime, "models_dir": models}
     for key, path in paths.items():
-        if not Path(path).is_absolute():
+        if not Path(path).is_absolute():  # the service manager's may be anything
             raise Wrong(("node", key), f"{path!r} is not an absolute path")
     return Node(id=ident, **paths)
 
 
-def _models(raw: dict[str, Any]) -> dict[str, Model]:
-    """Where variants are listed, the first of them is the source."""
-    models = _many(raw, "models", Model)
-    for name, model in models.items():
-        table = raw["models"][name]
-        if "variants" not in table:
-            continue
-        at = ("models", name, "variants")
+def _models(config: Config) -> dict[str, Model]:
+    """The models. Where variants are listed, the first of them is the source."""
+    models = dict(config.models)
+    for name, model in config.models.items():
         if not model.variants:
-            raise Wrong(at, "is empty: list the sources, best first, or write `source` instead")
+            continue
         if len(set(model.variants)) != len(model.variants):
-            raise Wrong(at, "names a source twice")
-        if "source" in table and model.source != model.variants[0]:
+            raise Wrong(("models", name, "variants"), "names a source twice")
+        if config.is_given("models", name, "source") and model.source != model.variants[0]:
             problem = f"is not the first of `variants`, {model.variants[0]!r}: leave it out, or write that"
             raise Wrong(("models", name, "source"), problem)
         models[name] = msgspec.structs.replace(model, source=model.variants[0])

@@ -9,39 +9,39 @@ from __future__ import annotations
 import grp
 import pwd
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Annotated
 
-from msgspec import Struct, field
+from msgspec import Meta, field
 
+from edged.config.values import Key, Mistakes, Strict
 from edged.types import Priority, Rate
 
 EVERY = "*"  # in a role's list: all there are
 IDS = re.compile(r"[0-9]{1,10}")
 MAX_ID = 2**32 - 2  # uid_t and gid_t; the last one means "none" to the kernel
 MAX_FILTER_BYTES = 65_535  # MQTT's length field has 16 bits
-RATE = (0.01, 1_000_000.0)  # requests a minute
-BURST = (1, 1_000_000)
-
-Key = tuple[str, ...]
-Mistakes = Iterator[tuple[Key, str]]
 
 
-class Role(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[roles.NAME]: what whoever has it may use; "*" is all there are.
+class Role(Strict, frozen=True):
+    """What anyone who has the role may use; "*" in a list is all there are.
 
-    tools: by hand, and by an agent on the caller's behalf.
-    models: plain ones, for completions and embeddings without an agent.
-    priority: the highest; a request that names none gets it.
-    requests_per_minute, burst: of each client; burst is how many may come at once, by default a minute's worth.
-    manage: models may be loaded, unloaded, updated; other clients' requests seen and ended; the audit log read.
+    agents: agents that may be asked.
+    tools: tools that may be called, by hand and by an agent on the caller's behalf.
+    models: models that may be used without an agent, for completions and embeddings.
+    priority: the highest priority that a request may have; a request that names none gets it.
+    requests_per_minute: requests that each client may send in a minute. Default: no bound.
+    burst: requests of a client that may come at once. Default: as many as in a minute.
+    manage: whether models may be loaded, unloaded and updated, other clients' requests seen and ended, and the audit
+        log read.
     """
 
     agents: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     priority: Priority = Priority.INTERACTIVE
-    requests_per_minute: float | None = None
-    burst: int | None = None
+    requests_per_minute: Annotated[float, Meta(ge=0.01, le=1_000_000)] | None = None
+    burst: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     manage: bool = False
 
     @property
@@ -52,8 +52,15 @@ class Role(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return Rate(self.requests_per_minute, self.burst or max(1, round(self.requests_per_minute)))
 
 
-class Access(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[access]: who has which role. Users and groups by number or name; default: whoever matches nothing, "": none."""
+class Access(Strict, frozen=True):
+    """Who has which role. Without this table and [roles] anyone who may open the sockets may use everything.
+
+    unix_uid: roles by user, a number or a name.
+    unix_group: roles by group, a number or a name.
+    mqtt: roles by topic filter of the request's topic; of several that match, the most specific counts.
+    api_key: roles by the names of the API keys.
+    default: role of anyone whom nothing else matches; "" is none.
+    """
 
     unix_uid: dict[str, str] = field(default_factory=dict)
     unix_group: dict[str, str] = field(default_factory=dict)
@@ -77,7 +84,8 @@ def mistakes(
         for key, named, known in (("agents", role.agents, agents), ("tools", role.tools, tools)):
             yield from _unknown((*at, key), named, known, key)
         yield from _unknown((*at, "models"), role.models, models, "models")
-        yield from _rate(at, role)
+        if role.burst is not None and role.requests_per_minute is None:
+            yield (*at, "burst"), "is how many may come at once of requests_per_minute: write that, too"
     yield from _roles_named(roles, access)
     for table, kind, by_name in (("unix_uid", "user", _uid_of), ("unix_group", "group", _gid_of)):
         yield from _ids(("access", table), getattr(access, table), kind, by_name)
@@ -136,15 +144,6 @@ def _unknown(at: Key, named: Collection[str], known: Collection[str], what: str)
     for name in named:
         if name != EVERY and name not in known:
             yield at, f'no {what.removesuffix("s")} {name!r}; defined are {", ".join(known) or "none"}, and "*" is all'
-
-
-def _rate(at: Key, role: Role) -> Mistakes:
-    if role.requests_per_minute is not None and not RATE[0] <= role.requests_per_minute <= RATE[1]:
-        yield (*at, "requests_per_minute"), f"{role.requests_per_minute} is outside {RATE[0]} to {RATE[1]:.0f}"
-    if role.burst is not None and not BURST[0] <= role.burst <= BURST[1]:
-        yield (*at, "burst"), f"{role.burst} is outside {BURST[0]} to {BURST[1]}"
-    if role.burst is not None and role.requests_per_minute is None:
-        yield (*at, "burst"), "is how many may come at once of requests_per_minute: write that, too"
 
 
 def _roles_named(roles: Mapping[str, Role], access: Access) -> Mistakes:

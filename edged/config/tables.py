@@ -1,144 +1,251 @@
-"""The tables of the configuration, and all of them together."""
+"""The tables of the configuration, one structure each: keys, types, ranges, defaults.
+
+A docstring says what the table is for, and then of each key, after its name, what it means. The JSON Schema and the
+page of the documentation are made from all this (`schema`).
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Annotated, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta
 
-from edged.config.origins import BUILT_IN, Origin, error_at
-from edged.config.roles import Access, Role
-from edged.config.tools import Tool
-from edged.config.values import Key, Strict, parse_bytes
-from edged.errors import ConfigError
+from edged.config.values import (
+    BUDGET,
+    MAX_BYTES,
+    NAME,
+    AbsolutePath,
+    Size,
+    Strict,
+    Url,
+    budget_problem,
+    size_problem,
+    whole,
+)
 from edged.types import EngineKind, KvType, Offline, Preference, Privacy
 
+DAY = 86_400  # seconds
 DEFAULT_MODEL = "catalog:qwen2.5-coder-0.5b-instruct-q4_k_m"
+# A name in a URL's host, without a port.
+HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?"
+ORIGIN = r"https?://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?"  # as browsers write it (RFC 6454)
+
+Host = Annotated[
+    str,
+    Meta(pattern=whole(HOST), extra={"problem": '{}; write a name as "board.example.org", without a port'}),
+]
+WebOrigin = Annotated[
+    str,
+    Meta(
+        pattern=whole(ORIGIN),
+        extra={"problem": '{}; write "https://HOST" or "http://HOST:PORT", in lower case and with nothing after it'},
+    ),
+]
+Source = Annotated[
+    str,
+    Meta(
+        pattern="^(?:catalog|file|https|hf|scripted):",
+        extra={"problem": "{}; write catalog:NAME, file:PATH, https:URL or hf:..."},
+    ),
+]
+AnswerTime = Annotated[float, Meta(ge=0.1, le=3600)]  # seconds a server may take
 
 
 class Node(Strict, frozen=True):
-    """[node]: who this daemon is and where its files live."""
+    """Who this daemon is, and where its files are.
 
-    id: str = ""
-    state_dir: str = ""
-    runtime_dir: str = ""
-    models_dir: str = ""
+    id: name of the node, one level of its MQTT topics. Default: the host's name.
+    state_dir: folder of the store and of everything else that is kept. Default: systemd's `$STATE_DIRECTORY`, or else
+        `/var/lib/edged`.
+    runtime_dir: folder of the sockets. Default: systemd's `$RUNTIME_DIRECTORY`, or else `/run/edged`.
+    models_dir: folder of the model files. Default: `models` in the state folder.
+    """
+
+    id: Annotated[
+        str,
+        Meta(
+            pattern=whole(f"(?:{NAME.pattern})?"),
+            extra={"problem": "{} is not one MQTT topic level of letters, digits, `_`, `-`, `.`"},
+        ),
+    ] = ""
+    state_dir: AbsolutePath = ""
+    runtime_dir: AbsolutePath = ""
+    models_dir: AbsolutePath = ""
 
 
 class Memory(Strict, frozen=True):
-    """[memory]: budget is "60%" of the smaller of RAM and cgroup limit, or a size; reserve is a size."""
+    """How much memory models may use.
 
-    budget: str = "60%"
-    reserve: str = "96MiB"
-    idle_unload_s: float = 300.0
+    budget: of all models together: a percentage of the board's memory (or of the cgroup's limit, if that is less), or a
+        size.
+    reserve: memory that stays available to the rest of the board.
+    idle_unload_s: a model that nobody has used for this many seconds is unloaded.
+    """
+
+    budget: Annotated[str, Meta(pattern=BUDGET, extra={"problem": budget_problem})] = "60%"
+    reserve: Size = "96MiB"
+    idle_unload_s: Annotated[float, Meta(ge=0, le=30 * DAY)] = 300.0
 
 
 class Compute(Strict, frozen=True):
-    """[compute]: threads for the models; "auto" is as many as the process may use."""
+    """What models compute with.
 
-    threads: int | str = "auto"
+    threads: number of threads, at most the CPUs of the board; "auto" finds what is fastest.
+    """
+
+    threads: Annotated[
+        Annotated[int, Meta(ge=1)] | Literal["auto"],
+        Meta(extra={"problem": '{}: "auto", or 1 to the number of CPUs, is allowed'}),
+    ] = "auto"
 
 
 class Queue(Strict, frozen=True):
-    """[queue]: requests that wait, and how often one may kill the daemon before it is quarantined."""
+    """Requests that wait.
 
-    max_waiting: int = 256
-    max_attempts: int = 3
+    max_waiting: requests that may wait; one more is refused with the code `busy`.
+    max_attempts: a request that was being worked on when the daemon died this many times is quarantined.
+    """
+
+    max_waiting: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    max_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
 
 
 class Store(Strict, frozen=True):
-    """[store]: bounds of edged's own database."""
+    """Bounds of edged's own database.
 
-    max_bytes: str = "256MiB"
-    retention_days: float = 7.0
+    max_bytes: size of the database at most. Before it is reached the oldest ended requests are forgotten; if that does
+        not help, new ones are refused with the code `busy`.
+    retention_days: how long ended requests and their replies are kept.
+    """
+
+    max_bytes: Size = "256MiB"
+    retention_days: Annotated[float, Meta(ge=0.01, le=3650)] = 7.0
 
 
 class AuditKept(Strict, frozen=True):
-    """[audit]: how long the audit log keeps its entries."""
+    """The audit log.
 
-    keep_days: float = 30.0
+    keep_days: how long its entries are kept.
+    """
+
+    keep_days: Annotated[float, Meta(ge=1, le=3650)] = 30.0
 
 
 class Snapshots(Strict, frozen=True):
-    """[snapshots]: bound of the states of prefixes on the disk; 0 keeps none.
+    """Computed beginnings of prompts that are kept on the disk.
 
-    256 MiB: a prefix of 1,000 tokens takes 12 MB with a 0.5B model and 28 MB with a 1.5B one, and an agent has two or
-    three. So it is enough for a handful of agents, and as much of an 8 GB card as the store may take.
+    max_bytes: size of all of them at most; 0 keeps none.
     """
 
-    max_bytes: str | int = "256MiB"
+    # 256 MiB: a prefix of 1,000 tokens takes 12 MB with a 0.5B model and 28 MB with a 1.5B one, and an agent has two or
+    # three. So it is enough for a handful of agents, and as much of an 8 GB card as the store may take.
+    max_bytes: Annotated[Size | Annotated[int, Meta(ge=0, le=MAX_BYTES)], Meta(extra={"problem": size_problem})] = (
+        "256MiB"
+    )
 
 
 class Ipc(Strict, frozen=True):
-    """[ipc]: mode and group of the Unix socket."""
+    """The Unix sockets. With socket activation the unit's mode and group count, and a differing value is an error.
 
-    mode: str = "0660"
+    mode: mode of the sockets, in octal.
+    group: group of the sockets. A group that the file names must exist.
+    """
+
+    mode: Annotated[
+        str, Meta(pattern=whole("0?[0-7]{3}"), extra={"problem": '{} is no file mode; write one as "0660"'})
+    ] = "0660"
     group: str = "edged"
 
 
 class Http(Strict, frozen=True):
-    """[http]: listeners, "unix:NAME" (in the runtime folder, or an absolute path) or "HOST:PORT". One on TCP needs
-    api_keys_file: lines "NAME:KEY", of which NAME is who the client is.
+    """The HTTP interface.
 
-    hosts: names by which clients reach a TCP listener, beside addresses, localhost and the board's own name.
-    origins: of the web pages that may ask, "https://HOST[:PORT]"; without one no page of a browser may.
+    listen: "unix:NAME" (a socket in the runtime folder, or an absolute path) or "HOST:PORT". A TCP listener needs
+        `api_keys_file`.
+    api_keys_file: file or `credential:NAME` with lines "NAME:KEY"; NAME is what the client is called.
+    hosts: names by which clients reach a TCP listener, in addition to addresses, `localhost` and the board's own name.
+    origins: web pages whose scripts may send requests, as "https://HOST[:PORT]". Without any, no web page may.
     """
 
     listen: tuple[str, ...] = ("unix:http.sock",)
     api_keys_file: str | None = None
-    hosts: tuple[str, ...] = ()
-    origins: tuple[str, ...] = ()
+    hosts: tuple[Host, ...] = ()
+    origins: tuple[WebOrigin, ...] = ()
 
 
 class Mqtt(Strict, frozen=True):
-    """[mqtt]: the broker. Without the table edged speaks no MQTT."""
+    """The MQTT broker. Without this table edged does not use MQTT.
 
-    url: str = "mqtt://127.0.0.1:1883"
-    version: int = 5
+    url: `mqtt://HOST[:PORT]`, or `mqtts://` for TLS.
+    version: 5, or 4 for MQTT 3.1.1. If the broker refuses 5, 3.1.1 is used.
+    username: user at the broker.
+    password_file: file or `credential:NAME` with the user's password.
+    ca_file: certificates that the broker's certificate is checked against; default: the system's.
+    cert_file: this client's certificate; `key_file` goes with it.
+    key_file: private key of `cert_file`.
+    default_expiry_s: time a request may take if its message has no expiry, in seconds.
+    """
+
+    url: Url = "mqtt://127.0.0.1:1883"
+    version: Annotated[Literal[5, 4], Meta(extra={"problem": "{}; allowed are 5 and 4 (which is MQTT 3.1.1)"})] = 5
     username: str | None = None
     password_file: str | None = None
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
-    default_expiry_s: float = 120.0
+    default_expiry_s: Annotated[float, Meta(ge=1, le=7 * DAY)] = 120.0
 
 
 class Database(Strict, frozen=True):
-    """[databases.NAME]: an SQLite file of the user's."""
+    """An SQLite database that tools use.
 
-    path: str
-    mode: str = "ro"
+    path: absolute path of the file.
+    mode: "ro" opens it read-only, whatever a tool's SQL says; "rw" lets tools write.
+    """
+
+    path: Annotated[str, Meta(pattern="^/", extra={"problem": "{} is not an absolute path"})]
+    mode: Literal["ro", "rw"] = "ro"
 
 
 class Model(Strict, frozen=True):
-    """[models.NAME]: context in tokens that one request may use.
+    """A model. edged runs it from a file, or a server on this board does (engine "openai").
 
-    kv_type: what keys and values are kept as. q8_0 takes little more than half of f16's memory, for a little of the
-        quality and of the speed.
-    variants: sources of the same model in other sizes or quantizations, best first: the best that memory has room for
-        is loaded. `source` is then left out, or is the first of them.
-    min_context: tokens that are enough where memory has no room for `context`; default: it is not shortened.
-    pin: it is never unloaded.
-    preload: load it at the start and bring its agents' prefixes in, so that the first request is as quick as the
-        second. Afterwards it goes when it is idle, like any other. In a server: one token is asked of it.
-    engine: what runs it; None: what its file is for.
-    base_url, model, api_key_file, timeout_s: of a model that a server on this board runs (engine "openai"). base_url
-        ends before `/chat/completions`; model is the server's name of it; timeout_s bounds a whole answer, the
-        server's own load of the model included.
+    source: where the file comes from: `catalog:NAME`, `file:PATH`, `https:URL` or `hf:...`.
+    context: tokens that one request may use, prompt and answer together.
+    min_context: tokens that are enough if memory has no room for `context`. Default: it is never shortened.
+    variants: sources of the same model in other sizes or quantizations, best first; the best one that memory has room
+        for is loaded. `source` is then left out, or is the first of them.
+    kv_type: type of the cached keys and values. q8_0 takes little more than half of f16's memory, for a little less
+        quality and speed.
+    pin: whether the model is never unloaded.
+    preload: whether it is loaded at the start, with the prefixes of its agents, so that the first request is as quick
+        as the second. Afterwards it is unloaded when it is idle, like any other. A server is asked for one token.
+    engine: what runs it; default: what the file is for.
+    base_url: address of the server on this board, up to and without `/chat/completions`; only with engine "openai".
+    model: the server's name of the model; only with engine "openai".
+    api_key_file: file or `credential:NAME` with the server's key; only with engine "openai".
+    timeout_s: seconds a whole answer of the server may take, including the time it needs to load the model; only with
+        engine "openai".
     """
 
-    source: str = DEFAULT_MODEL
-    context: int = 4096
-    min_context: int | None = None
-    variants: tuple[str, ...] = ()
+    source: Source = DEFAULT_MODEL
+    context: Annotated[int, Meta(ge=256, le=2**20)] = 4096
+    min_context: Annotated[int, Meta(ge=256, le=2**20)] | None = None
+    variants: Annotated[
+        tuple[Source, ...],
+        Meta(
+            min_length=1,
+            extra={"problem": "is empty: list the sources, best first, or write `source` instead"},
+        ),
+    ] = ()
     kv_type: KvType = KvType.F16
     pin: bool = False
     preload: bool = False
     engine: EngineKind | None = None
-    base_url: str = ""
+    base_url: Url = ""
     model: str = ""
     api_key_file: str | None = None
-    timeout_s: float = 300.0
+    timeout_s: AnswerTime = 300.0
 
     @property
     def is_served(self) -> bool:
@@ -152,172 +259,64 @@ class Model(Strict, frozen=True):
 
 
 class Upstream(Strict, frozen=True):
-    """[upstreams.NAME]: a server of the OpenAI API that answers what the board cannot. base_url ends before
-    `/chat/completions`.
+    """A server of the OpenAI API that answers what the board cannot.
 
-    daily_token_budget: prompt and answer tokens of one UTC day; None: no bound.
-    timeout_s: for a whole answer. connect_timeout_s and first_byte_timeout_s end one earlier that does not begin, or
-        stops in the middle; an answer that is not streamed begins when it is whole: a slow server needs its time here.
-    audit_bytes: so much of each question that leaves is in the audit log, as it left; of all of it the log has size and
-        digest. 4 KiB hold a question and a few results, and are a quarter of what a request may write.
+    base_url: address of the API, up to and without `/chat/completions`.
+    model: the server's name of the model.
+    api_key_file: file or `credential:NAME` with the key.
+    daily_token_budget: tokens of prompts and answers that may be used in a day (UTC). Default: no bound.
+    timeout_s: seconds a whole answer may take.
+    connect_timeout_s: seconds a connection may take, with the look-up of the name.
+    first_byte_timeout_s: seconds until an answer begins, and between any two parts of it. An answer that is not
+        streamed begins when it is complete.
+    audit_bytes: how much of each question that leaves the board is in the audit log, as it left. Of the rest the log
+        has size and digest.
     """
 
-    base_url: str
-    model: str
+    base_url: Url
+    model: Annotated[
+        str, Meta(min_length=1, extra={"problem": "is empty; write the name the server knows the model by"})
+    ]
     api_key_file: str | None = None
-    daily_token_budget: int | None = None
-    timeout_s: float = 60.0
-    connect_timeout_s: float = 5.0
-    first_byte_timeout_s: float = 60.0
-    audit_bytes: int = 4096
+    daily_token_budget: Annotated[int, Meta(ge=1, le=10**12)] | None = None
+    timeout_s: AnswerTime = 60.0
+    connect_timeout_s: AnswerTime = 5.0
+    first_byte_timeout_s: AnswerTime = 60.0
+    audit_bytes: Annotated[int, Meta(ge=0, le=2**20)] = 4096  # a question and some results; a request may write 16 KiB
 
 
 class Agent(Strict, frozen=True):
-    """[agents.NAME]: a model with a system text and tools. upstream: the one to use; default: all, in file order.
-    mask: e-mail addresses and the like are placeholders in what goes to an upstream."""
+    """A model with a system text and tools.
+
+    model: name of a [models.NAME] table.
+    system: system text: what the agent is and how it behaves.
+    tools: names of the tools that it may call.
+    route: where requests are answered: "local" on the board, "cloud" by an upstream, "auto" as it turns out.
+    privacy: "device": nothing of this agent's requests ever leaves the board; "any": it may.
+    min_confidence: a call that the model is less sure of is not made but handed to an upstream; 0 hands none over.
+    when_offline: what a request that needs an upstream does without a link: "wait" for it, answer "local", or "fail".
+    upstream: name of the [upstreams.NAME] table to use. Default: all of them, in the order of the file.
+    mask: whether e-mail addresses and the like are replaced by placeholders in what goes to an upstream.
+    max_steps: calls of tools that a request may take.
+    max_tokens: tokens of one generation; less than the model's `context`.
+    temperature: of sampling; 0 always takes the likeliest token.
+    top_p: share of probability that tokens are sampled from.
+    seed: makes sampling repeatable. Default: another one each time.
+    conversation_expiry_s: seconds after its last request at which a conversation is forgotten.
+    """
 
     model: str
     system: str = ""
     tools: tuple[str, ...] = ()
     route: Preference = Preference.AUTO
     privacy: Privacy = Privacy.DEVICE
-    min_confidence: float = 0.0
+    min_confidence: Annotated[float, Meta(ge=0, le=1)] = 0.0
     when_offline: Offline = Offline.WAIT
     upstream: str = ""
     mask: bool = True
-    max_steps: int = 6
-    max_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None
-    conversation_expiry_s: float = 86400.0
-
-
-class Config(Struct, frozen=True, kw_only=True):
-    """Everything, checked. Paths are absolute, names refer to what exists, secrets are read when they are needed."""
-
-    node: Node
-    memory: Memory = Memory()
-    compute: Compute = Compute()
-    queue: Queue = Queue()
-    store: Store = Store()
-    snapshots: Snapshots = Snapshots()
-    audit: AuditKept = AuditKept()
-    ipc: Ipc = Ipc()
-    http: Http = Http()
-    mqtt: Mqtt | None = None
-    databases: dict[str, Database] = field(default_factory=dict)
-    models: dict[str, Model] = field(default_factory=dict)
-    upstreams: dict[str, Upstream] = field(default_factory=dict)
-    agents: dict[str, Agent] = field(default_factory=dict)
-    tools: dict[str, Tool] = field(default_factory=dict)
-    roles: dict[str, Role] = field(default_factory=dict)
-    access: Access | None = None  # None: neither table is there, so everybody who gets in may do everything
-    files: tuple[str, ...] = ()
-    origin: Origin = field(default_factory=dict)
-    group_given: bool = False
-
-    def error(self, key: Key, problem: str) -> ConfigError:
-        """An error at a key that only shows when what the configuration names is looked at."""
-        return error_at(self.origin, self.files[0] if self.files else BUILT_IN, key, problem)
-
-    @property
-    def tools_dir(self) -> Path:
-        """Folder of the Python tools' modules: beside the configuration."""
-        return Path(self.files[0]).parent / "tools"
-
-    @property
-    def state_dir(self) -> Path:
-        """Folder of the store."""
-        return Path(self.node.state_dir)
-
-    @property
-    def socket_path(self) -> Path:
-        """The Unix socket."""
-        return Path(self.node.runtime_dir) / "edged.sock"
-
-    @property
-    def http_listeners(self) -> tuple[Path | tuple[str, int], ...]:
-        """Sockets and (host, port) pairs that HTTP is served on."""
-        return tuple(parse_listener(text, Path(self.node.runtime_dir)) for text in self.http.listen)
-
-    def upstreams_of(self, agent: str) -> tuple[str, ...]:
-        """Names of the upstreams that may answer for an agent, in the order to try them."""
-        named = self.agents[agent].upstream
-        return (named,) if named else tuple(self.upstreams)
-
-    def may_escalate(self, agent: str) -> bool:
-        """Whether the board's model may hand requests of an agent to an upstream."""
-        settings = self.agents[agent]
-        return (
-            settings.privacy is Privacy.ANY
-            and settings.route is not Preference.LOCAL
-            and bool(self.upstreams_of(agent))
-        )
-
-    @property
-    def served(self) -> dict[str, Model]:
-        """The models that servers on this board run."""
-        return {name: model for name, model in self.models.items() if model.is_served}
-
-    @property
-    def models_dir(self) -> Path:
-        """Folder of the weights."""
-        return Path(self.node.models_dir)
-
-    @property
-    def store_bytes(self) -> int:
-        """Bound of edged's own database."""
-        return parse_bytes(self.store.max_bytes)
-
-    @property
-    def snapshot_bytes(self) -> int:
-        """Bound of the states of prefixes on the disk; 0: none are kept."""
-        return parse_bytes(str(self.snapshots.max_bytes))
-
-    @property
-    def store_path(self) -> Path:
-        """edged's own database."""
-        return self.state_dir / "edged.db"
-
-    @property
-    def snapshots_dir(self) -> Path:
-        """Folder of those states."""
-        return self.state_dir / "snapshots"
-
-    @property
-    def secret_files(self) -> tuple[str, ...]:
-        """Paths of the files that hold secrets. (systemd's credentials are not files of the configuration's.)"""
-        mine = [self.http.api_keys_file]
-        mine += [self.mqtt.password_file, self.mqtt.key_file] if self.mqtt else []
-        mine += [upstream.api_key_file for upstream in self.upstreams.values()]
-        mine += [model.api_key_file for model in self.served.values()]
-        return tuple(path for path in mine if path and not path.startswith("credential:"))
-
-    @property
-    def reserve_bytes(self) -> int:
-        """MemAvailable that is left to the rest of the board."""
-        return parse_bytes(self.memory.reserve)
-
-    def budget_bytes(self, board_bytes: int) -> int:
-        """The memory budget on a board (or in a cgroup) of that many bytes."""
-        text = self.memory.budget.strip()
-        if text.endswith("%"):
-            return int(board_bytes * float(text[:-1]) / 100)
-        return min(parse_bytes(text), board_bytes)
-
-    def threads(self) -> int | None:
-        """Threads as configured; None leaves it to edged."""
-        return None if self.compute.threads == "auto" else int(self.compute.threads)
-
-
-def parse_listener(text: str, runtime_dir: Path) -> Path | tuple[str, int]:
-    """A socket's path, or (host, port); ValueError."""
-    if text.startswith("unix:"):
-        if not text.removeprefix("unix:").strip("/"):
-            raise ValueError(text)
-        return runtime_dir / text.removeprefix("unix:")
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or not 0 < int(port) < 2**16:
-        raise ValueError(text)
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    max_steps: Annotated[int, Meta(ge=1, le=100)] = 6
+    max_tokens: Annotated[int, Meta(ge=1, le=2**20 - 1)] = 512
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
+    top_p: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
+    conversation_expiry_s: Annotated[float, Meta(ge=1, le=3650 * DAY)] = 86400.0

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 from msgspec import Struct, field
 
+from edged.config.convert import convert, entries
 from edged.config.values import (
     Key,
     Mistakes,
     Strict,
     Wrong,
     choice_mistakes,
-    convert,
-    entries,
     parse_bytes,
     range_mistakes,
     size_mistakes,
@@ -41,18 +40,84 @@ class Example(Strict, frozen=True):
 Private = tuple[str, ...] | bool
 
 
-class SqlTool(Strict, frozen=True):
-    """A tool that is one SQL statement with bound parameters."""
+class Around(Struct, frozen=True):
+    """What the other tables have that a tool may use: databases with their modes, and whether there is a broker."""
+
+    databases: Mapping[str, str]
+    has_broker: bool
+
+
+class Tool(Strict, frozen=True, kw_only=True):
+    """What the tables of all tools have. Each kind of tool derives its own table from it (`TABLES`).
+
+    key: the key that a table of this kind has and no other; it tells the kinds apart.
+    is_described_later: description and parameters may be missing here: the tool's kind fills them in at the start,
+        and they are checked then (`tools.toolbox.resolve`).
+    """
+
+    key: ClassVar[str]
+    is_described_later: ClassVar[bool] = False
 
     description: str
-    database: str
-    sql: str
-    effect: str = "read"
     say: str | None = None
     parameters: dict[str, dict[str, JSON]] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     timeout_s: float = 10.0
     private: Private = ()
+
+    @property
+    def is_write(self) -> bool:
+        """Whether a call changes something. The intent of a write is on the medium before it runs."""
+        return True
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a call is made again after a crash, where nobody knows whether it was made (`on_uncertain`)."""
+        return not self.is_write
+
+    def mistakes(self, around: Around) -> Mistakes:
+        """(key below the tool, what is wrong and what is allowed) of what only this kind has."""
+        yield from ()
+
+    def shown(self, result: JSON, write: Callable[[JSON], str]) -> str:
+        """A result as a model reads it that words the answer. write: makes text of JSON."""
+        return "done" if result is None else write(result)
+
+
+class SqlTool(Tool, frozen=True, kw_only=True):
+    """A tool that is one SQL statement with bound parameters."""
+
+    key = "sql"
+
+    database: str
+    sql: str
+    effect: str = "read"
+
+    @property
+    def is_write(self) -> bool:
+        """See Tool."""
+        return self.effect == "write"
+
+    @property
+    def is_repeatable(self) -> bool:
+        """See Tool. A write made again finds the row of the first time beside its effect, and changes nothing."""
+        return True
+
+    def mistakes(self, around: Around) -> Mistakes:
+        """See Tool."""
+        if self.database not in around.databases:
+            known = ", ".join(around.databases) or "none: write a [databases.NAME] table"
+            yield ("database",), f"no database {self.database!r}; defined are {known}"
+            return
+        yield from choice_mistakes(("effect",), self.effect, "read", "write")
+        if self.is_write and around.databases[self.database] == "ro":
+            yield ("effect",), f'database {self.database!r} is opened read-only; set its mode to "rw"'
+
+    def shown(self, result: JSON, write: Callable[[JSON], str]) -> str:
+        """See Tool. Rows alone, without what stands around them."""
+        if not isinstance(result, dict) or "rows" not in result:  # stored when the tool was of another kind
+            return super().shown(result, write)
+        return write(result["rows"]) if result["rows"] else "done" if "changes" in result else "nothing found"
 
 
 class Publish(Strict, frozen=True):
@@ -64,49 +129,88 @@ class Publish(Strict, frozen=True):
     retain: bool = False
 
 
-class PublishTool(Strict, frozen=True):
+class PublishTool(Tool, frozen=True, kw_only=True):
     """A tool that publishes to another device."""
 
-    description: str
+    key = "publish"
+
     publish: Publish
-    say: str | None = None
-    parameters: dict[str, dict[str, JSON]] = field(default_factory=dict)
-    examples: tuple[Example, ...] = ()
-    timeout_s: float = 10.0
     on_uncertain: str = "retry"
-    private: Private = ()
+
+    @property
+    def is_repeatable(self) -> bool:
+        """See Tool."""
+        return self.on_uncertain == "retry"
+
+    def mistakes(self, around: Around) -> Mistakes:
+        """See Tool."""
+        declared = ", ".join(self.parameters) or "none"
+        for name in () if isinstance(self.private, bool) else self.private:
+            if name not in self.parameters:  # the result holds nothing else that could be named
+                yield ("private",), f"{name!r} is no parameter; declared are {declared}"
+        for name in PLACEHOLDER.findall(self.publish.topic):  # in a payload other braces stay as they are
+            if name not in self.parameters:
+                yield ("publish", "topic"), f"{{{name}}} is no parameter; declared are {declared}"
+        if not self.publish.topic or "+" in self.publish.topic or "#" in self.publish.topic:
+            yield ("publish", "topic"), "a topic to publish to has no wildcards and is not empty"
+        if self.publish.qos not in (0, 1, 2):
+            yield ("publish", "qos"), f"{self.publish.qos}; allowed are 0, 1, 2"
+        yield from choice_mistakes(("on_uncertain",), self.on_uncertain, "retry", "report")
+        if not around.has_broker:
+            yield ("publish",), "needs a broker: write an [mqtt] table"
+
+    def shown(self, result: JSON, write: Callable[[JSON], str]) -> str:
+        """See Tool. The result says only that it happened."""
+        return "done"
 
 
-class PythonTool(Strict, frozen=True):
+class PythonTool(Tool, frozen=True, kw_only=True):
     """A tool that is a function, "module:function", of a module in the folder `tools/` beside the configuration.
 
     Only a child process may import it. So what is not written here is filled in at the start, from the function
-    (tools/signatures): an empty description by its docstring, and below `parameters` what its signature says.
+    (`tools/python/signatures`): an empty description by its docstring, and below `parameters` what its signature says.
     memory bounds the private memory of the tool's process, file_size each file it writes.
     """
+
+    key = "python"
+    is_described_later = True
 
     python: str
     description: str = ""
     effect: str = "write"
-    say: str | None = None
-    parameters: dict[str, dict[str, JSON]] = field(default_factory=dict)
-    examples: tuple[Example, ...] = ()
-    timeout_s: float = 10.0
     memory: str = "128MiB"
     file_size: str = "256MiB"
     on_uncertain: str = "report"
-    private: Private = ()
+
+    @property
+    def is_write(self) -> bool:
+        """See Tool."""
+        return self.effect == "write"
+
+    @property
+    def is_repeatable(self) -> bool:
+        """See Tool."""
+        return not self.is_write or self.on_uncertain == "retry"
+
+    def mistakes(self, around: Around) -> Mistakes:
+        """See Tool."""
+        if not FUNCTION.fullmatch(self.python):
+            yield ("python",), f'{self.python!r}; write "module:function", a module of the folder tools/'
+        yield from choice_mistakes(("effect",), self.effect, "read", "write")
+        yield from choice_mistakes(("on_uncertain",), self.on_uncertain, "retry", "report")
+        if wrong := list(size_mistakes(("memory",), self.memory)):
+            yield from wrong
+            return
+        least, most = TOOL_MEMORY
+        if not least <= parse_bytes(self.memory) <= most:
+            yield ("memory",), f"{self.memory!r} is outside 32MiB to 1024GiB"
+        yield from size_mistakes(("file_size",), self.file_size)
 
 
-Tool = SqlTool | PublishTool | PythonTool
-KINDS: Mapping[str, type[Tool]] = {"sql": SqlTool, "publish": PublishTool, "python": PythonTool}  # by their own key
-
-
-class Around(Struct, frozen=True):
-    """What the other tables have that a tool may use: databases with their modes, and whether there is a broker."""
-
-    databases: Mapping[str, str]
-    has_broker: bool
+# The table of each kind of tool. They are all here and not with what runs the tools, so that every command and program
+# reads a configuration alike, and none carries SQLite or the rest of `edged.tools` for it. A kind from elsewhere joins
+# with `tools.toolbox.add_kind`.
+TABLES: list[type[Tool]] = [SqlTool, PublishTool, PythonTool]
 
 
 def parse(tables: dict[str, Any]) -> dict[str, Tool]:
@@ -117,9 +221,10 @@ def parse(tables: dict[str, Any]) -> dict[str, Tool]:
     """
     tools: dict[str, Tool] = {}
     for name, value in entries("tools", tables):
-        kinds = [kind for key, kind in KINDS.items() if key in value]
+        kinds = [table for table in TABLES if table.key in value]
         if len(kinds) != 1:
-            raise Wrong(("tools", name), "a tool has exactly one of `sql`, `publish` and `python`")
+            *keys, last = (f"`{table.key}`" for table in TABLES)
+            raise Wrong(("tools", name), f"a tool has exactly one of {', '.join(keys)} and {last}")
         tools[name] = convert(value, kinds[0], ("tools", name))
         for key in ("parameters", "examples"):
             if problem := no_json(value.get(key)):
@@ -137,15 +242,10 @@ def mistakes(name: str, tool: Tool, around: Around) -> Mistakes:
         yield at, f"{name!r} is a choice edged itself offers the model; choose another name"
     yield from range_mistakes((*at, "timeout_s"), tool.timeout_s, 0.01, 3600)
     yield from _private(at, tool)
-    if isinstance(tool, PythonTool):  # its description and parameters are known, and checked, when it was read
-        yield from _python_tool(at, tool)
-        return
-    for key, problem in words_that_fail(tool):
+    for key, problem in () if tool.is_described_later else words_that_fail(tool):
         yield (*at, *key), problem
-    if isinstance(tool, SqlTool):
-        yield from _sql_tool(at, tool, around)
-    else:
-        yield from _publish_tool(at, tool, around)
+    for key, problem in tool.mistakes(around):
+        yield (*at, *key), problem
 
 
 def _private(at: Key, tool: Tool) -> Mistakes:
@@ -155,47 +255,6 @@ def _private(at: Key, tool: Tool) -> Mistakes:
     for name in tool.private:
         if not name.strip() or "" in name.split("."):
             yield (*at, "private"), f"{name!r} is no name; write a column's, or a parameter's"
-        if isinstance(tool, PublishTool) and name not in tool.parameters:
-            declared = ", ".join(tool.parameters) or "none"
-            yield (*at, "private"), f"{name!r} is no parameter; declared are {declared}"
-
-
-def _sql_tool(at: Key, tool: SqlTool, around: Around) -> Mistakes:
-    if tool.database not in around.databases:
-        known = ", ".join(around.databases) or "none: write a [databases.NAME] table"
-        yield (*at, "database"), f"no database {tool.database!r}; defined are {known}"
-        return
-    yield from choice_mistakes((*at, "effect"), tool.effect, "read", "write")
-    if tool.effect == "write" and around.databases[tool.database] == "ro":
-        yield (*at, "effect"), f'database {tool.database!r} is opened read-only; set its mode to "rw"'
-
-
-def _publish_tool(at: Key, tool: PublishTool, around: Around) -> Mistakes:
-    for found in PLACEHOLDER.findall(tool.publish.topic):  # in a payload other braces stay as they are
-        if found not in tool.parameters:
-            declared = ", ".join(tool.parameters) or "none"
-            yield (*at, "publish", "topic"), f"{{{found}}} is no parameter; declared are {declared}"
-    if not tool.publish.topic or "+" in tool.publish.topic or "#" in tool.publish.topic:
-        yield (*at, "publish", "topic"), "a topic to publish to has no wildcards and is not empty"
-    if tool.publish.qos not in (0, 1, 2):
-        yield (*at, "publish", "qos"), f"{tool.publish.qos}; allowed are 0, 1, 2"
-    yield from choice_mistakes((*at, "on_uncertain"), tool.on_uncertain, "retry", "report")
-    if not around.has_broker:
-        yield (*at, "publish"), "needs a broker: write an [mqtt] table"
-
-
-def _python_tool(at: Key, tool: PythonTool) -> Mistakes:
-    if not FUNCTION.fullmatch(tool.python):
-        yield (*at, "python"), f'{tool.python!r}; write "module:function", a module of the folder tools/'
-    yield from choice_mistakes((*at, "effect"), tool.effect, "read", "write")
-    yield from choice_mistakes((*at, "on_uncertain"), tool.on_uncertain, "retry", "report")
-    if wrong := list(size_mistakes((*at, "memory"), tool.memory)):
-        yield from wrong
-        return
-    least, most = TOOL_MEMORY
-    if not least <= parse_bytes(tool.memory) <= most:
-        yield (*at, "memory"), f"{tool.memory!r} is outside 32MiB to 1024GiB"
-    yield from size_mistakes((*at, "file_size"), tool.file_size)
 
 
 def words_that_fail(tool: Tool) -> Mistakes:

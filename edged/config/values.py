@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from types import NoneType
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar
 
-import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")  # one MQTT topic level, one SQL word, one grammar rule
 BYTES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(B|KiB|MiB|GiB|KB|MB|GB)?")
@@ -43,6 +41,25 @@ def parse_bytes(text: str) -> int:
     return int(size)
 
 
+def size_problem(value: Any) -> str:
+    """What is wrong with a value that is no size."""
+    try:
+        parse_bytes(str(value))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def budget_problem(value: str) -> str:
+    """What is wrong with a value that is neither a size nor 1 to 100 percent."""
+    return f"{value} is outside 1 to 100%" if value.strip().endswith("%") else size_problem(value)
+
+
+def whole(pattern: str) -> str:
+    """A pattern for all of a text. (`$` alone lets Python end before a newline, and JSON Schema knows no `\\Z`.)"""
+    return f"^(?:{pattern})$(?!\\n)"
+
+
 def size_mistakes(at: Key, text: str) -> Mistakes:
     """Whether a text is a size."""
     try:
@@ -63,43 +80,10 @@ def choice_mistakes(at: Key, value: str, *allowed: str) -> Mistakes:
         yield at, f"{value!r}; allowed are {', '.join(allowed)}"
 
 
-def convert(value: Any, kind: type[T], at: Key) -> T:
-    """A table of TOML as a structure.
+SIZE = r"\s*[0-9]+(?:\.[0-9]+)?\s*(?:B|KiB|MiB|GiB|KB|MB|GB)?\s*"
+PERCENT = r"\s*0*(?:[1-9][0-9]?(?:\.[0-9]+)?|100(?:\.0+)?)\s*%\s*"
+BUDGET = whole(f"{SIZE}|{PERCENT}")
 
-    Raises:
-        Wrong: a key is unknown, missing, or has the wrong type.
-    """
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        text, _, path = str(error).partition(" - at ")
-        below = tuple(re.findall(r"\w+|\[\.\.\.\]|\[\d+\]", path.strip("`").removeprefix("$")))
-        if unknown := re.search(r"unknown field `(\w+)`", text):
-            below, text = (*below, unknown[1]), "unknown key"
-            if len(below) == 1:
-                text += f"; allowed are {', '.join(f.name for f in msgspec.structs.fields(kind))}"
-        elif missing := re.search(r"missing required field `(\w+)`", text):
-            below, text = (*below, missing[1]), "is required"
-        elif "enum value" in text and len(below) == 1:
-            text += f"; allowed are {', '.join(_enum_values(kind, below[0]))}"
-        raise Wrong((*at, *below), text[:1].lower() + text[1:]) from None
-
-
-def _enum_values(kind: type[Struct], name: str) -> list[str]:
-    annotation = {f.name: f.type for f in msgspec.structs.fields(kind)}[name]
-    [enum] = [one for one in get_args(annotation) or (annotation,) if one is not NoneType]
-    return [str(member.value) for member in enum]
-
-
-def entries(name: str, table: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The tables of a table of tables ([models], [tools], ...) by their names.
-
-    Raises:
-        Wrong: a name is none, or something is no table.
-    """
-    for key, value in table.items():
-        if not NAME.fullmatch(key):
-            raise Wrong((name, key), "a name has 1 to 64 letters, digits, `_`, `-` or `.`, no dash in front")
-        if not isinstance(value, dict):
-            raise Wrong((name, key), f"is a table: write [{name}.{key}]")
-    return list(table.items())
+Size = Annotated[str, Meta(pattern=whole(SIZE), extra={"problem": size_problem})]
+AbsolutePath = Annotated[str, Meta(pattern="^(?:/|$)", extra={"problem": "{} is not an absolute path"})]
+Url = Annotated[str, Meta(extra_json_schema={"format": "uri"})]

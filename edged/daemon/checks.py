@@ -6,10 +6,10 @@ from pathlib import Path
 
 from edged.agent.grammars import cost, grammar, precheck
 from edged.agent.prompts import specs
-from edged.config import Config, PythonTool
+from edged.config import Config
 from edged.errors import ConfigError
 from edged.models.files import model_aliases, not_installed
-from edged.tools.toolbox import Toolbox
+from edged.tools.toolbox import Toolbox, resolve
 
 
 async def check_all(settings: Config) -> list[str]:
@@ -25,10 +25,10 @@ async def check_all(settings: Config) -> list[str]:
 
 
 async def tools_that_fail(settings: Config) -> list[ConfigError]:
-    """SQL tools whose statement, table or file is wrong, as it is now."""
-    toolbox = Toolbox(settings.tools, settings.databases, None)
+    """Tools that cannot work now: a statement, table or file is wrong."""
+    toolbox = Toolbox(settings)
     try:
-        return [settings.error(("tools", name), why) for name, why in (await toolbox.check()).items()]
+        return [settings.error(("tools", problem.tool), problem.message) for problem in await toolbox.check()]
     finally:
         await toolbox.stop()
 
@@ -43,13 +43,9 @@ async def _inexpressible(settings: Config) -> list[ConfigError]:
 
 
 async def with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
-    """The configuration with its Python tools read, and what is wrong with tools as far as that can be seen without
-    making grammars of their parameters, which takes a library that an idle daemon does not carry."""
-    wrong: list[ConfigError] = []
-    if any(isinstance(tool, PythonTool) for tool in settings.tools.values()):
-        from edged.tools.python import signatures  # only now: a daemon without such tools does not carry it
-
-        settings, wrong = await signatures.resolve(settings)
+    """The configuration with its tools resolved (Python tools read), and what is wrong with tools as far as that can be
+    seen without making grammars of their parameters, which takes a library that an idle daemon does not carry."""
+    settings, wrong = await resolve(settings)
     for spec in specs(settings.tools):
         if (problem := cost.look(spec.parameters).problem) is not None:
             wrong.append(settings.error(("tools", spec.name, "parameters"), problem))

@@ -16,19 +16,21 @@ from msgspec import Struct
 
 from edged.config import Config
 from edged.errors import ConfigError
+from edged.transport.base import SocketAddress
 from edged.transport.sockets import BACKLOG, group_id, listen
 
 log = logging.getLogger("edged.daemon.listeners")
 
-Address = Path | tuple[str, int]  # a Unix socket, or (host, port), as the configuration names a listener
 Name = str | tuple[str, int]  # what getsockname() says: the path, or the numeric host and the port
 
 
 class _Listening(Struct):
-    """A socket; passed: by systemd, which made it and keeps it."""
+    """A socket; passed: by systemd, which made it and keeps it. file: of a Unix socket that was made here, to be known
+    again (device, inode): another program may delete it, and put its own in its place."""
 
     end: socket.socket
     passed: bool
+    file: tuple[int, int] | None = None
 
 
 class Listeners:
@@ -40,7 +42,7 @@ class Listeners:
 
     def __init__(self, passed: Iterable[socket.socket] = ()) -> None:
         self._open: dict[Name, _Listening] = {}
-        self._names: dict[Address, list[Name]] = {}
+        self._names: dict[SocketAddress, list[Name]] = {}
         self._given_up: set[Name] = set()
         for inherited in passed:
             if _listens(inherited):
@@ -52,7 +54,7 @@ class Listeners:
                 )
                 inherited.close()
 
-    def open(self, settings: Config, addresses: Iterable[Address], group: str | None) -> None:
+    def open(self, settings: Config, addresses: Iterable[SocketAddress], group: str | None) -> None:
         """Have sockets for these addresses, with the mode and group of `[ipc]`. Blocks.
 
         Raises:
@@ -63,8 +65,9 @@ class Listeners:
         wanted = {address: _names(address) for address in addresses}
         try:
             for name in (name for names in wanted.values() for name in names):
-                if (known := self._open.get(name)) is None:
-                    made[name] = _Listening(self._make(name, mode, gid), passed=False)
+                known = self._open.get(name)
+                if known is None or (_made_here(known) and known.file != _file(name)):  # deleted: nobody can connect
+                    made[name] = self._make(name, mode, gid)
                 elif known.passed and isinstance(name, str):
                     _check_agreement(settings, name)
         except ConfigError:
@@ -72,13 +75,16 @@ class Listeners:
                 _close(name, listening)
             raise
         for name, kept in self._open.items():
-            if isinstance(name, str) and not kept.passed:
-                os.chown(name, -1, gid)
-                Path(name).chmod(mode)
+            if name in made:
+                log.warning("the socket %s was deleted, and is made again", name, extra={"event": "socket_remade"})
+                kept.end.close()
+            elif _made_here(kept) and kept.file == _file(name):
+                os.chown(str(name), -1, gid)
+                Path(str(name)).chmod(mode)
         self._open |= made
         self._names |= wanted
 
-    def keep_only(self, addresses: Iterable[Address]) -> None:
+    def keep_only(self, addresses: Iterable[SocketAddress]) -> None:
         """Close what no listener of the configuration wants."""
         self._names = {address: self._names[address] for address in addresses}
         for name in self._open.keys() - {name for names in self._names.values() for name in names}:
@@ -88,7 +94,7 @@ class Listeners:
                 self._given_up.add(name)
             _close(name, listening)
 
-    def sockets(self, address: Address) -> list[socket.socket]:
+    def sockets(self, address: SocketAddress) -> list[socket.socket]:
         """The sockets of an address: one, or several where a host name has several addresses. They stay the owner's:
         serve a duplicate."""
         return [self._open[name].end for name in self._names[address]]
@@ -99,19 +105,19 @@ class Listeners:
             _close(name, listening)
         self._open, self._names = {}, {}
 
-    def _make(self, name: Name, mode: int, gid: int) -> socket.socket:
+    def _make(self, name: Name, mode: int, gid: int) -> _Listening:
         if name in self._given_up:
             raise ConfigError(_text(name), "", "systemd's socket for it was closed: systemctl restart edged")
         if isinstance(name, str):
-            return listen(Path(name), mode, gid)
+            return _Listening(listen(Path(name), mode, gid), passed=False, file=_file(name))
         family = socket.AF_INET6 if ":" in name[0] else socket.AF_INET
         try:
-            return socket.create_server(name, family=family, backlog=BACKLOG)
+            return _Listening(socket.create_server(name, family=family, backlog=BACKLOG), passed=False)
         except OSError as error:
             raise ConfigError(_text(name), "", f"cannot be listened on: {os.strerror(error.errno or 0)}") from None
 
 
-def _names(address: Address) -> list[Name]:
+def _names(address: SocketAddress) -> list[Name]:
     if isinstance(address, Path):
         return [str(address)]
     try:
@@ -138,14 +144,33 @@ def _listens(passed: socket.socket) -> bool:
     return passed.family in (socket.AF_INET, socket.AF_INET6)
 
 
+def _made_here(listening: _Listening) -> bool:
+    """Whether it is a Unix socket of ours, with a file to look after."""
+    return listening.file is not None
+
+
+def _file(name: Name) -> tuple[int, int] | None:
+    """The file of a Unix socket's name as it is now; None: there is none."""
+    try:
+        status = Path(str(name)).lstat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 def _check_agreement(settings: Config, path: str) -> None:
     """The unit made the socket: `[ipc]` may repeat its mode and group, not contradict them."""
-    status = Path(path).stat()
+    try:
+        status = Path(path).stat()
+    except FileNotFoundError:
+        about = {"event": "socket_gone"}
+        log.error("systemd's socket %s was deleted: systemctl restart edged.socket edged", path, extra=about)
+        return
     mode = stat.S_IMODE(status.st_mode)
-    if ("ipc", "mode") in settings.origin and int(settings.ipc.mode, 8) != mode:
+    if settings.is_given("ipc", "mode") and int(settings.ipc.mode, 8) != mode:
         told = f"systemd made {path} with mode {mode:04o}: take the key out, or change SocketMode= of edged.socket"
         raise settings.error(("ipc", "mode"), f"{settings.ipc.mode!r}, but {told}")
-    if settings.group_given and group_id(settings.ipc.group) != status.st_gid:
+    if settings.is_given("ipc", "group") and group_id(settings.ipc.group) != status.st_gid:
         owner = _group_name(status.st_gid)
         told = f"systemd made {path} for group {owner}: take the key out, or change SocketGroup= of edged.socket"
         raise settings.error(("ipc", "group"), f"{settings.ipc.group!r}, but {told}")
@@ -160,5 +185,5 @@ def _group_name(gid: int) -> str:
 
 def _close(name: Name, listening: _Listening) -> None:
     listening.end.close()
-    if isinstance(name, str) and not listening.passed:
-        Path(name).unlink(missing_ok=True)
+    if listening.file is not None and listening.file == _file(name):
+        Path(str(name)).unlink(missing_ok=True)

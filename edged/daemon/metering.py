@@ -9,7 +9,7 @@ from msgspec import structs
 
 from edged.daemon.metrics import Metrics
 from edged.interfaces import Embedder, Engine, OnPiece
-from edged.types import JSON, ChatAnswer, Completion, Embeddings, EmbedJob, Job, Reply, Status
+from edged.types import ChatAnswer, Completion, Embeddings, EmbedJob, Event, Job, Status
 
 
 class Counted(Engine, Embedder, Protocol):
@@ -64,12 +64,6 @@ class Meter:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def settled(self, agent: str, reply: Reply) -> None:
-        """A request has its outcome."""
-        where = reply.route.where if reply.route else "local"
-        first = reply.timing.first_token_ms / 1000 if reply.timing.first_token_ms else None
-        self._metrics.settled(agent, where, Status(reply.status), reply.timing.total_ms / 1000, first)
-
     def answered(self, model: str, answer: ChatAnswer) -> None:
         """An upstream has answered."""
         self._metrics.generated(
@@ -81,9 +75,14 @@ class Meter:
             decode_steps=0,
         )
 
-    def happened(self, name: str, data: dict[str, JSON]) -> None:
-        """An event; those about models are counted."""
-        match name:
+    def heard(self, event: Event) -> None:
+        """A subscriber of the bus: counts requests that ended, loads and unloads."""
+        data = event.data
+        match event.name:
+            case "request_ended":
+                first_ms = data["first_token_ms"]
+                seconds, first_s = data["total_ms"] / 1000, first_ms / 1000 if first_ms else None
+                self._metrics.settled(data["agent"], data["where"], Status(data["status"]), seconds, first_s)
             case "model_loaded":
                 self._metrics.model_loaded(data["model"], "ok")
             case "model_load_failed":

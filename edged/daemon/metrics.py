@@ -7,7 +7,7 @@ never what a client wrote: a series lives as long as the daemon does.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,6 @@ class Metrics:
 
     Args:
         agents, models, tools: names that may become labels; `models` are the board's and those of the upstreams.
-        sources: asked once a scrape.
     """
 
     def __init__(
@@ -64,7 +63,6 @@ class Metrics:
         agents: Collection[str],
         models: Collection[str],
         tools: Collection[str],
-        sources: Callable[[], Snapshot],
     ) -> None:
         import prometheus_client as prometheus
 
@@ -100,7 +98,8 @@ class Metrics:
         self._lag_s = prometheus.Histogram(
             "edged_loop_lag_seconds", "How late the event loop runs what is due.", buckets=LAG_SECONDS, **own
         )
-        self._registry.register(_Gauges(sources))
+        self._gauges = _Gauges()
+        self._registry.register(self._gauges)
         self._begin_at_zero()
 
     def settled(self, agent: str, where: str, status: Status, seconds: float, first_token_s: float | None) -> None:
@@ -135,10 +134,11 @@ class Metrics:
         """The event loop was so late once."""
         self._lag_s.observe(seconds)
 
-    def render(self) -> tuple[bytes, str]:
-        """The page and its content type."""
+    def render(self, now: Snapshot) -> tuple[bytes, str]:
+        """The page and its content type. now: what the gauges show."""
         from prometheus_client import generate_latest
 
+        self._gauges.now = now
         return generate_latest(self._registry), CONTENT_TYPE
 
     def _begin_at_zero(self) -> None:
@@ -166,16 +166,16 @@ async def watch_loop(metrics: Metrics, *, period_s: float = LAG_PERIOD_S) -> Non
 
 
 class _Gauges:
-    """A collector of prometheus_client: everything that somebody else knows, asked for at scrape time."""
+    """A collector of prometheus_client: everything that somebody else knows. now: set before each scrape."""
 
-    def __init__(self, sources: Callable[[], Snapshot]) -> None:
-        self._sources = sources
+    now: Snapshot | None = None
 
     def collect(self) -> Iterator[Metric]:
         """One family a gauge."""
         from prometheus_client.core import CounterMetricFamily
 
-        now = self._sources()
+        if (now := self.now) is None:  # prometheus_client asks for the names when the collector is registered
+            return
         yield _gauge("queue_waiting", "Requests that wait for their turn or a link.", now.queue_waiting)
         yield _gauge("outbox_waiting", "Replies that are not delivered yet.", now.outbox_waiting)
         yield _gauge("memory_budget_bytes", "What all models may take together.", now.memory_budget_bytes)

@@ -21,11 +21,13 @@ from pathlib import Path
 
 from edged import config
 from edged.config import Config
-from edged.daemon import assembly, checks
-from edged.daemon.assembly import Daemon
+from edged.daemon import checks
+from edged.daemon.assembly import assemble
+from edged.daemon.lifecycle import Daemon
 from edged.daemon.listeners import Listeners
 from edged.errors import ConfigError
 from edged.host import clock, last_end, log, systemd
+from edged.transport.sockets import group_of
 
 logger = logging.getLogger("edged")
 
@@ -56,6 +58,7 @@ class Supervisor:
         self._manager = systemd.ServiceManager()
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
+        self._stuck = False
 
     async def run(self) -> int:
         """Returns the exit status; ConfigError where the first configuration is wrong."""
@@ -67,20 +70,25 @@ class Supervisor:
             settings = await self._read()
             first = self._daemon(settings, clock.boot() - process_age_s())
             with _locked(settings.state_dir):
-                await self._listen(settings)
+                await self._listen(first)
                 living = self._live(first)
                 del first  # it is as large as its successors, and ends with the first reload
                 return await living
         finally:
             self._listeners.close()
+            if self._stuck:  # the interpreter would wait for its threads without end
+                logging.shutdown()
+                os._exit(EX_SOFTWARE)
 
     async def _live(self, daemon: Daemon | None) -> int:
         status = EX_OK
         while daemon is not None and status == EX_OK and not self._stop.is_set():
-            self._listeners.keep_only(assembly.addresses(daemon.settings))
-            life = asyncio.create_task(daemon.run(), name="edged.daemon")
-            daemon = await self._outlive(daemon, life)
+            self._listeners.keep_only(daemon.addresses)
+            life, living = asyncio.create_task(daemon.run(), name="edged.daemon"), daemon
+            daemon = await self._outlive(living, life)
             status = await life
+            self._stuck = living.stuck
+            del living, life
         return status
 
     async def _outlive(self, daemon: Daemon, life: asyncio.Task[int]) -> Daemon | None:
@@ -108,20 +116,20 @@ class Supervisor:
         self._reload.clear()
         wished_at = clock.boot()
         self._manager.reloading()
-        logger.info("reading the configuration again")
+        logger.info("reading the configuration again", extra={"event": "reload_begun"})
         try:
             settings = await self._read()
             _check_fixed(daemon.settings, settings)
             if problems := await checks.tools_that_fail(settings):
                 raise problems[0]
             successor = self._daemon(settings, wished_at)
-            await self._listen(settings)  # last: only then is there nothing to take back
+            await self._listen(successor)  # last: only then is there nothing to take back
         except ConfigError as error:
-            logger.error("not reloaded, the configuration of before stays: %s", error)
+            logger.error("not reloaded, the configuration of before stays: %s", error, extra={"event": "reload_failed"})
             self._refuse(daemon, str(error))
             return None
         except Exception as error:
-            logger.exception("not reloaded, the configuration of before stays")
+            logger.exception("not reloaded, the configuration of before stays", extra={"event": "reload_failed"})
             self._refuse(daemon, f"an error inside edged: {error!r}")
             return None
         self._manager.trouble = ""
@@ -140,11 +148,11 @@ class Supervisor:
 
     def _daemon(self, settings: Config, wished_at: float) -> Daemon:
         """One that can be run once `_listen` is done. ConfigError where something it is made of is wrong."""
-        return Daemon(settings, self._manager, self._listeners, wished_at)
+        return Daemon(assemble(settings), self._manager, self._listeners, wished_at)
 
-    async def _listen(self, settings: Config) -> None:
-        group = assembly.socket_group(settings)
-        await asyncio.to_thread(self._listeners.open, settings, assembly.addresses(settings), group)
+    async def _listen(self, daemon: Daemon) -> None:
+        group = group_of(daemon.settings)
+        await asyncio.to_thread(self._listeners.open, daemon.settings, daemon.addresses, group)
 
 
 def _check_fixed(old: Config, new: Config) -> None:
@@ -175,7 +183,7 @@ def _threads_watched() -> Iterator[None]:
 
     def died(what: threading.ExceptHookArgs) -> None:
         name = what.thread.name if what.thread else "one that is gone"
-        logger.critical("the thread %s died", name, exc_info=what.exc_value)
+        logger.critical("the thread %s died", name, exc_info=what.exc_value, extra={"event": "thread_died"})
         last_end.admit(f"the thread {name} died")
         os._exit(EX_SOFTWARE)
 

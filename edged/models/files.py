@@ -8,7 +8,7 @@ import msgspec
 
 from edged.config import Config
 from edged.engines import scripted
-from edged.errors import ConfigError, ModelUnavailable
+from edged.errors import ModelUnavailable
 from edged.models import catalog
 from edged.models.catalog import ModelFile
 from edged.models.updates.ledger import in_force, read
@@ -71,8 +71,7 @@ def _model_file(settings: Config, name: str, source: str) -> ModelFile:
     try:
         file = catalog.resolve(source, settings.models_dir)
     except ModelUnavailable as error:
-        key = f"models.{name}.{'variants' if model.variants else 'source'}"
-        raise ConfigError(settings.files[0], key, error.message) from None
+        raise settings.error(("models", name, "variants" if model.variants else "source"), error.message) from None
     if model.engine is not None and model.engine.value != file.engine:
         problem = f"{model.engine}, and {source!r} is a file for {file.engine}; leave it out"
         raise settings.error(("models", name, "engine"), problem)

@@ -66,6 +66,10 @@ class Inbox:
         already is answered as ever."""
         self._dispatcher.refusing = error
 
+    async def forget_packets(self) -> None:
+        """The broker has forgotten this node: packet ids seen so far mean nothing."""
+        await self._database.write(requests.forget_packets)
+
     async def accept(self, ask: Ask, on_delta: OnDelta | None = None) -> Accepted:
         """Take a request in. When this returns it is on the medium: acknowledge it.
 

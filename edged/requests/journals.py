@@ -25,14 +25,13 @@ log = logging.getLogger("edged.requests")
 class Journals:
     """Reads them. Keeps nothing itself."""
 
-    def __init__(self, database: Database, toolbox: Toolbox, tools: Mapping[str, Tool]) -> None:
+    def __init__(self, database: Database, toolbox: Toolbox) -> None:
         self._database = database
         self._toolbox = toolbox
-        self._tools = tools
 
     def of(self, row: Row) -> Journal:
         """The journal of a request, to be written."""
-        return _AuditedJournal(self._database, row, self._tools)
+        return _AuditedJournal(self._database, row, self._toolbox.tools)
 
     async def known(self, row: Row) -> tuple[list[PastTurn], list[Step]]:
         """The conversation so far, and the steps of earlier attempts. Most requests have neither: then the store is
@@ -43,14 +42,15 @@ class Journals:
         return history, await self.steps(row) if row.begun else []
 
     async def steps(self, row: Row) -> list[Step]:
-        """What was done for a request. An SQL write that did not get into the journal is found beside its effect.
+        """What was done for a request. A call that did not get into the journal is found with its tool, where the tool
+        knows: an SQL write beside its effect.
 
         Raises:
-            ToolFailed: a database cannot be read. What was done is not known then, and nothing may be done again.
+            ToolFailed: a tool cannot look. What was done is not known then, and nothing may be done again.
         """
         steps = {step.number: step for step in await self._database.read(lambda c: journal.steps(c, row.rid))}
-        for found in await self._toolbox.recall(row.rid):
-            step = journal.kept(*found)
+        for done in await self._toolbox.recall(row.rid):
+            step = journal.kept(done.step, done.intent, done.result)
             if step.number not in steps or steps[step.number].result is None:
                 await self.of(row).finish(step)
                 steps[step.number] = step
@@ -65,11 +65,8 @@ class Journals:
         except ToolFailed as error:
             log.warning("the reply tells what the journal knows: %s", error.message, extra={"rid": row.rid})
             steps = await self._database.read(lambda c: journal.steps(c, row.rid))
-        known = [_record(step) for step in steps if step.result or self._may_have_changed(step.intent.call.name)]
+        known = [_record(step) for step in steps if step.result or self._toolbox.is_write(step.intent.call.name)]
         return max(tuple(known), run.records if run else (), key=len)
-
-    def _may_have_changed(self, tool: str) -> bool:
-        return tool in self._tools and self._toolbox.is_write(tool)
 
 
 class _AuditedJournal(Journal):

@@ -74,7 +74,7 @@ class Pipeline:
         self._signals = signals = Signals()
         self._needs = needs = Needs()
         self._watchers = watchers = Watchers(database)
-        journals = Journals(database, toolbox, config.tools)
+        journals = Journals(database, toolbox)
         settler = Settler(config, database, dispatcher, journals, watchers, signals, changed=changed, settled=settled)
         self._parking = parking = Parking(config, database, cloud, signals, changed=changed)
         answering = Answering(
@@ -91,6 +91,7 @@ class Pipeline:
         )
 
         self.accept = inbox.accept
+        self.forget_packets = inbox.forget_packets
         self.requeue = inbox.requeue
         self.refuse = inbox.refuse
         self.pause_batch = worker.pause_batch

@@ -113,6 +113,14 @@ class Governor:
         """The file and context a name stands for: of what is in memory, else of what was or would be first."""
         return self._of(model).spec
 
+    def variant(self, model: str) -> str:
+        """Which of its variants that is; empty where there is one only."""
+        return self.spec(model).variant
+
+    def is_resident(self, model: str) -> bool:
+        """Whether it can be used without a load."""
+        return bool(self.status()["models"][model]["state"] == ModelState.READY)
+
     @property
     def aliases(self) -> dict[str, Alias]:
         """What each name stands for."""

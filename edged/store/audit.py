@@ -181,7 +181,9 @@ class AuditLog:
         self._dropped = 0
 
     def note(self, entry: AuditEntry) -> None:
-        """Never raises and never blocks: from the event loop."""
+        """Never raises and never blocks: from the event loop. A refusal is in the daemon's log as well."""
+        if entry.what.endswith(".refused"):
+            log.info("%s: %s by %s: %s", entry.what, entry.outcome, entry.who, entry.about.get("reason"))
         if self._waiting >= MAX_WAITING:
             self._dropped += 1
             return

@@ -1,81 +1,113 @@
-"""All tools of the configuration, ready to be called."""
+"""All tools of a daemon, of whatever kind, by name. The list belongs to the toolbox and may change while it runs."""
 
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import Any
 
-from edged.config import Database, PublishTool, PythonTool, SqlTool, Tool
-from edged.errors import BadRequest, ToolFailed
+import msgspec
+
+from edged.config import Config, Tool
+from edged.config.tools import TABLES
+from edged.errors import BadRequest, ConfigError, ToolFailed
 from edged.interfaces import Publisher
 from edged.tools import check, values
-from edged.tools.python import orphans
-from edged.tools.python.landlock import OPEN, Fence
-from edged.tools.sql import SqlDatabase
+from edged.tools.kind import Done, Kind, OtherCall, Problem, Surroundings, check_same_call, intent_of
+from edged.tools.publish import PublishKind
+from edged.tools.python.kind import PythonKind
+from edged.tools.sql.kind import SqlKind
 from edged.types import JSON, ToolCall
 
-if TYPE_CHECKING:
-    from edged.tools.python.worker import ToolWorker
+logger = logging.getLogger("edged.tools")
+
+# The kinds of tools. A new one is a file, its line here, and its table's line in `config.tools.TABLES`.
+KINDS: list[type[Kind[Any]]] = [SqlKind, PublishKind, PythonKind]
+
+
+def add_kind(kind: type[Kind[Any]]) -> None:
+    """Let configurations have tools of a kind that lies outside this package. Before any is loaded."""
+    KINDS.append(kind)
+    TABLES.append(kind.table)
+
+
+async def resolve(settings: Config) -> tuple[Config, list[ConfigError]]:
+    """The configuration with all that it leaves to the kinds of its tools (a function's docstring is its description),
+    and what is wrong with those tools, which stay as they were."""
+    tools, problems = dict(settings.tools), []
+    for kind in KINDS:
+        resolved, wrong = await kind.resolve(settings, _of(settings, kind))
+        tools.update(resolved)
+        problems += wrong
+    return msgspec.structs.replace(settings, tools=tools), problems
 
 
 class Toolbox:
     """Calls tools by name.
 
     Args:
-        tools: Python tools among them as `signatures.resolve` filled them in.
-        publisher: None where no broker is configured (config refuses MQTT tools then).
-        folder: of the Python tools' modules.
-        fence: what their processes may not touch.
+        settings: as `resolve` left them.
+        publisher: None where no broker is configured.
         called: gets (tool, whether it worked) of every call.
+
+    Attributes:
+        tools: all there are, those of the configuration first and in its order. A live view: it always shows the tools
+            of now. `subscribe` tells when they change.
     """
 
     def __init__(
         self,
-        tools: Mapping[str, Tool],
-        databases: Mapping[str, Database],
-        publisher: Publisher | None,
-        folder: Path = Path(),
-        fence: Fence = OPEN,
+        settings: Config,
+        publisher: Publisher | None = None,
         *,
         called: Callable[[str, bool], None] = lambda tool, ok: None,
     ) -> None:
         self._called = called
-        self._tools = tools
-        self._databases = {name: SqlDatabase(name, config) for name, config in databases.items()}
-        self._workers = _workers({n: tool for n, tool in tools.items() if isinstance(tool, PythonTool)}, folder, fence)
-        self._publisher = publisher
+        self._configured = settings.tools
+        self._listeners: list[Callable[[], None]] = []
+        self._tools: dict[str, Tool] = {}
+        self._kind_of: dict[str, Kind[Any]] = {}
+        self.tools: Mapping[str, Tool] = MappingProxyType(self._tools)
+        around = Surroundings(settings, publisher, self._changed)
+        self.kinds: tuple[Kind[Any], ...] = ()
+        self.kinds = tuple(kind(_of(settings, kind), around) for kind in KINDS)
+        self._list()
+
+    def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """From now on `listener` is called after every change of `tools`; the returned function ends it."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
     def get(self, name: str) -> Tool | None:
-        """A tool; None where the journal names one that the configuration has no more."""
+        """A tool; None where the journal names one that is not there any more."""
         return self._tools.get(name)
 
     def is_write(self, name: str) -> bool:
         """Whether the tool changes something; its intent is durable before it runs."""
         tool = self._tools.get(name)
-        return tool is not None and (isinstance(tool, PublishTool) or tool.effect == "write")
+        return tool is not None and tool.is_write
 
     def keeps_intents(self, name: str) -> bool:
-        """Whether the tool keeps the intent of a call beside its effect, in one transaction: SQL writes do."""
-        tool = self._tools.get(name)
-        return isinstance(tool, SqlTool) and tool.effect == "write"
+        """Whether the tool keeps the intent of a call beside its effect, in one transaction (`Kind.keeps_intents`)."""
+        kind = self._kind_of.get(name)
+        return kind is not None and kind.keeps_intents(name)
 
-    async def recall(self, rid: str) -> list[tuple[int, str, JSON]]:
-        """(step, intent, result) of the SQL writes of a request that happened, as their databases know them.
+    async def recall(self, rid: str) -> list[Done]:
+        """What is known to have been done for a request, of the tools that know it.
 
         Raises:
-            ToolFailed: one of them cannot be read.
+            ToolFailed: one of them cannot look. Nothing may be done again then.
         """
-        found = await asyncio.gather(*(database.recall(rid) for database in self._databases.values()))
-        return [step for each in found for step in each]
+        found = await asyncio.gather(*(kind.recall(rid) for kind in self.kinds))
+        return [done for each in found for done in each]
 
     async def call(self, call: ToolCall, rid: str, step: int, intent: str | None = None) -> JSON:
         """Do it. An SQL write happens once per (rid, step); publishing and Python tools happen at every call.
 
         Args:
-            intent: what `recall` is to find beside an SQL write.
+            intent: what `recall` gives back, from kinds that recall; None: the call alone.
 
         Raises:
             ToolFailed: the reason, as the model and the reply get it.
@@ -88,89 +120,104 @@ class Toolbox:
         self._called(call.name, True)
         return result
 
-    async def call_by_hand(self, name: str, arguments: dict[str, JSON], rid: str) -> JSON:
+    async def call_by_hand(self, name: str, arguments: dict[str, JSON], rid: str, *, named: bool = False) -> JSON:
         """Call a tool outside of any request; nothing has made its arguments fit.
 
         Args:
-            rid: an SQL write happens once for it, however often it is called.
+            rid: identity of the call.
+            named: the caller may have used it before. What was done under it then is not done again.
 
         Raises:
-            BadRequest: no such tool, or arguments that its schema does not allow.
+            BadRequest: no such tool, arguments that its schema does not allow, or another call under the same name.
             ToolFailed: as `call`.
         """
         tool = self._tools.get(name)
         if tool is None:
             raise BadRequest(f"no tool {name!r}; configured are {', '.join(self._tools) or 'none'}")
-        wrong = await check.problem({**values.schema(tool.parameters), "additionalProperties": False}, arguments)
+        call = ToolCall(name, values.given(tool.parameters, arguments))
+        wrong = await check.problem({**values.schema(tool.parameters), "additionalProperties": False}, call.arguments)
         if wrong:
             raise BadRequest(f"arguments: {wrong}")
-        return await self.call(ToolCall(name, arguments), rid, 0)
+        try:
+            if named and (done := await self._done_by_hand(call, rid)) is not None:
+                return done.result
+            return await self.call(call, rid, 0, intent_of(call))
+        except OtherCall as error:
+            raise BadRequest(f"id: {error.message}; take another id for another call") from None
 
     async def resume(self, call: ToolCall, rid: str, step: int, intent: str | None = None) -> JSON:
-        """Finish a step that may or may not have been done when the daemon died (CONTRACT section 3).
+        """Finish a step that may or may not have been done when the daemon died (CONTRACT section 3). `recall` knows
+        nothing of it.
 
         Raises:
-            ToolFailed: also where the tool's `on_uncertain` is "report".
+            ToolFailed: also where the call may have been made and is not made again (`on_uncertain`).
         """
         tool = self._tools.get(call.name)
         if tool is None:
             raise ToolFailed(f"the tool {call.name!r} is not configured any more")
-        if not isinstance(tool, SqlTool) and tool.on_uncertain == "report" and self.is_write(call.name):
+        if not tool.is_repeatable:
             raise ToolFailed("the daemon stopped before it knew what came of this call: it may have happened")
         return await self.call(call, rid, step, intent)
 
-    def started(self, pid: int) -> bool:
-        """Whether a process of the daemon's own user comes of a Python tool, or may."""
-        return bool(self._workers) and orphans.comes_of(pid, os.getpid())
+    def owns(self, pid: int) -> bool:
+        """Whether a process of the daemon's own user was started by a tool, or may have been."""
+        return any(kind.owns(pid) for kind in self.kinds)
 
-    async def check(self) -> dict[str, str]:
-        """What is wrong with SQL tools, by name: missing files, tables, parameters. Nothing is run. (What is wrong with
-        a Python tool was found when its signature was read.)"""
-        problems = {}
-        for name, tool in self._tools.items():
-            if isinstance(tool, SqlTool):
-                try:
-                    await self._databases[tool.database].check(tool)
-                except ToolFailed as error:
-                    problems[name] = error.message
-        return problems
+    async def check(self) -> list[Problem]:
+        """What keeps tools from working now. Nothing is run."""
+        return [problem for kind in self.kinds for problem in await kind.check()]
 
-    async def _do(self, call: ToolCall, rid: str, step: int, intent: str | None) -> JSON:
-        tool = self._tools[call.name]
-        arguments = values.complete(tool.parameters, call.arguments)
-        if isinstance(tool, PublishTool):
-            return await self._publish(tool, arguments)
-        if isinstance(tool, PythonTool):
-            return await self._workers[call.name].call(arguments, rid, step)
-        database = self._databases[tool.database]
-        if tool.effect == "write":
-            return await database.write(tool, arguments, rid, step, intent)
-        return await database.read(tool, arguments)
+    def cautions(self) -> list[Problem]:
+        """What keeps no tool from working, and whoever runs edged should know."""
+        return [problem for kind in self.kinds for problem in kind.cautions()]
 
     async def stop(self) -> None:
-        """End the processes of Python tools, close the databases."""
-        await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
-        for database in self._databases.values():
-            await database.stop()
+        """End processes, close connections."""
+        for kind in self.kinds:
+            await kind.close()
 
-    async def _publish(self, tool: PublishTool, arguments: dict[str, JSON]) -> JSON:
-        if self._publisher is None:
-            raise ToolFailed("no broker is configured")
-        topic = values.topic(tool.publish.topic, arguments)
-        payload = values.payload(tool.publish.payload, arguments)
-        try:
-            async with asyncio.timeout(tool.timeout_s):
-                await self._publisher.publish(topic, payload, qos=tool.publish.qos, retain=tool.publish.retain)
-        except TimeoutError:
-            raise ToolFailed(
-                f"the broker did not confirm within {tool.timeout_s} s; it may still get the message"
-            ) from None
-        return {"topic": topic, "published": True}
+    async def _do(self, call: ToolCall, rid: str, step: int, intent: str | None) -> JSON:
+        tool = self._tools.get(call.name)
+        if tool is None:  # it went since the call was decided on
+            raise ToolFailed(f"the tool {call.name!r} is not there any more")
+        arguments = values.complete(tool.parameters, call.arguments)
+        kind = self._kind_of[call.name]
+        return await kind.call(call.name, arguments, rid, step, intent or intent_of(call))
+
+    async def _done_by_hand(self, call: ToolCall, rid: str) -> Done | None:
+        """What was done under the name of a call; None: nothing. Raises OtherCall: it was another call."""
+        for kind in self.kinds:
+            try:
+                known = await kind.recall(rid)
+            except ToolFailed as error:  # the tool's own kind still finds its effect when it is called
+                logger.warning("whether %s was called before is not known everywhere: %s", call.name, error.message)
+                continue
+            for done in known:
+                check_same_call(done.intent, intent_of(call))
+                return done
+        return None
+
+    def _changed(self) -> None:
+        """A kind has other tools than before."""
+        self._list()
+        for listener in list(self._listeners):
+            listener()
+
+    def _list(self) -> None:
+        """Gather all kinds' tools. Of two that have one name, the configuration's counts, else the first kind's."""
+        every = [(name, tool, kind) for kind in self.kinds for name, tool in kind.tools.items()]
+        order = {name: place for place, name in enumerate(self._configured)}
+        every.sort(key=lambda each: order[each[0]] if self._configured.get(each[0]) is each[1] else len(order))
+        found: dict[str, tuple[Tool, Kind[Any]]] = {}
+        for name, tool, kind in every:
+            if found.setdefault(name, (tool, kind)) != (tool, kind):
+                logger.warning("another tool is called %r, too: it is left out", name)
+        for name in self._tools.keys() - found:
+            del self._tools[name]
+        self._tools.update((name, tool) for name, (tool, _) in found.items())  # the store's thread looks in it, too
+        self._kind_of = {name: kind for name, (_, kind) in found.items()}
 
 
-def _workers(tools: Mapping[str, PythonTool], folder: Path, fence: Fence) -> dict[str, ToolWorker]:
-    if not tools:
-        return {}
-    from edged.tools.python.worker import ToolWorker  # only now: a daemon without such tools does not carry it
-
-    return {name: ToolWorker(name, tool, folder, fence) for name, tool in tools.items()}
+def _of(settings: Config, kind: type[Kind[Any]]) -> dict[str, Tool]:
+    """The configured tools of a kind."""
+    return {name: tool for name, tool in settings.tools.items() if type(tool) is kind.table}

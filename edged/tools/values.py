@@ -1,30 +1,44 @@
-"""Arguments into places: schemas, defaults, topics, payloads, sentences, SQL results. Pure."""
+"""Arguments into places: schemas, defaults, topics, payloads, sentences, SQL results. Pure.
+
+A parameter that has a `default` or is `optional` may be left out of a call. A default stands in for what was left out.
+Of an optional parameter nothing does: an SQL statement binds NULL, and a text is made without it.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from edged.config import PLACEHOLDER
 from edged.errors import ToolFailed
 from edged.types import JSON
 
+Parameters = Mapping[str, Mapping[str, JSON]]  # as a tool declares them, by name
+Arguments = Mapping[str, JSON]
+
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array", dict: "object"}
 
 
-def schema(parameters: Mapping[str, Mapping[str, JSON]]) -> dict[str, JSON]:
-    """The JSON Schema of a tool's arguments: what has no default is required, a missing type follows from `enum`."""
+def schema(parameters: Parameters) -> dict[str, JSON]:
+    """The JSON Schema of a tool's arguments: a missing type follows from `enum`; what may be left out is not required.
+    `optional` itself is no word of JSON Schema, and is not in it."""
+    left_out = optional(parameters)
     return {
         "type": "object",
         "properties": {name: _typed(dict(parameter)) for name, parameter in parameters.items()},
-        "required": [name for name, parameter in parameters.items() if "default" not in parameter],
+        "required": [n for n, parameter in parameters.items() if "default" not in parameter and n not in left_out],
     }
 
 
+def optional(parameters: Parameters) -> set[str]:
+    """Names of the parameters that may be left out and have no default."""
+    return {name for name, parameter in parameters.items() if parameter.get("optional") is True}
+
+
 def _typed(parameter: dict[str, JSON]) -> dict[str, JSON]:
+    parameter.pop("optional", None)
     if "type" in parameter or any(key in parameter for key in ("anyOf", "oneOf", "allOf", "$ref", "const")):
         return parameter
     kinds = {JSON_TYPES.get(type(value), "string") for value in parameter.get("enum", [])} or {"string"}
@@ -34,9 +48,11 @@ def _typed(parameter: dict[str, JSON]) -> dict[str, JSON]:
 SAMPLES: dict[str, JSON] = {"boolean": True, "integer": 1, "number": 1, "string": "..."}
 
 
-def sample(parameters: Mapping[str, Mapping[str, JSON]]) -> dict[str, JSON]:
-    """Arguments the schema allows, the first that come to mind; LookupError where none does."""
-    return {name: _sample(_typed(dict(parameter))) for name, parameter in parameters.items()}
+def sample(parameters: Parameters) -> dict[str, JSON]:
+    """Arguments that the schema allows, the first that come to mind, without the optional ones; LookupError where none
+    do."""
+    left_out = optional(parameters)
+    return {name: _sample(_typed(dict(parameter))) for name, parameter in parameters.items() if name not in left_out}
 
 
 def _sample(parameter: dict[str, JSON]) -> JSON:
@@ -49,32 +65,42 @@ def _sample(parameter: dict[str, JSON]) -> JSON:
     return SAMPLES[kind[0] if isinstance(kind, list) else str(kind)]
 
 
-def complete(parameters: Mapping[str, Mapping[str, JSON]], arguments: Mapping[str, JSON]) -> dict[str, JSON]:
-    """The arguments with defaults filled in.
+def given(parameters: Parameters, arguments: Arguments) -> dict[str, JSON]:
+    """The arguments without optional ones that are null: that is the same as leaving them out."""
+    left_out = optional(parameters)
+    return {name: value for name, value in arguments.items() if value is not None or name not in left_out}
+
+
+def complete(parameters: Parameters, arguments: Arguments) -> dict[str, JSON]:
+    """The arguments with defaults filled in, in the order of the parameters; optional ones only where they were given.
 
     Raises:
         ToolFailed: one is missing or unknown (a grammar prevents that; a call by hand may not).
     """
-    unknown = [name for name in arguments if name not in parameters]
-    missing = [name for name, p in parameters.items() if name not in arguments and "default" not in p]
+    left_out = optional(parameters)
+    known = given(parameters, arguments)
+    unknown = [name for name in known if name not in parameters]
+    missing = [n for n, p in parameters.items() if n not in known and "default" not in p and n not in left_out]
     if unknown or missing:
         raise ToolFailed(
             f"arguments: {_listed('unknown', unknown)}{_listed('missing', missing)}allowed are "
             f"{', '.join(parameters) or 'none'}"
         )
-    return {name: arguments.get(name, parameter.get("default")) for name, parameter in parameters.items()}
+    there = {name: parameter for name, parameter in parameters.items() if name in known or name not in left_out}
+    return {name: known.get(name, parameter.get("default")) for name, parameter in there.items()}
 
 
 def _listed(what: str, names: list[str]) -> str:
     return f"{what} {', '.join(names)}; " if names else ""
 
 
-def sentence(template: str, arguments: Mapping[str, JSON]) -> str:
-    """`say` with its {parameters} replaced."""
-    return _fill(template, arguments, _plain)
+# -- texts -------------------------------------------------------------------------------------------------------------
+#
+# Only declared parameters are replaced: other braces stay. One pass: a value that looks like {x} is not replaced.
+# `arguments` are complete: of the parameters, those that are not among them were left out.
 
 
-def topic(template: str, arguments: Mapping[str, JSON]) -> str:
+def topic(template: str, parameters: Parameters, arguments: Arguments) -> str:
     """An MQTT topic; ToolFailed where a value would change its levels."""
 
     def level(value: JSON) -> str:
@@ -83,29 +109,54 @@ def topic(template: str, arguments: Mapping[str, JSON]) -> str:
             raise ToolFailed(f"{text!r} cannot be part of a topic: it is empty or holds one of / + #")
         return text
 
-    return _fill(template, arguments, level)
+    return _fill(template, parameters, arguments, level)
 
 
-def payload(template: str, arguments: Mapping[str, JSON]) -> bytes:
-    """What is published. A payload that is JSON stays JSON: a value inside quotes is escaped, one outside is written
-    as JSON."""
+def payload(template: str, parameters: Parameters, arguments: Arguments) -> bytes:
+    """What is published. A payload that is JSON stays JSON: a value inside quotes is escaped, one outside is written as
+    JSON, and a member (or an item of an array) with a parameter that was left out is left out, too."""
     if not _is_json(template):
-        return _fill(template, arguments, _plain).encode()
+        return _fill(template, parameters, arguments, _plain).encode()
+    containers = [_Container()]  # the outermost one stands around the whole
+    for piece in JSON_TOKEN.findall(template):
+        here = containers[-1]
+        if piece in ("{", "["):
+            containers.append(_Container(piece))
+        elif piece in ("}", "]"):
+            containers.pop()
+            containers[-1].member += here.closed(piece)
+        elif piece == ",":
+            here.end_member()
+        else:
+            here.is_missing |= any(n in parameters and n not in arguments for n in PLACEHOLDER.findall(piece))
+            here.member += _fill(piece, parameters, arguments, _quoted if piece.startswith('"') else _json)
+    return containers[0].member.encode()
 
-    def placed(match: re.Match[str]) -> str:
-        if match[1] not in arguments:
-            return match[0]
-        value = arguments[match[1]]
-        if _in_quotes(template[: match.start()]):
-            return json.dumps(_plain(value), ensure_ascii=False)[1:-1]
-        return json.dumps(value, ensure_ascii=False)
 
-    return PLACEHOLDER.sub(placed, template).encode()
+# Of a template that is JSON once its placeholders are replaced: strings, placeholders, what makes containers, and the
+# rest (numbers, words, colons, white space).
+JSON_TOKEN = re.compile(rf'"(?:\\.|[^"\\])*"|{PLACEHOLDER.pattern.replace("(", "(?:")}|[{{}}\[\],]|[^"{{}}\[\],]+')
 
 
-def _in_quotes(before: str) -> bool:
-    """Whether JSON that begins so is inside a string."""
-    return re.sub(r"\\.", "", before).count('"') % 2 == 1
+class _Container:
+    """An object or an array while its text is made. member: the text of the one that is being made."""
+
+    def __init__(self, opening: str = "") -> None:
+        self.member = ""
+        self.is_missing = False
+        self._opening = opening
+        self._members: list[str] = []
+
+    def end_member(self) -> None:
+        """The next text belongs to another member."""
+        if not self.is_missing:
+            self._members.append(self.member)
+        self.member, self.is_missing = "", False
+
+    def closed(self, closing: str) -> str:
+        """The text of the whole."""
+        self.end_member()
+        return self._opening + ",".join(self._members) + closing
 
 
 def _is_json(template: str) -> bool:
@@ -120,13 +171,69 @@ def _parses(text: str) -> bool:
         return False
 
 
+def sentence(template: str, parameters: Parameters, arguments: Arguments) -> str:
+    """`say` with its {parameters} replaced.
+
+    "Open[ for {minutes} minutes]." has a part that is said only where the optional parameter in it was given; its
+    brackets are never said. Brackets without an optional parameter stay as they are. Where brackets stand in brackets,
+    a parameter belongs to the innermost ones around it.
+    """
+    left_out = optional(parameters)
+    parts = [_Part()]
+    for piece in SENTENCE_TOKEN.findall(template):
+        if piece == "[":
+            parts.append(_Part())
+        elif piece == "]" and len(parts) > 1:
+            part = parts.pop()
+            parts[-1].text += part.closed()
+        else:
+            names = PLACEHOLDER.findall(piece)
+            parts[-1].is_optional |= any(name in left_out for name in names)
+            parts[-1].is_missing |= any(name in left_out and name not in arguments for name in names)
+            parts[-1].text += _fill(piece, parameters, arguments, _plain)
+    return "[".join(part.text for part in parts)  # brackets that nothing closes stay, too
+
+
+SENTENCE_TOKEN = re.compile(rf"[\[\]]|{PLACEHOLDER.pattern.replace('(', '(?:')}|[^\[\]{{]+|{{")
+
+
+class _Part:
+    """A part of a sentence between brackets, while its text is made."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.is_optional = False
+        self.is_missing = False
+
+    def closed(self) -> str:
+        """What is said of it."""
+        if self.is_missing:
+            return ""
+        return self.text if self.is_optional else f"[{self.text}]"
+
+
+def _fill(template: str, parameters: Parameters, arguments: Arguments, render: Callable[[JSON], str]) -> str:
+    def placed(match: re.Match[str]) -> str:
+        if match[1] not in parameters:
+            return match[0]
+        return render(arguments[match[1]]) if match[1] in arguments else ""
+
+    return PLACEHOLDER.sub(placed, template)
+
+
 def _plain(value: JSON) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _fill(template: str, arguments: Mapping[str, JSON], render: Any) -> str:
-    """Replaces only declared parameters: other braces stay. One pass: a value that looks like {x} is not replaced."""
-    return PLACEHOLDER.sub(lambda m: render(arguments[m[1]]) if m[1] in arguments else m[0], template)
+def _json(value: JSON) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _quoted(value: JSON) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False)[1:-1]
+
+
+# -- SQL ---------------------------------------------------------------------------------------------------------------
 
 
 def sql_value(value: JSON) -> JSON:

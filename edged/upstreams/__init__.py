@@ -2,6 +2,6 @@
 its own."""
 
 from edged.upstreams.cloud import Cloud
-from edged.upstreams.local_servers import Served
+from edged.upstreams.local_servers import LocalServers
 
-__all__ = ["Cloud", "Served"]
+__all__ = ["Cloud", "LocalServers"]

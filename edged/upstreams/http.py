@@ -10,17 +10,16 @@ from urllib.parse import urlsplit
 from msgspec.structs import replace
 
 from edged import __version__, config
-from edged.config import Upstream as Settings
+from edged.config import Upstream
 from edged.errors import ConfigError
 from edged.host import clock
 from edged.host.clock import Stopwatch
 from edged.types import Chat, ChatAnswer
 from edged.upstreams import answers, request
-from edged.upstreams.answers import Assembly, Parsed
+from edged.upstreams.answers import Assembly, Events, Parsed
 from edged.upstreams.failures import Complaint, NothingStreamed, Trouble, complaint, is_html, printable, retry_after_s
 from edged.upstreams.link import Sign
 from edged.upstreams.request import Spelling
-from edged.upstreams.sse import Events
 
 if TYPE_CHECKING:
     import aiohttp
@@ -37,14 +36,14 @@ OK = 200
 NO_LIST = {404, 405, 501}  # a server without a list of models is there all the same
 
 
-class Upstream:
+class Endpoint:
     """Speaks with one server. Keeps nothing but connections, and how this server wants requests spelled.
 
     Args:
         connector: makes the connections of a server on this board; None: it is anywhere, and proxies count.
     """
 
-    def __init__(self, settings: Settings, connector: Callable[[float], aiohttp.BaseConnector] | None = None) -> None:
+    def __init__(self, settings: Upstream, connector: Callable[[float], aiohttp.BaseConnector] | None = None) -> None:
         self._settings = settings
         self._connector = connector
         self._url = settings.base_url.rstrip("/")

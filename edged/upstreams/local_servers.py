@@ -1,67 +1,125 @@
 """Models that servers on this board run: NPU and GPU runtimes that speak the OpenAI API. The board's own in all but who
 computes: nothing leaves it, nothing is paid, nobody waits for a link. Whether a server is there is found out as an
-upstream's link is (`link`), but a request does not wait for the next probe: it looks."""
+upstream's link is (`keeper`), but a request does not wait for the next probe: it looks."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
-import random
 from collections.abc import Callable, Mapping, Sequence
 
-from edged.config import Model
-from edged.config import Upstream as Settings
+from edged.config import Model, Upstream
 from edged.errors import ContextRefused, EdgedError, ModelAway, ModelUnavailable
 from edged.host import clock, loopback
 from edged.types import JSON, Chat, ChatAnswer, EngineKind, Message, ModelState
-from edged.upstreams import link
-from edged.upstreams import loopback as here
 from edged.upstreams.failures import TooLong, Trouble
-from edged.upstreams.http import OnText, Upstream
-from edged.upstreams.link import Link, LinkState, ProbeTiming, Seen, Sign
+from edged.upstreams.http import Endpoint, OnText
+from edged.upstreams.keeper import SOON_S, Keeper, Tell, keep
+from edged.upstreams.link import LinkState, ProbeTiming, Seen, Sign
 from edged.wire import new_rid
 
-log = logging.getLogger("edged.served")
-
-# Probes cost next to nothing here, and who waits for the server to come back is on the same board: half a minute.
-PACE = ProbeTiming(longest_s=30.0, idle_s=30.0, refused_s=30.0, refused_longest_s=30.0)
+# Probes cost next to nothing here, and a client that waits for the server is on the same board: half a minute.
+TIMING = ProbeTiming(longest_s=30.0, idle_s=30.0, refused_s=30.0, refused_longest_s=30.0)
 CONNECT_S = 5.0  # nothing lies between: a server that takes longer to accept hangs
-# A server that computes may be slow to tell its models, on two busy cores and in an interpreter of its own.
-PROBE_S = 10.0
-SOON_S = 1.0  # least that is told as a time to ask again; 0 would be taken at its word
+PROBE_S = 10.0  # a server that computes, in an interpreter of its own and on two busy cores, may be slow to list models
 MAX_OFFERED = 10  # names of a server's models that an error lists
 WARM = (Message("user", "Hello"),)
+STATES = {  # as a model's: missing is what cannot be had now, for whatever reason
+    LinkState.UP: ModelState.READY,
+    LinkState.DOWN: ModelState.MISSING,
+    LinkState.UNKNOWN: ModelState.UNLOADED,
+}
 
 
-class _Books:
-    """What is known of one model's server.
+class LocalServer(Keeper):
+    """The server of one model.
 
     refused: a request found that it does not take our model or key, which its probes do not show; it is believed until
         a request is answered. users: requests that are with it.
     """
 
-    def __init__(self, name: str, settings: Model) -> None:
-        server = loopback.parse(settings.base_url)
-        self.name, self.settings = name, settings
-        self.link = link.fresh(clock.boot())
-        self.server = Upstream(
-            Settings(
-                base_url=server.url,
-                model=settings.model,
-                api_key_file=settings.api_key_file,
-                timeout_s=settings.timeout_s,
-                connect_timeout_s=min(CONNECT_S, settings.timeout_s),
-                first_byte_timeout_s=settings.timeout_s,
-            ),
-            here.connector(server),
+    noun = "model"
+    event = "server"
+    probe_s = PROBE_S
+
+    def __init__(self, name: str, model: Model, timing: ProbeTiming, woken: asyncio.Event, tell: Tell) -> None:
+        address = loopback.parse(model.base_url)
+        settings = Upstream(
+            base_url=address.url,
+            model=model.model,
+            api_key_file=model.api_key_file,
+            timeout_s=model.timeout_s,
+            connect_timeout_s=min(CONNECT_S, model.timeout_s),
+            first_byte_timeout_s=model.timeout_s,
         )
+        super().__init__(name, Endpoint(settings, loopback.connector(address)), timing, woken, tell)
+        self.model = model
         self.refused = False
         self.users = 0
-        self.look: asyncio.Task[None] | None = None
+
+    @property
+    def title(self) -> str:
+        """See Keeper."""
+        return f"the server of model {self.name}"
+
+    async def be_there(self) -> None:
+        """ModelAway where it cannot be asked. One that was away is looked at first: it may be back."""
+        if self.link.state is LinkState.DOWN and not self.refused:
+            await asyncio.shield(self.probe())
+            if self.link.state is LinkState.DOWN:
+                raise self._away(self.link.reason)
+        if clock.boot() < self.link.paused_until:
+            raise self._away(self.link.reason)
+
+    def error(self, trouble: Trouble) -> EdgedError:
+        """What a failed exchange is to the client."""
+        if isinstance(trouble, TooLong):
+            return ContextRefused(self._explained(trouble.reason))
+        if trouble.sign in (Sign.GOOD, Sign.REFUSED):
+            return ModelUnavailable(self._explained(trouble.reason))
+        return self._away(trouble.reason)
+
+    def status(self) -> dict[str, JSON]:
+        """The model as `edged status` shows it: since is a time of day in seconds since the epoch."""
+        return {
+            "state": STATES[self.link.state],
+            "predicted_bytes": None,
+            "in_use": self.users,
+            "context": self.model.context,
+            "engine": str(EngineKind.SERVER),
+            "server": {
+                "up": self.link.state is LinkState.UP,
+                "since": self.since_wall(),
+                "reason": self.link.reason or None,
+                "base_url": self.model.base_url,
+                "model": self.model.model,
+            },
+        }
+
+    def _away(self, reason: str) -> ModelAway:
+        return ModelAway(self._explained(reason), retry_after_s=max(SOON_S, self.usable_in_s()))
+
+    def _explained(self, reason: str) -> str:
+        return f"model {self.name!r}, server {self.model.base_url}: {reason}"
+
+    def _judged(self, names: Sequence[str] | None) -> Seen:
+        """See Keeper. A server without a list is asked all the same: a request has to show."""
+        model = self.model.model
+        if names is None or {model, f"{model}:latest"} & set(names):  # Ollama lists the tag, and takes the bare name
+            return Seen(sign=Sign.GOOD, probe=True)
+        return Seen(sign=Sign.REFUSED, reason=f"it does not offer {model!r}; it offers {_list(names)}", probe=True)
+
+    def _ended(self, era: int, seen: Seen | None, *, probe: bool = False) -> None:
+        """See Keeper."""
+        if probe and self.refused and seen is not None and seen.sign is Sign.GOOD:
+            seen = Seen(sign=Sign.REFUSED, reason=self.link.reason, probe=True)
+        elif probe:
+            self.refused = False  # the probe sees what is wrong, and will see when it is right
+        elif seen is not None and seen.sign in (Sign.GOOD, Sign.REFUSED):
+            self.refused = seen.sign is Sign.REFUSED
+        super()._ended(era, seen, probe=probe)
 
 
-class Served:
+class LocalServers:
     """Owns the states of those servers. `run` is its task.
 
     Args:
@@ -74,39 +132,25 @@ class Served:
         self,
         models: Mapping[str, Model],
         *,
-        tell: Callable[[str, dict[str, JSON]], None] = lambda name, data: None,
+        tell: Tell = lambda name, data: None,
         answered: Callable[[str, ChatAnswer], None] = lambda model, answer: None,
-        pace: ProbeTiming = PACE,
+        timing: ProbeTiming = TIMING,
     ) -> None:
-        self._all = {name: _Books(name, model) for name, model in models.items()}
-        self._tell, self._answered, self._pace = tell, answered, pace
         self._woken = asyncio.Event()
+        self._all = {name: LocalServer(name, model, timing, self._woken, tell) for name, model in models.items()}
+        self._answered = answered
 
     def __contains__(self, model: str) -> bool:
         return model in self._all
 
     async def run(self) -> None:
         """Look after the servers; until cancelled."""
-        while True:
-            self._woken.clear()
-            now = clock.boot()
-            for books in self._all.values():
-                due = link.next_probe(books.link)
-                if due is not None and due <= now:
-                    self._look(books)
-            later = (link.next_probe(books.link) for books in self._all.values())  # those just begun have none
-            next_s = min((max(0.0, due - clock.boot()) for due in later if due is not None), default=None)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(next_s):
-                    await self._woken.wait()
+        await keep(tuple(self._all.values()), self._woken)
 
     async def stop(self) -> None:
         """Close the connections."""
-        for books in self._all.values():
-            if books.look is not None:
-                books.look.cancel()
-                await asyncio.wait([books.look])
-            await books.server.close()
+        for server in self._all.values():
+            await server.stop()
 
     async def chat(self, model: str, chat: Chat, on_text: OnText | None = None) -> ChatAnswer:
         """One completion. Cancelling the task closes the connection, by which a server knows that nobody waits.
@@ -119,26 +163,22 @@ class Served:
             ContextRefused: it says that the prompt is too long.
             ModelUnavailable: it refuses the request, or the model.
         """
-        books = self._all[model]
-        await self._be_there(books)
-        era, seen, failure = books.link.era, None, None
-        self._set(books, link.begin(books.link))
-        books.users += 1
+        server = self._all[model]
+        await server.be_there()
+        server.users += 1
         try:
-            answer = await books.server.ask(chat, on_text)
-            seen = Seen(sign=Sign.GOOD)
-            self._answered(model, answer)
-            return answer
+            with server.exchange():
+                answer = await server.server.ask(chat, on_text)
+                self._answered(model, answer)
+                return answer
         except Trouble as trouble:
-            seen, failure = trouble.seen(), trouble
+            raise server.error(trouble) from None
         finally:
-            books.users -= 1
-            self._ended(books, era, seen)
-        raise self._error(books, failure)
+            server.users -= 1
 
     async def look(self, model: str) -> None:
         """Find out how the server is; `status` knows then."""
-        await asyncio.shield(self._look(self._all[model]))
+        await asyncio.shield(self._all[model].probe())
 
     async def warm(self, model: str) -> None:
         """Ask for one token: a server that loads on demand has loaded then. Raises as `chat` does."""
@@ -146,125 +186,11 @@ class Served:
 
     def where(self, model: str) -> str:
         """Its server's address."""
-        return self._all[model].settings.base_url
+        return self._all[model].model.base_url
 
     def status(self) -> dict[str, dict[str, JSON]]:
-        """The models as `edged status` shows them: since is a time of day in seconds since the epoch."""
-        now = clock.boot()
-        return {
-            name: {
-                "state": _state(books.link),
-                "predicted_bytes": None,
-                "in_use": books.users,
-                "context": books.settings.context,
-                "engine": str(EngineKind.SERVER),
-                "server": {
-                    "up": books.link.state is LinkState.UP,
-                    "since": round(clock.wall() - (now - books.link.since), 1),
-                    "reason": books.link.reason or None,
-                    "base_url": books.settings.base_url,
-                    "model": books.settings.model,
-                },
-            }
-            for name, books in self._all.items()
-        }
-
-    async def _be_there(self, books: _Books) -> None:
-        """Raise where the server cannot be asked. One that was away is looked at first: it may be back."""
-        if books.link.state is LinkState.DOWN and not books.refused:
-            await asyncio.shield(self._look(books))
-            if books.link.state is LinkState.DOWN:
-                raise self._away(books, books.link.reason)
-        if clock.boot() < books.link.paused_until:
-            raise self._away(books, books.link.reason)
-
-    def _error(self, books: _Books, trouble: Trouble) -> EdgedError:
-        """What a failed exchange is to whoever asked."""
-        if isinstance(trouble, TooLong):
-            return ContextRefused(self._explained(books, trouble.reason))
-        if trouble.sign in (Sign.GOOD, Sign.REFUSED):
-            return ModelUnavailable(self._explained(books, trouble.reason))
-        return self._away(books, trouble.reason)
-
-    def _away(self, books: _Books, reason: str) -> ModelAway:
-        now = clock.boot()
-        return ModelAway(
-            self._explained(books, reason), retry_after_s=max(SOON_S, link.usable_at(books.link, now) - now)
-        )
-
-    def _explained(self, books: _Books, reason: str) -> str:
-        return f"model {books.name!r}, server {books.settings.base_url}: {reason}"
-
-    # -- what was seen ---------------------------------------------------------------------------------------------
-
-    def _look(self, books: _Books) -> asyncio.Task[None]:
-        """A probe; one at a time, and everybody waits for the same."""
-        if books.look is None or books.look.done():
-            books.link = link.begin_probe(books.link)
-            books.look = asyncio.create_task(self._probe(books), name=f"edged.served.{books.name}")
-        return books.look
-
-    async def _probe(self, books: _Books) -> None:
-        era, seen = books.link.era, None
-        try:
-            async with asyncio.timeout(PROBE_S):
-                seen = _judged(books, await books.server.probe())
-        except Trouble as trouble:
-            seen = trouble.seen(probe=True)
-        except TimeoutError:
-            seen = Seen(sign=Sign.WEAK, reason=f"no list of its models within {PROBE_S:g} s", probe=True)
-        except Exception:  # other models may be all right: no reason to end the daemon
-            log.exception("the probe of model %s failed through a bug", books.name)
-            seen = Seen(sign=Sign.WEAK, reason="a bug of edged; its log has the details", probe=True)
-        finally:
-            if seen is not None and seen.sign is Sign.GOOD and books.refused:
-                seen = Seen(sign=Sign.REFUSED, reason=books.link.reason, probe=True)
-            else:
-                books.refused = False  # the probe sees what is wrong, and will see when it is right
-            self._ended(books, era, seen, probe=True)
-
-    def _ended(self, books: _Books, era: int, seen: Seen | None, *, probe: bool = False) -> None:
-        """An exchange is over; `seen` is None where it was broken off by ourselves."""
-        if seen is None:
-            self._set(books, link.abandoned(books.link, era, probe=probe))
-            return
-        if not probe and seen.sign in (Sign.GOOD, Sign.REFUSED):
-            books.refused = seen.sign is Sign.REFUSED
-        chance = random.random()  # noqa: S311  # jitter, no secret
-        self._set(books, link.ended(books.link, era, seen, clock.boot(), chance, self._pace))
-
-    def _set(self, books: _Books, new: Link) -> None:
-        """The next state, told to everybody whom it concerns."""
-        before, books.link = books.link, new
-        self._woken.set()
-        if new.state is before.state:
-            if new.reason and new.reason != before.reason:
-                log.info("model %s: its server: %s", books.name, new.reason)
-        elif new.state is LinkState.UP:
-            log.info("model %s: its server answers", books.name)
-            self._tell("server_up", {"model": books.name, "reason": "it answers"})
-        else:
-            log.warning("model %s: its server cannot be used: %s", books.name, new.reason)
-            self._tell("server_down", {"model": books.name, "reason": new.reason})
-
-
-def _judged(books: _Books, names: Sequence[str] | None) -> Seen:
-    """What a list of models says. None: the server has none, so a request has to show."""
-    model = books.settings.model
-    if names is None or {model, f"{model}:latest"} & set(names):  # Ollama lists the tag, and takes the name without
-        return Seen(sign=Sign.GOOD, probe=True)
-    return Seen(sign=Sign.REFUSED, reason=f"it does not offer {model!r}; it offers {_list(names)}", probe=True)
-
-
-def _state(known: Link) -> ModelState:
-    """As a model's: missing is what cannot be had now, for whatever reason."""
-    match known.state:
-        case LinkState.UP:
-            return ModelState.READY
-        case LinkState.DOWN:
-            return ModelState.MISSING
-        case _:
-            return ModelState.UNLOADED
+        """The models as `edged status` shows them."""
+        return {name: server.status() for name, server in self._all.items()}
 
 
 def _list(names: Sequence[str]) -> str:

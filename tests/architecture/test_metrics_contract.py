@@ -48,14 +48,14 @@ def shown() -> dict[str, list[dict[str, str]]]:
         models={"small": (1, 1)},
         links={"cloud": True},
     )
-    metrics = Metrics(agents=["house"], models=["small"], tools=["lamp"], sources=lambda: snapshot)
+    metrics = Metrics(agents=["house"], models=["small"], tools=["lamp"])
     metrics.settled("house", "local", Status.DONE, 1.0, 1.0)
     metrics.generated("small", prompt=1, cached=1, generated=1, forced=1, decode_steps=1)
     metrics.tool_called("lamp", True)
     metrics.model_loaded("small", "ok")
     metrics.model_unloaded("small", "idle")
     metrics.lag(0.1)
-    families = list(text_string_to_metric_families(metrics.render()[0].decode()))
+    families = list(text_string_to_metric_families(metrics.render(snapshot)[0].decode()))
     suffix = {"counter": "_total"}
     return {family.name + suffix.get(family.type, ""): [s.labels for s in family.samples] for family in families}
 

@@ -52,7 +52,7 @@ class Watched:
         self.changes = 0
         self.ledger = ledger
         self._news = asyncio.Event()
-        self.cloud = Cloud({NAME: settings}, ledger, tell=self._tell, changed=self._changed, pace=pace)
+        self.cloud = Cloud({NAME: settings}, ledger, tell=self._tell, changed=self._changed, timing=pace)
 
     def _tell(self, name: str, data: dict[str, Any]) -> None:
         self.told.append((name, data))

@@ -205,6 +205,23 @@ async def test_answer_in_a_shape_is_checked_and_asked_for_again(tmp_path: Path, 
     assert "less than the minimum" in said(cloud, 2)[-1]["content"]
 
 
+async def test_shape_meant_for_the_cloud_is_tried_before_the_board_answers_in_it(
+    tmp_path: Path, cloud: ScriptedCloud
+) -> None:
+    """A pattern that the engine's thread would compile for years is refused when the board has to answer after all."""
+    cloud.otherwise = clouds.text('{"a": 1}')
+    years = {"allOf": [{"type": "string", "pattern": f"(a|b)*{i}(x|y){{12}}"} for i in range(40)]}
+    shape = {"type": "object", "properties": {"a": {"type": "integer"}, "b": years}}
+    async with cloudy(tmp_path, upstream("far", cloud), route="cloud", when_offline="local") as daemon:
+        there = await ask(daemon, "count", response_schema=shape)
+        assert (there["status"], there["route"]["where"], there["output"]) == ("done", "cloud", '{"a": 1}')
+        await cloud.stop()
+        here = await ask(daemon, "count", response_schema=shape)
+        assert (here["status"], here["route"]["where"]) == ("failed", "local")
+        assert here["error"]["code"] == "bad_request"
+        assert "its patterns take too long" in here["error"]["message"]
+
+
 async def test_streamed_answer_of_the_cloud_comes_in_pieces(tmp_path: Path, cloud: ScriptedCloud) -> None:
     """As they come, with their offsets; together they are the output."""
     cloud.will(clouds.text("one two three four"))

@@ -28,7 +28,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Ask, Caller, Message, ModelSpec, Request
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 from tests.support.real_model import Calculated
 
 EXAMPLE = Path(__file__).parents[2] / "scripts" / "greenhouse"
@@ -141,7 +141,7 @@ class House:
         )
         self.engine.residency = self.governor
         self.database = Database(self.settings.state_dir / "edged.db", MIGRATIONS)
-        self.toolbox = Toolbox(self.settings.tools, self.settings.databases, None)
+        self.toolbox = Toolbox(self.settings)
         cloud = Cloud(self.settings.upstreams, Spending(self.database))
         template = gguf.metadata(path)["tokenizer.chat_template"]
         speak = PromptBook(
@@ -151,7 +151,7 @@ class House:
             self.settings,
             self.database,
             Dispatcher(
-                Resources(config=self.settings, engine=self.engine, served=Served({}), cloud=cloud, speak=speak)
+                Resources(config=self.settings, engine=self.engine, served=LocalServers({}), cloud=cloud, speak=speak)
             ),
             self.toolbox,
             cloud,

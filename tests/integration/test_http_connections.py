@@ -34,6 +34,7 @@ from tests.support.http_api import (
     METRICS,
     Desk,
     Line,
+    door,
     keys_file,
     listening,
     reply,
@@ -239,6 +240,58 @@ async def test_client_with_too_many_connections_is_told_and_at_last_cut(desk: De
                 pass
 
 
+async def test_strangers_take_no_place_of_who_is_known(desk: Desk, path: Path, tmp_path: Path) -> None:
+    """On TCP without a key they have so many connections and no more: each new one costs an old one of theirs. Clients
+    of the Unix socket and those with a key are served all the while, on old connections and on new ones."""
+    desk.says(reply())
+    limits = Limits(strangers=4, head_s=60)
+    async with serving(desk, path, TCP, api_keys_file=keys_file(tmp_path), limits=limits) as served:
+        address = served.bound[-1]
+        assert isinstance(address, tuple)
+        async with unix_session(path) as on_socket, tcp_session(served, **{"X-Api-Key": KEY}) as with_key:
+            for client in (on_socket, with_key):
+                async with client.post(ASK, json={"input": "hi"}) as response:
+                    assert response.status == 200
+            first, *more = [
+                await asyncio.open_connection(*address, local_addr=(f"127.0.0.{2 + n % 2}", 0)) for n in range(12)
+            ]
+            assert await asyncio.wait_for(first[0].read(), 10) == b""
+            last, writer = more[-1]
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await asyncio.wait_for(last.readline(), 10)).startswith(b"HTTP/1.1 200 ")
+            for client in (on_socket, with_key):
+                async with client.post(ASK, json={"input": "hi"}) as response:
+                    assert response.status == 200
+            async with unix_session(path) as new, new.post(ASK, json={"input": "hi"}) as response:
+                assert response.status == 200
+            async with (
+                tcp_session(served, **{"X-Api-Key": KEY}) as new,
+                new.post(ASK, json={"input": "hi"}) as response,
+            ):
+                assert response.status == 200
+            for _, writer in (first, *more):
+                writer.close()
+
+
+async def test_connections_of_a_key_are_counted_as_its_clients(desk: Desk, tmp_path: Path) -> None:
+    """Whatever addresses they come from; what is too many is told so and ends."""
+    desk.says(reply())
+    limits = Limits(connections=2)
+    async with serving(desk, TCP, api_keys_file=keys_file(tmp_path), limits=limits) as served:
+        address = served.bound[-1]
+        assert isinstance(address, tuple)
+        told, kept = [], []
+        for n in range(3):
+            reader, writer = await asyncio.open_connection(*address, local_addr=(f"127.0.0.{2 + n}", 0))
+            writer.write(f"GET /readyz HTTP/1.1\r\nHost: localhost\r\nX-Api-Key: {KEY}\r\n\r\n".encode())
+            told.append((await asyncio.wait_for(reader.readline(), 10)).split()[1])
+            kept.append((reader, writer))
+        assert told == [b"200", b"200", b"503"]
+        await asyncio.wait_for(kept[2][0].read(), 10)  # it ends
+        for _, writer in kept:
+            writer.close()
+
+
 async def test_request_leaves_a_line_in_the_log_at_debug_only(
     client: aiohttp.ClientSession, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -267,6 +320,9 @@ async def test_health_says_alive_ready_and_figures(client: aiohttp.ClientSession
             assert response.headers.get("Retry-After") == ("1" if unready else None)
         async with client.get("/livez") as response:
             assert response.status == 200
+    desk.unready, desk.missing = {}, {"mqtt": "the broker does not answer"}
+    async with client.get("/readyz") as response:  # requests are taken, by other ways
+        assert (response.status, await response.text()) == (200, "ok\nmqtt: the broker does not answer\n")
     async with client.get("/metrics") as response:
         assert (response.headers["Content-Type"], await response.read()) == (METRICS, b"edged_up 1\n")
 
@@ -410,7 +466,7 @@ async def test_tcp_needs_a_key_for_everything_but_signs_of_life(desk: Desk, tmp_
 async def test_unauthorized_body_is_not_read(desk: Desk, tmp_path: Path) -> None:
     """Strangers cost nothing: the answer comes before the body, and the connection ends."""
     async with serving(desk, TCP, api_keys_file=keys_file(tmp_path), limits=FAST) as served:
-        address = served.addresses[0]
+        address = served.bound[0]
         assert isinstance(address, tuple)
         reader, writer = await asyncio.open_connection(*address)
         writer.write(HEAD.replace(b"Host: x", b"Host: localhost") + b"Content-Length: 100000000\r\n\r\n")
@@ -454,7 +510,7 @@ async def test_several_listeners_serve_the_same_and_are_gone_after_a_stop(desk: 
     desk.says(reply())
     served = transport(desk, *paths, TCP, api_keys_file=keys_file(tmp_path))
     for _ in range(2):  # it may be started again
-        await served.start()
+        await served.start(door(desk))
         for path in paths:
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
             async with unix_session(path) as client, client.post(ASK, json={"input": "hi"}) as response:
@@ -473,7 +529,7 @@ async def test_socket_of_a_dead_process_is_replaced_and_a_living_one_is_not(desk
     async with serving(desk, path), unix_session(path) as client:
         other = path.with_name("other.sock")
         with pytest.raises(ConfigError, match="listening here already"):
-            await transport(desk, other, path).start()
+            await transport(desk, other, path).start(door(desk))
         assert not other.exists()
         async with client.get("/livez") as response:
             assert response.status == 200
@@ -484,13 +540,13 @@ async def test_port_that_is_taken_is_a_configuration_error(desk: Desk, tmp_path:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: cannot be listened on: .*in use"):
-            await transport(desk, ("127.0.0.1", port), api_keys_file=keys_file(tmp_path)).start()
+            await transport(desk, ("127.0.0.1", port), api_keys_file=keys_file(tmp_path)).start(door(desk))
 
 
 async def test_port_without_keys_is_refused(desk: Desk, path: Path) -> None:
     """It would be open to the network; nothing is left behind."""
     with pytest.raises(ConfigError, match="api_keys_file"):
-        await transport(desk, path, TCP).start()
+        await transport(desk, path, TCP).start(door(desk))
     assert not path.exists()
 
 

@@ -95,6 +95,43 @@ async def test_request_is_submitted_followed_and_found_by_its_client(daemon: Dae
     assert daemon.rows("diary") == [("n3",)]
 
 
+async def test_key_in_quotes_and_without_is_one_request_on_both_apis(daemon: Daemon) -> None:
+    """Whichever spelling and API comes first, it is done once."""
+    chat = {"model": "house", "messages": [{"role": "user", "content": "note 5;"}]}
+    async with session(daemon) as client:
+        rids = set()
+        for key in ("k", '"k"'):
+            async with client.post(
+                "/v1/agents/house/requests", json={"input": "note 5;"}, headers={"Idempotency-Key": key}
+            ) as r:
+                rids.add((await r.json())["rid"])
+            async with client.post("/v1/chat/completions", json=chat, headers={"Idempotency-Key": key}) as r:
+                rids.add((await r.json())["edged"]["rid"])
+        assert len(rids) == 1
+        for key in ("", '""', "x" * 129):
+            async with client.post("/v1/chat/completions", json=chat, headers={"Idempotency-Key": key}) as r:
+                assert (r.status, (await r.json())["error"]["param"]) == (400, "Idempotency-Key")
+    assert daemon.rows("diary") == [("n5",)]
+
+
+async def test_key_that_was_stored_with_its_quotes_is_found_by_either_spelling(daemon: Daemon) -> None:
+    """As earlier versions stored it for the OpenAI API; one that was stored without them is another one then."""
+    chat = {"model": "house", "messages": [{"role": "user", "content": "note 5;"}]}
+    async with Wired(daemon.socket) as other:
+        _, quoted = await other.call(1, "agent.ask", {"input": "note 5;", "id": '"k"'})
+    async with session(daemon) as client:
+
+        async def rid(key: str) -> str:
+            async with client.post("/v1/chat/completions", json=chat, headers={"Idempotency-Key": key}) as r:
+                return str((await r.json())["edged"]["rid"])
+
+        assert await rid('"k"') == await rid("k") == quoted["rid"]
+        async with Wired(daemon.socket) as other:
+            _, bare = await other.call(1, "agent.ask", {"input": "note 5;", "id": "k"})
+        assert (await rid('"k"'), await rid("k")) == (quoted["rid"], bare["rid"])
+    assert daemon.rows("diary") == [("n5",)] * 2
+
+
 async def test_metrics_count_what_happened(daemon: Daemon) -> None:
     """Requests by outcome, tokens, tools, loads; the gauges follow."""
     async with session(daemon) as client:
@@ -140,6 +177,28 @@ async def test_tcp_listener_takes_who_has_a_key_and_nobody_else(tmp_path: Path) 
             )
             assert done.choices[0].message.content == "one two three"
         assert KEY not in daemon.text()
+
+
+async def test_flood_of_strangers_on_a_port_locks_nobody_out(tmp_path: Path) -> None:
+    """Three hundred connections without a key, from many addresses: programs on the board and clients with a key are
+    served as ever."""
+    port = free_port()
+    (tmp_path / "keys").write_text(f"panel:{KEY}\n")
+    config = f'[http]\nlisten = ["unix:http.sock", "127.0.0.1:{port}"]\napi_keys_file = "{tmp_path}/keys"\n'
+    async with Daemon(tmp_path, config=config) as daemon:
+        flood = [
+            await asyncio.open_connection("127.0.0.1", port, local_addr=(f"127.0.1.{1 + n % 20}", 0))
+            for n in range(300)
+        ]
+        async with session(daemon) as client, client.get("/readyz") as r:
+            assert r.status == 200
+        async with (
+            aiohttp.ClientSession(f"http://127.0.0.1:{port}", headers={"X-Api-Key": KEY}) as client,
+            client.post("/v1/agents/house/requests", json={"input": "note 1;"}) as r,
+        ):
+            assert (await r.json())["output"] == "noted 1"
+        for _, writer in flood:
+            writer.close()
 
 
 def sdk_on(port: int) -> openai.AsyncOpenAI:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from edged.types import Event
 from tests.support.broker import WAIT_S, Mosquitto, Node, Peer, Wire, until
 
 pytestmark = pytest.mark.broker
@@ -90,7 +91,7 @@ async def test_state_that_cannot_be_made_disturbs_nothing(broker: Mosquitto, cap
         node.transport._presence._state = lambda: 1 / 0  # type: ignore[assignment,return-value]
         async with node:
             await node.online()
-            node.transport.event("model_loaded", {"model": "small", "path": Path("/m")})
+            node.transport.event(Event("model_loaded", 0.0, {"model": "small", "path": Path("/m")}))
             message = await peer.next(lambda m: m.topic == "edged/n1/event")
             event = json.loads(message.payload)
             assert (event["name"], event["data"]) == ("model_loaded", {"model": "small", "path": "/m"})

@@ -278,7 +278,7 @@ async def test_body_that_is_too_long_raises_413(served: Served) -> None:
 
 @pytest.mark.parametrize(
     ("headers", "problem"),
-    [({}, "is not valid JSON"), ({"Content-Encoding": "gzip"}, "not as its headers say")],
+    [({}, "is not valid json: JSON is malformed"), ({"Content-Encoding": "gzip"}, "not as its headers say")],
     ids=["json", "gzip"],
 )
 async def test_body_that_cannot_be_read_is_a_bad_request(served: Served, headers: Any, problem: str) -> None:

@@ -37,7 +37,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.types import Address, Ask, Caller, Completion, Delivery, Job, ModelSpec, Rate, Speed
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 from edged.wire import request_from_map
 from tests.support.broker import until
 from tests.support.daemon import Daemon, entry, note
@@ -141,14 +141,16 @@ class House:
 
     async def begin(self) -> None:
         """Start a pipeline on the store, as the daemon does."""
-        self.toolbox = Toolbox(self.config.tools, self.config.databases, self.broker)
+        self.toolbox = Toolbox(self.config, self.broker)
         self.cloud = Cloud(self.config.upstreams, Spending(self.store))
         self.speak = PromptBook(self.config.agents, self.config.tools, lambda _: (None, {}))
         self.pipeline = Pipeline(
             self.config,
             self.store,
             Dispatcher(
-                Resources(config=self.config, engine=self.engine, served=Served({}), cloud=self.cloud, speak=self.speak)
+                Resources(
+                    config=self.config, engine=self.engine, served=LocalServers({}), cloud=self.cloud, speak=self.speak
+                )
             ),
             self.toolbox,
             self.cloud,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edged.tools import sql
+from edged.tools.sql import database
 from tests.support.powercut import power_cuts, upgrade_cuts
 
 
@@ -25,7 +25,7 @@ def test_judge_of_power_cuts_finds_what_is_not_synced() -> None:
 
 def test_judge_of_power_cuts_finds_a_rollback_journal_that_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """An SQL write that is synced as SQLite does by itself is taken back."""
-    monkeypatch.setattr(sql, "SYNCHRONOUS", "FULL")
+    monkeypatch.setattr(database, "SYNCHRONOUS", "FULL")
     counts = power_cuts(60, seed=4)
     assert counts.unjournalled > 0
     assert counts.wrong > 0

@@ -18,9 +18,9 @@ import pytest
 from edged import config
 from edged.config import PythonTool
 from edged.errors import ToolFailed
-from edged.tools.python import process, signatures
+from edged.tools.python import process
 from edged.tools.python.worker import ToolWorker
-from edged.tools.toolbox import Toolbox
+from edged.tools.toolbox import Toolbox, resolve
 from edged.types import ToolCall
 from tests.support.broker import until
 from tests.support.daemon import Daemon, Wired, entry
@@ -419,14 +419,14 @@ async def test_resolve_fills_in_what_the_function_says_and_the_configuration_goe
     """Afterwards it is a tool like any other."""
     text = table("minutes", "parameters.dryness = { minimum = 0, default = 50 }", name="a")
     text += table("minutes", 'description = "Water."\nsay = "{bed}!"\nexamples = [{ input = "x" }]', name="b")
-    filled, problems = await signatures.resolve(settings(folder, text))
+    filled, problems = await resolve(settings(folder, text))
     assert problems == []
     first, second = filled.tools["a"], filled.tools["b"]
     assert (first.description, second.description) == ("Minutes of water for one bed.", "Water.")
     assert first.parameters["bed"]["enum"] == ["north", "south"]
     assert first.parameters["dryness"] == {"type": "integer", "default": 50, "minimum": 0}
     assert second.parameters["dryness"] == {"type": "integer", "default": 30}
-    toolbox = Toolbox(filled.tools, {}, None, filled.tools_dir)
+    toolbox = Toolbox(filled)
     assert await toolbox.call(ToolCall("a", {"bed": "south"}), "r", 0) == {"bed": "south", "minutes": 25}
     with pytest.raises(ToolFailed, match="missing bed"):
         await toolbox.call(ToolCall("a", {}), "r", 0)
@@ -457,9 +457,9 @@ async def test_resolve_names_file_and_key_of_what_is_wrong(folder: Path, text: s
     drop_in = folder.parent / "conf.d" / "10.toml"
     drop_in.parent.mkdir()
     drop_in.write_text(text)
-    filled, problems = await signatures.resolve(settings(folder, table("count", name="good")))
+    filled, problems = await resolve(settings(folder, table("count", name="good")))
     (problem,) = problems
-    assert str(problem).startswith(f"{drop_in}: tools.t.{says}")
+    assert str(problem).startswith(f"{drop_in}:{problem.line}: tools.t.{says}")
     assert "leaving" not in text or str(problem).endswith("(exit status 5); it printed last: good bye")
     assert filled.tools["good"].description == "Calls of this process."
 
@@ -470,14 +470,14 @@ async def test_resolve_gives_a_module_up_that_does_not_end_its_import(
     """The start is not held up for ever."""
     monkeypatch.setattr(process, "START_S", 0.2)
     (folder / "stuck.py").write_text("import time\ntime.sleep(1000)")
-    _, problems = await signatures.resolve(settings(folder, table("f", module="stuck")))
+    _, problems = await resolve(settings(folder, table("f", module="stuck")))
     assert "cannot be imported: that took longer than 0 s" in str(problems[0])
     assert children() == set()
 
 
 async def test_resolve_without_the_folder_says_where_it_should_be(tmp_path: Path) -> None:
     """Beside the configuration."""
-    _, problems = await signatures.resolve(settings(tmp_path / "tools", table("f")))
+    _, problems = await resolve(settings(tmp_path / "tools", table("f")))
     assert f"there is no folder {tmp_path / 'tools'}" in str(problems[0])
 
 
@@ -490,7 +490,7 @@ def test_command_line_refuses_a_tool_that_cannot_be_read(folder: Path, command: 
         [sys.executable, "-m", "edged", command, "--config", file], capture_output=True, text=True, check=False
     )
     assert done.returncode == 78
-    assert f"{file}: tools.t.python: the module has no function 'nothing'" in done.stderr
+    assert f"{file}:5: tools.t.python: the module has no function 'nothing'" in done.stderr
 
 
 # -- with the daemon -----------------------------------------------------------------------------------------------

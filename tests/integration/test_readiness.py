@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from edged.daemon import lifecycle
 from edged.host import systemd
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
-from tests.support.broker import until
-from tests.support.daemon import Daemon, Wired
+from tests.support.broker import Mosquitto, Peer, Wire, free_port, until
+from tests.support.daemon import ASK, REPLY, Daemon, Wired
+from tests.support.http_api import unix_session
 
 PERIOD_S = 0.1  # of the pings: half of what WATCHDOG_USEC says
 
@@ -34,6 +37,52 @@ async def test_ready_status_signs_of_life_and_stopping_in_this_order(tmp_path: P
         assert sorted(told) == ["READY", "STATUS", "STOPPING", "WATCHDOG"]
         assert daemon.notices.count("READY=1") == daemon.notices.count("STOPPING=1") == 1
         assert daemon.notices.index("READY=1") < daemon.notices.index("STOPPING=1")
+
+
+async def ready(daemon: Daemon) -> tuple[int, str]:
+    """What GET /readyz says."""
+    async with unix_session(daemon.socket.with_name("http.sock")) as http, http.get("/readyz") as response:
+        return response.status, await response.text()
+
+
+async def test_first_publish_behind_ready_is_answered(tmp_path: Path) -> None:
+    """A broker keeps nothing for a session that it does not know yet: READY waits for the subscription. The sockets
+    serve meanwhile, and /readyz says what is not there."""
+    async with Mosquitto(tmp_path) as broker, Wire(broker.port) as wire, Peer(broker.port) as device:
+        await device.subscribe(REPLY)
+        wire.hold_down()
+        daemon = Daemon(tmp_path, broker=wire.port)
+        try:
+            await daemon.start(ready=False)
+            await until(daemon.socket.with_name("http.sock").exists)
+            async with Wired(daemon.socket) as client:
+                assert (await client.call(1, "agent.ask", {"input": "how full is it?"}))[1]["status"] == "done"
+            status, said = await ready(daemon)
+            assert (status, said.startswith("mqtt: ")) == (503, True)
+            assert "READY=1" not in daemon.notices
+            wire.release()
+            await daemon.noticed("READY=1")
+            await device.publish(ASK, b"how full is it?", ResponseTopic=REPLY)
+            assert json.loads((await device.next()).payload)["status"] == "done"
+            assert await ready(daemon) == (200, "ok\n")
+            assert await daemon.stop() == 0
+        finally:
+            await daemon.__aexit__()
+
+
+async def test_broker_that_is_away_does_not_keep_the_daemon_from_being_ready(tmp_path: Path) -> None:
+    """It is waited for a moment; then requests are taken by the other ways, and /readyz says what is missing."""
+    port = free_port()
+    began = time.monotonic()
+    async with Daemon(tmp_path, broker=port) as daemon:
+        assert time.monotonic() - began >= lifecycle.ARRIVAL_S
+        status, said = await ready(daemon)
+        assert status == 200
+        assert said.splitlines()[0] == "ok"
+        assert f"mqtt: cannot connect to 127.0.0.1:{port}" in said
+        async with Wired(daemon.socket) as client:
+            assert (await client.call(1, "agent.ask", {"input": "how full is it?"}))[1]["status"] == "done"
+        assert await daemon.stop() == 0
 
 
 @pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}])

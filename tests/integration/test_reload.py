@@ -70,6 +70,22 @@ async def test_reload_lets_a_running_request_finish_and_keeps_new_clients_waitin
         assert daemon.notices.count("READY=1") == 2
 
 
+async def test_reload_makes_sockets_again_whose_files_were_deleted(tmp_path: Path) -> None:
+    """A cleaner of old files, say: until then nobody can connect, and a reload is what puts it right."""
+    async with Daemon(tmp_path) as daemon:
+        for path in (daemon.socket, daemon.socket.with_name("http.sock")):
+            path.unlink()
+        daemon.drop_in(GARDEN)
+        await daemon.reload()
+        assert "not reloaded" not in daemon.text()
+        assert daemon.text().count("event=socket_remade") == 2
+        async with Wired(daemon.socket) as client:
+            error, reply = await client.call(1, "agent.ask", {"input": "note 1;", "agent": "garden"})
+            assert (error, reply["status"]) == (None, "done")
+        assert await daemon.stop() == 0
+        assert not daemon.socket.exists()
+
+
 async def test_reload_puts_back_what_takes_too_long_and_goes_on_with_it(tmp_path: Path) -> None:
     """Also what still waits in the queue: every request has its one outcome afterwards."""
     async with Daemon(tmp_path) as daemon:

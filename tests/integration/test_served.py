@@ -17,8 +17,7 @@ from edged.config import Model
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelAway, ModelUnavailable
 from edged.host import loopback
 from edged.types import Chat, EngineKind, Finish, Message, TokenLogprob, ToolCall, ToolSpec
-from edged.upstreams import Served
-from edged.upstreams import loopback as here
+from edged.upstreams import LocalServers
 from edged.upstreams.link import ProbeTiming
 from tests.support import cloud as clouds
 from tests.support.cloud import ScriptedCloud
@@ -37,11 +36,11 @@ class Board:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.answered: list[str] = []
         self._news = asyncio.Event()
-        self.served = Served(
+        self.served = LocalServers(
             {"npu": self.model},
             tell=self._tell,
             answered=lambda model, _: self.answered.append(model),
-            pace=NEVER,
+            timing=NEVER,
         )
 
     def _tell(self, name: str, data: dict[str, Any]) -> None:
@@ -188,7 +187,9 @@ async def test_server_that_stalls_is_given_up_after_timeout_s(server: ScriptedCl
     """Which bounds the whole answer."""
     server.otherwise = clouds.stalled_body()
     board = Board(server.base_url)
-    board.served = Served({"npu": Model(engine=EngineKind.SERVER, base_url=server.base_url, model="m", timeout_s=0.2)})
+    board.served = LocalServers(
+        {"npu": Model(engine=EngineKind.SERVER, base_url=server.base_url, model="m", timeout_s=0.2)}
+    )
     with pytest.raises(ModelAway, match=r"0\.2 s"):
         await board.ask()
     await board.served.stop()
@@ -266,7 +267,7 @@ async def test_connection_that_would_leave_the_board_is_not_made() -> None:
     import aiohttp
 
     for host in ("192.0.2.1", "example.com"):
-        made = here.connector(loopback.Server(f"http://{host}/v1"))(1.0)
+        made = loopback.connector(loopback.Server(f"http://{host}/v1"))(1.0)
         async with aiohttp.ClientSession(connector=made) as client:
             with pytest.raises(aiohttp.ClientConnectorError, match="is not on this board"):
                 await client.get(f"http://{host}/v1/models")
@@ -382,7 +383,7 @@ async def test_server_that_comes_back_is_seen_without_a_request(server: Scripted
     board = Board(server.base_url)
     events: asyncio.Queue[str] = asyncio.Queue()
     quick = ProbeTiming(first_s=0.02, longest_s=0.05, idle_s=0.05)
-    served = Served({"npu": board.model}, tell=lambda name, _: events.put_nowait(name), pace=quick)
+    served = LocalServers({"npu": board.model}, tell=lambda name, _: events.put_nowait(name), timing=quick)
     task = asyncio.create_task(served.run())
     try:
         async with asyncio.timeout(clouds.WAIT_S):

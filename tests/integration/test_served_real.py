@@ -14,7 +14,7 @@ from edged.completions.local import Chats, ModelAsk
 from edged.config import Model
 from edged.errors import ContextExceeded
 from edged.types import EngineKind, Message
-from edged.upstreams import Served
+from edged.upstreams import LocalServers
 from tests.support.broker import free_port
 from tests.support.real_model import model_path
 
@@ -61,7 +61,7 @@ async def base_url(tmp_path: Path) -> AsyncIterator[str]:
 async def test_real_server_is_a_model_of_the_board(base_url: str) -> None:
     """Known by its list; answers in words, piece by piece, and in a shape; says itself what is too long."""
     model = Model(engine=EngineKind.SERVER, base_url=base_url, model="tiny", context=CONTEXT)
-    served = Served({"npu": model})
+    served = LocalServers({"npu": model})
     chats = Chats(None, {"npu": model}, lambda _: (None, {}), max_waiting=1, served=served)  # type: ignore[arg-type]
     try:
         await served.look("npu")

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from edged.access.gate import Gate
 from edged.access.policy import Policy
+from edged.transport.base import Door
 from edged.transport.http.core.limits import Limits
 from edged.transport.mqtt import topics
 from edged.transport.mqtt.client import Client, Will
@@ -265,6 +266,7 @@ async def test_broker_that_sends_anything_ends_its_connection_only() -> None:
                 on_message=came.append,
                 on_confirmed=lambda mid, code: None,
                 on_session=lambda hello: True,
+                on_subscribed=lambda: None,
                 on_end=ended.set_result,
             )
             async with asyncio.timeout(10):
@@ -296,9 +298,10 @@ async def rpc(tmp_path: Path) -> AsyncIterator[tuple[UnixTransport, Path]]:
         return "x" * 2**18
 
     path = tmp_path / "rpc.sock"
-    transport = UnixTransport(path, mode=0o660, group=None, gate=Gate(Policy(["house"])))
-    transport.methods = {"echo": echo, "large": large}
-    await transport.start()
+    methods = {"echo": echo, "large": large}
+    transport = UnixTransport(path, mode=0o660, group=None, methods=lambda api: methods)
+    nobody: Any = None
+    await transport.start(Door(nobody, nobody, Gate(Policy(["house"])), dict, nobody, nobody))
     yield transport, path
     await transport.stop()
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import grp
 import os
 import subprocess
 import sys
+import tempfile
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,6 +23,7 @@ from edged.client import AsyncClient, Client, EdgedCallError
 from tests.support import stranger as strangers
 from tests.support.broker import until
 from tests.support.daemon import ROOT, Daemon, Wired
+from tests.support.http_api import unix_session
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the daemon that several tests share
 
@@ -340,24 +343,56 @@ STRANGER = (
     + strangers.CONNECT
     + """
 connection.sendall(msgpack.packb([0, 1, "status", [{}]]))
-print(msgpack.unpackb(connection.recv(65536))[2]["code"])
+refused = msgpack.unpackb(connection.recv(65536))[2]
+print(refused["code"] if refused else "allowed")
 """
 )
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that others can enter: pytest keeps them out of its own, each time that it is started."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.parametrize(("mode", "said"), [("0660", "permission denied"), ("0666", "forbidden")])
-async def test_stranger_may_not_use_the_socket(tmp_path: Path, mode: str, said: str) -> None:
+async def test_stranger_may_not_use_the_socket(open_folder: Path, mode: str, said: str) -> None:
     """By the mode of the socket where that keeps it out, else by the kernel's word about who it is."""
     if os.getuid() != 0:
         pytest.skip("only root can become somebody else")
-    for folder in (tmp_path, *tmp_path.parents[:-2]):  # pytest keeps others out of its folders
-        folder.chmod(0o755)
-    async with Daemon(tmp_path, config=f'[ipc]\nmode = "{mode}"\n') as daemon:
+    async with Daemon(open_folder, config=f'[ipc]\nmode = "{mode}"\n') as daemon:
         child = await asyncio.create_subprocess_exec(
             sys.executable, "-c", STRANGER, str(daemon.socket), str(NOBODY), stdout=subprocess.PIPE
         )
         out, _ = await asyncio.wait_for(child.communicate(), 10)
         assert out.decode().strip() == said
+
+
+@pytest.mark.parametrize("kernel", ["tells", "does not tell"])
+async def test_supplementary_group_of_a_service_lets_it_in(open_folder: Path, kernel: str) -> None:
+    """SupplementaryGroups= puts a process into a group that the user database does not list it in. A kernel that does
+    not tell groups leaves only the database: the daemon's own user gets in all the same, over MessagePack and HTTP."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    group = next(entry for entry in grp.getgrall() if entry.gr_gid not in (0, NOBODY) and not entry.gr_mem)
+    members = open_folder / "members.py"
+    members.write_text("from edged.transport import sockets\nsockets.SO_PEERGROUPS = 9999\n")
+    environment = {"EDGED_TEST_MEMBERS": str(members)} if kernel != "tells" else {}
+    config = f'[ipc]\nmode = "0666"\ngroup = "{group.gr_name}"\n'
+    async with Daemon(open_folder, config=config, environment=environment) as daemon:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", STRANGER, str(daemon.socket), str(NOBODY), str(group.gr_gid)),
+            stdout=subprocess.PIPE,
+        )
+        out, _ = await asyncio.wait_for(child.communicate(), 10)
+        assert out.decode().strip() == ("allowed" if kernel == "tells" else "forbidden")
+        async with Wired(daemon.socket) as client:
+            assert (await client.call(1, "status"))[0] is None
+        async with unix_session(daemon.folder / "run" / "http.sock") as http, http.get("/v1/models") as response:
+            assert response.status == 200
+        assert "Traceback" not in daemon.text()
 
 
 async def test_socket_of_a_killed_daemon_is_taken_over_and_a_living_one_is_not(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import itertools
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
@@ -19,9 +19,13 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edged.access.gate import Gate
+from edged.access.policy import Policy
+from edged.api import Api
 from edged.host import clock
+from edged.transport.base import Door
 from edged.transport.mqtt import Backoff, MqttTransport, Settings
-from edged.types import Ask, Delivery, Reply, Status
+from edged.types import Ask, Caller, Delivery, Reply, Status
 from edged.wire import reply_bytes
 
 WAIT_S = 10.0  # for anything that should happen at once: two busy cores need some patience
@@ -355,15 +359,14 @@ class Node:
         self._ids = itertools.count(1)
         self.transport = MqttTransport(
             Settings(**{"url": f"{scheme}://{host}:{port}", "node_id": "n1", "agents": ("house",), **settings}),
-            accept=self._accept,
-            cancel=self._cancel,
-            session_lost=self._session_lost,
-            state=lambda: self.document,
             backoff=backoff,
         )
 
     async def __aenter__(self) -> Self:
-        self.transport.start()
+        nobody: Any = None
+        api = Api(requests=cast(Any, self), models=nobody, tools=nobody, events=nobody)
+        gate = Gate(Policy(["house"]))
+        await self.transport.start(Door(nobody, api, gate, lambda: self.document, nobody, nobody))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -407,17 +410,20 @@ class Node:
             )
         )
 
-    async def _accept(self, ask: Ask) -> None:
+    async def submit(self, ask: Ask, on_delta: Callable[[int, str], None] | None = None) -> None:
+        """See api.requests."""
         self.asks.append(ask)
         self.calls.append(ask.request.messages[-1].content)
         await self.gate.wait()
         if self.error is not None:
             raise self.error
 
-    async def _cancel(self, target: str, topic: str) -> None:
-        self.calls.append(f"cancel {target} {topic}")
+    async def cancel_unnamed(self, caller: Caller, name: str) -> None:
+        """See api.requests."""
+        self.calls.append(f"cancel {name} {caller.client.removeprefix('mqtt:')}")
 
-    async def _session_lost(self) -> None:
+    async def forget_packets(self) -> None:
+        """See api.requests."""
         self.calls.append("session lost")
         if self.session_error is not None:
             raise self.session_error

@@ -33,7 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edged.daemon import assembly, supervisor
+from edged.daemon import assembly, lifecycle, supervisor
 from edged.engines import scripted
 from edged.engines.scripted import ScriptedEngine
 from edged.host import clock, fault_points
@@ -42,7 +42,9 @@ from edged.requests import worker
 from edged.residency.pressure.ladder import Calm
 from edged.residency.pressure.low_memory import Floor
 from edged.residency.pressure.pressure import Pressure, PressureTiming
-from edged.tools.toolbox import Toolbox
+from edged.tools import toolbox
+from edged.tools.publish import PublishKind
+from edged.transport import mqtt
 from edged.transport.mqtt import Backoff, MqttTransport
 from edged.types import Completion, Job, ModelSpec
 
@@ -98,13 +100,14 @@ class Stalling(ScriptedEngine):
         return self.since is not None, self.since or 0.0
 
 
-class LateDeath(Toolbox):
+class LateDeath(PublishKind):
     """Does something when the broker has confirmed a tool's message, before the journal knows."""
 
     published: Callable[[], None] = staticmethod(lambda: None)
 
-    async def _publish(self, *arguments: Any) -> Any:
-        result = await super()._publish(*arguments)
+    async def call(self, *arguments: Any) -> Any:
+        """See Kind."""
+        result = await super().call(*arguments)
         self.published()
         return result
 
@@ -158,7 +161,7 @@ def main() -> int:
         runpy.run_path(members, run_name="edged_test_members")
     fault = os.environ.get("EDGED_TEST_FAULT")
     if fault == AFTER_PUBLISH or "EDGED_TEST_PLAN" in os.environ:
-        vars(assembly)["Toolbox"] = LateDeath
+        toolbox.KINDS[toolbox.KINDS.index(PublishKind)] = LateDeath
     if fault == AFTER_PUBLISH:
         LateDeath.published = staticmethod(die_once)
     elif fault:
@@ -169,12 +172,12 @@ def main() -> int:
         vars(scripted)["ScriptedEngine"] = Slow
     if "EDGED_TEST_STALL" in os.environ:
         vars(scripted)["ScriptedEngine"] = Stalling
-        vars(assembly)["STALL_S"] = STALL_S
+        vars(lifecycle)["STALL_S"] = STALL_S
     if offset := os.environ.get("EDGED_TEST_CLOCK"):
         right = clock.wall
         vars(clock)["wall"] = lambda: right() + float(Path(offset).read_text())
     if longest := os.environ.get("EDGED_TEST_RECONNECT"):
-        vars(assembly)["MqttTransport"] = functools.partial(
+        vars(mqtt)["MqttTransport"] = functools.partial(
             MqttTransport, backoff=Backoff(base_s=0.1, cap_s=float(longest), taken_over_s=float(longest))
         )
     if grace := os.environ.get("EDGED_TEST_GRACE"):

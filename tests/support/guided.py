@@ -22,9 +22,8 @@ with atheris.instrument_imports(include=["edged"]):
     from edged.engines.llama import gguf
     from edged.errors import CallerError, ModelUnavailable
     from edged.transport.unix.server import _call, _Frames
-    from edged.upstreams.answers import Assembly
+    from edged.upstreams.answers import Assembly, Events
     from edged.upstreams.failures import Complaint, Trouble
-    from edged.upstreams.sse import Events
 
 Parser = Callable[[bytes], None]
 

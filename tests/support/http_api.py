@@ -22,6 +22,7 @@ from edged.requests.watchers import OnDelta
 from edged.store.lifecycle import State
 from edged.store.lookup import Row
 from edged.store.requests import Accepted
+from edged.transport.base import Door, Readiness
 from edged.transport.http.core.limits import Limits
 from edged.transport.http.server import HttpTransport, Listener
 from edged.types import JSON, Ask, Caller, Fault, Message, Reply, Request, Status
@@ -41,7 +42,8 @@ class Desk:
     """Answers every request with `answers`, as soon as it is there: bytes, or an exception that is raised.
 
     asks: what came in; begun: there is one; watching: its on_delta; left: (id, gone was set) of the calls that were
-    cancelled, with `missed` set when there is one; rows: what find knows, by id and rid; unready: parts that are not.
+    cancelled, with `missed` set when there is one; rows: what find knows, by id and rid; unready: parts without
+    which it takes none; missing: other ones.
     """
 
     def __init__(self) -> None:
@@ -53,6 +55,7 @@ class Desk:
         self.missed = asyncio.Event()
         self.rows: dict[str, Row] = {}
         self.unready: dict[str, str] = {}
+        self.missing: dict[str, str] = {}
 
     def says(self, answer: bytes | Exception) -> None:
         """From now on."""
@@ -132,23 +135,29 @@ def transport(
 ) -> HttpTransport:
     """The transport in front of a desk, for agent "house"."""
     settings: dict[str, Any] = {"mode": 0o660, "group": None, "api_keys_file": None, **more}
-    made = HttpTransport(
-        listeners,
-        gate=Gate(Policy(["house"])),
-        api=Api(requests=cast(Any, desk), models=cast(Any, None), tools=cast(Any, None), events=cast(Any, None)),
-        unready=lambda: desk.unready,
-        metrics=lambda: (b"edged_up 1\n", METRICS),
-        **settings,
-    )
-    made.inherited = inherited or {}
+    made = HttpTransport(listeners, **settings)
+    made.inherit(inherited or {})
     return made
+
+
+def door(desk: Desk) -> Door:
+    """What a transport finds of the daemon: the desk."""
+    nobody: Any = None
+    return Door(
+        settings=nobody,
+        api=Api(requests=cast(Any, desk), models=nobody, tools=nobody, events=nobody),
+        gate=Gate(Policy(["house"])),
+        state=dict,
+        ready=lambda: Readiness(not desk.unready, {**desk.unready, **desk.missing}),
+        metrics=lambda: (b"edged_up 1\n", METRICS),
+    )
 
 
 @contextlib.asynccontextmanager
 async def serving(desk: Desk, *listeners: Listener, **more: Any) -> AsyncIterator[HttpTransport]:
     """The same, started."""
     served = transport(desk, *listeners, **more)
-    await served.start()
+    await served.start(door(desk))
     try:
         yield served
     finally:
@@ -204,7 +213,7 @@ def unix_session(path: Path) -> aiohttp.ClientSession:
 
 def tcp_session(served: HttpTransport, **headers: str) -> aiohttp.ClientSession:
     """A client of the last listener, which is on TCP."""
-    address = served.addresses[-1]
+    address = served.bound[-1]
     assert isinstance(address, tuple)
     host, port = address
     return aiohttp.ClientSession(f"http://{host}:{port}", headers=headers, timeout=aiohttp.ClientTimeout(10))

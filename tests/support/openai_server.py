@@ -23,9 +23,10 @@ from edged.completions.local import Chats
 from edged.config import Agent, Config, Model, Node
 from edged.requests.watchers import OnDelta
 from edged.store.requests import Accepted
+from edged.transport.base import Door, Readiness
 from edged.transport.http.server import HttpTransport
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
-from edged.upstreams import Served as LocalServers
+from edged.upstreams import LocalServers
 from tests.support.http_api import KEY, keys_file
 
 CALLER = Caller("unix:1000", "http", frozenset({"house"}))
@@ -72,6 +73,9 @@ class House:
         assert self.work is not None
         self.waits.set()
         return wire.reply_bytes(await self.work(self.asks[int(rid[1:]) - 1], self._watchers[rid]))
+
+    async def find(self, name: str, client: str | None = None) -> None:
+        """See Pipeline: nothing is kept here."""
 
     def is_awaited(self, _: str) -> bool:
         """See Pipeline."""
@@ -162,13 +166,9 @@ async def serving(
         mode=0o660,
         group=None,
         api_keys_file=keys_file(folder),
-        gate=gate,
-        api=api,
-        unready=dict,
-        metrics=lambda: (b"", "text/plain"),
     )
-    await transport.start()
-    port = next(address[1] for address in transport.addresses if isinstance(address, tuple))
+    await transport.start(Door(config, api, gate, dict, lambda: Readiness(True), lambda: (b"", "text/plain")))
+    port = next(address[1] for address in transport.bound if isinstance(address, tuple))
     served = Served(socket, port, house, gate, transport)
     try:
         yield served

@@ -29,7 +29,7 @@ from edged.store.lifecycle import WAITING
 from edged.store.lookup import Row
 from edged.store.requests import FreeSlots
 from edged.store.schema import MIGRATIONS
-from edged.tools.sql import SqlDatabase
+from edged.tools.sql.database import SqlDatabase
 from edged.types import Address, Ask, AuditEntry, Caller, Delivery, Message, Reply, Request, Status, ToolCall
 from edged.wire import new_rid, reply_bytes
 from tests.support import old_stores
@@ -260,8 +260,8 @@ class Life:
         self._decided += 1
         note = ToolCall("note", {"text": f"{row.request.messages[-1].content} {self._decided}"})
         steps = {step.number: step for step in journal.steps(self.store, row.rid)}
-        for found in self.plant._recall(row.rid):
-            step = journal.kept(*found)
+        for done in self.plant._recall(row.rid):
+            step = journal.kept(done.step, done.intent, done.result)
             if step.number not in steps or steps[step.number].result is None:
                 steps[step.number] = step
                 yield _finish(row, step), False

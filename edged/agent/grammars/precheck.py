@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import sys
@@ -25,14 +26,25 @@ KEPT = 256  # reasons remembered: clients send the same few schemas again and ag
 TRIAL_CPU_S = 0.5  # so long it may then take the engine
 TRIAL_S = 20.0  # on a board that is busy; the start of the process takes most of it
 TRIAL_BYTES = 512 * 2**20
+PR_SET_PDEATHSIG = 1  # prctl.h
+# It ends with the daemon. The timer bounds the CPU time of each grammar; should its signal be ignored or blocked, as a
+# parent may hand it on, the kernel's limit for the process ends it a second or two later.
 CHILD = f"""
-import json, resource, signal, sys
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl({PR_SET_PDEATHSIG}, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit()
+import json, math, resource
 from edged.agent.grammars.precheck import failure
+every = json.load(sys.stdin)
+cpu_s = math.ceil(sum(os.times()[:2]) + {TRIAL_CPU_S} * len(every)) + 1
+resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
 resource.setrlimit(resource.RLIMIT_DATA, ({TRIAL_BYTES}, {TRIAL_BYTES}))
-for rules in json.load(sys.stdin):
+for rules in every:
     signal.setitimer(signal.ITIMER_PROF, {TRIAL_CPU_S})
     print(json.dumps(failure(rules)), flush=True)
 """
+TOO_LONG_SIGNALS = {-signal.SIGPROF, -signal.SIGXCPU}
 TOO_LONG, TOO_LARGE = "its patterns take too long", "its patterns take too much memory"
 MAX_REASON = 300  # characters: some reasons quote the schema
 
@@ -132,10 +144,10 @@ async def _looked_at(parts: Sequence[Part]) -> dict[str, Looked]:
     looked = await asyncio.to_thread(_look, parts)
     unsure = [part.rules for part in parts if part.rules in looked and _is_open(looked[part.rules])]
     if unsure:
-        told = await _tried(unsure)
-        for rules in unsure[len(told) :]:  # behind one that is wrong
+        failures = await _tried(unsure)
+        for rules in unsure[len(failures) :]:  # not tried, because the one before is wrong
             del looked[rules]
-        looked |= {rules: replace(looked[rules], problem=why) for rules, why in zip(unsure, told, strict=False)}
+        looked |= {rules: replace(looked[rules], problem=why) for rules, why in zip(unsure, failures, strict=False)}
     return looked
 
 
@@ -160,7 +172,7 @@ async def _tried(rules: Sequence[str]) -> list[str | None]:
     """`failure` of grammars, up to the first that is wrong, in a process that is ended where one takes too much."""
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", CHILD),
+            *(sys.executable, "-c", CHILD, str(os.getpid())),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
@@ -176,7 +188,7 @@ async def _tried(rules: Sequence[str]) -> list[str | None]:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    told: list[str | None] = [json.loads(line) for line in out.splitlines()]
-    if len(told) < len(rules):
-        told.append(TOO_LONG if process.returncode == -signal.SIGPROF else TOO_LARGE)
-    return told
+    failures: list[str | None] = [json.loads(line) for line in out.splitlines()]
+    if len(failures) < len(rules):
+        failures.append(TOO_LONG if process.returncode in TOO_LONG_SIGNALS else TOO_LARGE)
+    return failures

@@ -14,7 +14,7 @@ from edged.config import Agent, Config, Tool
 from edged.errors import ContextExceeded, EdgedError, ModelUnavailable, NoMemory, ToolFailed
 from edged.interfaces import Engine
 from edged.types import AuditEntry, Finding
-from edged.upstreams import Cloud, Served
+from edged.upstreams import Cloud, LocalServers
 
 
 class Resources(Struct, frozen=True, kw_only=True):
@@ -26,7 +26,7 @@ class Resources(Struct, frozen=True, kw_only=True):
 
     config: Config
     engine: Engine
-    served: Served
+    served: LocalServers
     cloud: Cloud
     speak: Callable[[str], Awaitable[Prompts]]
     audit: Callable[[AuditEntry], None] = lambda entry: None

@@ -12,7 +12,7 @@ from edged.cli.checks.finding import Finding, fail, ok, warn
 from edged.config import Config, Upstream
 from edged.errors import ConfigError
 from edged.transport.mqtt.settings import endpoint
-from edged.upstreams import Served
+from edged.upstreams import LocalServers
 
 if TYPE_CHECKING:
     import aiohttp
@@ -46,7 +46,7 @@ async def broker(settings: Config, status: dict[str, Any] | None) -> Finding:
 
 async def servers(settings: Config, status: dict[str, Any] | None) -> list[Finding]:
     """Every model that a server on this board runs, all at once."""
-    served = Served(settings.served)
+    served = LocalServers(settings.served)
     known = (status or {}).get("models", {})
     try:
         await asyncio.gather(*(served.look(name) for name in settings.served))

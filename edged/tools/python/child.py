@@ -1,6 +1,6 @@
 """The child's side of Python tools: a process that imports one module of the user's and calls its functions.
 
-Run as a program (`python -P child.py CHANNEL FENCE PARENT BYTES FILE_BYTES MODULE FUNCTION...`) in the folder of the
+Run as a program (`python -P child.py CHANNEL RULES PARENT BYTES FILE_BYTES MODULE FUNCTION...`) in the folder of the
 modules. It imports
 nothing of edged, and of others only msgspec: what a tool weighs is what its author imports. A function's type hints are
 its schema; the same hints check and convert the arguments of a call (JSON "north" into Bed.NORTH).
@@ -78,11 +78,11 @@ class Unusable(Exception):
     """A function that cannot be a tool, or an argument it cannot take; the message says why."""
 
 
-def main(channel: str, fence: str, parent: str, memory: str, file_bytes: str, module: str, *names: str) -> None:
+def main(channel: str, rules: str, parent: str, memory: str, file_bytes: str, module: str, *names: str) -> None:
     """Import, introduce the functions, serve until the channel ends."""
     _confine(int(parent), int(memory), int(file_bytes))
-    if fence:
-        _fence_in(int(fence))
+    if rules:
+        _restrict(int(rules))
     peer = socket.socket(fileno=int(channel))
     peer.set_inheritable(False)  # a program the tool starts must not keep the channel open
     sys.path.insert(0, str(Path.cwd()))
@@ -116,12 +116,12 @@ def _limit(what: int, most: int) -> None:
     resource.setrlimit(what, (least, least))
 
 
-def _fence_in(fence: int) -> None:
-    """Keep edged's own files from this process and all that it starts (tools/fence made the rules)."""
+def _restrict(rules: int) -> None:
+    """Keep edged's own files from this process and all that it starts (`landlock` made the rules)."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(LANDLOCK_RESTRICT_SELF, fence, 0):
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(LANDLOCK_RESTRICT_SELF, rules, 0):
         raise OSError(ctypes.get_errno(), f"Landlock: {os.strerror(ctypes.get_errno())}")
-    os.close(fence)
+    os.close(rules)
 
 
 def load(module: str, names: tuple[str, ...]) -> tuple[dict[str, Callable[..., Any]], Hello]:

@@ -47,30 +47,30 @@ WHY_NOT = {
 }
 
 
-class Fence(Struct, frozen=True):
-    """What is edged's own. hidden: not to be opened at all, nor what has such a name with "-" or "." and more behind it
-    (journals, copies). kept: to be read, not to be changed."""
+class OwnFiles(Struct, frozen=True):
+    """Files and folders that are edged's own. hidden: no tool opens them, nor what has such a name with "-" or "." and
+    more after it (journals, copies). kept: tools read them and do not change them."""
 
     hidden: frozenset[Path] = frozenset()
     kept: frozenset[Path] = frozenset()
 
 
-OPEN = Fence()  # nothing is edged's
+NONE = OwnFiles()  # tools may touch everything
 
 
-def around(settings: Config) -> Fence:
-    """The fence for the tools of a configuration."""
+def own_files(settings: Config) -> OwnFiles:
+    """What the tools of a configuration may not touch."""
     hidden = {settings.store_path, settings.state_dir / "edged.lock", settings.state_dir / "models.json"}
     sockets = {path for path in (settings.socket_path, *settings.http_listeners) if isinstance(path, Path)}
     hidden |= {settings.snapshots_dir, *sockets, *map(Path, settings.secret_files)}
     if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
         hidden.add(Path(credentials))
     kept = {*map(Path, settings.files), settings.models_dir}
-    return Fence(frozenset(path.resolve() for path in hidden), frozenset(path.resolve() for path in kept))
+    return OwnFiles(frozenset(path.resolve() for path in hidden), frozenset(path.resolve() for path in kept))
 
 
 def missing() -> str | None:
-    """Why there can be no fence here; None where there can."""
+    """Why this kernel keeps tools from nothing; None where it does."""
     try:
         _version()
     except OSError as error:
@@ -78,9 +78,10 @@ def missing() -> str | None:
     return None
 
 
-def ruleset(fence: Fence) -> int | None:
-    """The fence as a descriptor, for landlock_restrict_self(2) in the tool's process; None where there can be none.
-    Looks at every folder on the way to what is edged's: blocks for milliseconds.
+def ruleset(own: OwnFiles) -> int | None:
+    """A ruleset that keeps edged's own files from a process: a descriptor, for landlock_restrict_self(2) in that
+    process; None where the kernel has no Landlock. Looks at every folder on the way to these files: blocks for
+    milliseconds.
 
     Raises:
         OSError: the kernel refuses what it should take.
@@ -96,7 +97,7 @@ def ruleset(fence: Fence) -> int | None:
         attributes = struct.pack("=QQQ", handled, 0, SCOPE_SIGNAL)
     made = _call(CREATE_RULESET, ctypes.create_string_buffer(attributes, len(attributes)), len(attributes), 0)
     try:
-        for path, rights in _allowed(fence, Path("/")):
+        for path, rights in _allowed(own, Path("/")):
             _allow(made, path, rights & handled)
     except BaseException:
         os.close(made)
@@ -104,15 +105,15 @@ def ruleset(fence: Fence) -> int | None:
     return made
 
 
-def _allowed(fence: Fence, folder: Path) -> Iterator[tuple[Path, int]]:
+def _allowed(own: OwnFiles, folder: Path) -> Iterator[tuple[Path, int]]:
     """(path, rights) of what lies in a folder that holds something of edged's or leads there."""
     for entry in _entries(folder):
         path = Path(entry.path)
-        if entry.is_symlink() or _is_hidden(path, fence):
+        if entry.is_symlink() or _is_hidden(path, own):
             continue  # where a link leads to has a rule of its own
-        if any(path in each.parents for each in fence.hidden | fence.kept):
-            yield from _allowed(fence, path)
-        elif path in fence.kept:
+        if any(path in each.parents for each in own.hidden | own.kept):
+            yield from _allowed(own, path)
+        elif path in own.kept:
             yield path, READ_FILE
         else:
             yield path, FILE | FOLDER | REFER | TRUNCATE
@@ -126,9 +127,9 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         return []
 
 
-def _is_hidden(path: Path, fence: Fence) -> bool:
-    return path in fence.hidden or any(
-        path.parent == each.parent and path.name.startswith((f"{each.name}-", f"{each.name}.")) for each in fence.hidden
+def _is_hidden(path: Path, own: OwnFiles) -> bool:
+    return path in own.hidden or any(
+        path.parent == each.parent and path.name.startswith((f"{each.name}-", f"{each.name}.")) for each in own.hidden
     )
 
 

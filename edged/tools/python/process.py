@@ -2,7 +2,7 @@
 
 The child has a session and a process group of its own: a signal to the group reaches the programs a tool started. The
 kernel ends the child when the daemon dies, however it dies; what a tool started is then left to the service manager.
-(Until then it is the daemon's child, see `kin`.)
+(Until then it is the daemon's child, see `orphans`.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edged.errors import ToolFailed
 from edged.host import systemd
 from edged.tools.python import child, orphans
 from edged.tools.python.child import HEAD, Answer, Hello
-from edged.tools.python.landlock import Fence, ruleset
+from edged.tools.python.landlock import OwnFiles, ruleset
 from edged.types import JSON
 from edged.wire import MAX_DEPTH, depth
 
@@ -58,20 +58,20 @@ class Nonsense(Exception):
 class Module(Struct, frozen=True):
     """What a child serves: functions of a module in a folder.
 
-    memory: bytes of private memory. file_bytes: of the largest file it may write. fence: what it may not touch.
+    memory: bytes of private memory. file_bytes: of the largest file it may write. own: what it may not touch.
     """
 
     folder: Path
     name: str
     memory: int
     file_bytes: int
-    fence: Fence
+    own: OwnFiles
 
 
-def module_of(tool: PythonTool, folder: Path, fence: Fence) -> Module:
+def module_of(tool: PythonTool, folder: Path, own: OwnFiles) -> Module:
     """The module of a tool."""
     name = tool.python.partition(":")[0]
-    return Module(folder, name, parse_bytes(tool.memory), parse_bytes(tool.file_size), fence)
+    return Module(folder, name, parse_bytes(tool.memory), parse_bytes(tool.file_size), own)
 
 
 class Process:
@@ -80,7 +80,7 @@ class Process:
 
     Args:
         title: its name in the log.
-        fence: a ruleset of Landlock's, or None.
+        rules: a ruleset of Landlock's, or None.
 
     Raises:
         OSError: the system starts no process.
@@ -88,7 +88,7 @@ class Process:
 
     living: ClassVar[set[int]] = set()  # numbers of those that are not reaped yet, which are also their groups'
 
-    def __init__(self, title: str, module: Module, functions: Sequence[str], fence: int | None) -> None:
+    def __init__(self, title: str, module: Module, functions: Sequence[str], rules: int | None) -> None:
         self._loop = asyncio.get_running_loop()
         self._since = time.monotonic()
         self.ended: asyncio.Future[str] = self._loop.create_future()
@@ -97,7 +97,7 @@ class Process:
         self._channel.setblocking(False)
         try:
             with theirs:
-                self._child, self._printed, self._handle = _spawn(theirs.fileno(), fence, module, functions)
+                self._child, self._printed, self._handle = _spawn(theirs.fileno(), rules, module, functions)
         except OSError:
             self._channel.close()
             raise
@@ -113,15 +113,15 @@ class Process:
             ToolFailed: the system starts no process.
         """
         orphans.adopt(cls.living)
-        fence = None
+        rules = None
         try:
-            fence = await asyncio.to_thread(ruleset, module.fence)  # it looks at folders
-            return cls(title, module, functions, fence)
+            rules = await asyncio.to_thread(ruleset, module.own)  # it looks at folders
+            return cls(title, module, functions, rules)
         except OSError as error:
             raise ToolFailed(f"no process could be started for it: {error.strerror}") from None
         finally:
-            if fence is not None:
-                os.close(fence)
+            if rules is not None:
+                os.close(rules)
 
     @property
     def age_s(self) -> float:
@@ -288,7 +288,7 @@ class _Output:
 
 
 def _spawn(
-    channel: int, fence: int | None, module: Module, functions: Sequence[str]
+    channel: int, rules: int | None, module: Module, functions: Sequence[str]
 ) -> tuple[subprocess.Popen[bytes], IO[bytes], int]:
     """The child, what it prints, and its pidfd. In the main thread only: PR_SET_PDEATHSIG is about the thread that made
     it, not about the process.
@@ -297,14 +297,14 @@ def _spawn(
         OSError: the system refuses; nothing was started.
     """
     limits = [str(module.memory), str(module.file_bytes)]
-    own = [str(channel), "" if fence is None else str(fence), str(os.getpid()), *limits, module.name]
+    own = [str(channel), "" if rules is None else str(rules), str(os.getpid()), *limits, module.name]
     started = subprocess.Popen(
         [sys.executable, "-P", child.__file__, *own, *functions],  # -P: only the tools' folder, not that of this file
         cwd=module.folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        pass_fds=[channel] if fence is None else [channel, fence],
+        pass_fds=[channel] if rules is None else [channel, rules],
         env=systemd.child_environment(),
         start_new_session=True,
     )

@@ -9,37 +9,36 @@ from collections.abc import Mapping
 
 import msgspec
 
-from edged.config import Config, PythonTool, Tool, words_that_fail
+from edged.config import Config, PythonTool, words_that_fail
 from edged.errors import ConfigError, ToolFailed
 from edged.tools.python.child import Function, Hello
-from edged.tools.python.landlock import around, missing
+from edged.tools.python.landlock import missing, own_files
 from edged.tools.python.process import END_S, Module, Process, module_of
 from edged.types import JSON
 
 logger = logging.getLogger("edged.tools")
 
 
-async def resolve(settings: Config) -> tuple[Config, list[ConfigError]]:
-    """The configuration with every Python tool's description and parameters filled in, and what is wrong with those
-    that stay as they were. One child reads all functions of a module."""
-    python = {name: tool for name, tool in settings.tools.items() if isinstance(tool, PythonTool)}
-    if python and (why := missing()):
+async def resolve(settings: Config, tools: Mapping[str, PythonTool]) -> tuple[dict[str, PythonTool], list[ConfigError]]:
+    """The tools with description and parameters filled in, and what is wrong with those that stay as they were. One
+    child reads all functions of a module."""
+    if why := missing():
         logger.warning("nothing keeps Python tools from edged's own files: %s", why)
-    told = await _read(settings, python)
-    tools: dict[str, Tool] = dict(settings.tools)
+    described = await _read(settings, tools)
+    resolved: dict[str, PythonTool] = dict(tools)
     problems: list[ConfigError] = []
-    for name, tool in python.items():
+    for name, tool in tools.items():
         try:
-            tools[name] = _filled(settings, name, tool, told[name])
+            resolved[name] = _filled(settings, name, tool, described[name])
         except ConfigError as error:
             problems.append(error)
-    return msgspec.structs.replace(settings, tools=tools), problems
+    return resolved, problems
 
 
 async def _read(settings: Config, python: Mapping[str, PythonTool]) -> dict[str, Function]:
     """Tool name -> what its function says of itself."""
-    fence = around(settings)
-    modules = {name: module_of(tool, settings.tools_dir, fence) for name, tool in python.items()}
+    own = own_files(settings)
+    modules = {name: module_of(tool, settings.tools_dir, own) for name, tool in python.items()}
     functions = {name: tool.python.partition(":")[2] for name, tool in python.items()}
     wanted = {one: sorted({functions[n] for n, m in modules.items() if m == one}) for one in modules.values()}
     hellos = dict(zip(wanted, await asyncio.gather(*(_introduce(m, f) for m, f in wanted.items())), strict=True))

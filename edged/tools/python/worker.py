@@ -15,16 +15,16 @@ import msgspec
 from edged.config import PythonTool
 from edged.errors import ToolFailed
 from edged.tools.python.child import Answer, Invocation
-from edged.tools.python.landlock import OPEN, Fence
+from edged.tools.python.landlock import NONE, OwnFiles
 from edged.tools.python.process import END_S, Died, Process, module_of
 from edged.types import JSON
 
 logger = logging.getLogger("edged.tools")
 
 IDLE_S = 60.0  # a pause in a talk; a process holds about 10 MiB, and a new one costs a quarter of a second on a board
-FENCED = ("PermissionError", "OperationalError: unable to open", "OperationalError: attempt to write a readonly")
+DENIED = ("PermissionError", "OperationalError: unable to open", "OperationalError: attempt to write a readonly")
 HINT = "edged's own files are closed to it, and a folder that holds one or leads to one takes no new files from it"
-# A process's fence knows what was on the disk when it was made: a file that took another's place beside edged's own
+# A process's ruleset knows what was on the disk when it was made: a file that took another's place beside edged's own
 # (/etc/resolv.conf beside /etc/edged) is there for the next process. What ends of itself after a pause needs no more.
 RENEW_S = 600.0
 
@@ -34,16 +34,16 @@ class ToolWorker:
 
     Args:
         folder: where its module lies.
-        fence: what its process may not touch.
+        own: what its process may not touch.
         idle_s: seconds without a call after which its process ends.
     """
 
     def __init__(
-        self, name: str, tool: PythonTool, folder: Path, fence: Fence = OPEN, *, idle_s: float = IDLE_S
+        self, name: str, tool: PythonTool, folder: Path, own: OwnFiles = NONE, *, idle_s: float = IDLE_S
     ) -> None:
         self._name, self._tool, self._idle_s = name, tool, idle_s
         self._function = tool.python.partition(":")[2]
-        self._module = module_of(tool, folder, fence)
+        self._module = module_of(tool, folder, own)
         self._half = ": a part of it may have happened" if tool.effect == "write" else ""
         self._free = asyncio.Lock()
         self._process: Process | None = None
@@ -107,7 +107,7 @@ class ToolWorker:
     def _raise(self, answer: Answer) -> None:
         if answer.error:
             logger.warning("%s: %s", self._name, answer.traceback.rstrip() or answer.error)
-            if answer.error.startswith(FENCED):
+            if answer.error.startswith(DENIED):
                 logger.warning("%s: %s", self._name, HINT)
         if answer.spent:
             raise ToolFailed(f"it needed more than {self._tool.memory} (memory){self._half}")

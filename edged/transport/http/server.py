@@ -9,17 +9,18 @@ import asyncio
 import functools
 import logging
 import socket
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edged.access.gate import Gate
-from edged.api import Api
 from edged.errors import ConfigError
 from edged.transport import sockets
+from edged.transport.base import Door, Sockets, Transport
 from edged.transport.http.core import keys
 from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.limits import Limits
+from edged.types import JSON, Caller
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -32,24 +33,22 @@ Listener = Path | tuple[str, int]  # a Unix socket, or host and port
 CLOSE_S = 0.5  # each of three steps of a stop: answers may end, connections may end, what they hold may be sent
 
 
-class HttpTransport:
+class HttpTransport(Transport):
     """The listeners and what they serve.
 
     Args:
         mode, group: of the Unix sockets; group None: the process's own.
         api_keys_file: as in the configuration; needed where one listens on TCP. Read here: a reload with keys that are
             wrong is refused before anything has stopped.
-        gate: who may come in.
         hosts, origins: as in the configuration.
-        unready: the parts of the daemon that are not ready, each with the reason.
-        metrics: the document and its content type.
 
     Raises:
         ConfigError: the keys are not as they should be, or a TCP listener has none.
 
-    `inherited`, set before the start: sockets that somebody else made and listens on, several for a host with several
-    addresses; used in the place of our own, and left there at a stop.
+    Sockets that it inherits are used in the place of its own, and left there at a stop.
     """
+
+    name = "http"
 
     def __init__(
         self,
@@ -58,25 +57,18 @@ class HttpTransport:
         mode: int,
         group: str | None,
         api_keys_file: str | None,
-        gate: Gate,
-        api: Api,
-        unready: Callable[[], Mapping[str, str]],
-        metrics: Callable[[], tuple[bytes, str]],
         limits: Limits | None = None,
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
     ) -> None:
-        self._listeners = tuple(listeners)
+        self.addresses = self._listeners = tuple(listeners)
         self._mode = mode
         self._gid = sockets.group_id(group)
         self._keys = keys.load(api_keys_file) if api_keys_file else None
-        self._gate = gate
+        self._gate: Gate
         named = [listener[0] for listener in self._listeners if isinstance(listener, tuple)]
         self._browsers = Browsers([*hosts, *named, *_own_names()], origins)
-        self._api = api
-        self._unready = unready
-        self._metrics = metrics
-        self.inherited: Mapping[Listener, Sequence[socket.socket]] = {}
+        self._inherited: Sockets = {}
         self._limits = limits or Limits()
         for listener in self._listeners:
             if isinstance(listener, tuple) and self._keys is None:
@@ -87,23 +79,28 @@ class HttpTransport:
         self._made: list[Path] = []
 
     @property
-    def addresses(self) -> list[str | tuple[str, int]]:
+    def bound(self) -> list[str | tuple[str, int]]:
         """Where it listens: paths, and (host, port) as they came to be."""
         names = [each.getsockname() for server in self._servers for each in server.sockets]
         return [name if isinstance(name, str) else name[:2] for name in names]
 
-    async def start(self) -> None:
-        """Listen on all.
+    def status(self) -> dict[str, JSON]:
+        """{listeners: [path or host:port]}."""
+        return {"listeners": [name if isinstance(name, str) else f"{name[0]}:{name[1]}" for name in self.bound]}
 
-        Raises:
-            ConfigError: a socket cannot be made, or another process answers on it.
-        """
+    def inherit(self, sockets: Sockets) -> None:
+        """See Transport."""
+        self._inherited = sockets
+
+    async def start(self, door: Door) -> None:
+        """See Transport. ConfigError where a socket cannot be made, or another process answers on it."""
         from edged.transport.http.core.application import application
         from edged.transport.http.core.connection import Connections
         from edged.transport.http.core.surface import Board, Surfaces
         from edged.transport.http.surfaces import SURFACES
 
-        board = Board(api=self._api, unready=self._unready, metrics=self._metrics, heartbeat_s=self._limits.heartbeat_s)
+        self._gate = door.gate
+        board = Board(api=door.api, ready=door.ready, metrics=door.metrics, heartbeat_s=self._limits.heartbeat_s)
         surfaces = Surfaces(make(board) for make in SURFACES)
         app = application(surfaces, keys=self._keys, gate=self._gate, browsers=self._browsers, limits=self._limits)
         self._connections = Connections(self._limits, surfaces)
@@ -116,12 +113,12 @@ class HttpTransport:
             raise
 
     def stop_taking(self) -> None:
-        """Take no more connections; who connects to an inherited socket waits in its queue. Others go on."""
+        """See Transport. Who connects to an inherited socket waits in its queue."""
         for server in self._servers:
             server.close()
 
     async def stop(self) -> None:
-        """Stop listening, end all connections, remove the sockets that were made here."""
+        """See Transport. Removes the sockets that were made here."""
         self.stop_taking()
         if self._connections is not None:
             self._connections.closing = True
@@ -146,14 +143,14 @@ class HttpTransport:
     async def _listen(self, listener: Listener) -> None:
         # as many may wait as the kernel allows: fewer would also shrink the queue of a socket that was handed over
         create = functools.partial(asyncio.get_running_loop().create_server, backlog=sockets.BACKLOG)
-        given = [inherited.dup() for inherited in self.inherited.get(listener, ())]  # its queue stays at a stop
+        given = [inherited.dup() for inherited in self._inherited.get(listener, ())]  # its queue stays at a stop
         try:
             if isinstance(listener, tuple):
                 factory = self._factory(_tcp_peer)
                 made = [] if given else [await create(factory, *listener)]
             else:
                 # of a socket that was handed over its unit says who may connect
-                gid = listener.stat().st_gid if given else self._gid
+                gid = sockets.gid_of(listener, self._gid) if given else self._gid
                 factory = self._factory(functools.partial(self._unix_peer, gid))
                 if not given:
                     given = [await asyncio.to_thread(sockets.listen, listener, self._mode, gid)]
@@ -178,8 +175,17 @@ class HttpTransport:
     def _unix_peer(self, gid: int, connected: socket.socket) -> Peer:
         from edged.transport.http.core.connection import Peer
 
-        caller = self._gate.unix(*sockets.peer(connected), socket_group=gid, transport="http")
-        return Peer(caller.client, caller)
+        def caller(peer: sockets.Peer) -> Caller:
+            groups = peer.groups or ()
+            return self._gate.unix(peer.pid, peer.uid, groups, socket_group=gid, transport="http")
+
+        async def ask() -> Peer:
+            found = caller(await sockets.with_groups(peer))
+            return Peer(found.client, found)
+
+        peer = sockets.peer(connected)
+        known = caller(peer)
+        return Peer(known.client, known, None if peer.groups is not None else ask)
 
 
 def _tcp_peer(connected: socket.socket) -> Peer:

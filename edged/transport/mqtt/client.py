@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 from collections.abc import Callable
 from typing import Any
@@ -21,17 +20,17 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edged.transport.mqtt import packets, tls
-from edged.transport.mqtt.buffered import Buffered, BufferedClient
+from edged.transport.mqtt.buffered import BufferedClient
 from edged.transport.mqtt.dial import in_thread
 from edged.transport.mqtt.messages import Incoming, Outgoing, Unsendable
 from edged.transport.mqtt.pacing import V5
 from edged.transport.mqtt.packets import Cause, End, Hello
+from edged.transport.mqtt.pump import Pump
 from edged.transport.mqtt.settings import Settings, endpoint
 
 log = logging.getLogger(__name__)
 
 KEEPALIVE_S = 30  # a half-open link (Wi-Fi gone, router rebooted) is noticed after one to two of these
-TICK_S = 5.0  # paho's timers are looked at this often: fine enough for KEEPALIVE_S, and the CPU can sleep
 DIAL_TIMEOUT_S = 10.0  # for TCP and for TLS each; a board's first handshake after boot takes about two
 CONNACK_TIMEOUT_S = 10.0  # a peer that takes the connection and says nothing is no broker, or a dead one
 UNSUPPORTED_VERSION = 0x84
@@ -58,6 +57,7 @@ class Client:
         on_confirmed: packet id and reason code of a QoS 1 or 2 publish.
         on_session: called with Hello before anything is sent again; returns False when paho must forget what it has
             in the air.
+        on_subscribed: the broker agreed to all subscriptions.
         on_end: the connection is over.
     """
 
@@ -70,30 +70,33 @@ class Client:
         on_message: Callable[[Incoming], None],
         on_confirmed: Callable[[int, int], None],
         on_session: Callable[[Hello], bool],
+        on_subscribed: Callable[[], None],
         on_end: Callable[[End], None],
     ) -> None:
         self.version = version
-        self.congested = False
         self._settings = settings
         self._endpoint = endpoint(settings.url)
         self._on_message = on_message
         self._on_confirmed = on_confirmed
         self._on_session = on_session
+        self._on_subscribed = on_subscribed
         self._on_end = on_end
         self._context: ssl.SSLContext | None = None
         self._errors = _LastError()
         self._hello: Hello | None = None
         self._answer: asyncio.Future[Hello | End] | None = None
         self._abort_reason: str | None = None
-        self._fd: int | None = None
-        self._paused = False
-        self._flush_due = False
-        self._tick: asyncio.TimerHandle | None = None
         self._bare: set[int] = set()
         self._subscriptions: dict[int, list[str]] = {}
-        self.subscribed = False
         self.refused_topics: dict[str, str] = {}
         self._paho = self._make(will)
+        self._pump = Pump(self._paho, self.abort)
+        self.pause_reading, self.resume_reading = self._pump.pause, self._pump.resume
+
+    @property
+    def congested(self) -> bool:
+        """Whether the broker takes less than it is given."""
+        return self._pump.congested
 
     # Life of a connection
 
@@ -108,7 +111,9 @@ class Client:
         except Exception as error:  # whatever name lookup, TCP, TLS and certificate files come up with
             hint = tls.hint_at_dial(error) if self._endpoint.tls else ""
             return End(Cause.UNREACHABLE, f"cannot connect to {self._endpoint}: {tls.explain(error)}{hint}")
-        self._attach(loop)
+        self._bare.clear()
+        self._subscriptions.clear()
+        self._pump.attach()
         try:
             async with asyncio.timeout(CONNACK_TIMEOUT_S):
                 return await self._answer
@@ -130,25 +135,9 @@ class Client:
         if sock is None:
             return
         self._abort_reason = reason
-        self._detach()
+        self._pump.detach()
         sock.close()
         self._paho.loop_read()  # finds the socket closed and takes paho's usual way through on_disconnect
-
-    def pause_reading(self) -> None:
-        """Read nothing more: TCP holds the broker back."""
-        if not self._paused and self._fd is not None:
-            asyncio.get_running_loop().remove_reader(self._fd)
-        self._paused = True
-
-    def resume_reading(self) -> None:
-        """Read on."""
-        if not self._paused:
-            return
-        self._paused = False
-        if self._fd is not None:
-            loop = asyncio.get_running_loop()
-            loop.add_reader(self._fd, self._read)
-            loop.call_soon(self._read)  # there may be bytes that the selector does not know of
 
     # What is sent
 
@@ -175,7 +164,7 @@ class Client:
         return info.mid
 
     def subscribe(self, filters: list[str]) -> None:
-        """Subscribe with QoS 1. `subscribed` tells once the broker agreed, `refused_topics` what it refused."""
+        """Subscribe with QoS 1. `refused_topics` tells what the broker refused."""
         # Retained messages are not wanted: not at the subscription, and when one is published now it shall show.
         options = SubscribeOptions(qos=1, retainAsPublished=True, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         if self.version == V5:
@@ -212,8 +201,8 @@ class Client:
         client.on_message = self._received
         client.on_publish = self._published
         client.on_subscribe = self._subscribed
-        client.on_socket_close = lambda _client, _data, _sock: self._detach()
-        client.on_socket_register_write = lambda _client, _data, _sock: self._flush_soon()
+        client.on_socket_close = lambda _client, _data, _sock: self._pump.detach()
+        client.on_socket_register_write = lambda _client, _data, _sock: self._pump.flush_soon()
         client.on_socket_unregister_write = lambda _client, _data, _sock: None  # _flush looks after the writer
         where = self._endpoint
         if five:
@@ -239,68 +228,6 @@ class Client:
         sock = self._paho.socket()
         if sock is not None:
             sock.close()
-
-    def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        sock = self._paho.socket()
-        assert isinstance(sock, Buffered)
-        # With Nagle's algorithm a PUBACK and the reply after it wait for each other: 40 ms for each request.
-        sock.below.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._fd = sock.fileno()
-        self._paused = False
-        self._bare.clear()
-        self._subscriptions.clear()
-        self.subscribed = False
-        loop.add_reader(self._fd, self._read)
-        self._tick = loop.call_later(TICK_S, self._look_at_timers)
-        self._flush()
-
-    def _detach(self) -> None:
-        fd, self._fd = self._fd, None
-        if fd is None:  # paho also closes sockets that never joined the loop, in the thread of _dial
-            return
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(fd)
-        loop.remove_writer(fd)
-        self.congested = False
-        if self._tick is not None:
-            self._tick.cancel()
-
-    def _read(self) -> None:
-        try:
-            while self._fd is not None and not self._paused:
-                self._paho.loop_read()
-                sock = self._paho.socket()
-                # What was read and paho not yet asked for does not make the socket readable.
-                if not isinstance(sock, Buffered) or not sock.pending():
-                    break
-        except Exception as error:  # a damaged packet must not end up in the loop's exception handler, for ever
-            self.abort(f"a packet from the broker could not be read: {error!r}")
-
-    def _flush_soon(self) -> None:
-        """Write at the end of this round of the loop: all that one round makes goes out without asking the selector."""
-        if self._fd is not None and not self._flush_due:
-            self._flush_due = True
-            asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flush_due = False
-        fd = self._fd
-        if fd is None:
-            return
-        self._paho.loop_write()
-        if self._fd != fd:  # the write found the connection gone
-            return
-        was, self.congested = self.congested, self._paho.want_write()
-        loop = asyncio.get_running_loop()
-        if self.congested:
-            loop.add_writer(fd, self._flush)
-        elif was:
-            loop.remove_writer(fd)
-
-    def _look_at_timers(self) -> None:
-        self._paho.loop_misc()
-        if self._fd is not None:
-            self._tick = asyncio.get_running_loop().call_later(TICK_S, self._look_at_timers)
 
     # paho's callbacks, all on the loop
 
@@ -369,7 +296,8 @@ class Client:
                 log.error("the broker refused the subscription to %s: %s; check its access list", name, code.getName())
             else:
                 self.refused_topics.pop(name, None)
-        self.subscribed = not self._subscriptions and not self.refused_topics
+        if not self._subscriptions and not self.refused_topics:
+            self._on_subscribed()
 
 
 class _LastError(logging.Handler):

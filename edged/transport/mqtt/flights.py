@@ -46,15 +46,32 @@ class Flights:
             NoLink: the transport was stopped.
         """
         while True:
-            await self.room()
+            await self._room()
             landed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            self._air[self._send(message)] = landed
+            try:
+                mid = self._send(message)
+            except BaseException:
+                self._wake()  # the room that was given to it is the next one's
+                raise
+            self._air[mid] = landed
             try:
                 return await landed
             except Grounded:
                 continue
 
-    async def room(self) -> None:
+    async def pass_by(self, message: Outgoing) -> None:
+        """Publish without a confirmation, QoS 0; waits for the link while there is none, and behind who came before.
+
+        Raises:
+            Unsendable, NoLink: as `fly`.
+        """
+        await self._room()
+        try:
+            self._send(message)
+        finally:
+            self._wake()  # it takes no room
+
+    async def _room(self) -> None:
         """Return while there is a link and room for one more publish. Raises NoLink once stopped."""
         while not self._free():
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import msgspec
 
-from edged.host import clock
 from edged.transport.mqtt.messages import Outgoing
 from edged.transport.mqtt.topics import Topics
 from edged.types import JSON, Event
@@ -67,11 +66,10 @@ class Presence:
             self._timer.cancel()
             self._timer = None
 
-    def event(self, name: str, data: dict[str, JSON]) -> None:
+    def event(self, event: Event) -> None:
         """Publish an event. While the link is down alarms wait for it, others are dropped."""
-        payload = _json(Event(name, clock.wall(), data))
-        message = Outgoing(topic=self._topics.event, payload=payload, qos=0, content_type="application/json")
-        if self._timer is None and name in ALARMS:
+        message = Outgoing(topic=self._topics.event, payload=_json(event), qos=0, content_type="application/json")
+        if self._timer is None and event.name in ALARMS:
             self._alarms.append(message)
         else:
             self._post(message)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import logging
-from collections.abc import Awaitable, Callable
-from random import Random
 
 from edged.errors import EdgedError, NoLink, ToolFailed
 from edged.host import clock
+from edged.transport.base import Carrier, Door
 from edged.transport.mqtt import topics
+from edged.transport.mqtt.attempts import Attempts
 from edged.transport.mqtt.client import Client, Will
 from edged.transport.mqtt.flights import Flights
 from edged.transport.mqtt.intake import Counters, Handlers, Intake
 from edged.transport.mqtt.messages import Incoming, Outgoing, Unsendable, reply
-from edged.transport.mqtt.pacing import V5, Backoff, Evictions, Outage, Versions
-from edged.transport.mqtt.packets import REFUSED, Cause, End, Hello, reason
+from edged.transport.mqtt.pacing import V5, Backoff
+from edged.transport.mqtt.packets import REFUSED, End, Hello, reason
 from edged.transport.mqtt.presence import Presence
 from edged.transport.mqtt.settings import Settings, endpoint
-from edged.types import JSON, Address, Ask, Caller, Delivery
+from edged.types import JSON, Address, Ask, Caller, Delivery, Event
 
 log = logging.getLogger(__name__)
 
@@ -27,52 +29,32 @@ RESUME_READING_AT = 32
 FAREWELL_S = 2.0  # of the grace, for "offline" and DISCONNECT; a broker on the local network needs milliseconds
 
 
-class MqttTransport:
+class MqttTransport(Carrier):
     """The device's link to its broker: takes requests in, carries replies out, publishes for tools.
 
-    Implements `interfaces.Publisher` and `interfaces.Deliverer`.
+    Implements `interfaces.Publisher`, too.
 
     Args:
         settings: the broker and who we are there.
-        accept: takes a request in; returns once it is committed, or known already. Called in receive order, several
-            at a time. Raises EdgedError for a refusal.
-        cancel: cancels by rid or id; the topic tells how the wish came in.
-        session_lost: the broker has forgotten us: packet ids seen so far mean nothing. Awaited before any message of
-            the new session is handed on.
-        state: makes the state document.
-        identify: who asks, by client and topic; None: everybody may use every agent.
-        refused: is told of every refusal.
         backoff: pace of reconnecting.
 
     Raises:
         ValueError: the url is not one of a broker.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        accept: Callable[[Ask], Awaitable[object]],
-        cancel: Callable[[str, str], Awaitable[None]],
-        session_lost: Callable[[], Awaitable[None]],
-        state: Callable[[], dict[str, JSON]],
-        identify: Callable[[str, str], Caller] | None = None,
-        refused: Callable[[Caller, EdgedError], None] = lambda caller, error: None,
-        backoff: Backoff | None = None,
-    ) -> None:
+    name = "mqtt"
+
+    def __init__(self, settings: Settings, *, backoff: Backoff | None = None) -> None:
         endpoint(settings.url)
         self._settings = settings
-        self._session_lost = session_lost
-        self._backoff = backoff or Backoff()
+        self._door: Door
         self._topics = topics.Topics(settings.node_id)
         self._flights = Flights(self._send)
-        self._handlers = Handlers(accept, cancel, self._confirmed, identify, refused)
-        self._presence = Presence(self._topics, state=state, post=self._post)
-        self._versions = Versions(settings.version)
-        self._outage = Outage()
-        self._evictions = Evictions(self._backoff.stable_s)
-        self._chance = Random()  # noqa: S311  # jitter, no secret
+        self._handlers = Handlers(self._accept, self._cancel, self._confirmed, self._identify, self._refused)
+        self._presence = Presence(self._topics, state=self._state, post=self._post)
+        self._attempts = Attempts(settings, backoff or Backoff())
         self._counters = Counters()
+        self._subscribed = asyncio.Event()
         self._client = self._make_client(settings.version)
         self._inbox: asyncio.Queue[Incoming | End] = asyncio.Queue()
         self._unfinished = 0
@@ -81,17 +63,15 @@ class MqttTransport:
         self._birth: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._taking = True
-        self._first = True
         self._hello: Hello | None = None
         self._must_forget = False
-        self._since = clock.wall()
-        self._last_error: str | None = None
 
     # Life
 
-    def start(self) -> asyncio.Task[None]:
+    async def start(self, door: Door) -> asyncio.Task[None]:
         """Begin to connect. Returns the owner task: watch it, it ends by `stop` only, or by a bug."""
         assert self._owner is None, "started twice"
+        self._door = door
         self._owner = asyncio.create_task(self._run(), name="edged.mqtt")
         return self._owner
 
@@ -121,6 +101,26 @@ class MqttTransport:
             self._client.abort("no time for a farewell")
         if self._working:
             await asyncio.wait(self._working)
+
+    # What comes in
+
+    async def _accept(self, ask: Ask) -> None:
+        """Returns once a request is committed, or known already. Raises EdgedError for a refusal."""
+        delta = functools.partial(self.delta, ask.address) if ask.request.stream and ask.address else None
+        await self._door.api.requests.submit(ask, delta)
+
+    async def _cancel(self, name: str, topic: str) -> None:
+        """Nobody knows who published; the topic says by which role it came in."""
+        await self._door.api.requests.cancel_unnamed(self._identify(f"mqtt:{topic}", topic), name)
+
+    def _identify(self, client: str, topic: str) -> Caller:
+        return self._door.gate.policy.mqtt(client, topic)
+
+    def _state(self) -> dict[str, JSON]:
+        return self._door.state()
+
+    def _refused(self, caller: Caller, error: EdgedError) -> None:
+        self._door.gate.unread(caller, error)
 
     # For the pipeline, tools and the rest of the daemon
 
@@ -166,23 +166,37 @@ class MqttTransport:
         if problem is not None:
             raise ToolFailed(f"cannot publish to {topic}: {problem}")
 
-    def event(self, name: str, data: dict[str, JSON]) -> None:
+    def event(self, event: Event) -> None:
         """Publish an event; dropped while there is no link."""
-        self._presence.event(name, data)
+        self._presence.event(event)
 
     def state_changed(self) -> None:
         """The state document changed; it is published within a second or so."""
         self._presence.changed()
 
+    async def arrived(self) -> None:
+        """See Transport: the broker has agreed to the subscriptions."""
+        await self._subscribed.wait()
+
+    def missing(self) -> str | None:
+        """See Transport."""
+        if self._subscribed.is_set():
+            return None
+        where = endpoint(self._settings.url)
+        if self._hello is None:
+            return self._attempts.error or f"not connected to {where} yet"
+        refused = ", ".join(f"{topic}: {why}" for topic, why in self._client.refused_topics.items())
+        return f"{where} refused to send what it is asked: {refused}" if refused else f"not subscribed at {where} yet"
+
     def status(self) -> dict[str, JSON]:
         """The link as `edged status` shows it. `since` in seconds since the epoch."""
         return {
             "connected": self._hello is not None,
-            "since": self._since,
+            "since": self._attempts.since,
             "broker": str(endpoint(self._settings.url)),
             "version": "5" if self._client.version == V5 else "3.1.1",
-            "error": self._last_error,
-            "subscribed": self._hello is not None and self._client.subscribed,
+            "error": self._attempts.error,
+            "subscribed": self._subscribed.is_set(),
             "refused_subscriptions": dict(self._client.refused_topics),
             "in_flight": len(self._flights),
             "received": self._counters.received,
@@ -194,18 +208,21 @@ class MqttTransport:
     # The owner task
 
     async def _run(self) -> None:
-        failures = 0
         while not self._stopping.is_set():
             self._choose_client()
             self._inbox = asyncio.Queue()
             answer = await self._client.connect()
             began = clock.boot()
-            end = await self._serve(answer) if isinstance(answer, Hello) else self._judge(answer)
-            lasted_s = clock.boot() - began
-            failures = 1 if lasted_s >= self._backoff.stable_s else failures + 1
-            evicted = self._evictions.ended(by_peer=end.cause is Cause.DROPPED, lasted_s=lasted_s)
+            if isinstance(answer, Hello):
+                end = await self._serve(answer)
+            else:
+                end = answer
+                self._attempts.failed(end)
             if not self._stopping.is_set():
-                await self._pause(end, failures, evicted=evicted or end.cause is Cause.TAKEN_OVER)
+                pause_s = self._attempts.pause_s(end, lasted_s=clock.boot() - began)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
+                        await self._stopping.wait()
 
     async def _serve(self, hello: Hello) -> End:
         """Work with an established connection until it ends."""
@@ -231,15 +248,8 @@ class MqttTransport:
                 self._birth.cancel()
 
     def _begin(self, hello: Hello) -> None:
-        self._versions.connected()
-        self._hello, self._since, self._last_error = hello, clock.wall(), None
-        line = self._outage.ended(now=clock.boot())
-        where = f"{endpoint(self._settings.url)} with MQTT {'5' if self._client.version == V5 else '3.1.1'}"
-        if line is not None:
-            log.info("connected to %s, %s", where, line)
-        elif self._first:
-            log.info("connected to %s", where)
-        self._first = False
+        self._hello = hello
+        self._attempts.succeeded()
         # In this order: who sees us online finds us listening.
         self._client.subscribe([self._topics.requests, self._topics.cancels])
         self._flights.open(hello.send_maximum)
@@ -248,7 +258,7 @@ class MqttTransport:
 
     async def _forget_session(self) -> None:
         try:
-            await self._session_lost()
+            await self._door.api.requests.forget_packets()
         except Exception as error:  # a full disk, say; without the record an old packet id could hide a new request
             log.debug("the loss of the MQTT session could not be recorded", exc_info=True)
             self._client.abort(f"the loss of the broker's session could not be recorded: {error!r}")
@@ -265,37 +275,6 @@ class MqttTransport:
             else:
                 self._finished()
 
-    async def _pause(self, end: End, failures: int, *, evicted: bool) -> None:
-        self._last_error = end.reason
-        line = self._outage.failed(end.reason, now=clock.boot())
-        if evicted:
-            delay = self._backoff.taken_over(self._chance)
-            log.error(
-                "the broker gave the connection of client edged-%s to somebody else, as it seems: "
-                "do two daemons have the same node.id? Trying again in %.0f s",
-                self._settings.node_id,
-                delay,
-            )
-        else:
-            delay = self._backoff.delay(failures, self._chance)
-            if line is not None:
-                log.warning("no MQTT link: %s", line)
-        try:
-            async with asyncio.timeout(delay):
-                await self._stopping.wait()
-        except TimeoutError:
-            pass
-
-    def _judge(self, end: End) -> End:
-        """What an attempt that failed says about the protocol version."""
-        if end.cause is Cause.VERSION:
-            self._versions.refused()
-        elif end.cause is Cause.SILENT:
-            self._versions.closed()
-        else:
-            self._versions.failed()
-        return end
-
     # The client's callbacks
 
     def _make_client(self, version: int) -> Client:
@@ -306,16 +285,18 @@ class MqttTransport:
             on_message=self._received,
             on_confirmed=self._flights.land,
             on_session=self._session,
+            on_subscribed=self._subscribed.set,
             on_end=self._ended,
         )
 
     def _choose_client(self) -> None:
         """The protocol version belongs to the client object; publishes in the air start anew on the other one."""
-        if self._client.version == self._versions.current:
+        version = self._attempts.version
+        if self._client.version == version:
             return
-        log.info("trying MQTT %s", "5" if self._versions.current == V5 else "3.1.1")
+        log.info("trying MQTT %s", "5" if version == V5 else "3.1.1")
         self._flights.ground()
-        self._client = self._make_client(self._versions.current)
+        self._client = self._make_client(version)
 
     def _session(self, hello: Hello) -> bool:
         """Whether the broker still knows what is in the air. If not, or if it takes less at a time than before, paho
@@ -338,8 +319,10 @@ class MqttTransport:
 
     def _ended(self, end: End) -> None:
         self._flights.hold()
+        self._subscribed.clear()
         if self._hello is not None:
-            self._hello, self._since = None, clock.wall()
+            self._hello = None
+            self._attempts.lost()
         self._inbox.put_nowait(end)
 
     # Helpers
@@ -367,8 +350,7 @@ class MqttTransport:
             return problem
         try:
             if message.qos == 0:
-                await self._flights.room()
-                self._send(message)
+                await self._flights.pass_by(message)
                 return None
             code = await self._flights.fly(message)
         except Unsendable as unsendable:

@@ -11,15 +11,17 @@ import contextlib
 import logging
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgpack
 
 from edged.access.gate import Gate
+from edged.api import Api
 from edged.errors import BadRequest, EdgedError, Internal, TooLarge
 from edged.transport import sockets
+from edged.transport.base import Door, Sockets, Transport
 from edged.types import JSON, Caller
 from edged.wire import MAX_DEPTH, depth, fault
 
@@ -77,42 +79,52 @@ class Session:
 Method = Callable[[Session, int, dict[str, JSON]], Awaitable[JSON]]
 
 
-class UnixTransport:
-    """The socket and its connections.
+Methods = Mapping[str, Method]
+
+
+class UnixTransport(Transport):
+    """The socket and its connections. One that it inherits keeps its mode and its group.
 
     Args:
-        methods: by name, async (session, msgid, params) -> result.
+        methods: makes them, by name: async (session, msgid, params) -> result.
         group: name of the group that may connect; None: the process's own.
-        gate: who may come in.
-        inherited: a socket that listens already and outlives this transport; its mode and group are its maker's.
     """
 
-    def __init__(self, path: Path, *, mode: int, group: str | None, gate: Gate) -> None:
+    name = "unix"
+
+    def __init__(self, path: Path, *, mode: int, group: str | None, methods: Callable[[Api], Methods]) -> None:
+        self.addresses = (path,)
         self._path = path
         self._mode = mode
         self._gid = sockets.group_id(group)
-        self._gate = gate
+        self._make_methods = methods
+        self._methods: Methods = {}
+        self._gate: Gate
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
-        self.methods: dict[str, Method] = {}
-        self.inherited: socket.socket | None = None
+        self._inherited: socket.socket | None = None
 
-    async def start(self) -> None:
-        """Listen. ConfigError where the socket cannot be made, or another daemon answers on it."""
-        if self.inherited:
-            self._gid = self._path.stat().st_gid
-            listening = self.inherited.dup()  # its queue stays when the server closes this one
+    def inherit(self, sockets: Sockets) -> None:
+        """See Transport."""
+        [self._inherited] = sockets[self._path]
+
+    async def start(self, door: Door) -> None:
+        """See Transport. ConfigError where the socket cannot be made, or another daemon answers on it."""
+        self._gate, self._methods = door.gate, self._make_methods(door.api)
+        if self._inherited:
+            self._gid = sockets.gid_of(self._path, self._gid)
+            listening = self._inherited.dup()  # its queue stays when the server closes this one
         else:
             listening = await asyncio.to_thread(sockets.listen, self._path, self._mode, self._gid)
         self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=READ_BYTES, **KEEP_PATH)
 
     def stop_taking(self) -> None:
-        """Take no more connections; who connects to an inherited socket waits in its queue. Others go on."""
+        """See Transport. Who connects to an inherited socket waits in its queue."""
         if self._server is not None:
             self._server.close()
 
     async def stop(self) -> None:
-        """Stop listening, end all connections, remove the socket unless it is inherited."""
+        """See Transport. Removes the socket unless it is inherited."""
         if self._server is None:
             return
         self._server.close()
@@ -120,7 +132,7 @@ class UnixTransport:
             task.cancel()
         if self._connections:
             await asyncio.wait(self._connections)
-        if not self.inherited:
+        if not self._inherited:
             self._path.unlink(missing_ok=True)
         self._server = None
 
@@ -128,7 +140,12 @@ class UnixTransport:
         task = asyncio.current_task()
         assert task is not None  # asyncio runs this callback as a task
         self._connections.add(task)
-        session = Session(self._caller(writer), writer)
+        try:
+            session = Session(await self._caller(writer), writer)
+        except BaseException:  # it left already, or the daemon stops
+            self._connections.discard(task)
+            writer.close()
+            raise
         calls: set[asyncio.Task[None]] = set()
         try:
             await self._serve(session, reader, calls)
@@ -167,9 +184,9 @@ class UnixTransport:
         error, result = None, None
         try:
             self._gate.enter(session.caller, "join the group of this socket")
-            if method not in self.methods:
-                raise BadRequest(f"no method {method!r}; there are {', '.join(sorted(self.methods))}")
-            result = await self.methods[method](session, msgid or 0, params)
+            if method not in self._methods:
+                raise BadRequest(f"no method {method!r}; there are {', '.join(sorted(self._methods))}")
+            result = await self._methods[method](session, msgid or 0, params)
         except EdgedError as refused:
             self._gate.unread(session.caller, refused)
             error = _error(refused)
@@ -179,9 +196,10 @@ class UnixTransport:
         if msgid is not None:  # a notification gets no answer
             await session.respond(msgid, error, result)
 
-    def _caller(self, writer: asyncio.StreamWriter) -> Caller:
+    async def _caller(self, writer: asyncio.StreamWriter) -> Caller:
         """Who connected, by the credentials the kernel took at connect()."""
-        return self._gate.unix(*sockets.peer(writer.get_extra_info("socket")), socket_group=self._gid)
+        peer = await sockets.with_groups(sockets.peer(writer.get_extra_info("socket")))
+        return self._gate.unix(peer.pid, peer.uid, peer.groups or (), socket_group=self._gid)
 
 
 class _Frames:

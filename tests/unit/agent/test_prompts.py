@@ -9,7 +9,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.prompts import PromptBook, Prompts, as_messages
-from edged.config import Agent, Example, SqlTool
+from edged.config import Agent, Example, Publish, PublishTool, SqlTool
 from edged.errors import ModelUnavailable
 from edged.types import JSON, Message, ToolRecord
 
@@ -20,12 +20,14 @@ LEVEL_TOOL = SqlTool(
     parameters={"tank": {"enum": ["north", "south"]}},
     examples=(Example(input="how full?", arguments={"tank": "north"}),),
 )
+LAMP_TOOL = PublishTool(description="Switch a lamp.", publish=Publish(topic="t", payload="ON"))
 ASKED = (Message("user", "unique question"),)
 RECORD = ToolRecord("level", {"tank": "north"}, {"rows": [{"level": 40}], "truncated": False}, True)
 
 
 def prompts(system: str = "You run a greenhouse.", tools: tuple[str, ...] = ("level",)) -> Prompts:
-    return Prompts(Agent(model="small", system=system, tools=tools), {"level": LEVEL_TOOL}, Dialect(None, {}))
+    known = {"level": LEVEL_TOOL, "lamp": LAMP_TOOL}
+    return Prompts(Agent(model="small", system=system, tools=tools), known, Dialect(None, {}))
 
 
 def told(prompt: Any) -> str:
@@ -67,7 +69,6 @@ def test_deciding_grammar_offers_the_tools_and_reply(call: str, allowed: bool) -
         ({"rows": [{"level": 40}], "truncated": False}, True, '[{"level": 40}]'),
         ({"rows": [], "truncated": False}, True, "nothing found"),
         ({"changes": 1, "rows": []}, True, "done"),
-        ({"topic": "t", "published": True}, True, "done"),
         (None, True, "done"),
         ({"minutes": 4}, True, '{"minutes": 4}'),
         ([], True, "[]"),
@@ -75,7 +76,7 @@ def test_deciding_grammar_offers_the_tools_and_reply(call: str, allowed: bool) -
         ({"changes": 1, "rows": [{"id": 7}]}, True, '[{"id": 7}]'),
         ({"error": "locked"}, False, "locked"),
     ],
-    ids=["rows", "no-rows", "write", "publish", "none", "value", "list", "false", "returning", "failed"],
+    ids=["rows", "no-rows", "write", "none", "value", "list", "false", "returning", "failed"],
 )
 def test_answering_prompt_tells_results_as_data_without_any_tool(result: JSON, ok: bool, shown: str) -> None:
     """Small models that see tool syntax answer in it."""
@@ -84,6 +85,18 @@ def test_answering_prompt_tells_results_as_data_without_any_tool(result: JSON, o
     assert shown in text
     assert "You act through tools" not in text
     assert '"name"' not in text
+
+
+def test_answering_prompt_tells_of_a_message_only_that_it_was_sent() -> None:
+    """Its topic is of no use to who asked."""
+    record = ToolRecord("lamp", {}, {"topic": "t", "published": True}, True)
+    assert "Data (Switch a lamp. {}): done<" in told(prompts(tools=("lamp",)).answering([], ASKED, [record]))
+
+
+def test_answering_prompt_shows_a_result_of_a_tool_that_is_gone_as_it_is() -> None:
+    """The configuration may have changed since the call."""
+    record = ToolRecord("old", {}, {"minutes": 4}, True)
+    assert 'Data (old {}): {"minutes": 4}<' in told(prompts().answering([], ASKED, [record]))
 
 
 def test_answering_prompt_leaves_calls_of_earlier_turns_out() -> None:

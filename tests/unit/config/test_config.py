@@ -371,8 +371,56 @@ def test_wrong_value_is_refused_with_its_key_and_what_is_allowed(main: Path, tex
     error = refused(main, text)
     assert error.key == key
     assert error.source == str(main.parent / "conf.d" / "50-test.toml")
+    assert error.line is not None
     with pytest.raises(AssertionError, match=problem):
         raise AssertionError(error.problem)
+
+
+LINES: list[tuple[str, int]] = [
+    ("[queue]\nmax_attempts = 1\nmax_wating = 1", 3),
+    ("[queue]\n\n# no\nmax_waiting = 0", 4),
+    ('[agents.house]\nmax_steps = 1\ntools = [\n  "level",\n  "rocket",\n]', 3),
+    ('[http]\norigins = [\n  "https://a.example",\n  "ftp://b",\n]', 4),
+    ("[agents.other]\nmax_steps = 3", 1),
+    ('[tools.level]\nsay = "x"\nparameters."a-b" = {}', 3),
+    ('[tools.level]\nexamples = [\n  { input = "x" },\n  { input = "y", arguments = { pool = 1 } },\n]', 4),
+    ('[queue]\nmax_waiting = 3\n[ipc]\ngroup = "a\\u0000b"', 4),
+    ("mqtt.version = 3", 1),
+]
+
+
+@pytest.mark.parametrize(("text", "line"), LINES)
+def test_mistake_names_the_line_of_its_key(main: Path, text: str, line: int) -> None:
+    """Of an array its element's, of what is missing the table's."""
+    error = refused(main, text)
+    assert (error.source, error.line) == (str(main.parent / "conf.d" / "50-test.toml"), line)
+    assert str(error).startswith(f"{error.source}:{line}: {error.key}: ")
+
+
+def test_mistake_of_two_files_names_the_line_in_the_later_one(main: Path) -> None:
+    """In each file keys have lines of their own; a key that a drop-in leaves alone is where the file has it."""
+    drop_in(main, "# first\n[queue]\nmax_waiting = 3\nmax_attempts = 0\n", "10-a.toml")
+    error = refused(main, "[queue]\nmax_waiting = 2\n")
+    assert (Path(error.source).name, error.line) == ("10-a.toml", 4)
+    drop_in(main, "", "10-a.toml")
+    main.write_text(BASE.replace('sql = "SELECT :tank"', 'sql = "SELECT :tank"\ntimeout_s = 0'))
+    error = refused(main, '[tools.level]\neffect = "read"\n')
+    assert (error.source, error.line) == (str(main), BASE[: BASE.index("sql =")].count("\n") + 2)
+
+
+def test_what_no_file_says_has_no_line(main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the file is the first one."""
+    main.write_text("[memory]\n")
+    monkeypatch.setenv("STATE_DIRECTORY", "relative")
+    with pytest.raises(ConfigError) as caught:
+        config.load(str(main))
+    assert (caught.value.source, caught.value.key, caught.value.line) == (str(main), "node.state_dir", None)
+
+
+def test_byte_order_mark_is_skipped(main: Path) -> None:
+    """Some editors put one in front."""
+    main.write_bytes(b"\xef\xbb\xbf" + BASE.encode())
+    assert config.load(str(main)).node.id == "green"
 
 
 def test_publish_tool_without_a_broker_is_refused(main: Path) -> None:
@@ -423,38 +471,11 @@ def test_parse_bytes_refuses_what_is_no_size(text: str) -> None:
         config.parse_bytes(text)
 
 
-def test_secret_is_read_from_a_file_without_its_newline(tmp_path: Path) -> None:
-    """Spaces belong to it."""
-    path = tmp_path / "s"
-    path.write_text(" pass word \n")
-    assert config.secret(str(path)) == " pass word "
-
-
-def test_secret_is_read_from_systemds_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`credential:NAME` is a file of $CREDENTIALS_DIRECTORY."""
-    (tmp_path / "mqtt").write_text("x\n")
-    with pytest.raises(ConfigError, match="LoadCredential"):
-        config.secret("credential:mqtt")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert config.secret("credential:mqtt") == "x"
-    with pytest.raises(ConfigError, match="cannot be read"):
-        config.secret("credential:other")
-
-
-def test_secret_that_is_no_text_is_refused_without_showing_it(tmp_path: Path) -> None:
-    """A key in a binary file is a mistake of the configuration, and its bytes stay out of the log."""
-    path = tmp_path / "s"
-    path.write_bytes(b"topsecret\xff")
-    with pytest.raises(ConfigError, match="not UTF-8") as caught:
-        config.secret(str(path))
-    assert "topsecret" not in str(caught.value)
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs a group that surely exists: root's")
 def test_ipc_group_that_exists_is_taken(main: Path) -> None:
     """A group that was written down is used, one that was not is only a wish."""
     settings = loaded(main, '[ipc]\ngroup = "root"')
-    assert settings.group_given
+    assert settings.is_given("ipc", "group")
     assert settings.ipc.group == "root"
 
 

@@ -73,6 +73,42 @@ def test_opened_again_keeps_its_socket_and_takes_the_new_mode(settings: Config, 
     assert (path.stat().st_ino, stat.S_IMODE(path.stat().st_mode)) == (inode, 0o600)
 
 
+def test_socket_whose_file_was_deleted_is_made_again(settings: Config, listeners: Listeners) -> None:
+    """And one whose place another program has taken is left to it: a mode or an end would be somebody else's file."""
+    path = settings.socket_path
+    listeners.open(settings, [path], None)
+    path.unlink()
+    listeners.open(settings, [path], None)
+    assert connects(path)
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(str(path))
+        path.chmod(0o600)
+        foreign.listen()
+        with pytest.raises(ConfigError, match="another process is listening here already"):
+            listeners.open(settings, [path], None)
+        listeners.close()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_deleted_socket_of_the_service_manager_does_not_stop_a_reload(
+    settings: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only the service manager can make it again; the log says how."""
+    path = settings.socket_path
+    path.parent.mkdir(parents=True)
+    unix = socket.socket(socket.AF_UNIX)
+    unix.bind(str(path))
+    unix.listen()
+    listeners = Listeners([unix])
+    listeners.open(settings, [path], None)
+    path.unlink()
+    listeners.open(settings, [path], None)
+    assert listeners.sockets(path) == [unix]
+    assert "systemctl restart edged.socket" in caplog.text
+    listeners.close()
+
+
 def test_tcp_is_listened_on_by_host_and_port(settings: Config, listeners: Listeners) -> None:
     """A name stands for all of its addresses."""
     address = ("localhost", free_port())

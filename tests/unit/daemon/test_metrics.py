@@ -18,15 +18,14 @@ from edged.types import Status
 NOTHING = Snapshot(queue_waiting=0, outbox_waiting=0, memory_budget_bytes=0, memory_used_bytes=None, threads_in_use=0)
 
 
-def made(*snapshots: Snapshot) -> Metrics:
-    """Metrics of a small board; each scrape sees the next snapshot."""
-    shown = iter(snapshots or (NOTHING,))
-    return Metrics(agents=["house"], models=["small"], tools=["lamp"], sources=lambda: next(shown))
+def made() -> Metrics:
+    """Metrics of a small board."""
+    return Metrics(agents=["house"], models=["small"], tools=["lamp"])
 
 
-def page(of: Metrics) -> dict[str, float]:
+def page(of: Metrics, now: Snapshot = NOTHING) -> dict[str, float]:
     """The page as a scraper reads it: `name{label=value,...}` -> value."""
-    body, kind = of.render()
+    body, kind = of.render(now)
     assert kind.startswith("text/plain; version=0.0.4")
     samples = [s for family in text_string_to_metric_families(body.decode()) for s in family.samples]
     return {f"{s.name}{{{','.join(f'{k}={v}' for k, v in sorted(s.labels.items()))}}}": s.value for s in samples}
@@ -85,7 +84,7 @@ def test_series_of_known_names_begin_at_zero() -> None:
 
 def test_names_nobody_configured_share_one_label() -> None:
     """However many there are: a series is never given back."""
-    of = made(NOTHING, NOTHING)
+    of = made()
     of.settled("a0", "elsewhere", Status.FAILED, 1.0, None)
     before = len(page(of))
     for number in range(100):
@@ -109,8 +108,8 @@ def test_gauges_are_those_of_the_moment() -> None:
         models={"small": (500, 550), "large": (None, 900)},
         links={"cloud": True, "lan": False},
     )
-    of = made(first, NOTHING)
-    shown = page(of)
+    of = made()
+    shown = page(of, first)
     assert shown["edged_queue_waiting{}"] == 3
     assert shown["edged_outbox_waiting{}"] == 2
     assert (shown["edged_memory_budget_bytes{}"], shown["edged_memory_used_bytes{}"]) == (1000, 600)
@@ -129,7 +128,7 @@ def test_written_bytes_are_what_the_kernel_counted(tmp_path: Path, monkeypatch: 
     own = tmp_path / "io"
     own.write_text("rchar: 1\nwchar: 2\nread_bytes: 3\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n")
     monkeypatch.setattr(metrics, "OWN_IO", own)
-    of = made(NOTHING, NOTHING)
+    of = made()
     assert page(of)["edged_disk_written_bytes_total{}"] == 4096
     own.unlink()
     assert "edged_disk_written_bytes_total{}" not in page(of)

@@ -27,9 +27,8 @@ from edged.tools import check
 from edged.types import Chat, ChatAnswer, Message, RawCall, ToolCall, ToolSpec
 from edged.upstreams import answers as answer
 from edged.upstreams import failures
-from edged.upstreams.answers import Assembly
+from edged.upstreams.answers import Assembly, Events
 from edged.upstreams.failures import Complaint, Trouble
-from edged.upstreams.sse import Events
 from tests.support.fuzz import (
     anything,
     cpu_s,

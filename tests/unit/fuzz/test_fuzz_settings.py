@@ -167,6 +167,8 @@ TOOL = '[databases.d]\npath = "/d"\n[tools.t]\ndescription = "d"\ndatabase = "d"
 @example("[a" + ".a" * 3000 + "]")
 @example("x" + ".x" * 3000 + " = 1")
 @example("a = " + "9" * 5000)
+@example("[queue]\nmax_waiting = 0x" + "f" * 5000)
+@example("\ufeff[queue]\nmax_waiting = 0")
 @example("a = " + "{a=" * 3000)
 @example("[queue]\nmax_waiting = nan")
 @example("[store]\nretention_days = 1" + "0" * 4000)
@@ -421,20 +423,22 @@ def test_script_of_a_stand_in_is_read_or_refused(folder: Path, data: bytes) -> N
 
 # -- values into statements, topics and payloads -----------------------------------------------------------------------
 
-scraps = st.sampled_from(["{a}", "{b}", "{c}", '"', "{", "}", "\\", ":", '{"x": ', "[{a}]"])
+scraps = st.sampled_from(["{a}", "{b}", "{c}", "[", "]", ",", '"', "{", "}", "\\", ":", '{"x": ', "[{a}]"])
 templates = st.lists(scraps | texts, max_size=6).map("".join)
 
 
 @given(templates, st.dictionaries(st.sampled_from(["a", "b"]), json_values, max_size=2))
 @example('{"x": "{a}"}', {"a": '"\\', "b": 1})
 @example("[" * 5000, {})
+@example('{"x": "{a}", "{b}": [1, {b}]}', {})
 def test_templates_take_any_values(template: str, arguments: dict[str, Any]) -> None:
-    """A payload that is JSON stays JSON, a topic keeps its levels."""
-    tool_values.sentence(template, arguments)
-    payload = tool_values.payload(template, arguments)
-    if tool_values._is_json(template) and {"a", "b"} <= arguments.keys() and "{c}" not in template:
+    """A payload that is JSON stays JSON, a topic keeps its levels; also where arguments were left out."""
+    parameters = {"a": {"optional": True}, "b": {"optional": True}}
+    tool_values.sentence(template, parameters, arguments)
+    payload = tool_values.payload(template, parameters, arguments)
+    if tool_values._is_json(template) and "{c}" not in template:
         msgspec.json.decode(payload)
     for value in arguments.values():
         assert isinstance(tool_values.sql_value(value), str | int | float | None)
     with contextlib.suppress(ToolFailed):
-        assert tool_values.topic(template, arguments).count("/") == template.count("/")
+        assert tool_values.topic(template, parameters, arguments).count("/") == template.count("/")

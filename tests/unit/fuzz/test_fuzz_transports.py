@@ -20,15 +20,15 @@ from edged.api import Api
 from edged.errors import CallerError, EdgedError, Forbidden
 from edged.tools.python import process
 from edged.tools.python.child import Answer, Hello
-from edged.tools.python.landlock import OPEN
+from edged.tools.python.landlock import NONE
 from edged.tools.python.process import Died, Module, Process
+from edged.transport.base import Readiness
 from edged.transport.http.core.browsers import Browsers
+from edged.transport.http.core.headers import IDEMPOTENCY_KEY, idempotency_key
 from edged.transport.http.core.surface import Board
-from edged.transport.http.native.requests import _idempotency_key
 from edged.transport.http.native.surface import Native
 from edged.transport.http.openai import embeddings
 from edged.transport.http.openai import request as openai_request
-from edged.transport.http.openai.checks import Wrong
 from edged.transport.http.openai.surface import OpenAI
 from edged.transport.mqtt import messages, topics
 from edged.transport.mqtt.intake import Counters, Handlers, Intake, Unanswerable
@@ -37,6 +37,7 @@ from edged.transport.mqtt.packets import MAX_PACKET_BYTES, publish_properties
 from edged.transport.mqtt.settings import Settings
 from edged.transport.mqtt.topics import Topics
 from edged.types import Ask, Format
+from edged.wire.dialogue import Wrong
 from tests.support.fuzz import anything, damaged, is_finite, json_values, maps, texts, written
 
 # aiohttp reads what is no UTF-8 in a header as halves of surrogate pairs
@@ -44,7 +45,7 @@ header = texts | st.text(alphabet="\udcff\udc80ab:", max_size=6)
 
 
 API: Any = Api(requests=Any, models=Any, tools=Any, events=Any)  # type: ignore[arg-type]  # errors ask none of them
-BOARD = Board(api=API, unready=dict, metrics=lambda: (b"", ""), heartbeat_s=1.0)
+BOARD = Board(api=API, ready=lambda: Readiness(True), metrics=lambda: (b"", ""), heartbeat_s=1.0)
 
 
 def refused(error: EdgedError) -> web.Response:
@@ -118,8 +119,8 @@ def test_chat_completion_is_a_question_or_wrong_by_name(payload: bytes, key: str
         assert asked.messages
         assert is_finite(msgspec.to_builtins(asked))
         msgspec.json.encode(asked)
-        request = wire.request_from_map(openai_request.agent_map(chat, key), agent=None)
-        assert request.id == key
+        request = openai_request.agent_request(chat, idempotency_key({IDEMPOTENCY_KEY: key}))
+        assert request.id in (key, key.strip('"'))
         msgspec.json.encode(request)
     except CallerError as error:
         assert error.message
@@ -175,7 +176,10 @@ def test_pages_and_names_are_let_in_or_told_why_not(headers: dict[str, str], is_
 def test_idempotency_key_is_a_name_or_refused(value: str) -> None:
     """An id that every format can carry."""
     try:
-        assert _idempotency_key(value).encode()
+        key = idempotency_key({IDEMPOTENCY_KEY: value})
+        assert key
+        assert key.encode()
+        assert key == idempotency_key({IDEMPOTENCY_KEY: f'"{key}"'})
     except CallerError as error:
         assert said(refused(error))["error"]["message"]
 
@@ -322,7 +326,7 @@ async def test_child_that_writes_nonsense_is_killed(tmp_path: Path, frame: bytes
     """The call fails with words; nothing is left of the process."""
     written_ = len(frame).to_bytes(4) + frame
     (tmp_path / "m.py").write_text(textwrap.dedent(WRITES).replace("FRAME", repr(written_)))
-    child = await Process.start("m", Module(tmp_path, "m", 2**28, 2**28, OPEN), ["f"])
+    child = await Process.start("m", Module(tmp_path, "m", 2**28, 2**28, NONE), ["f"])
     assert not (await child.hello()).problem
     packed = msgspec.msgpack.encode({"function": "f", "arguments": {"x": 1}, "key": "k"})
     with pytest.raises(Died, match="wrote into edged's own channel"):

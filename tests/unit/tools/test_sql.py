@@ -18,8 +18,9 @@ import pytest
 from edged.config import Database, SqlTool
 from edged.errors import ToolFailed
 from edged.host import clock, fault_points
-from edged.tools import sql
-from edged.tools.sql import SqlDatabase
+from edged.tools.kind import Done
+from edged.tools.sql import database as sql
+from edged.tools.sql.database import SqlDatabase
 
 SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 SETUP = """
@@ -331,8 +332,8 @@ async def test_what_was_intended_is_found_beside_its_effect(path: Path) -> None:
     for step, rid in ((2, "r"), (1, "r"), (0, "other")):
         await database.write(INSERT, {"a": rid}, rid, step, f"intent {rid} {step}")
     await database.write(INSERT, {"a": "by hand"}, "r", 3)
-    found = [(step, intent) for step, intent, _ in await database.recall("r")]
-    assert found == [(1, "intent r 1"), (2, "intent r 2")]
+    result = {"changes": 1, "rows": []}
+    assert await database.recall("r") == [Done(1, "intent r 1", result), Done(2, "intent r 2", result)]
     assert await database.recall("nobody") == []
     with contextlib.closing(apsw.Connection(str(path))) as c:  # what was done is not known then
         c.execute("ALTER TABLE edged_effects RENAME COLUMN result TO outcome").fetchall()
@@ -637,7 +638,7 @@ async def test_bug_in_the_thread_is_raised_to_the_caller_and_does_not_end_it(
 ) -> None:
     """Or every later call would hang."""
     with monkeypatch.context() as broken:
-        broken.setattr(sql, "_row", lambda *_: 1 / 0)
+        broken.setattr(sql, "as_row", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             await database.read(tool("SELECT 1"), {})
     assert (await database.read(tool("SELECT 1 AS x"), {}))["rows"]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from edged.config import Database, Publish, PublishTool, SqlTool, Tool
+from edged.config import Config, Database, Node, Publish, PublishTool, SqlTool, Tool
 from edged.errors import NoLink, ToolFailed
 from edged.tools.toolbox import Toolbox
 from edged.types import ToolCall
@@ -39,7 +39,7 @@ class Broker:
 
 
 def one(tool: PublishTool, broker: Broker | None) -> Toolbox:
-    return Toolbox({"lamp": tool}, {}, broker)
+    return Toolbox(Config(node=Node(), tools={"lamp": tool}), broker)
 
 
 DESK = ToolCall("lamp", {"lamp": "desk"})
@@ -126,7 +126,7 @@ def with_sql(path: Path) -> Toolbox:
         "lamp": lamp(),
     }  # fmt: skip
     databases = {"plant": Database(path=str(path), mode="rw"), "gone": Database(path=str(path) + ".not")}
-    return Toolbox(tools, databases, Broker())
+    return Toolbox(Config(node=Node(), tools=tools, databases=databases), Broker())
 
 
 async def test_toolbox_knows_which_tools_are_writes(plant: Path) -> None:
@@ -149,7 +149,7 @@ async def test_sql_write_happens_once_for_a_step_also_when_it_is_resumed(plant: 
 async def test_check_names_every_sql_tool_that_cannot_work(plant: Path) -> None:
     """All of them, each with its reason; the others do not appear."""
     toolbox = with_sql(plant)
-    problems = await toolbox.check()
+    problems = {problem.tool: problem.message for problem in await toolbox.check()}
     await toolbox.stop()
     assert set(problems) == {"typo", "unbound", "lost"}
     assert "no such column: b" in problems["typo"]

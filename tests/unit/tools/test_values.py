@@ -65,20 +65,23 @@ def test_complete_refuses_missing_and_unknown_arguments(given: dict[str, Any], s
 
 def test_sentence_replaces_declared_parameters_only_once() -> None:
     """A value that looks like a parameter is not replaced again."""
-    assert values.sentence("{a} is {b}, {c} {} {{a}}", {"a": "{b}", "b": True}) == "{b} is true, {c} {} {{b}}"
+    assert (
+        values.sentence("{a} is {b}, {c} {} {{a}}", {"a": {}, "b": {}}, {"a": "{b}", "b": True})
+        == "{b} is true, {c} {} {{b}}"
+    )
 
 
 @pytest.mark.parametrize(("value", "topic"), [("desk", "z/desk/set"), (7, "z/7/set"), ("a b", "z/a b/set")])
 def test_topic_takes_a_value_as_one_level(value: object, topic: str) -> None:
     """Numbers too."""
-    assert values.topic("z/{x}/set", {"x": value}) == topic
+    assert values.topic("z/{x}/set", {"x": {}}, {"x": value}) == topic
 
 
 @pytest.mark.parametrize("value", ["", "a/b", "+", "#", "a+", "/", "x\0", ["a/b"]])
 def test_topic_refuses_a_value_that_would_change_its_levels(value: object) -> None:
     """No argument reaches another device's topic."""
     with pytest.raises(ToolFailed, match="cannot be part of a topic"):
-        values.topic("z/{x}/set", {"x": value})
+        values.topic("z/{x}/set", {"x": {}}, {"x": value})
 
 
 @pytest.mark.parametrize("value", HOSTILE)
@@ -87,7 +90,7 @@ def test_topic_refuses_a_value_that_would_change_its_levels(value: object) -> No
 )
 def test_payload_that_is_json_stays_json_whatever_the_value(template: str, value: str) -> None:
     """A text arrives as that text: it never ends the string it is in, nor adds a key."""
-    published = json.loads(values.payload(template, {"x": value}))
+    published = json.loads(values.payload(template, {"x": {}}, {"x": value}))
     [found] = published.values() if isinstance(published, dict) else published
     assert found == (f'pre " {value} post' if "pre" in template else value)
 
@@ -110,7 +113,7 @@ def test_payload_that_is_json_stays_json_whatever_the_value(template: str, value
 )
 def test_payload_places_values_by_where_they_stand(template: str, value: object, payload: str) -> None:
     """Inside quotes as text, outside as JSON, in a plain payload as they are; undeclared braces stay."""
-    assert values.payload(template, {"x": value}) == payload.encode()
+    assert values.payload(template, {"x": {}}, {"x": value}) == payload.encode()
 
 
 @pytest.mark.parametrize(

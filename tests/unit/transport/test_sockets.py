@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -29,7 +32,53 @@ def test_socket_has_its_mode_and_folder_and_knows_who_connects(tmp_path: Path) -
             with made.accept()[0] as accepted:
                 peer = sockets.peer(accepted)
         assert (peer.pid, peer.uid) == (os.getpid(), os.getuid())
-        assert os.getgid() in peer.groups
+        assert set(peer.groups or ()) == {os.getgid(), *os.getgroups()}
+
+
+# Connects with supplementary groups that no user database knows of, as SupplementaryGroups= of a unit gives them.
+IN_GROUPS = """
+import os, socket, sys
+os.setgroups(range(5000, 5000 + int(sys.argv[2])))
+with socket.socket(socket.AF_UNIX) as client:
+    client.connect(sys.argv[1])
+    client.recv(1)
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give itself groups")
+@pytest.mark.parametrize("count", [0, 1, 256, 257, 3000])
+def test_groups_are_those_of_the_process_that_connects_however_many(tmp_path: Path, count: int) -> None:
+    """As the kernel knows them: also more than fit into the first answer."""
+    path = tmp_path / "http.sock"
+    with make(path) as made:
+        child = subprocess.Popen([sys.executable, "-c", IN_GROUPS, str(path), str(count)])
+        with made.accept()[0] as accepted:
+            peer = sockets.peer(accepted)
+        assert child.wait(10) == 0
+    assert (peer.uid, peer.groups) == (0, [os.getgid(), *range(5000, 5000 + count)])
+
+
+async def test_a_kernel_that_does_not_tell_leaves_it_to_the_user_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked in a thread: it may be behind a network."""
+    monkeypatch.setattr(sockets, "SO_PEERGROUPS", 9999)  # an option that no kernel has
+    path, asked_in = tmp_path / "http.sock", []
+    by_name = sockets._groups_by_name
+
+    def slowly(uid: int, gid: int) -> list[int]:
+        asked_in.append(threading.current_thread())
+        return by_name(uid, gid)
+
+    monkeypatch.setattr(sockets, "_groups_by_name", slowly)
+    with make(path) as made, socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
+        with made.accept()[0] as accepted:
+            peer = sockets.peer(accepted)
+    assert peer.groups is None
+    known = await sockets.with_groups(peer)
+    assert os.getgid() in (known.groups or ())
+    assert asked_in[0] is not threading.main_thread()
 
 
 def test_dead_socket_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:

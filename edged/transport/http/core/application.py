@@ -82,6 +82,7 @@ class _Guard:
         """The response to a request, whatever happens on the way."""
         mine, began = connection(request), time.monotonic()
         with mine.answering():
+            await mine.identified()
             response = await self._respond(mine, request, handler)
         if mine.caller is not None and ERROR in response:
             self._gate.unread(mine.caller, response[ERROR])
@@ -134,7 +135,9 @@ class _Guard:
         if mine.peer.caller is not None:
             return mine.peer.caller
         if self._keys is not None and (name := self._keys.name_of(request.headers)) is not None:
-            return self._gate.policy.key(name)
+            caller = self._gate.policy.key(name)
+            mine.is_of(caller.client)
+            return caller
         if self._surfaces.is_open(request.path):
             return Caller(mine.peer.origin, "http", frozenset(), admitted=False)
         needed = "name a key that is in [http] api_keys_file, as `Authorization: Bearer KEY` or `X-Api-Key`"

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, cast
 
 from aiohttp import web
@@ -23,41 +23,103 @@ log = logging.getLogger("edged.http")
 
 
 class Peer(Struct, frozen=True):
-    """The other end: whose connections are counted together, and the caller where the kernel knows it; None: an API key
-    in each request says it."""
+    """The other end: where it comes from (a client, or an address), and the caller where the kernel knows it; None: an
+    API key in each request says it. ask: to be awaited for all that the kernel does not say of the caller; None: it
+    says all."""
 
     origin: str
     caller: Caller | None = None
+    ask: Callable[[], Awaitable[Peer]] | None = None
 
 
 NOBODY = Peer("nobody")
 
 
+class Pool:
+    """Connections that share a bound. most: how many there may be."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._load = ClientLoad()
+        self._members: dict[Connection, str] = {}  # with whose they are, the oldest first
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def add(self, connection: Connection, whose: str) -> int:
+        """One more; how many these have now."""
+        self._members[connection] = whose
+        return self._load.add(whose)
+
+    def remove(self, connection: Connection) -> None:
+        """It is closed, or in another pool now."""
+        if (whose := self._members.pop(connection, None)) is not None:
+            self._load.remove(whose)
+
+    def whose(self, connection: Connection) -> str | None:
+        """Whose a connection is; None: it is not in this pool."""
+        return self._members.get(connection)
+
+    def oldest_of_the_largest(self) -> Connection:
+        """The oldest connection of whoever has the most; there is one."""
+        largest = self._load.largest
+        return next(each for each, whose in self._members.items() if whose == largest)
+
+
 class Connections:
-    """All of them. closing: the daemon ends them itself, so nobody went away."""
+    """All of them, in pools that take nothing from one another: of the Unix sockets' clients, of those who showed a key
+    on TCP, and of strangers, who are whoever did neither.
+
+    closing: the daemon ends them itself, so nobody went away.
+    """
 
     def __init__(self, limits: Limits, surfaces: Surfaces) -> None:
         self.limits = limits
         self.surfaces = surfaces
         self.closing = False
         self.answering: set[asyncio.Task[Any]] = set()
+        self._unix, self._tcp = Pool(limits.unix_connections), Pool(limits.tcp_connections)
+        self._strangers = Pool(limits.strangers)
         self._open: set[Connection] = set()
-        self._tally = ClientLoad()
         self._none = asyncio.Event()
         self._none.set()
 
-    def add(self, connection: Connection, origin: str) -> int:
-        """One more; how many its origin has now."""
+    def add(self, connection: Connection, peer: Peer) -> bool:
+        """A new one. Returns whether it may stay."""
         self._open.add(connection)
         self._none.clear()
-        return self._tally.add(origin)
+        if peer.caller is not None and (peer.caller.admitted or peer.ask is not None):
+            return self._join(self._unix, connection, peer.origin)
+        self._strangers.add(connection, peer.origin)
+        if len(self._strangers) > self._strangers.most:
+            goes = self._strangers.oldest_of_the_largest()
+            self._strangers.remove(goes)  # now: it is closed a moment later, and more may come until then
+            goes.cut()
+        return True
 
-    def remove(self, connection: Connection, origin: str) -> None:
+    def known(self, connection: Connection, client: str) -> None:
+        """It showed the key of this client."""
+        if self._tcp.whose(connection) != client:
+            self.forget(connection)
+            if not self._join(self._tcp, connection, client):
+                connection.crowded = True
+
+    def remove(self, connection: Connection) -> None:
         """It is closed."""
-        self._tally.remove(origin)
+        self.forget(connection)
         self._open.discard(connection)
         if not self._open:
             self._none.set()
+
+    def forget(self, connection: Connection) -> None:
+        """It counts for nobody any more."""
+        for pool in (self._unix, self._tcp, self._strangers):
+            pool.remove(connection)
+
+    def _join(self, pool: Pool, connection: Connection, whose: str) -> bool:
+        mine = pool.add(connection, whose)
+        connection.crowded = mine > self.limits.connections
+        return mine <= 2 * self.limits.connections and len(pool) <= pool.most
 
     def __len__(self) -> int:
         return len(self._open)
@@ -79,7 +141,7 @@ class Connection(web.RequestHandler):
 
     gone: set when the client went away, before its requests are cancelled.
     caller: of the request being answered; one at a time is.
-    crowded: the client has too many; this one is answered `busy`.
+    crowded: the client has too many; this one is answered `busy`, and ends.
     """
 
     def __init__(
@@ -100,18 +162,17 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
-        limits, self._wire = self._all.limits, cast(asyncio.Transport, transport)
+        self._wire = cast(asyncio.Transport, transport)
         try:
             self.peer = self._identify(transport.get_extra_info("socket"))
         except OSError:  # it left before it was looked at
             self.peer = NOBODY
-        mine = self._all.add(self, self.peer.origin)
-        self.crowded = mine > limits.connections
+        may_stay = self._all.add(self, self.peer)
         super().connection_made(transport)
-        if mine > 2 * limits.connections or len(self._all) > limits.all_connections:
-            self.cut()
-        else:
+        if may_stay:
             self._expect_head()
+        else:
+            self.cut()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
@@ -123,8 +184,17 @@ class Connection(web.RequestHandler):
         """See asyncio.Protocol."""
         self._forget_head()
         self.leave()
-        self._all.remove(self, self.peer.origin)
+        self._all.remove(self)
         super().connection_lost(exc)  # cancels what is being answered
+
+    def is_of(self, client: str) -> None:
+        """It showed the key of this client. `crowded` says whether that has too many."""
+        self._all.known(self, client)
+
+    async def identified(self) -> None:
+        """Returns when all is known of the peer. Before a request is looked at; one at a time is."""
+        if self.peer.ask is not None:
+            self.peer = await self.peer.ask()
 
     def leave(self) -> None:
         """The client is not there any more. Where the daemon ends the connection, its requests go on another time."""

@@ -21,9 +21,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     idle_s: a connection may wait for its next request.
     linger_s: what a client still sends is read so long after an answer that came before the end of its body.
     heartbeat_s: the longest silence in a stream of events.
-    connections: at once from one client (where it is not known yet: from one address); what is more is answered
-        `busy`, and beyond twice as many not answered at all.
-    all_connections: from all clients.
+    connections: at once from one client; what is more is answered `busy`, and beyond twice as many not answered at
+        all.
+    unix_connections, tcp_connections: from all clients of Unix sockets, and from all that showed a key on TCP.
+    strangers: connections at once of clients that are not known: that showed no key yet, or may not use the socket.
+        For one more, one of those goes: of the origin that has the most, the oldest.
     in_flight: requests of one client that do work at once.
     """
 
@@ -33,7 +35,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     linger_s: float = 2.0  # many read the answer only when all is sent; closed earlier, they would never see it
     heartbeat_s: float = 15.0  # proxies end a silent answer after 30 to 60 s
     connections: int = 64
-    all_connections: int = 256  # a service may have 1024 files open, and models, databases and tools need theirs
+    # A service may have 1024 files open, and models, databases and tools need theirs. The board's own programs come by
+    # the Unix socket, so it has the most.
+    unix_connections: int = 256
+    tcp_connections: int = 128
+    strangers: int = 64  # one has head_s to become known; 64 of them all the time is somebody who means harm
     in_flight: int = 32  # four times what is worked on at once; who has more queues it with `respond-async`
 
 
@@ -42,6 +48,11 @@ class ClientLoad:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+
+    @property
+    def largest(self) -> str:
+        """Who has the most; there is somebody."""
+        return self._counts.most_common(1)[0][0]
 
     def add(self, whose: str) -> int:
         """One more; how many that one has now."""

@@ -3,7 +3,7 @@ surfaces: who asks, limits, keys, origins, streaming."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Protocol
 
 from aiohttp import web
@@ -11,19 +11,20 @@ from msgspec import Struct
 
 from edged.api import Api
 from edged.errors import EdgedError
+from edged.transport.base import Readiness
 
 
 class Board(Struct, frozen=True, kw_only=True):
     """What surfaces are made of.
 
     api: what callers may do.
-    unready: the parts of the daemon that are not ready, each with the reason; none: it takes requests.
+    ready: whether requests are taken, and which parts of the daemon are not there yet.
     metrics: the document and its content type.
     heartbeat_s: the longest silence in a stream of events, in seconds.
     """
 
     api: Api
-    unready: Callable[[], Mapping[str, str]]
+    ready: Callable[[], Readiness]
     metrics: Callable[[], tuple[bytes, str]]
     heartbeat_s: float
 

@@ -13,6 +13,7 @@ from edged.store.lookup import Row
 from edged.transport.http.core import stream
 from edged.transport.http.core.connection import caller, gone
 from edged.transport.http.core.errors import STATUS_OF, NotFound, UnsupportedMedia, retry_after
+from edged.transport.http.core.headers import idempotency_key
 from edged.transport.http.core.stream import EventStream, event
 from edged.types import Ask, Fault, Format, Request
 
@@ -133,21 +134,13 @@ def _with_headers(request: Request, http: web.Request) -> Request:
     """The request with what headers say of it. Raises BadRequest."""
     if request.reply_to is not None:
         raise BadRequest("reply_to: is for MQTT 3.1.1; here the reply comes back the way the request came")
-    if request.id is None and (key := http.headers.get("Idempotency-Key")) is not None:
-        request = msgspec.structs.replace(request, id=_idempotency_key(key))
+    if request.id is None and (key := idempotency_key(http.headers)) is not None:
+        request = msgspec.structs.replace(request, id=key)
     if EVENTS in (accepted := _accepted(http)) and not accepted & {"application/json", "*/*"}:
         request = msgspec.structs.replace(request, stream=True)
     if request.stream and _prefers_async(http):
         raise BadRequest("a stream and `Prefer: respond-async` exclude each other: ask for one of them")
     return request
-
-
-def _idempotency_key(value: str) -> str:
-    """The key; by its draft (draft-ietf-httpapi-idempotency-key-header) it is quoted, and most clients do not."""
-    key = value[1:-1] if len(value) > 1 and value[0] == value[-1] == '"' else value
-    if not 1 <= len(key) <= wire.MAX_NAME_BYTES or not key.isascii() or not key.isprintable():
-        raise BadRequest(f"Idempotency-Key: 1 to {wire.MAX_NAME_BYTES} printable ASCII characters")
-    return key
 
 
 def _prefers_async(http: web.Request) -> bool:

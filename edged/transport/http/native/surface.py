@@ -46,12 +46,11 @@ class Native:
         return web.Response(text="ok\n")
 
     async def ready(self, _: web.Request) -> web.Response:
-        """GET /readyz: whether requests are taken and can be worked on; else a line "PART: WHY" for each part that is
-        not ready."""
-        parts = self._board.unready()
-        if not parts:
-            return web.Response(text="ok\n")
-        lines = "".join(f"{part}: {why}\n" for part, why in parts.items())
+        """GET /readyz: "ok" where requests are taken, and a line "PART: WHY" for each part that is not there yet."""
+        now = self._board.ready()
+        lines = "".join(f"{part}: {why}\n" for part, why in now.missing.items())
+        if now.taking:
+            return web.Response(text=f"ok\n{lines}")
         return web.Response(text=lines, status=503, headers={"Retry-After": AGAIN_S})
 
     async def metrics(self, _: web.Request) -> web.Response:

@@ -11,8 +11,10 @@ from typing import Any
 
 from msgspec import Struct
 
-from edged.transport.http.openai.checks import Wrong, convert, decoded
-from edged.types import JSON, Embeddings, EmbedJob
+from edged.types import JSON, Embeddings, EmbedJob, Format
+from edged.wire import decode
+from edged.wire.dialogue import Wrong, convert
+from edged.wire.values import checked
 
 MAX_INPUTS = 2048  # as OpenAI bounds them; the size of the request bounds their length
 FORMATS = ("float", "base64")
@@ -36,7 +38,7 @@ def parse(payload: bytes) -> tuple[EmbedJob, bool]:
         Wrong: with the parameter and what is allowed.
         BadRequest, TooLarge: it is no JSON object, or nested too deep.
     """
-    body = convert(decoded(payload, "model and input"), Body, "")
+    body = convert(checked(decode(payload, Format.JSON), "a JSON object with model and input"), Body, "")
     if body.encoding_format is not None and body.encoding_format not in FORMATS:
         raise Wrong("encoding_format", f"{body.encoding_format!r}; allowed are {', '.join(FORMATS)}")
     if body.dimensions is not None and body.dimensions < 1:

@@ -12,13 +12,17 @@ import msgspec
 from msgspec import Struct
 
 from edged.completions.local import MAX_TOP, ModelAsk
-from edged.transport.http.openai.checks import Wrong, convert, decoded
-from edged.transport.http.openai.messages import dialogue
 from edged.transport.http.openai.tools import choice, tools
-from edged.types import JSON, Message, Sampling, ToolSpec
-from edged.wire import MAX_SEED, MAX_STOPS
+from edged.types import JSON, Format, Message, Request, Sampling, ToolSpec
+from edged.wire import BOUNDS, check_numbers, decode, dialogue, question, stops
+from edged.wire.dialogue import Wrong, convert
+from edged.wire.values import checked
 
-MAX_TOKENS = 2**20  # as in edged's own requests: beyond any context
+NUMBERS = {
+    **{name: BOUNDS[name] for name in ("max_tokens", "temperature", "top_p", "seed")},
+    "max_completion_tokens": BOUNDS["max_tokens"],
+    "top_logprobs": (0, MAX_TOP),
+}
 DEFAULT_TEMPERATURE = 0.0  # as an agent's: small models go astray at OpenAI's 1
 # ... but who sets top_p wants to sample; and without a temperature it would change nothing.
 SAMPLING_TEMPERATURE = 1.0
@@ -129,20 +133,20 @@ def parse(payload: bytes) -> ChatRequest:
         Wrong: with the parameter and what is allowed.
         BadRequest, TooLarge: it is no JSON object, or nested too deep.
     """
-    body = convert(decoded(payload, "model and messages"), Body, "")
+    body = convert(checked(decode(payload, Format.JSON), "a JSON object with model and messages"), Body, "")
     for name, (allowed, reason) in FIXED.items():
         value = getattr(body, name)
         if value is not None and value not in allowed:
-            told = f"allowed is {' or '.join(map(_written, allowed))}" if allowed else "leave it out"
-            raise Wrong(name, f"is not supported: {reason}; {told}")
-    _check_numbers(body)
+            instead = f"allowed is {' or '.join(map(_written, allowed))}" if allowed else "leave it out"
+            raise Wrong(name, f"is not supported: {reason}; {instead}")
+    check_numbers(body, NUMBERS)
     return ChatRequest(
         body=body,
-        messages=dialogue(body.messages),
+        messages=dialogue.read(body.messages, strict=True),
         tools=tools(body.tools or []),
         response_schema=_response_schema(body.response_format),
         max_tokens=_max_tokens(body),
-        stop=_stops(body.stop),
+        stop=stops(body.stop),
     )
 
 
@@ -170,8 +174,8 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
     )
 
 
-def agent_map(chat: ChatRequest, id: str | None) -> dict[str, JSON]:
-    """For an agent: the map of an edged request. It has its own tools, and speaks for several generations."""
+def agent_request(chat: ChatRequest, id: str | None) -> Request:
+    """For an agent, which has its own tools and speaks for several generations. Raises Wrong."""
     body = chat.body
     for name in ("tools", "tool_choice"):
         if getattr(body, name):
@@ -179,26 +183,18 @@ def agent_map(chat: ChatRequest, id: str | None) -> dict[str, JSON]:
     if body.logprobs or body.top_logprobs is not None:
         name = "logprobs" if body.logprobs else "top_logprobs"
         raise Wrong(name, f"{body.model!r} is an agent, and only models tell log-probabilities: leave it out")
-    fields: dict[str, JSON] = {
-        "id": id,
-        "response_schema": chat.response_schema,
-        "max_tokens": chat.max_tokens,
-        "temperature": body.temperature,
-        "top_p": body.top_p,
-        "seed": body.seed,
-        "stop": list(chat.stop) or None,
-    }
-    return {
-        "agent": body.model,
-        "messages": [_plain(message) for message in chat.messages],
-        "stream": bool(body.stream),
-        **{name: value for name, value in fields.items() if value is not None},
-    }
-
-
-def _plain(message: Message) -> dict[str, JSON]:
-    calls = [{"function": {"name": call.name, "arguments": call.arguments}} for call in message.tool_calls]
-    return {"role": message.role, "content": message.content, **({"tool_calls": calls} if calls else {})}
+    return Request(
+        agent=body.model,
+        messages=question(chat.messages),
+        id=id,
+        stream=bool(body.stream),
+        response_schema=chat.response_schema,
+        max_tokens=chat.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        seed=body.seed,
+        stop=chat.stop,
+    )
 
 
 def _response_schema(given: ResponseFormat | None) -> dict[str, JSON] | None:
@@ -217,28 +213,6 @@ def _max_tokens(body: Body) -> int | None:
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise Wrong("max_tokens", "and max_completion_tokens mean the same: leave one out")
     return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-
-
-def _check_numbers(body: Body) -> None:
-    bounds: tuple[tuple[str, float, float], ...] = (
-        ("max_tokens", 1, MAX_TOKENS),
-        ("max_completion_tokens", 1, MAX_TOKENS),
-        ("temperature", 0, 2),
-        ("top_p", 0, 1),
-        ("seed", 0, MAX_SEED),
-        ("top_logprobs", 0, MAX_TOP),
-    )
-    for name, low, high in bounds:
-        value = getattr(body, name)
-        if value is not None and not low <= value <= high:
-            raise Wrong(name, f"{value} is outside {low} to {high}")
-
-
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > MAX_STOPS or any(not s for s in stops):
-        raise Wrong("stop", f"at most {MAX_STOPS} strings, none of them empty")
-    return stops
 
 
 def _written(value: JSON) -> str:

@@ -20,16 +20,17 @@ from edged.completions.local import Inexpressible, ModelAnswer, ModelAsk
 from edged.errors import BadRequest, ContextExceeded, ContextRefused, EdgedError, Forbidden, Internal, UnknownAgent
 from edged.transport.http.core import errors
 from edged.transport.http.core.connection import caller, gone
+from edged.transport.http.core.headers import IDEMPOTENCY_KEY, idempotency_key
 from edged.transport.http.core.stream import EventStream
 from edged.transport.http.core.surface import Board
 from edged.transport.http.openai import embeddings as openai_embeddings
 from edged.transport.http.openai import reply as shapes
 from edged.transport.http.openai import request as openai_request
-from edged.transport.http.openai.checks import Wrong
 from edged.transport.http.openai.request import ChatRequest
 from edged.transport.http.openai.stream import Chunks, Piece, Steady
 from edged.types import JSON, Ask, Caller, Fault, Status
 from edged.wire import fault
+from edged.wire.dialogue import Wrong
 
 PARAM = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+)*): ")  # how errors of edged's own checks begin
 
@@ -73,8 +74,8 @@ class OpenAI:
         who = caller(request)
         chat = openai_request.parse(await request.read())
         if self._models.kind(who, chat.body.model) is Kind.AGENT:
-            fields = openai_request.agent_map(chat, request.headers.get("Idempotency-Key"))
-            ask = Ask(request=self._requests.request(fields), caller=who)
+            asked = openai_request.agent_request(chat, await self._id(request, who))
+            ask = Ask(request=asked, caller=who)
             return await (self._stream_agent if chat.body.stream else self._ask_agent)(request, chat, ask)
         wanted = openai_request.model_ask(chat)
         with _named(chat):
@@ -100,6 +101,15 @@ class OpenAI:
             raise Wrong("model", f"{job.model!r} is an agent, and embeddings are made by embedding models")
         made = await self._models.embed(who, job)
         return _json(openai_embeddings.answer(job.model, made, as_base64=as_base64))
+
+    async def _id(self, request: web.Request, who: Caller) -> str | None:
+        """The id of an agent's request: its Idempotency-Key. Quotes around it were part of the id once, on this
+        surface; what was stored under such an id is found under it, by either spelling."""
+        key = idempotency_key(request.headers)
+        if key is None or not await self._requests.has(who, quoted := f'"{key}"'):
+            return key
+        is_quoted = request.headers[IDEMPOTENCY_KEY] == quoted
+        return key if not is_quoted and await self._requests.has(who, key) else quoted
 
     # -- whole answers ---------------------------------------------------------------------------------------------
 

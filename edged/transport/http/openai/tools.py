@@ -8,8 +8,8 @@ from typing import Any
 from msgspec import Struct
 
 from edged.completions.local import ToolChoice
-from edged.transport.http.openai.checks import Wrong, convert
 from edged.types import JSON, ToolSpec
+from edged.wire.dialogue import Wrong, convert
 
 MAX_TOOLS = 128  # as OpenAI bounds them; the grammar's size bounds what they may hold
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # OpenAI's, and the dot that edged's own tools may have

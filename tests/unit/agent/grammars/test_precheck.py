@@ -3,9 +3,14 @@ it may."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
+import resource
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -220,6 +225,53 @@ async def test_a_process_that_does_not_answer_is_ended(monkeypatch: pytest.Monke
     monkeypatch.setattr(precheck, "TRIAL_S", 0.3)
     monkeypatch.setattr(precheck, "CHILD", "import time; time.sleep(60)")
     assert await precheck.problem([part({"pattern": "^never$"})]) == (0, precheck.TOO_LONG)
+
+
+def endless(child: str) -> str:
+    """The program, with a grammar for which no time is enough."""
+    assert "failure(rules)" in child
+    return child.replace("failure(rules)", "sum(iter(int, 1))")
+
+
+async def test_a_process_whose_timer_does_not_end_it_is_ended_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Well before the daemon loses its patience with it."""
+    monkeypatch.setattr(precheck, "CHILD", endless(precheck.CHILD).replace("signal.setitimer(", "(lambda *_: None)("))
+    monkeypatch.setattr(precheck, "TRIAL_S", 120.0)  # of a busy machine; what ends it counts CPU time
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert await precheck.problem([part({"pattern": "^endless$"})]) == (0, precheck.TOO_LONG)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime < 6  # with the start of the process
+
+
+def is_running(process: Path) -> bool:
+    """A zombie is not: nobody may be there to reap it."""
+    with contextlib.suppress(OSError):
+        return "\nState:\tZ" not in (process / "status").read_text()
+    return False
+
+
+async def test_killed_daemon_leaves_no_process_behind() -> None:
+    """One that is trying a pattern ends with it, and not some day."""
+    program = (
+        "import asyncio, sys\n"
+        "from edged.agent.grammars import precheck\n"
+        "precheck.CHILD = sys.argv[1]\n"
+        "asyncio.run(precheck.check_answer({'pattern': '^endless$'}))"
+    )
+    child = endless(precheck.CHILD).replace(str(precheck.TRIAL_CPU_S), "30")
+    daemon = await asyncio.create_subprocess_exec(sys.executable, "-c", program, child)
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
+    async with asyncio.timeout(60):
+        while not (found := children.read_text().split()):
+            await asyncio.sleep(0.05)
+        process = Path(f"/proc/{found[0]}")
+        while float((process / "schedstat").read_text().split()[0]) < 1e9:  # it is past its start: computing
+            await asyncio.sleep(0.05)
+    daemon.kill()
+    await daemon.wait()
+    async with asyncio.timeout(10):
+        while is_running(process):
+            await asyncio.sleep(0.05)
 
 
 async def test_looking_at_the_largest_schema_a_request_can_hold_is_quick() -> None:

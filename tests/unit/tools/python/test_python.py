@@ -19,8 +19,8 @@ import pytest
 from edged import config
 from edged.config import PythonTool
 from edged.errors import ConfigError
-from edged.tools import sql
 from edged.tools.python.child import MAX_RESULT_BYTES, Answer, Invocation, Unusable, describe, load, perform
+from edged.tools.sql import database
 
 
 class Bed(enum.Enum):
@@ -291,7 +291,7 @@ def test_result_that_is_no_json_or_too_large_fails(result: Any, says: str) -> No
 
 def test_result_may_be_as_large_as_that_of_a_statement() -> None:
     """One bound for what a model is shown."""
-    assert MAX_RESULT_BYTES == sql.MAX_RESULT_BYTES
+    assert MAX_RESULT_BYTES == database.MAX_RESULT_BYTES
     assert len(called(lambda: "x" * (MAX_RESULT_BYTES - 2))) == MAX_RESULT_BYTES - 2
 
 
@@ -384,7 +384,7 @@ def test_python_tool_has_the_contracts_defaults_and_its_folder_lies_beside_the_f
         ('memory = "lots"', "tools.t.memory", "is no size"),
         ('memory = "1MiB"', "tools.t.memory", "outside 32MiB"),
         ("timeout_s = 0", "tools.t.timeout_s", "outside 0.01"),
-        ('database = "plant"', "tools.t.database", "unknown key; allowed are python, description"),
+        ('database = "plant"', "tools.t.database", "unknown key; allowed are description, say"),
     ],
 )
 def test_wrong_key_of_a_python_tool_is_named(tmp_path: Path, text: str, key: str, says: str) -> None:

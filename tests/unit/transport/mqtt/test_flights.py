@@ -139,6 +139,28 @@ async def test_message_the_broker_cannot_take_holds_no_place() -> None:
     sky.flights.close()
 
 
+@pytest.mark.parametrize("too_large", [True, False])
+async def test_room_of_one_that_takes_none_goes_to_the_next(too_large: bool) -> None:
+    """A message the broker cannot take, and one of QoS 0: whoever waits behind it would wait for ever."""
+    sky = Sky()
+    sky.flights.open(1)
+    [first] = await sky.start(1)
+    if too_large:
+        passing = asyncio.create_task(sky.flights.fly(Outgoing(topic="a", payload=b"too large", qos=1)))
+    else:
+        passing = asyncio.create_task(sky.flights.pass_by(Outgoing(topic="a", payload=b"x", qos=0)))  # type: ignore[arg-type]
+    await settle()
+    [last] = await sky.start(1)
+    assert sky.sent == [1]
+    sky.flights.land(1, 0)
+    await settle()
+    assert (await first, isinstance(passing.exception(), Unsendable)) == (0, too_large)
+    assert len(sky.flights) == 1
+    sky.flights.land(sky.sent[-1], 0)
+    async with asyncio.timeout(5):
+        assert await last == 0
+
+
 async def test_close_ends_all_who_wait_and_all_who_come() -> None:
     """In the air or not."""
     sky = Sky()

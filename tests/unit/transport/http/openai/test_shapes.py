@@ -14,10 +14,9 @@ from edged.errors import BadRequest, TooLarge
 from edged.transport.http.core.errors import retry_after
 from edged.transport.http.openai import reply as shapes
 from edged.transport.http.openai import request as openai_request
-from edged.transport.http.openai.checks import Wrong
 from edged.transport.http.openai.stream import Steady
 from edged.types import Fault, Finish, Message, Sampling, TokenLogprob, ToolCall
-from edged.wire import request_from_map
+from edged.wire.dialogue import Wrong
 
 USER = {"role": "user", "content": "Hi"}
 SET = {"type": "function", "function": {"name": "set", "parameters": {"properties": {"v": {"type": "string"}}}}}
@@ -315,7 +314,7 @@ def test_message_that_is_wrong_is_named(messages: list[Any], param: str, problem
 
 
 def test_request_to_an_agent_becomes_one_of_edged() -> None:
-    """What the map says is what every transport may say."""
+    """Of the same kind that every transport makes."""
     chat = parsed(
         model="house",
         messages=[{"role": "developer", "content": "D"}, calling(call("1")), result("1"), USER],
@@ -330,7 +329,7 @@ def test_request_to_an_agent_becomes_one_of_edged() -> None:
         tools=[],
         logprobs=False,
     )
-    request = request_from_map(openai_request.agent_map(chat, "key"), agent=None)
+    request = openai_request.agent_request(chat, "key")
     assert (request.agent, request.id, request.stream) == ("house", "key", True)
     assert request.messages == chat.messages
     assert (request.response_schema, request.max_tokens, request.stop) == ({"type": "object"}, 9, ("x",))
@@ -339,7 +338,7 @@ def test_request_to_an_agent_becomes_one_of_edged() -> None:
 
 def test_request_to_an_agent_leaves_what_it_does_not_say_to_the_agent() -> None:
     """Its own temperature, for example."""
-    request = request_from_map(openai_request.agent_map(parsed(model="house"), None), agent=None)
+    request = openai_request.agent_request(parsed(model="house"), None)
     assert (request.id, request.temperature, request.top_p, request.max_tokens) == (None, None, None, None)
 
 
@@ -355,7 +354,7 @@ def test_request_to_an_agent_leaves_what_it_does_not_say_to_the_agent() -> None:
 def test_request_to_an_agent_with_what_only_models_do_is_refused(fields: dict[str, Any], param: str) -> None:
     """It has its own tools."""
     with pytest.raises(Wrong, match="'m' is an agent") as caught:
-        openai_request.agent_map(parsed(**fields), None)
+        openai_request.agent_request(parsed(**fields), None)
     assert caught.value.param == param
 
 

@@ -15,12 +15,12 @@ from edged.config import PythonTool
 from edged.errors import ToolFailed
 from edged.models.updates import ledger
 from edged.tools.python import landlock
-from edged.tools.python.landlock import Fence
+from edged.tools.python.landlock import OwnFiles
 from edged.tools.python.worker import ToolWorker
 from tests.support.broker import until
 from tests.support.daemon import Daemon, Wired, entry
 
-pytestmark = pytest.mark.skipif(landlock.missing() is not None, reason=f"no fence here: {landlock.missing()}")
+pytestmark = pytest.mark.skipif(landlock.missing() is not None, reason=f"no Landlock here: {landlock.missing()}")
 
 MODULE = '''
 import errno, os, signal, socket, sqlite3, subprocess, sys, time
@@ -137,8 +137,8 @@ class Place:
             (folder / name).write_text("secret")
         (self.state / "plant" / "link").symlink_to(self.state / "edged.db")
 
-    def fence(self) -> Fence:
-        return landlock.around(config.load(str(self.config)))
+    def own(self) -> OwnFiles:
+        return landlock.own_files(config.load(str(self.config)))
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def place(tmp_path: Path) -> Place:
 @pytest.fixture
 async def worker(place: Place) -> AsyncIterator[ToolWorker]:
     """Calls `reach`."""
-    made = ToolWorker("reach", PythonTool(python="reaching:reach"), place.tools, place.fence())
+    made = ToolWorker("reach", PythonTool(python="reaching:reach"), place.tools, place.own())
     yield made
     await made.stop()
 
@@ -202,7 +202,7 @@ async def test_daemons_process_is_closed(worker: ToolWorker) -> None:
 
 async def test_refusal_of_the_kernel_is_explained_in_the_log(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """Who wrote the tool sees a PermissionError on a file that is their own."""
-    made = ToolWorker("fill", PythonTool(python="reaching:fill"), place.tools, place.fence())
+    made = ToolWorker("fill", PythonTool(python="reaching:fill"), place.tools, place.own())
     try:
         with pytest.raises(ToolFailed, match="PermissionError"):
             await made.call({"path": str(place.state / "new"), "mebibytes": 1}, "r", 0)
@@ -214,8 +214,8 @@ async def test_refusal_of_the_kernel_is_explained_in_the_log(place: Place, caplo
 async def test_files_are_limited(place: Place) -> None:
     """Their size, their number, and the limits themselves."""
     tool = PythonTool(python="reaching:fill", file_size="2MiB")
-    fill = ToolWorker("fill", tool, place.tools, place.fence())
-    many = ToolWorker("many", PythonTool(python="reaching:open_many"), place.tools, place.fence())
+    fill = ToolWorker("fill", tool, place.tools, place.own())
+    many = ToolWorker("many", PythonTool(python="reaching:open_many"), place.tools, place.own())
     path = str(place.folder / "garden" / "big")
     try:
         assert await fill.call({"path": path, "mebibytes": 2}, "r", 0) == 2 * 2**20
@@ -229,7 +229,7 @@ async def test_files_are_limited(place: Place) -> None:
 
 
 def test_kernel_without_landlock_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then there is no fence, and everybody knows."""
+    """Then nothing keeps tools from these files, and everybody knows."""
     for number, says in ((errno.ENOSYS, "no Landlock"), (errno.EOPNOTSUPP, "lsm="), (errno.EPERM, "filter")):
 
         def refuse(number: int = number) -> int:
@@ -237,7 +237,7 @@ def test_kernel_without_landlock_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
 
         monkeypatch.setattr(landlock, "_version", refuse)
         assert says in (landlock.missing() or "")
-        assert landlock.ruleset(Fence()) is None
+        assert landlock.ruleset(OwnFiles()) is None
 
 
 async def test_all_that_a_daemon_keeps_in_its_folder_is_closed(tmp_path: Path) -> None:
@@ -245,12 +245,12 @@ async def test_all_that_a_daemon_keeps_in_its_folder_is_closed(tmp_path: Path) -
     async with Daemon(tmp_path) as daemon:
         async with Wired(daemon.socket) as client:
             assert (await client.call(1, "agent.ask", {"input": "note 1;"}))[0] is None
-        around = landlock.around(config.load(str(daemon.config)))
+        own = landlock.own_files(config.load(str(daemon.config)))
         await daemon.kill()
         names = {path.name for path in (tmp_path / "state").iterdir()}
         assert names >= {"edged.db", "edged.db-wal", "edged.lock"}
-        assert [name for name in names if not landlock._is_hidden(tmp_path / "state" / name, around)] == []
-        assert {path.name for path in around.hidden} >= {"snapshots", ledger.FILE_NAME, "edged.sock"}
+        assert [name for name in names if not landlock._is_hidden(tmp_path / "state" / name, own)] == []
+        assert {path.name for path in own.hidden} >= {"snapshots", ledger.FILE_NAME, "edged.sock"}
 
 
 # -- with the daemon -----------------------------------------------------------------------------------------------

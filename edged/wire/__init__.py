@@ -5,32 +5,30 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from edged.errors import BadRequest, EdgedError, TooLarge
-from edged.types import JSON, Fault, Format, Message, Preference, Priority, Privacy, Reply, Request, Status, ToolCall
+from edged.types import JSON, Fault, Format, Message, Preference, Priority, Privacy, Reply, Request, Status
+from edged.wire import dialogue
+from edged.wire.dialogue import Wrong
+from edged.wire.values import MAX_DEPTH, checked, depth, is_json
+
+__all__ = ["MAX_DEPTH", "Wrong", "depth", "is_json"]  # what is imported here for everybody
 
 MAX_REQUEST_BYTES = 256 * 1024  # CONTRACT section 4; about 60,000 tokens, beyond what a board's model reads
 MAX_NAME_BYTES = 128  # CONTRACT section 3: ids; conversations are names of the same kind
 MAX_DEADLINE_S = 7 * 86400.0  # the retention of the store: a longer wait could not be answered from it
+MAX_TOKENS = 2**20  # of one generation: beyond any context
 MAX_STOPS = 16  # each is looked for in every token's text
 MAX_SEED = 2**32 - 1  # llama.cpp's seeds are 32 bits wide; its largest means "random"
-MAX_DEPTH = 32  # CONTRACT section 5; deeper nesting has no use here and costs stack in whoever walks it
-MAX_INT_BITS = 1024  # of an integer: beyond it nobody who reads numbers as floats, as most of the world, has one for it
 MAX_MESSAGE_CHARS = 4096  # of an error: it may quote what was sent, and brokers take a reply of so much only
-
-# What is checked by `is_json`, in words.
-ALLOWED = (
-    "holds maps with text keys, lists, text, numbers, booleans and null, nothing else; numbers are finite and integers "
-    f"have at most {MAX_INT_BITS} bits, text has no halves of surrogate pairs"
-)
 
 CONTENT_TYPES = {Format.JSON: "application/json", Format.MSGPACK: "application/msgpack", Format.TEXT: "text/plain"}
 FORMATS = {  # by content type
@@ -40,33 +38,11 @@ FORMATS = {  # by content type
 }
 
 
-class _Function(Struct, forbid_unknown_fields=True):
-    name: str
-    arguments: str | dict[str, JSON] = ""
-
-
-class _Call(Struct):
-    function: _Function
-
-
-class _Part(Struct):
-    type: str
-    text: str = ""
-
-
-class _Message(Struct, forbid_unknown_fields=True):
-    role: str
-    content: str | list[_Part] | None = None
-    tool_calls: list[_Call] = msgspec.field(default_factory=list)
-    tool_call_id: str | None = None
-    name: str | None = None
-
-
 class _Body(Struct, forbid_unknown_fields=True):
     """The request as it may be written; `Request` is what it means."""
 
     input: str | None = None
-    messages: list[_Message] | None = None
+    messages: list[Any] | None = None  # see dialogue
     id: str | None = None
     agent: str | None = None
     conversation: str | None = None
@@ -109,36 +85,35 @@ def decode_request(payload: bytes, *, agent: str | None, content_type: str | Non
     if len(payload) > MAX_REQUEST_BYTES:
         raise TooLarge(f"the request has {len(payload)} bytes; at most {MAX_REQUEST_BYTES} are taken")
     fmt = _format(payload, content_type)
-    if fmt is Format.TEXT:
-        return request_from_map({"input": _text(payload)}, agent=agent), fmt
+    body = {"input": _text(payload)} if fmt is Format.TEXT else decode(payload, fmt)
+    return request_from_map(body, agent=agent), fmt
+
+
+def decode(payload: bytes, fmt: Format) -> JSON:
+    """A payload as the values it holds, of which nothing is checked yet (see values.checked).
+
+    Raises:
+        TooLarge: it is nested too deep to be read.
+        BadRequest: it is not what its format says.
+    """
     try:
-        decode = msgspec.json.decode if fmt is Format.JSON else msgspec.msgpack.decode
-        body = decode(payload)
+        return (msgspec.json.decode if fmt is Format.JSON else msgspec.msgpack.decode)(payload)
     except RecursionError:
         raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the request is not valid {fmt}: {error}") from None
-    return request_from_map(body, agent=agent), fmt
 
 
 def request_from_map(body: object, *, agent: str | None) -> Request:
     """A request from a decoded map; the same checks for every transport. Raises as decode_request."""
-    if not isinstance(body, dict):
-        raise BadRequest(f"a request is a map with `input` or `messages`, not {_kind(body)}")
-    if depth(body) > MAX_DEPTH:
-        raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels")
-    if not is_json(body):
-        raise BadRequest(f"a request {ALLOWED}")
-    try:
-        raw = msgspec.convert(body, _Body)
-    except msgspec.ValidationError as error:
-        raise BadRequest(_readable(error)) from None
+    body = checked(body, "a map with `input` or `messages`")
+    raw = dialogue.convert(body, _Body, "")
     if raw.agent is not None and agent is not None and raw.agent != agent:
-        raise BadRequest(f"agent: the request was sent to {agent!r} and names {raw.agent!r}; name one or the other")
+        raise Wrong("agent", f"the request was sent to {agent!r} and names {raw.agent!r}; name one or the other")
     chosen = agent or raw.agent
     if not chosen:
-        raise BadRequest("agent: which agent is meant? Name one of those that are configured")
-    _check_numbers(raw)
+        raise Wrong("agent", "which agent is meant? Name one of those that are configured")
+    check_numbers(raw, BOUNDS)
     return Request(
         agent=chosen,
         messages=_messages(raw),
@@ -155,7 +130,7 @@ def request_from_map(body: object, *, agent: str | None) -> Request:
         temperature=raw.temperature,
         top_p=raw.top_p,
         seed=raw.seed,
-        stop=_stops(raw.stop),
+        stop=stops(raw.stop),
     )
 
 
@@ -193,57 +168,6 @@ def fault(error: EdgedError) -> Fault:
 def content_type(fmt: Format) -> str:
     """Content type of a reply to a request of that format."""
     return CONTENT_TYPES[Format.MSGPACK if fmt is Format.MSGPACK else Format.JSON]
-
-
-def depth(value: object, limit: int = MAX_DEPTH + 1) -> int:
-    """Levels of maps and lists in a value, counted at most to `limit`; no recursion, so no stack to overflow."""
-    level, row = 0, [value]
-    while row and level < limit:
-        nested = [item for item in row if isinstance(item, dict | list | tuple)]
-        if not nested:
-            break
-        level += 1
-        row = [child for item in nested for child in (item.values() if isinstance(item, dict) else item)]
-    return level
-
-
-def is_json(value: object) -> bool:
-    """Whether a value can be written as JSON, and read by everybody: MessagePack also has bytes, dates, extensions,
-    keys of any kind and numbers that are none; headers of HTTP have bytes that are no text."""
-    rest = [value]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, dict):
-            if not all(isinstance(key, str) and _is_text(key) for key in item):
-                return False
-            rest += item.values()
-        elif isinstance(item, list | tuple):
-            rest += item
-        elif not _is_plain(item):
-            return False
-    return True
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value without others in it is JSON's."""
-    match value:
-        case str():
-            return _is_text(value)
-        case float():
-            return math.isfinite(value)
-        case int():
-            return value.bit_length() <= MAX_INT_BITS
-        case _:
-            return value is None
-
-
-def _is_text(text: str) -> bool:
-    """Whether it can be written as UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _spelled(message: str) -> str:
@@ -285,85 +209,45 @@ def _messages(raw: _Body) -> tuple[Message, ...]:
         raise BadRequest("a request has either `input` (text) or `messages` (OpenAI shape)")
     if raw.input is not None:
         if not raw.input.strip():
-            raise BadRequest("input: is empty")
+            raise Wrong("input", "is empty")
         return (Message("user", raw.input),)
-    messages = tuple(_message(i, m) for i, m in enumerate(raw.messages or ()))
+    return question(dialogue.read(raw.messages or []))
+
+
+def question(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """A dialogue that ends with what is asked, as an agent's request has to. Raises Wrong."""
     if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
-        raise BadRequest("messages: the last one must be the user's, with text")
+        raise Wrong("messages", "the last one must be the user's, with text")
     return messages
 
 
-def _message(index: int, raw: _Message) -> Message:
-    where = f"messages[{index}]"
-    if raw.role not in ("system", "user", "assistant", "tool"):
-        raise BadRequest(f"{where}.role: {raw.role!r}; allowed are system, user, assistant, tool")
-    if raw.tool_calls and raw.role != "assistant":
-        raise BadRequest(f"{where}.tool_calls: only the assistant calls tools")
-    return Message(raw.role, _content(where, raw.content), tuple(_call(where, call) for call in raw.tool_calls))
+# What numbers may be, on every API that takes them.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "max_tokens": (1, MAX_TOKENS),
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "seed": (0, MAX_SEED),
+    "deadline_s": (0, MAX_DEADLINE_S),
+}
 
 
-def _content(where: str, content: str | list[_Part] | None) -> str:
-    if isinstance(content, list):
-        if any(part.type != "text" for part in content):
-            raise BadRequest(f"{where}.content: only parts of type text are understood")
-        return "".join(part.text for part in content)
-    return content or ""
-
-
-def _call(where: str, raw: _Call) -> ToolCall:
-    arguments: object = raw.function.arguments
-    if isinstance(arguments, str):
-        try:
-            arguments = msgspec.json.decode(arguments or "{}")
-        except msgspec.DecodeError as error:
-            raise BadRequest(f"{where}.tool_calls: arguments of {raw.function.name!r} are not JSON: {error}") from None
-        except RecursionError:
-            raise TooLarge(f"{where}.tool_calls: arguments are nested deeper than {MAX_DEPTH} levels") from None
-        if depth(arguments) > MAX_DEPTH:  # a text in the request: its depth is not yet counted
-            raise TooLarge(f"{where}.tool_calls: arguments are nested deeper than {MAX_DEPTH} levels")
-        if not is_json(arguments):
-            raise BadRequest(f"{where}.tool_calls: a call of {raw.function.name!r} {ALLOWED}")
-    if not isinstance(arguments, dict):
-        raise BadRequest(f"{where}.tool_calls: arguments of {raw.function.name!r} are not a JSON object")
-    return ToolCall(raw.function.name, arguments)
-
-
-def _check_numbers(raw: _Body) -> None:
-    bounds: tuple[tuple[str, float | None, float, float], ...] = (
-        ("max_tokens", raw.max_tokens, 1, 2**20),
-        ("temperature", raw.temperature, 0, 2),
-        ("top_p", raw.top_p, 0, 1),
-        ("seed", raw.seed, 0, MAX_SEED),
-        ("deadline_s", raw.deadline_s, 0, MAX_DEADLINE_S),
-    )
-    for name, value, low, high in bounds:
+def check_numbers(body: Struct, bounds: Mapping[str, tuple[float, float]]) -> None:
+    """Raises Wrong for a field whose number is out of bounds."""
+    for name, (low, high) in bounds.items():
+        value = getattr(body, name)
         if value is not None and not low <= value <= high:
-            raise BadRequest(f"{name}: {value} is outside {low} to {high}")
+            raise Wrong(name, f"{value} is outside {low} to {high}")
 
 
-def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-    if len(stops) > MAX_STOPS or any(not s for s in stops):
-        raise BadRequest(f"stop: at most {MAX_STOPS} strings, none of them empty")
-    return stops
+def stops(stop: str | list[str] | None) -> tuple[str, ...]:
+    """Stop strings, one or several. Raises Wrong."""
+    made = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(made) > MAX_STOPS or any(not s for s in made):
+        raise Wrong("stop", f"at most {MAX_STOPS} strings, none of them empty")
+    return made
 
 
 def _name(field: str, value: str | None) -> str | None:
     if value is not None and not 1 <= len(value.encode(errors="surrogatepass")) <= MAX_NAME_BYTES:
-        raise BadRequest(f"{field}: 1 to {MAX_NAME_BYTES} bytes, not {len(value.encode(errors='surrogatepass'))}")
+        raise Wrong(field, f"1 to {MAX_NAME_BYTES} bytes, not {len(value.encode(errors='surrogatepass'))}")
     return value
-
-
-def _readable(error: msgspec.ValidationError) -> str:
-    """msgspec's message with the field in front: 'max_tokens: expected `int`, got `str`'."""
-    text, _, path = str(error).partition(" - at ")
-    if "unknown field" in text:
-        allowed = ", ".join(field.name for field in msgspec.structs.fields(_Body))
-        where = path.strip("`$.")
-        return f"{where + ': ' if where else ''}{text}" + ("" if where else f"; allowed are {allowed}")
-    where = path.strip("`").removeprefix("$.").removeprefix("$")
-    return f"{where}: {text[:1].lower()}{text[1:]}" if where else text
-
-
-def _kind(value: Any) -> str:
-    return {list: "a list", str: "a text", type(None): "nothing"}.get(type(value), type(value).__name__)

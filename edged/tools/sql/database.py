@@ -1,19 +1,18 @@
-"""SQL tools. Each database has a thread of its own: another application may hold the file for seconds, and nothing else
-may wait for that.
+"""One database of the user's, and the thread that uses it. Another application may hold the file for seconds, and
+nothing else may wait for that: so each database has a thread of its own.
 
 A read runs on a read-only connection, under an authorizer and with limits of rows and time. A write happens exactly
-once: its effect and a row in `edged_effects`, keyed by (rid, step), are one transaction; whoever asks again for
-the same step gets the row. What was intended is in the row too, so that a request that lost its journal finds out.
+once: its effect and a row in `edged_effects`, keyed by (rid, step), are one transaction; another attempt at the same
+step gets the row. The row also holds the intent, so that a request whose journal was lost finds out what it did.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +23,18 @@ from edged.config import Database, SqlTool
 from edged.errors import ToolFailed
 from edged.host import clock
 from edged.host.fault_points import point
-from edged.tools.values import json_value, sql_value
+from edged.tools.kind import Done, check_same_call
+from edged.tools.sql.statement import (
+    OWN_TABLE,
+    READ_ACTIONS,
+    WRITE_ACTIONS,
+    as_row,
+    authorizer,
+    describe,
+    harden,
+    reason,
+)
+from edged.tools.values import sql_value
 from edged.types import JSON
 
 MAX_ROWS = 100  # rows a read returns; more do not fit a small model's context, and "truncated" says so
@@ -44,25 +54,6 @@ EFFECTS = """
     ) WITHOUT ROWID
 """
 LATER = {"intent": "ALTER TABLE edged_effects ADD COLUMN intent TEXT"}  # columns that the first tables did not have
-
-READ_ACTIONS = {
-    apsw.SQLITE_SELECT,
-    apsw.SQLITE_READ,
-    apsw.SQLITE_FUNCTION,
-    apsw.SQLITE_RECURSIVE,
-}
-WRITE_ACTIONS = READ_ACTIONS | {apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE}
-OWN_TABLE = "edged_effects"
-
-# What one value may be, and so what group_concat, randomblob or printf can make: far above what a tool returns, far
-# below what a board has.
-MAX_VALUE_BYTES = 8 * 2**20
-LIMITS = {
-    apsw.SQLITE_LIMIT_LENGTH: MAX_VALUE_BYTES,
-    apsw.SQLITE_LIMIT_ATTACHED: 0,
-    apsw.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000,  # time grows with the product of pattern and text
-    apsw.SQLITE_LIMIT_WORKER_THREADS: 0,
-}
 
 Work = Callable[[], Any]
 
@@ -92,12 +83,20 @@ class SqlDatabase:
     async def write(
         self, tool: SqlTool, arguments: dict[str, JSON], rid: str, step: int, intent: str | None = None
     ) -> JSON:
-        """{"changes": int, "rows": [...]}; done once per (rid, step), however often it is called."""
+        """{"changes": int, "rows": [...]}; done once per (rid, step), however often it is called.
+
+        Args:
+            intent: what `recall` gives back.
+
+        Raises:
+            OtherCall: another call was done under (rid, step).
+            ToolFailed: SQLite's reason.
+        """
         return await self._run(lambda: self._effect(tool, arguments, rid, step, intent))
 
-    async def recall(self, rid: str) -> list[tuple[int, str, JSON]]:
-        """(step, intent, result) of what was done for a request; nothing of what has no intent. Raises ToolFailed."""
-        return cast("list[tuple[int, str, JSON]]", await self._run(lambda: self._recall(rid)) if self._writable else [])
+    async def recall(self, rid: str) -> list[Done]:
+        """What was done under a rid, where the rows hold intents. Raises ToolFailed: the database cannot be read."""
+        return cast("list[Done]", await self._run(lambda: self._recall(rid)) if self._writable else [])
 
     async def check(self, tool: SqlTool) -> None:
         """Prepare the statement without running it. Raises ToolFailed: what is wrong with it."""
@@ -134,7 +133,7 @@ class SqlDatabase:
         except ToolFailed as error:
             return None, error
         except (apsw.Error, KeyError, ValueError, TypeError, OverflowError) as error:
-            return None, ToolFailed(f"database {self._name!r}: {_reason(error, self._path)}")
+            return None, ToolFailed(f"database {self._name!r}: {reason(error, self._path)}")
         except Exception as error:  # a bug of ours must not end the thread: every later call would hang
             return None, error
 
@@ -147,7 +146,7 @@ class SqlDatabase:
         try:
             cursor = reader.execute(tool.sql, {k: sql_value(v) for k, v in arguments.items()})
             for values in cursor:
-                row = _row(cursor, values)
+                row = as_row(cursor, values)
                 size += len(msgspec.json.encode(row))
                 if len(rows) == MAX_ROWS or size > MAX_RESULT_BYTES:
                     truncated = True
@@ -158,7 +157,7 @@ class SqlDatabase:
             raise ToolFailed(f"database {self._name!r}: the query took longer than {tool.timeout_s} s") from None
         return {"rows": rows, "truncated": truncated}
 
-    def _recall(self, rid: str) -> list[tuple[int, str, JSON]]:
+    def _recall(self, rid: str) -> list[Done]:
         if not Path(self._path).exists():
             return []
         reader = self._open_reader(BUSY_S)
@@ -168,7 +167,7 @@ class SqlDatabase:
             return []  # nothing was done that has an intent; any other error is one
         query = "SELECT step, intent, result FROM edged_effects WHERE rid = ? AND intent IS NOT NULL ORDER BY step"
         rows = cast("list[tuple[int, str, str]]", reader.execute(query, (rid,)).fetchall())
-        return [(step, intent, msgspec.json.decode(result)) for step, intent, result in rows]
+        return [Done(step, intent, msgspec.json.decode(result)) for step, intent, result in rows]
 
     def _effect(
         self, tool: SqlTool, arguments: dict[str, JSON], rid: str, step: int, intent: str | None = None
@@ -178,15 +177,18 @@ class SqlDatabase:
         writer.set_busy_timeout(int(tool.timeout_s * 1000))
         writer.execute("BEGIN IMMEDIATE")
         try:
-            known = writer.execute("SELECT result FROM edged_effects WHERE rid = ? AND step = ?", (rid, step)).get
+            query = "SELECT result, intent FROM edged_effects WHERE rid = ? AND step = ?"
+            known = cast("tuple[str, str | None] | None", writer.execute(query, (rid, step)).fetchone())
             if known is not None:
                 writer.execute("ROLLBACK")
-                return msgspec.json.decode(cast(str, known))
+                if intent is not None and known[1] is not None:  # rows of earlier releases may have none
+                    check_same_call(known[1], intent)
+                return msgspec.json.decode(known[0])
             result = self._change(writer, tool, arguments)
             text = msgspec.json.encode(result).decode()
             self._newest = max(self._newest, clock.wall())
-            row = (rid, step, self._newest, text, intent)
-            writer.execute("INSERT INTO edged_effects(rid, step, at, result, intent) VALUES (?,?,?,?,?)", row)
+            effect = (rid, step, self._newest, text, intent)
+            writer.execute("INSERT INTO edged_effects(rid, step, at, result, intent) VALUES (?,?,?,?,?)", effect)
             writer.execute("COMMIT")
         except BaseException:
             if writer.in_transaction:
@@ -198,13 +200,13 @@ class SqlDatabase:
     def _change(self, writer: apsw.Connection, tool: SqlTool, arguments: dict[str, JSON]) -> JSON:
         rows: list[JSON] = []
         before = writer.total_changes()
-        writer.authorizer = _authorizer(WRITE_ACTIONS)
+        writer.authorizer = authorizer(WRITE_ACTIONS)
         writer.set_progress_handler(_timer(time.monotonic() + tool.timeout_s), PROGRESS_STEPS)
         try:
             cursor = writer.execute(tool.sql, {k: sql_value(v) for k, v in arguments.items()})
             for values in cursor:
                 if len(rows) < MAX_ROWS:
-                    rows.append(_row(cursor, values))
+                    rows.append(as_row(cursor, values))
         except apsw.InterruptError:
             raise ToolFailed(f"database {self._name!r}: the write took longer than {tool.timeout_s} s") from None
         finally:
@@ -224,20 +226,20 @@ class SqlDatabase:
         """Parse and plan the statement with every parameter NULL; nothing runs."""
         reader = self._open_reader(tool.timeout_s)
         self._read_until = time.monotonic() + tool.timeout_s  # preparing may read the schema, which looks at it too
-        reader.authorizer = _authorizer(READ_ACTIONS if tool.effect == "read" else WRITE_ACTIONS)
+        reader.authorizer = authorizer(READ_ACTIONS if tool.effect == "read" else WRITE_ACTIONS)
         try:
-            _describe(reader, tool)
+            describe(reader, tool)
         finally:
-            reader.authorizer = _authorizer(READ_ACTIONS)
+            reader.authorizer = authorizer(READ_ACTIONS)
 
     def _open_reader(self, wait_s: float) -> apsw.Connection:
         self._check_file()
         if self._reader is None:
             reader = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READONLY)
-            _harden(reader)
+            harden(reader)
             reader.set_busy_timeout(int(wait_s * 1000))
             reader.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()  # fails here if it is no database
-            reader.authorizer = _authorizer(READ_ACTIONS)
+            reader.authorizer = authorizer(READ_ACTIONS)
             reader.set_progress_handler(lambda: time.monotonic() > self._read_until, PROGRESS_STEPS)
             self._reader = reader
         self._reader.set_busy_timeout(int(wait_s * 1000))
@@ -249,7 +251,7 @@ class SqlDatabase:
         self._check_file()
         if self._writer is None:
             writer = apsw.Connection(self._path, flags=apsw.SQLITE_OPEN_READWRITE)
-            _harden(writer)
+            harden(writer)
             writer.set_busy_timeout(int(wait_s * 1000))
             writer.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             writer.execute(EFFECTS)
@@ -284,105 +286,8 @@ class SqlDatabase:
                 connection.close()
 
 
-def _harden(connection: apsw.Connection) -> None:
-    """Behind the authorizer: what no statement of a tool, and no view, trigger or schema of a file that somebody else
-    made, may do or take."""
-    for limit, most in LIMITS.items():
-        connection.limit(limit, most)
-    connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)  # no writable_schema, no shadow tables
-    connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)  # functions with side effects in a schema are refused
-    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)
-    connection.execute("PRAGMA cell_size_check = ON")  # a damaged page is found, not followed
-
-
-def _authorizer(allowed: set[int]) -> Callable[..., int]:
-    """Denies everything but reading (and changing) rows: no ATTACH, no PRAGMA, no DDL, not edged's own table."""
-
-    def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
-        if action == apsw.SQLITE_PRAGMA and first == "data_version" and second is None:
-            return apsw.SQLITE_OK  # FTS5 asks so whether its index changed; it only reads
-        if action not in allowed:
-            return apsw.SQLITE_DENY
-        changes = action in (apsw.SQLITE_INSERT, apsw.SQLITE_UPDATE, apsw.SQLITE_DELETE)
-        return apsw.SQLITE_DENY if changes and first == OWN_TABLE else apsw.SQLITE_OK
-
-    return authorize
-
-
 def _timer(until: float) -> Callable[[], bool]:
     return lambda: time.monotonic() > until
-
-
-def _row(cursor: apsw.Cursor, values: tuple[Any, ...]) -> dict[str, JSON]:
-    return {name: json_value(value) for (name, *_), value in zip(cursor.description_full, values, strict=True)}
-
-
-def _describe(connection: apsw.Connection, tool: SqlTool) -> None:
-    """Prepare the statement; ToolFailed where it is none, several, or binds what the tool does not declare."""
-    names, columns, rest = _first_statement(connection, tool.sql)
-    if names is None:
-        raise ToolFailed("the statement is empty")
-    if _first_statement(connection, rest)[0] is not None:
-        raise ToolFailed("a tool is one statement, not several")
-    if unknown := names - set(tool.parameters):
-        raise ToolFailed(f"the statement binds {', '.join(sorted(unknown))}, which is no parameter of the tool")
-    known = {*columns, *tool.parameters}
-    for name in () if isinstance(tool.private, bool) else tool.private:
-        if name.casefold() not in {one.casefold() for one in known}:  # or what should stay here would leave
-            there = ", ".join(sorted(known)) or "none"
-            raise ToolFailed(
-                f"private names {name!r}, which is no column of its result and no parameter; it has {there}"
-            )
-
-
-class _Nulls(Mapping[str, None]):
-    """Every parameter NULL, whatever its name."""
-
-    def __getitem__(self, name: str) -> None:
-        return None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(())
-
-    def __len__(self) -> int:
-        return 0
-
-
-def _first_statement(connection: apsw.Connection, sql: str) -> tuple[set[str] | None, set[str], str]:
-    """(names it binds, columns of its result, what follows it) of the first statement, which is prepared and not run;
-    (None, ...) where there is nothing but comments."""
-    seen: list[tuple[str, set[str], set[str]]] = []
-
-    def look(cursor: apsw.Cursor, statement: str, _: Any) -> bool:
-        if cursor.has_vdbe:
-            columns = {name for name, *_ in cursor.get_description()}
-            seen.append((statement, {name for name in cursor.bindings_names if name}, columns))
-        return not cursor.has_vdbe  # a comment may run, a statement not
-
-    cursor = connection.cursor()
-    cursor.exec_trace = look
-    with contextlib.suppress(apsw.ExecTraceAbort):
-        cursor.execute(sql, _Nulls())
-    if not seen:
-        return None, set(), ""
-    statement, names, columns = seen[0]
-    return names, columns, sql.partition(statement)[2]
-
-
-def _reason(error: Exception, path: str) -> str:
-    text = str(error)
-    if isinstance(error, KeyError):
-        return f"the statement binds {error.args[0]}, which is no parameter of the tool"
-    if isinstance(error, apsw.AuthError):
-        return "the statement does what a tool of this effect may not (only rows may be read, or changed by a write)"
-    if isinstance(error, apsw.BusyError):
-        return "another program holds the database locked for longer than the tool's timeout_s"
-    if isinstance(error, apsw.CantOpenError):
-        return (
-            f"{path} cannot be opened. A cleanly closed database in WAL mode can only be read by someone who may write "
-            "to its folder: give edged's user that right, or keep the writing application running"
-        )
-    return text
 
 
 def _seen(future: asyncio.Future[Any]) -> None:

@@ -1,0 +1,80 @@
+"""All parts of a daemon, as `assembly` makes them: a value, which nobody changes."""
+
+from __future__ import annotations
+
+import asyncio
+
+from msgspec import Struct
+
+from edged.access.gate import Gate
+from edged.agent.warm import Warmer
+from edged.api import Api
+from edged.config import Config
+from edged.daemon.events import EventBus
+from edged.daemon.metering import Meter
+from edged.daemon.metrics import Metrics
+from edged.daemon.status import Status
+from edged.engines.llama.snapshots import Snapshots
+from edged.engines.registry import Runtime
+from edged.models.installed import Installed
+from edged.models.updates.updater import Updater
+from edged.requests.pipeline import Pipeline
+from edged.residency.governor import Governor
+from edged.residency.pressure.pressure import Pressure
+from edged.store.audit import AuditLog
+from edged.store.database import Database
+from edged.tools.toolbox import Toolbox
+from edged.transport.base import Transport
+from edged.types import ModelSpec
+from edged.upstreams import Cloud, LocalServers
+
+
+class Failure:
+    """What this daemon cannot live on with, told by the part that finds it; on the event loop."""
+
+    def __init__(self) -> None:
+        self.happened = asyncio.Event()
+        self.error: Exception | None = None
+
+    def engine_died(self, error: BaseException) -> None:
+        """An engine's thread is gone."""
+        self._fail(f"an engine's thread died: {error!r}")
+
+    def store_damaged(self, error: BaseException) -> None:
+        """The store's file is no database any more."""
+        self._fail(f"the store is damaged, the next start salvages it: {error}")
+
+    def _fail(self, reason: str) -> None:
+        if self.error is None:
+            self.error = RuntimeError(reason)
+        self.happened.set()
+
+
+class Parts(Struct, frozen=True, kw_only=True):
+    """changed: set whenever the document of base/state is another one. specs: the files of all models that take memory
+    here, in all variants."""
+
+    settings: Config
+    failure: Failure
+    changed: asyncio.Event
+    events: EventBus
+    metrics: Metrics
+    meter: Meter
+    database: Database
+    audit: AuditLog
+    snapshots: Snapshots
+    specs: tuple[ModelSpec, ...]
+    installed: Installed
+    engine: Runtime
+    governor: Governor
+    transports: tuple[Transport, ...]
+    toolbox: Toolbox
+    cloud: Cloud
+    served: LocalServers
+    gate: Gate
+    pipeline: Pipeline
+    warmer: Warmer
+    updater: Updater
+    pressure: Pressure
+    status: Status
+    api: Api

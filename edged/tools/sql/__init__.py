@@ -1,0 +1,1 @@
+"""SQL tools: one statement each, on a database of the user's."""
