@@ -5,20 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from edged.config.convert import convert, entries
 from edged.config.values import (
     Key,
     Mistakes,
+    Size,
     Strict,
     Wrong,
-    choice_mistakes,
     parse_bytes,
-    range_mistakes,
-    size_mistakes,
 )
 from edged.types import JSON
 
@@ -38,6 +36,8 @@ class Example(Strict, frozen=True):
 # Of a tool: names of result columns and of parameters whose values no upstream ever sees; true: none of it, and an
 # upstream's model is not offered the tool.
 Private = tuple[str, ...] | bool
+Effect = Literal["read", "write"]
+OnUncertain = Literal["retry", "report"]  # what is done with a call of which a crash leaves unknown whether it was made
 
 
 class Around(Struct, frozen=True):
@@ -49,6 +49,11 @@ class Around(Struct, frozen=True):
 
 class Tool(Strict, frozen=True, kw_only=True):
     """What the tables of all tools have. Each kind of tool derives its own table from it (`TABLES`).
+
+    parameters: by name, a property of a JSON Schema, and `optional`: the parameter may be left out though it has no
+        default. SQL then binds NULL, and texts are made without it (`tools/values`).
+    say: the answer to a request, without another generation. {parameters} are replaced; a part in [brackets] with an
+        optional parameter in it is left out where that is.
 
     key: the key that a table of this kind has and no other; it tells the kinds apart.
     is_described_later: description and parameters may be missing here: the tool's kind fills them in at the start,
@@ -62,7 +67,7 @@ class Tool(Strict, frozen=True, kw_only=True):
     say: str | None = None
     parameters: dict[str, dict[str, JSON]] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
-    timeout_s: float = 10.0
+    timeout_s: Annotated[float, Meta(ge=0.01, le=3600)] = 10.0
     private: Private = ()
 
     @property
@@ -91,7 +96,7 @@ class SqlTool(Tool, frozen=True, kw_only=True):
 
     database: str
     sql: str
-    effect: str = "read"
+    effect: Effect = "read"
 
     @property
     def is_write(self) -> bool:
@@ -109,7 +114,6 @@ class SqlTool(Tool, frozen=True, kw_only=True):
             known = ", ".join(around.databases) or "none: write a [databases.NAME] table"
             yield ("database",), f"no database {self.database!r}; defined are {known}"
             return
-        yield from choice_mistakes(("effect",), self.effect, "read", "write")
         if self.is_write and around.databases[self.database] == "ro":
             yield ("effect",), f'database {self.database!r} is opened read-only; set its mode to "rw"'
 
@@ -125,7 +129,7 @@ class Publish(Strict, frozen=True):
 
     topic: str
     payload: str
-    qos: int = 1
+    qos: Literal[0, 1, 2] = 1
     retain: bool = False
 
 
@@ -135,7 +139,7 @@ class PublishTool(Tool, frozen=True, kw_only=True):
     key = "publish"
 
     publish: Publish
-    on_uncertain: str = "retry"
+    on_uncertain: OnUncertain = "retry"
 
     @property
     def is_repeatable(self) -> bool:
@@ -151,11 +155,11 @@ class PublishTool(Tool, frozen=True, kw_only=True):
         for name in PLACEHOLDER.findall(self.publish.topic):  # in a payload other braces stay as they are
             if name not in self.parameters:
                 yield ("publish", "topic"), f"{{{name}}} is no parameter; declared are {declared}"
+            elif self.parameters[name].get("optional"):
+                problem = f"{{{name}}} may be left out (`optional`), and a topic has a text on every level"
+                yield ("publish", "topic"), f"{problem}: give the parameter a default, or keep it out of the topic"
         if not self.publish.topic or "+" in self.publish.topic or "#" in self.publish.topic:
             yield ("publish", "topic"), "a topic to publish to has no wildcards and is not empty"
-        if self.publish.qos not in (0, 1, 2):
-            yield ("publish", "qos"), f"{self.publish.qos}; allowed are 0, 1, 2"
-        yield from choice_mistakes(("on_uncertain",), self.on_uncertain, "retry", "report")
         if not around.has_broker:
             yield ("publish",), "needs a broker: write an [mqtt] table"
 
@@ -177,10 +181,10 @@ class PythonTool(Tool, frozen=True, kw_only=True):
 
     python: str
     description: str = ""
-    effect: str = "write"
-    memory: str = "128MiB"
-    file_size: str = "256MiB"
-    on_uncertain: str = "report"
+    effect: Effect = "write"
+    memory: Size = "128MiB"
+    file_size: Size = "256MiB"
+    on_uncertain: OnUncertain = "report"
 
     @property
     def is_write(self) -> bool:
@@ -196,15 +200,9 @@ class PythonTool(Tool, frozen=True, kw_only=True):
         """See Tool."""
         if not FUNCTION.fullmatch(self.python):
             yield ("python",), f'{self.python!r}; write "module:function", a module of the folder tools/'
-        yield from choice_mistakes(("effect",), self.effect, "read", "write")
-        yield from choice_mistakes(("on_uncertain",), self.on_uncertain, "retry", "report")
-        if wrong := list(size_mistakes(("memory",), self.memory)):
-            yield from wrong
-            return
         least, most = TOOL_MEMORY
         if not least <= parse_bytes(self.memory) <= most:
             yield ("memory",), f"{self.memory!r} is outside 32MiB to 1024GiB"
-        yield from size_mistakes(("file_size",), self.file_size)
 
 
 # The table of each kind of tool. They are all here and not with what runs the tools, so that every command and program
@@ -240,7 +238,6 @@ def mistakes(name: str, tool: Tool, around: Around) -> Mistakes:
     at = ("tools", name)
     if name in RESERVED_TOOLS:
         yield at, f"{name!r} is a choice edged itself offers the model; choose another name"
-    yield from range_mistakes((*at, "timeout_s"), tool.timeout_s, 0.01, 3600)
     yield from _private(at, tool)
     for key, problem in () if tool.is_described_later else words_that_fail(tool):
         yield (*at, *key), problem
@@ -262,9 +259,16 @@ def words_that_fail(tool: Tool) -> Mistakes:
     what refers to them."""
     if not tool.description.strip():
         yield ("description",), "is empty; the model chooses by it"
-    for parameter in tool.parameters:
+    for parameter, schema in tool.parameters.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", parameter):
             yield ("parameters", parameter), "a parameter's name has letters, digits and `_` only"
+        if not isinstance(schema.get("optional", False), bool):
+            yield ("parameters", parameter, "optional"), f"{schema['optional']!r}; allowed are true, false"
+        elif schema.get("optional") and "default" in schema:
+            yield (
+                ("parameters", parameter, "optional"),
+                "what has a default may be left out already: take one of them out",
+            )
     declared = ", ".join(tool.parameters) or "none"
     for found in PLACEHOLDER.findall(tool.say or ""):
         if found not in tool.parameters:

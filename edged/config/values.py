@@ -74,12 +74,6 @@ def range_mistakes(at: Key, value: float, low: float, high: float) -> Mistakes:
         yield at, f"{value} is outside {low} to {high}"
 
 
-def choice_mistakes(at: Key, value: str, *allowed: str) -> Mistakes:
-    """Whether a text is one of several."""
-    if value not in allowed:
-        yield at, f"{value!r}; allowed are {', '.join(allowed)}"
-
-
 SIZE = r"\s*[0-9]+(?:\.[0-9]+)?\s*(?:B|KiB|MiB|GiB|KB|MB|GB)?\s*"
 PERCENT = r"\s*0*(?:[1-9][0-9]?(?:\.[0-9]+)?|100(?:\.0+)?)\s*%\s*"
 BUDGET = whole(f"{SIZE}|{PERCENT}")
