@@ -21,6 +21,7 @@ from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.api.requests import Requests
 from edged.config import Config, Publish, PublishTool
+from edged.config.tools import Uncertain
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import BadRequest, Busy, NoLink, NoMemory, UnknownAgent
 from edged.host import clock, fault_points
@@ -742,7 +743,7 @@ class Silent:
 
 @pytest.mark.parametrize("on_uncertain", ["retry", "report"])
 async def test_stop_amid_a_publish_without_a_link_leaves_it_to_on_uncertain(
-    on_uncertain: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_uncertain: Uncertain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is no failure of the tool: what came of it is unknown, as after a crash, and neither dropped nor told as
     final."""

@@ -16,6 +16,7 @@ import apsw
 import pytest
 
 from edged.config import Database, SqlTool
+from edged.config.tools import Effect
 from edged.errors import ToolFailed
 from edged.host import clock, fault_points
 from edged.tools.kind import Done
@@ -37,7 +38,7 @@ SETUP = """
 """
 
 
-def tool(text: str, *names: str, effect: str = "read", timeout_s: float = 5.0) -> SqlTool:
+def tool(text: str, *names: str, effect: Effect = "read", timeout_s: float = 5.0) -> SqlTool:
     """A tool of one statement."""
     parameters: dict[str, dict[str, Any]] = {name: {} for name in names}
     return SqlTool(
