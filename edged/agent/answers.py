@@ -13,6 +13,7 @@ from msgspec import Struct
 from edged.agent.prompts import as_messages
 from edged.errors import EdgedError, ToolFailed
 from edged.tools import check
+from edged.tools.values import without_nulls
 from edged.types import JSON, Chat, Message, RawCall, ToolCall, ToolRecord, ToolSpec
 
 MAX_CORRECTIONS = 2  # wrong answers in a row that go back; a model that does not learn from two would not from ten
@@ -51,7 +52,7 @@ async def checked(known: Mapping[str, ToolSpec], raw: tuple[RawCall, ...], left:
     Args:
         left: how many more may be made.
     """
-    calls = [_parsed(call) for call in raw[:MAX_CALLS]]
+    calls = [_parsed(known, call) for call in raw[:MAX_CALLS]]
     problems = [await _problem(known, name, arguments) for name, arguments in calls]
     if not any(problems) and len(raw) <= min(left, MAX_CALLS):
         return tuple(ToolCall(name, arguments) for name, arguments in calls if isinstance(arguments, dict))
@@ -94,11 +95,14 @@ def keyed(chat: Chat, rid: str) -> Chat:
     return msgspec.structs.replace(chat, key=f"{rid}:{digest}")
 
 
-def _parsed(raw: RawCall) -> tuple[str, JSON]:
+def _parsed(known: Mapping[str, ToolSpec], raw: RawCall) -> tuple[str, JSON]:
     try:
-        return raw.name, msgspec.json.decode(raw.arguments or "{}")
+        arguments = msgspec.json.decode(raw.arguments or "{}")
     except (msgspec.DecodeError, RecursionError):
         return raw.name, raw.arguments
+    if isinstance(arguments, dict) and raw.name in known:
+        arguments = without_nulls(known[raw.name].parameters, arguments)
+    return raw.name, arguments
 
 
 async def _problem(known: Mapping[str, ToolSpec], name: str, arguments: JSON) -> str | None:

@@ -179,7 +179,7 @@ class Dispatcher:
 
     def _masked(self, request: Request) -> dict[str, JSON]:
         """How much of a request's own text would leave as placeholders, by their kinds."""
-        border = Border(self._config.tools, detects=self._config.agents[request.agent].mask)
+        border = Border(self._resources.tools, detects=self._config.agents[request.agent].mask)
         border.out(Chat(key="", messages=request.messages, max_tokens=None))
         return dict(border.vault.counts)
 

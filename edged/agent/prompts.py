@@ -177,6 +177,7 @@ class PromptBook:
     milliseconds.
 
     Args:
+        tools: all there are, a live view. `forget` when they have changed.
         template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
         escalates: whether requests of an agent may be handed to an upstream, by the agent's name.
         file_of: the file a model's name stands for now, which `template_of` gets; without it that is the name itself.
@@ -198,6 +199,10 @@ class PromptBook:
         self._template_of = template_of
         self._dialects: dict[str, Dialect] = {}
         self._made: dict[tuple[str, str], Prompts] = {}
+
+    def forget(self) -> None:
+        """Make all prompts anew: what they were made of has changed."""
+        self._made.clear()
 
     async def __call__(self, agent: str) -> Prompts:
         """The prompts of an agent."""

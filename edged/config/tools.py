@@ -28,11 +28,6 @@ TOOL_MEMORY = ("32MiB", "1024GiB")  # that a Python tool may be given; the inter
 RESERVED_TOOLS = {"reply", "escalate"}  # what the model may choose beside the tools; a tool of that name would hide it
 
 
-# What follows a call of which nobody knows whether it happened.
-Uncertain = Annotated[Literal["retry", "report"], Meta(extra={"problem": "{}; allowed are retry, report"})]
-Effect = Literal["read", "write"]
-
-
 class Example(Strict, frozen=True):
     """A request, and the arguments of the tool that it means.
 
@@ -47,6 +42,9 @@ class Example(Strict, frozen=True):
 # Of a tool: names of result columns and of parameters whose values no upstream ever sees; true: none of it, and an
 # upstream's model is not offered the tool.
 Private = tuple[str, ...] | bool
+Effect = Literal["read", "write"]
+# What is done with a call of which a crash leaves unknown whether it was made.
+OnUncertain = Annotated[Literal["retry", "report"], Meta(extra={"problem": "{}; allowed are retry, report"})]
 
 
 class Around(Struct, frozen=True):
@@ -64,9 +62,10 @@ class Tool(Strict, frozen=True, kw_only=True):
     the start. They are checked then (`tools.toolbox.resolve`).
 
     description: what the tool does, in a sentence; the model chooses by it.
-    say: the answer after a call, without another generation; `{parameter}` is replaced.
+    say: the answer after a call, without another generation. `{parameter}` is replaced; a part in `[brackets]` is left
+        out if an optional parameter in it is.
     parameters: each a property of JSON Schema. It is required unless it has a `default` or `optional = true`; its
-        `type` follows from `enum`, or else is string.
+        `type` follows from `enum`, or else is string. Of an optional one that is left out SQL binds NULL.
     examples: requests and what they mean; they help small models to choose.
     timeout_s: seconds a call may take.
     private: names of result columns and of parameters whose values no upstream ever sees. With `true` upstreams see
@@ -166,7 +165,7 @@ class PublishTool(Tool, frozen=True, kw_only=True):
     key = "publish"
 
     publish: Publish
-    on_uncertain: Uncertain = "retry"
+    on_uncertain: OnUncertain = "retry"
 
     @property
     def is_repeatable(self) -> bool:
@@ -182,6 +181,9 @@ class PublishTool(Tool, frozen=True, kw_only=True):
         for name in PLACEHOLDER.findall(self.publish.topic):  # in a payload other braces stay as they are
             if name not in self.parameters:
                 yield ("publish", "topic"), f"{{{name}}} is no parameter; declared are {declared}"
+            elif self.parameters[name].get("optional"):
+                problem = f"{{{name}}} may be left out (`optional`), and a topic has a text on every level"
+                yield ("publish", "topic"), f"{problem}: give the parameter a default, or keep it out of the topic"
         if not self.publish.topic or "+" in self.publish.topic or "#" in self.publish.topic:
             yield ("publish", "topic"), "a topic to publish to has no wildcards and is not empty"
         if not around.has_broker:
@@ -221,7 +223,7 @@ class PythonTool(Tool, frozen=True, kw_only=True):
     effect: Effect = "write"
     memory: Size = "128MiB"
     file_size: Size = "256MiB"
-    on_uncertain: Uncertain = "report"
+    on_uncertain: OnUncertain = "report"
 
     @property
     def is_write(self) -> bool:
@@ -293,9 +295,16 @@ def words_that_fail(tool: Tool) -> Mistakes:
     what refers to them."""
     if not tool.description.strip():
         yield ("description",), "is empty; the model chooses by it"
-    for parameter in tool.parameters:
+    for parameter, schema in tool.parameters.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", parameter):
             yield ("parameters", parameter), "a parameter's name has letters, digits and `_` only"
+        if not isinstance(schema.get("optional", False), bool):
+            yield ("parameters", parameter, "optional"), f"{schema['optional']!r}; allowed are true, false"
+        elif schema.get("optional") and "default" in schema:
+            yield (
+                ("parameters", parameter, "optional"),
+                "what has a default may be left out already: take one of them out",
+            )
     declared = ", ".join(tool.parameters) or "none"
     for found in PLACEHOLDER.findall(tool.say or ""):
         if found not in tool.parameters:

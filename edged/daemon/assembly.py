@@ -120,12 +120,20 @@ def assemble(settings: Config) -> Parts:
     )
     served = LocalServers(settings.served, tell=events.publish, answered=meter.answered)
     lookup = Lookup(installed, governor, served)
-    speak = PromptBook(settings.agents, settings.tools, installed.template, settings.may_escalate, file_of=lookup.file)
+    speak = PromptBook(settings.agents, toolbox.tools, installed.template, settings.may_escalate, file_of=lookup.file)
     pipeline = Pipeline(
         settings,
         database,
         Dispatcher(
-            Resources(config=settings, engine=metered, served=served, cloud=cloud, speak=speak, audit=audit.note)
+            Resources(
+                config=settings,
+                tools=toolbox.tools,
+                engine=metered,
+                served=served,
+                cloud=cloud,
+                speak=speak,
+                audit=audit.note,
+            )
         ),
         toolbox,
         cloud,
@@ -187,6 +195,8 @@ def assemble(settings: Config) -> Parts:
             events=Events(settings, status.full, events),
         ),
     )
+    toolbox.subscribe(speak.forget)
+    toolbox.subscribe(lambda: events.publish("tools_changed", {"tools": list(toolbox.tools)}))
     link_changed.subscribe(pipeline.link_changed)
     link_changed.subscribe(changed.set)
     for make in SUBSCRIBERS:

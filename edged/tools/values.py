@@ -71,6 +71,17 @@ def given(parameters: Parameters, arguments: Arguments) -> dict[str, JSON]:
     return {name: value for name, value in arguments.items() if value is not None or name not in left_out}
 
 
+def without_nulls(schema: dict[str, JSON], arguments: Arguments) -> dict[str, JSON]:
+    """The arguments without those that are null where the schema says that they may be left out and are never null. So
+    many models write what they leave out."""
+    properties, required = schema.get("properties", {}), schema.get("required", ())
+    return {
+        name: value
+        for name, value in arguments.items()
+        if value is not None or name in required or "null" in properties.get(name, {}).get("type", "null")
+    }
+
+
 def complete(parameters: Parameters, arguments: Arguments) -> dict[str, JSON]:
     """The arguments with defaults filled in, in the order of the parameters; optional ones only where they were given.
 

@@ -145,13 +145,20 @@ class House:
         cloud = Cloud(self.settings.upstreams, Spending(self.database))
         template = gguf.metadata(path)["tokenizer.chat_template"]
         speak = PromptBook(
-            self.settings.agents, self.settings.tools, lambda _: (template, {}), self.settings.may_escalate
+            self.settings.agents, self.toolbox.tools, lambda _: (template, {}), self.settings.may_escalate
         )
         self.pipeline = Pipeline(
             self.settings,
             self.database,
             Dispatcher(
-                Resources(config=self.settings, engine=self.engine, served=LocalServers({}), cloud=cloud, speak=speak)
+                Resources(
+                    config=self.settings,
+                    tools=self.toolbox.tools,
+                    engine=self.engine,
+                    served=LocalServers({}),
+                    cloud=cloud,
+                    speak=speak,
+                )
             ),
             self.toolbox,
             cloud,

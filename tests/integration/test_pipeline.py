@@ -21,7 +21,7 @@ from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.api.requests import Requests
 from edged.config import Config, Publish, PublishTool
-from edged.config.tools import Uncertain
+from edged.config.tools import OnUncertain
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import BadRequest, Busy, NoLink, NoMemory, UnknownAgent
 from edged.host import clock, fault_points
@@ -142,13 +142,18 @@ class House:
         """Start a pipeline on the store, as the daemon does."""
         self.toolbox = Toolbox(self.config, self.broker)
         self.cloud = Cloud(self.config.upstreams, Spending(self.store))
-        self.speak = PromptBook(self.config.agents, self.config.tools, lambda _: (None, {}))
+        self.speak = PromptBook(self.config.agents, self.toolbox.tools, lambda _: (None, {}))
         self.pipeline = Pipeline(
             self.config,
             self.store,
             Dispatcher(
                 Resources(
-                    config=self.config, engine=self.engine, served=LocalServers({}), cloud=self.cloud, speak=self.speak
+                    config=self.config,
+                    tools=self.toolbox.tools,
+                    engine=self.engine,
+                    served=LocalServers({}),
+                    cloud=self.cloud,
+                    speak=self.speak,
                 )
             ),
             self.toolbox,
@@ -743,7 +748,7 @@ class Silent:
 
 @pytest.mark.parametrize("on_uncertain", ["retry", "report"])
 async def test_stop_amid_a_publish_without_a_link_leaves_it_to_on_uncertain(
-    on_uncertain: Uncertain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    on_uncertain: OnUncertain, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is no failure of the tool: what came of it is unknown, as after a crash, and neither dropped nor told as
     final."""

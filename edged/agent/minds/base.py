@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import ClassVar, Protocol
 
 from msgspec import Struct
@@ -20,20 +20,22 @@ from edged.upstreams import Cloud, LocalServers
 class Resources(Struct, frozen=True, kw_only=True):
     """What minds work with.
 
-    engine: the board's own. served: models in servers on this board. cloud: the upstreams.
-    speak: gives the prompts of an agent. audit: gets an entry for every question that leaves the board.
+    tools: all there are, a live view (`Toolbox.tools`). engine: the board's own. served: models in servers on this
+    board. cloud: the upstreams. speak: gives the prompts of an agent. audit: gets an entry for every question that
+    leaves the board.
     """
 
     config: Config
+    tools: Mapping[str, Tool]
     engine: Engine
     served: LocalServers
     cloud: Cloud
     speak: Callable[[str], Awaitable[Prompts]]
     audit: Callable[[AuditEntry], None] = lambda entry: None
 
-    def tools(self, agent: Agent) -> dict[str, Tool]:
+    def tools_of(self, agent: Agent) -> dict[str, Tool]:
         """The tools of an agent, by name."""
-        return {name: self.config.tools[name] for name in agent.tools}
+        return {name: self.tools[name] for name in agent.tools}
 
 
 class Mind(Protocol):

@@ -65,9 +65,9 @@ class CloudDecider(Decider):
         settings = resources.config.upstreams[upstream]
         self.route = RouteTaken(CloudMind.where, settings.model, reason, upstream=upstream)
         self._cloud, self._upstream = resources.cloud, upstream
-        self._configured = resources.config.tools  # also those that an earlier turn has used
+        self._configured = resources.tools  # also those that an earlier turn has used
         self._audit, self._shown = resources.audit, settings.audit_bytes
-        offered = {name: tool for name, tool in resources.tools(run.agent).items() if tool.private is not True}
+        offered = {name: tool for name, tool in resources.tools_of(run.agent).items() if tool.private is not True}
         self._specs = {spec.name: spec for spec in specs(offered)}
 
     async def move(self, run: Run) -> Decided | Answered:

@@ -50,7 +50,7 @@ class ServerDecider(Decider):
         self._context = resources.config.models[self._model].context
         self._decision = decision
         self.route = RouteTaken(ServerMind.where, self._model, decision.reason)
-        tools = resources.tools(run.agent)
+        tools = resources.tools_of(run.agent)
         may_escalate = decision.may_leave and not decision.degraded
         offered = [*_with_examples(tools), *([ESCALATE] if may_escalate and tools else [])]
         self._specs = {spec.name: spec for spec in offered}

@@ -77,6 +77,9 @@ def _filled(settings: Config, name: str, tool: PythonTool, told: Function) -> Py
         if parameter not in told.parameters:
             known = ", ".join(told.parameters) or "none"
             raise settings.error((*at, "parameters", parameter), f"the function has no such parameter; it has {known}")
+        if tool.parameters[parameter].get("optional") and "default" not in told.parameters[parameter]:
+            problem = "the function needs a value: give the parameter a default there, as in `T | None = None`"
+            raise settings.error((*at, "parameters", parameter, "optional"), problem)
     if not (tool.description.strip() or told.description):
         raise settings.error((*at, "description"), "is missing: the function has no docstring; the model chooses by it")
     parameters: dict[str, dict[str, JSON]] = {

@@ -358,6 +358,17 @@ CHECKS: list[tuple[str, str, str]] = [
     ('[tools.level]\nprivate = ["a..b"]', "tools.level.private", "'a..b' is no name"),
     ('[tools.level]\nprivate = "tank"', "tools.level.private", "expected"),
     ('[tools.lamp]\nprivate = ["room"]', "tools.lamp.private", "'room' is no parameter"),
+    (
+        '[tools.lamp]\nparameters.lamp.optional = true\npublish.topic = "z/{lamp}"',
+        "tools.lamp.publish.topic",
+        "{lamp} may be left out",
+    ),
+    ("[tools.level.parameters.tank]\noptional = 1", "tools.level.parameters.tank.optional", "allowed are true, false"),
+    (
+        '[tools.level.parameters.tank]\noptional = true\ndefault = "north"',
+        "tools.level.parameters.tank.optional",
+        "has a default",
+    ),
     ('[tools.lamp.publish]\ntopic = "z/+/set"', "tools.lamp.publish.topic", "no wildcards"),
     ('[tools.lamp.publish]\ntopic = ""', "tools.lamp.publish.topic", "not empty"),
     ("[tools.lamp.publish]\nqos = 3", "tools.lamp.publish.qos", "allowed are 0, 1, 2"),

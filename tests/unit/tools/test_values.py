@@ -63,12 +63,108 @@ def test_complete_refuses_missing_and_unknown_arguments(given: dict[str, Any], s
         values.complete(PARAMETERS, given)
 
 
+OPTIONAL: dict[str, dict[str, Any]] = {
+    "tank": {"enum": ["north", "south"]},
+    "minutes": {"type": "integer", "optional": True},
+    "note": {"optional": True},
+    "always": {"optional": False},
+}
+
+
+def test_schema_does_not_require_what_is_optional_nor_show_the_word() -> None:
+    """Models and grammars get plain JSON Schema."""
+    schema = values.schema(OPTIONAL)
+    assert schema["required"] == ["tank", "always"]
+    assert schema["properties"]["minutes"] == {"type": "integer"}
+    assert schema["properties"]["note"] == {"type": "string"}
+    assert schema["properties"]["always"] == {"type": "string"}
+    assert OPTIONAL["minutes"]["optional"] is True  # the tool's own stay as they are
+
+
+def test_sample_leaves_out_what_is_optional() -> None:
+    """A made-up example shows the shortest call."""
+    assert values.sample(OPTIONAL) == {"tank": "north", "always": "..."}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complete"),
+    [
+        ({}, {}),
+        ({"minutes": None}, {}),
+        ({"minutes": 0, "note": ""}, {"minutes": 0, "note": ""}),
+        ({"note": "x", "minutes": None}, {"note": "x"}),
+    ],
+)
+def test_complete_takes_null_of_an_optional_parameter_for_left_out(
+    arguments: dict[str, Any], complete: dict[str, Any]
+) -> None:
+    """Of others null is a value, and whether it may be one the schema says."""
+    needed = {"tank": "north", "always": None}
+    assert values.complete(OPTIONAL, needed | arguments) == needed | complete
+    with pytest.raises(ToolFailed, match="missing tank"):
+        values.complete(OPTIONAL, {"always": 1, **arguments})
+
+
+def test_nulls_are_taken_out_where_the_schema_has_none() -> None:
+    """As upstreams' models write what they leave out."""
+    parameters: dict[str, dict[str, Any]] = {
+        "needed": {},
+        "optional": {"optional": True},
+        "default": {"type": "integer", "default": 1},
+        "nullable": {"type": ["integer", "null"], "default": 1},
+        "either": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+    }
+    nulls = dict.fromkeys((*parameters, "unknown"))
+    assert values.without_nulls(values.schema(parameters), nulls | {"optional": 0}) == {
+        "needed": None, "optional": 0, "nullable": None, "either": None, "unknown": None,
+    }  # fmt: skip
+    assert "optional" not in values.without_nulls(values.schema(parameters), nulls)
+
+
 def test_sentence_replaces_declared_parameters_only_once() -> None:
     """A value that looks like a parameter is not replaced again."""
     assert (
         values.sentence("{a} is {b}, {c} {} {{a}}", {"a": {}, "b": {}}, {"a": "{b}", "b": True})
         == "{b} is true, {c} {} {{b}}"
     )
+
+
+SAID: dict[str, dict[str, Any]] = {"valve": {}, "m": {"optional": True}, "s": {"optional": True}}
+
+
+@pytest.mark.parametrize(
+    ("say", "left_out", "given"),
+    [
+        ("Valve {valve} is open[ for {m} min].", "Valve north is open.", "Valve north is open for 5 min."),
+        ("[{m} min: ]open", "open", "5 min: open"),
+        ("open[ for {m} min[ and {s} s]]", "open", "open for 5 min and 7 s"),
+        ("open[ for {m} min and {s} s]", "open", "open for 5 min and 7 s"),
+        ("open[ ({valve}, {m} min)]", "open", "open (north, 5 min)"),
+        ("[info] {valve}", "[info] north", "[info] north"),
+        ("[{valve}] [[{valve}]]", "[north] [[north]]", "[north] [[north]]"),
+        ("[a [{m}] b]", "[a  b]", "[a 5 b]"),
+        ("[a {m} [b] c]x", "x", "a 5 [b] cx"),
+        ("a] {m} [b", "a]  [b", "a] 5 [b"),
+        ("[[ {m} min]", "[", "[ 5 min"),
+        ("[{other} {}]{m}", "[{other} {}]", "[{other} {}]5"),
+        ("{m}", "", "5"),
+        ("[]", "[]", "[]"),
+        ("", "", ""),
+    ],
+)
+def test_part_of_a_sentence_with_an_optional_parameter_is_said_only_with_it(
+    say: str, left_out: str, given: str
+) -> None:
+    """Brackets that hold no optional parameter are text."""
+    assert values.sentence(say, SAID, {"valve": "north"}) == left_out
+    assert values.sentence(say, SAID, {"valve": "north", "m": 5, "s": 7}) == given
+
+
+def test_brackets_and_braces_of_a_value_are_text() -> None:
+    """Nothing that a model writes changes the sentence around it."""
+    assert values.sentence("[{m}]{valve}", SAID, {"valve": "[{s}", "m": "]x["}) == "]x[[{s}"
+    assert values.sentence("open[ for {m} min[ and {s} s]]", SAID, {"valve": "", "m": 5}) == "open for 5 min"
+    assert values.sentence("open[ for {m} min[ and {s} s]]", SAID, {"valve": "", "s": 7}) == "open"
 
 
 @pytest.mark.parametrize(("value", "topic"), [("desk", "z/desk/set"), (7, "z/7/set"), ("a b", "z/a b/set")])
@@ -114,6 +210,28 @@ def test_payload_that_is_json_stays_json_whatever_the_value(template: str, value
 def test_payload_places_values_by_where_they_stand(template: str, value: object, payload: str) -> None:
     """Inside quotes as text, outside as JSON, in a plain payload as they are; undeclared braces stay."""
     assert values.payload(template, {"x": {}}, {"x": value}) == payload.encode()
+
+
+@pytest.mark.parametrize(
+    ("template", "left_out", "given"),
+    [
+        ('{"state":"{x}","t":{y}}', '{"state":"ON"}', '{"state":"ON","t":5}'),
+        ('{ "t" : {y}, "state": "{x}" }', '{ "state": "ON" }', '{ "t" : 5, "state": "ON" }'),
+        ('{"t":{y}}', "{}", '{"t":5}'),
+        ('{"a":{"t":"{y} s"},"b":[1,{y},"{x}"]}', '{"a":{},"b":[1,"ON"]}', '{"a":{"t":"5 s"},"b":[1,5,"ON"]}'),
+        ('{"{y}":1,"b":2}', '{"b":2}', '{"5":1,"b":2}'),
+        ('[{"t":{y}},{y},[],{}]', "[{},[],{}]", '[{"t":5},5,[],{}]'),
+        ('{"a":"{\\"y\\"}, {x}","c":"[{y}"}', '{"a":"{\\"y\\"}, ON"}', '{"a":"{\\"y\\"}, ON","c":"[5"}'),
+        ('{"a":1e3,"b":1.00,"t":{y}}', '{"a":1e3,"b":1.00}', '{"a":1e3,"b":1.00,"t":5}'),
+        ("{x} {y}!", "ON !", "ON 5!"),
+        ("{y}", "", "5"),
+    ],
+)
+def test_payload_leaves_out_the_member_that_holds_what_was_left_out(template: str, left_out: str, given: str) -> None:
+    """The innermost one; all else stays as it was written. A text has nothing in its place."""
+    parameters: dict[str, dict[str, Any]] = {"x": {}, "y": {"optional": True}}
+    assert values.payload(template, parameters, {"x": "ON"}) == left_out.encode()
+    assert values.payload(template, parameters, {"x": "ON", "y": 5}) == given.encode()
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,7 @@ async def test_audit_log_is_told_what_leaves(shown: int) -> None:
     tools: dict[str, Tool] = {"t": tool(), "hidden": tool(True)}
     far = Upstream(base_url="http://far/v1", model="large", audit_bytes=shown)
     resources = Resources(
-        config=cast("Any", SimpleNamespace(tools=tools, upstreams={"far": far})), cloud=cast("Cloud", cloud),
+        config=cast("Any", SimpleNamespace(upstreams={"far": far})), tools=tools, cloud=cast("Cloud", cloud),
         engine=cast("Any", None), served=cast("Any", None), speak=cast("Any", None), audit=told.append,
     )  # fmt: skip
     decider = CloudDecider(resources, run, "far", "cloud_asked")
