@@ -12,12 +12,11 @@ question always stay.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from edged.agent.dialects import chat_template
+from edged.agent.dialects import Dialects, chat_template
 from edged.agent.dialects.chat_template import Dialect, write_json
 from edged.agent.grammars import grammar
 from edged.config import Agent, Example, Tool
@@ -51,8 +50,6 @@ FROM_DATA = "Answer the user from the data, in one short sentence."
 STAND_IN = (Message("user", "Hello"),)  # for a question, where only what stands before it counts
 
 Turn = tuple[Message, ...]
-TemplateOf = Callable[[str], tuple[str | None, dict[str, str]]]
-FileOf = Callable[[str], Awaitable[str]]
 
 
 class Prompt(Struct, frozen=True):
@@ -173,31 +170,21 @@ def _is_talk(message: Message) -> bool:
 
 
 class PromptBook:
-    """The prompts of every agent, made when they are first needed: reading a model's template takes tens of
-    milliseconds.
+    """The prompts of every agent, made when they are first needed.
 
     Args:
         tools: all there are, a live view. `forget` when they have changed.
-        template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
         escalates: whether requests of an agent may be handed to an upstream, by the agent's name.
-        file_of: the file a model's name stands for now, which `template_of` gets; without it that is the name itself.
     """
 
     def __init__(
         self,
         agents: Mapping[str, Agent],
         tools: Mapping[str, Tool],
-        template_of: TemplateOf,
+        dialects: Dialects,
         escalates: Callable[[str], bool] = lambda agent: False,
-        *,
-        file_of: FileOf | None = None,
     ) -> None:
-        self._escalates = escalates
-        self._file_of = file_of
-        self._agents = agents
-        self._tools = tools
-        self._template_of = template_of
-        self._dialects: dict[str, Dialect] = {}
+        self._agents, self._tools, self._dialects, self._escalates = agents, tools, dialects, escalates
         self._made: dict[tuple[str, str], Prompts] = {}
 
     def forget(self) -> None:
@@ -205,13 +192,10 @@ class PromptBook:
         self._made.clear()
 
     async def __call__(self, agent: str) -> Prompts:
-        """The prompts of an agent."""
-        model = self._agents[agent].model
-        file = await self._file_of(model) if self._file_of else model
+        """The prompts of an agent. Raises as Dialects."""
+        settings = self._agents[agent]
+        file = await self._dialects.file(settings.model)
         if (agent, file) not in self._made:
-            if file not in self._dialects:
-                self._dialects[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
-            self._made[agent, file] = Prompts(
-                self._agents[agent], self._tools, self._dialects[file], escalates=self._escalates(agent)
-            )
+            dialect = await self._dialects.of_file(file)
+            self._made[agent, file] = Prompts(settings, self._tools, dialect, escalates=self._escalates(agent))
         return self._made[agent, file]

@@ -3,14 +3,12 @@ our own tools is called: what the model wants called goes back to whoever asked.
 
 from __future__ import annotations
 
-import asyncio
-
 from msgspec import structs
 
+from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar, precheck
 from edged.agent.grammars.precheck import Inexpressible
-from edged.agent.prompts import FileOf, TemplateOf
 from edged.completions import request, server
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
 from edged.completions.output import Output, Told
@@ -41,25 +39,21 @@ class Chats:
     """Completions of plain models, a bounded number at once.
 
     Args:
-        template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
         max_waiting: so many wait for a place; one more is refused.
         served: the models among them that servers on this board run.
-        file_of: see PromptBook.
     """
 
     def __init__(
         self,
         engine: Engine,
         models: dict[str, Model],
-        template_of: TemplateOf,
+        dialects: Dialects,
         *,
         max_waiting: int,
         served: LocalServers | None = None,
-        file_of: FileOf | None = None,
     ) -> None:
-        self._engine, self._models, self._template_of, self._file_of = engine, models, template_of, file_of
+        self._engine, self._models, self._dialects = engine, models, dialects
         self._served = served or LocalServers({})
-        self._dialects: dict[str, Dialect] = {}
         self._places = Places("completions", max_waiting=max_waiting)
 
     def refuse(self, error: NoMemory | None) -> None:
@@ -88,7 +82,7 @@ class Chats:
         async with self._places.one(takes_memory=ask.model not in self._served):
             if ask.model in self._served:
                 return await server.complete(self._served, ask, on_piece, on_call)
-            dialect, context = await self._dialect(ask.model), self._models[ask.model].context
+            dialect, context = await self._dialects.of_model(ask.model), self._models[ask.model].context
             await _check_schemas(ask)
             work = _Work(ask, dialect, context, on_piece, on_call)
             answer = await self._answer(work)
@@ -100,12 +94,6 @@ class Chats:
 
     async def _answer(self, work: _Work) -> ModelAnswer:
         return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
-
-    async def _dialect(self, model: str) -> Dialect:
-        file = await self._file_of(model) if self._file_of else model
-        if file not in self._dialects:
-            self._dialects[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
-        return self._dialects[file]
 
 
 class _Work:

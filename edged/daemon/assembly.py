@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 from edged.access.gate import Gate
 from edged.access.policy import Policy
+from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
@@ -120,7 +121,8 @@ def assemble(settings: Config) -> Parts:
     )
     served = LocalServers(settings.served, tell=events.publish, answered=meter.answered)
     lookup = Lookup(installed, governor, served)
-    speak = PromptBook(settings.agents, toolbox.tools, installed.template, settings.may_escalate, file_of=lookup.file)
+    dialects = Dialects(installed.template, lookup.file)
+    speak = PromptBook(settings.agents, toolbox.tools, dialects, settings.may_escalate)
     pipeline = Pipeline(
         settings,
         database,
@@ -145,10 +147,10 @@ def assemble(settings: Config) -> Parts:
         speeds=speeds.measured,
     )
     waiting = settings.queue.max_waiting
-    chats = Chats(metered, settings.models, installed.template, max_waiting=waiting, served=served, file_of=lookup.file)
+    chats = Chats(metered, settings.models, dialects, max_waiting=waiting, served=served)
     embeds = Embeds(metered, settings.models, max_waiting=waiting)
     pressure = _pressure(settings, governor, engine, snapshots, pipeline, chats, embeds, events)
-    updater = _updater(settings, aliases, governor, engine, installed, events)
+    updater = _updater(settings, aliases, governor, engine, dialects, events)
     status = Status(
         settings,
         database=database,
@@ -292,7 +294,7 @@ def _updater(
     aliases: Mapping[str, Alias],
     governor: Governor,
     engine: Runtime,
-    installed: Installed,
+    dialects: Dialects,
     events: EventBus,
 ) -> Updater:
     """For models of one file; where there are variants, the configuration says which."""
@@ -304,7 +306,7 @@ def _updater(
         Ledger(settings.state_dir),
         governor,
         engine,
-        dialect=installed.dialect,
+        dialect=lambda spec: dialects.of_file(spec.path),
         is_resident=governor.is_resident,
         tell=events.publish,
     )

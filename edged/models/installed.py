@@ -1,12 +1,10 @@
-"""The configured models as files on this board: whether they are there, and how each is spoken to."""
+"""The configured models as files on this board: whether they are there, and the template in each."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from edged.agent.dialects.chat_template import Dialect
 from edged.engines.llama import gguf
 from edged.engines.registry import embeds_only
 from edged.errors import ModelUnavailable
@@ -55,10 +53,6 @@ class Installed:
         source = template if isinstance(template, str) else None
         used = source and ("bos_token" in source or "eos_token" in source)
         return source, gguf.special_tokens(Path(path), pairs) if used else {}
-
-    async def dialect(self, spec: ModelSpec) -> Dialect:
-        """How the model in a file is spoken to."""
-        return Dialect(*await asyncio.to_thread(self.template, spec.path))
 
 
 class Lookup:

@@ -9,7 +9,7 @@ import pytest
 
 HEAVY = {
     *("llama_cpp", "onnxruntime", "numpy", "llguidance", "tokenizers", "typer", "rich", "aiohttp", "jinja2"),
-    "prometheus_client",
+    *("prometheus_client", "stdnum"),
 }
 
 

@@ -15,6 +15,7 @@ import openai
 import pytest
 
 from edged import config
+from edged.agent.dialects import Dialects
 from edged.completions.embeddings import Embeds
 from edged.completions.local import Chats
 from edged.completions.slots import AT_ONCE
@@ -54,7 +55,7 @@ async def served(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[Served
             raise embeds_only(name)
         return None, {}
 
-    chats = Chats(engine, models, template_of, max_waiting=WAITING)
+    chats = Chats(engine, models, Dialects(template_of), max_waiting=WAITING)
     async with serving(tmp_path, chats, models, Embeds(engine, models, max_waiting=WAITING)) as served:
         yield served
 

@@ -16,6 +16,7 @@ import pytest_asyncio
 from edged import config
 from edged.access.gate import Gate
 from edged.access.policy import Policy
+from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
@@ -145,7 +146,7 @@ class House:
         cloud = Cloud(self.settings.upstreams, Spending(self.database))
         template = gguf.metadata(path)["tokenizer.chat_template"]
         speak = PromptBook(
-            self.settings.agents, self.toolbox.tools, lambda _: (template, {}), self.settings.may_escalate
+            self.settings.agents, self.toolbox.tools, Dialects(lambda _: (template, {})), self.settings.may_escalate
         )
         self.pipeline = Pipeline(
             self.settings,

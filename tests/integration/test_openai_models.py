@@ -15,6 +15,7 @@ import openai
 import pytest
 import pytest_asyncio
 
+from edged.agent.dialects import Dialects
 from edged.completions.local import Chats
 from edged.config import Model
 from edged.engines.llama import LlamaEngine, gguf
@@ -103,7 +104,7 @@ async def board(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Board
     await engine.start()
     task = asyncio.create_task(governor.run())
     async with serving(
-        tmp_path_factory.mktemp("http"), Chats(engine, models, template_of, max_waiting=4), models
+        tmp_path_factory.mktemp("http"), Chats(engine, models, Dialects(template_of), max_waiting=4), models
     ) as served:
         yield Board(served, engine)
     task.cancel()

@@ -16,6 +16,7 @@ import pytest
 from edged import config
 from edged.access import gate
 from edged.access.policy import Policy
+from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
@@ -142,7 +143,7 @@ class House:
         """Start a pipeline on the store, as the daemon does."""
         self.toolbox = Toolbox(self.config, self.broker)
         self.cloud = Cloud(self.config.upstreams, Spending(self.store))
-        self.speak = PromptBook(self.config.agents, self.toolbox.tools, lambda _: (None, {}))
+        self.speak = PromptBook(self.config.agents, self.toolbox.tools, Dialects(lambda _: (None, {})))
         self.pipeline = Pipeline(
             self.config,
             self.store,

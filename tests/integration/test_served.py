@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from edged.agent.dialects import Dialects
 from edged.completions.local import CallPiece, Chats, ModelAsk, ToolChoice
 from edged.config import Model
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelAway, ModelUnavailable
@@ -284,7 +285,7 @@ async def chats(server: ScriptedCloud) -> AsyncIterator[Chats]:
     def template_of(_: str) -> Any:
         raise AssertionError("it has no file")
 
-    yield Chats(None, {"npu": board.model}, template_of, max_waiting=1, served=board.served)  # type: ignore[arg-type]
+    yield Chats(None, {"npu": board.model}, Dialects(template_of), max_waiting=1, served=board.served)  # type: ignore[arg-type]
     await board.served.stop()
 
 

@@ -1,12 +1,14 @@
 """What in a text says who somebody is: e-mail addresses, phone, card and account numbers, addresses of devices. Pure.
 
-A regular expression finds what may be one, a check decides: Luhn, mod 97, lengths, dates that look like a number. Every
-pattern takes time in proportion to the text: groups are bounded, and what separates them is no part of them.
+A regular expression finds what may be one, a check decides: check digits, lengths (python-stdnum), dates that look like
+a number. Every pattern takes time in proportion to the text: groups are bounded, and what separates them is no part of
+them.
 """
 
 from __future__ import annotations
 
 import bisect
+import functools
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
@@ -47,34 +49,6 @@ CARD_BEGINS = re.compile(  # of the networks, with the lengths that they give ou
     r"(?:4(?:\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(?:22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}"
     r"|3(?:0[0-5]|[689]\d)\d{11}|35\d{14}|6(?:011|5\d\d|4[4-9]\d)\d{12}|62\d{14,17}|(?:50|5[6-9]|6[37])\d{11,17})"
 )
-# Letters and digits of an account number, by its country (ISO 13616).
-IBAN_LENGTHS = {
-    country: int(length)
-    for length, countries in (
-        line.split(": ")
-        for line in (
-            "15: NO",
-            "16: BE",
-            "18: DK FI FO GL NL SD FK",
-            "19: MK SI",
-            "20: AT BA EE KZ LT LU XK MN",
-            "21: CH HR LI LV",
-            "22: BG BH CR DE GB GE IE ME RS VA",
-            "23: AE GI IL IQ OM SO TL",
-            "24: AD CZ ES MD PK RO SA SE SK TN VG",
-            "25: LY PT ST",
-            "26: IS TR",
-            "27: BI DJ FR GR IT MC MR SM",
-            "28: AL AZ BY CY DO GT HN HU LB NI PL SV",
-            "29: BR EG PS QA UA",
-            "30: JO KW MU YE",
-            "31: MT SC",
-            "32: LC",
-            "33: RU",
-        )
-    )
-    for country in countries.split()
-}
 
 
 class Found(NamedTuple):
@@ -105,18 +79,6 @@ def kind_of(text: str) -> str | None:
     return next((one.kind for one in find(whole) if one.start == 0 and one.end == len(whole)), None) if whole else None
 
 
-def luhn(digits: str) -> bool:
-    """Whether the check digit of a card is right."""
-    doubled = (int(digit) * (1 + at % 2) for at, digit in enumerate(reversed(digits)))
-    return sum(value - 9 * (value > 9) for value in doubled) % 10 == 0
-
-
-def mod97(iban: str) -> bool:
-    """Whether the check digits of an account number are right. iban: capitals and digits alone."""
-    turned = iban[4:] + iban[:4]
-    return int("".join(str(int(char, 36)) for char in turned)) % 97 == 1
-
-
 def _emails(text: str) -> Iterator[tuple[int, int]]:
     if "@" not in text:
         return
@@ -130,22 +92,43 @@ def _ibans(text: str) -> Iterator[tuple[int, int]]:
     at = 0
     while match := IBAN.search(text, at):
         at = match.start() + 2  # what is none may hide one
-        length = IBAN_LENGTHS.get(match[0][:2].upper())
+        length = _iban_length(match[0][:2].upper())
         places = [place for place in range(match.start(), match.end()) if text[place] not in " -"]
         if length is None or len(places) < length:
             continue
         end = places[length - 1] + 1
-        whole = "".join(text[place] for place in places[:length]).upper()
-        if not text[end : end + 1].isalnum() and mod97(whole):
+        whole = "".join(text[place] for place in places[:length])
+        if not text[end : end + 1].isalnum() and _is_iban(whole):
             yield match.start(), end
             at = end
+
+
+@functools.cache
+def _iban_length(country: str) -> int | None:
+    """Letters and digits of an account number of a country; None: it has none."""
+    from stdnum import numdb  # only now: half a MiB that most daemons never need
+
+    parts = re.findall(r"(\d+)!", numdb.get("iban").info(country)[0][1].get("bban", ""))
+    return 4 + sum(map(int, parts)) if parts else None  # the country and two check digits come before them
+
+
+def _is_iban(text: str) -> bool:
+    from stdnum import iban
+
+    return iban.is_valid(text, check_country=False)  # a bank's own check digits are not everywhere what a country says
 
 
 def _cards(text: str) -> Iterator[tuple[int, int]]:
     for match in CARD.finditer(text):
         digits = re.sub(r"\D", "", match[0])
-        if CARD_BEGINS.fullmatch(digits) and luhn(digits):
+        if CARD_BEGINS.fullmatch(digits) and _has_check_digit(digits):
             yield match.span()
+
+
+def _has_check_digit(digits: str) -> bool:
+    from stdnum import luhn
+
+    return luhn.is_valid(digits)
 
 
 def _macs(text: str) -> Iterator[tuple[int, int]]:

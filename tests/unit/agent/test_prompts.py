@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
+from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.prompts import PromptBook, Prompts, as_messages
 from edged.config import Agent, Example, Publish, PublishTool, SqlTool
@@ -148,7 +149,7 @@ async def test_prompt_book_reads_a_models_template_once_and_not_before_it_is_nee
             raise ModelUnavailable("not installed")
         return None, {}
 
-    book = PromptBook({"a": Agent(model="m"), "b": Agent(model="m")}, {}, template_of)
+    book = PromptBook({"a": Agent(model="m"), "b": Agent(model="m")}, {}, Dialects(template_of))
     assert asked == []
     with pytest.raises(ModelUnavailable):
         await book("a")

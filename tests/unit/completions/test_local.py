@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
+from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import CHATML, GENERIC, HERMES, CallFormat
 from edged.agent.grammars import grammar
 from edged.completions.local import CallPiece, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice, WrittenCall
@@ -221,7 +222,7 @@ NATIVE = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}" + CHATM
 
 
 def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Chats:
-    return Chats(engine, {"small": Model(context=777)}, lambda _: (template, {}), max_waiting=max_waiting)
+    return Chats(engine, {"small": Model(context=777)}, Dialects(lambda _: (template, {})), max_waiting=max_waiting)
 
 
 def ask(*messages: Message, **more: Any) -> ModelAsk:
@@ -527,7 +528,7 @@ async def test_complete_reads_a_template_once() -> None:
         read.append(model)
         return None, {}
 
-    made = Chats(Writer("a", "b"), {"small": Model()}, template_of, max_waiting=1)
+    made = Chats(Writer("a", "b"), {"small": Model()}, Dialects(template_of), max_waiting=1)
     await made.complete(ask())
     await made.complete(ask())
     assert read == ["small"]
