@@ -17,7 +17,7 @@ from edged.completions.local import CallPiece, Chats, ModelAsk, ToolChoice
 from edged.config import Model
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelAway, ModelUnavailable
 from edged.host import loopback
-from edged.types import Chat, EngineKind, Finish, Message, TokenLogprob, ToolCall, ToolSpec
+from edged.types import SERVER_ENGINE, Chat, Finish, Message, TokenLogprob, ToolCall, ToolSpec
 from edged.upstreams import LocalServers
 from edged.upstreams.link import ProbeTiming
 from tests.support import cloud as clouds
@@ -33,7 +33,7 @@ class Board:
     """A model behind a server, and what was told of it."""
 
     def __init__(self, base_url: str, **more: Any) -> None:
-        self.model = Model(engine=EngineKind.SERVER, base_url=base_url, model="large", timeout_s=5.0, **more)
+        self.model = Model(engine=SERVER_ENGINE, base_url=base_url, model="large", timeout_s=5.0, **more)
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.answered: list[str] = []
         self._news = asyncio.Event()
@@ -189,7 +189,7 @@ async def test_server_that_stalls_is_given_up_after_timeout_s(server: ScriptedCl
     server.otherwise = clouds.stalled_body()
     board = Board(server.base_url)
     board.served = LocalServers(
-        {"npu": Model(engine=EngineKind.SERVER, base_url=server.base_url, model="m", timeout_s=0.2)}
+        {"npu": Model(engine=SERVER_ENGINE, base_url=server.base_url, model="m", timeout_s=0.2)}
     )
     with pytest.raises(ModelAway, match=r"0\.2 s"):
         await board.ask()

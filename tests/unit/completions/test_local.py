@@ -16,9 +16,10 @@ from edged.agent.grammars import grammar
 from edged.completions.local import CallPiece, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice, WrittenCall
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
+from edged.engines.kind import ChatTemplate
 from edged.errors import BadRequest, Busy, ModelUnavailable, NoMemory
 from edged.interfaces import OnPiece
-from edged.types import Completion, Finish, Job, Message, Sampling, Segment, TokenLogprob, ToolCall, ToolSpec
+from edged.types import Completion, Finish, Job, Message, ModelSpec, Sampling, Segment, TokenLogprob, ToolCall, ToolSpec
 
 WEATHER = ToolSpec(
     "get.we-ather", "Weather.", {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -222,7 +223,9 @@ NATIVE = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}" + CHATM
 
 
 def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Chats:
-    return Chats(engine, {"small": Model(context=777)}, Dialects(lambda _: (template, {})), max_waiting=max_waiting)
+    return Chats(
+        engine, {"small": Model(context=777)}, Dialects(lambda _: ChatTemplate(template)), max_waiting=max_waiting
+    )
 
 
 def ask(*messages: Message, **more: Any) -> ModelAsk:
@@ -524,9 +527,9 @@ async def test_complete_reads_a_template_once() -> None:
     """It takes tens of milliseconds."""
     read: list[str] = []
 
-    def template_of(model: str) -> tuple[str | None, dict[str, str]]:
-        read.append(model)
-        return None, {}
+    def template_of(spec: ModelSpec) -> ChatTemplate:
+        read.append(spec.name)
+        return ChatTemplate()
 
     made = Chats(Writer("a", "b"), {"small": Model()}, Dialects(template_of), max_waiting=1)
     await made.complete(ask())

@@ -55,7 +55,7 @@ def test_configuration_of_the_tests_daemon_fits(tmp_path: Path) -> None:
         ('[databases.plant]\nmode = "rwx"\npath = "/x"', "$.databases.plant.mode: 'rwx' is not one of"),
         ('[databases."a b"]\npath = "/x"', "$.databases: 'a b' does not match"),
         ('[memory]\nreserve = "10 TB"', "$.memory.reserve: '10 TB' does not match"),
-        ('[models.small]\nengine = "tpu"', "$.models.small.engine: 'tpu' is not one of"),
+        ('[models.small]\nkv_type = "q4_0"', "$.models.small.kv_type: 'q4_0' is not one of"),
         ("[agents.house]", "$.agents.house: 'model' is a required property"),
         ('[tools.x]\ndescription = "x"', "$.tools.x: "),
         ('[tools.x]\npython = "m:f"\nsql = "SELECT 1"', "$.tools.x: "),
