@@ -20,8 +20,8 @@ from edged.api.events import Events
 from edged.api.models import Models
 from edged.api.requests import Requests
 from edged.api.tools import Tools
-from edged.completions.embeddings import Embeds
-from edged.completions.local import Chats
+from edged.completions.embeddings import EmbeddingModels
+from edged.completions.plain import Completions
 from edged.config import Config
 from edged.daemon.events import EventBus, Signal
 from edged.daemon.metering import Meter, MeteredEngine
@@ -158,9 +158,9 @@ def assemble(settings: Config) -> Parts:
         speeds=engine.speeds,
     )
     waiting = settings.queue.max_waiting
-    chats = Chats(metered, settings.models, dialects, max_waiting=waiting, served=served)
-    embeds = Embeds(metered, settings.models, max_waiting=waiting)
-    pressure = _pressure(settings, governor, engine, pipeline, chats, embeds, events)
+    completions = Completions(metered, settings.models, dialects, max_waiting=waiting, served=served)
+    embeddings = EmbeddingModels(metered, settings.models, max_waiting=waiting)
+    pressure = _pressure(settings, governor, engine, pipeline, completions, embeddings, events)
     updater = _updater(settings, aliases, governor, engine, dialects, events)
     status = Status(
         settings,
@@ -201,7 +201,7 @@ def assemble(settings: Config) -> Parts:
         status=status,
         api=Api(
             requests=Requests(settings, pipeline, gate),
-            models=Models(settings, governor, chats, embeds, updater, served=served, gate=gate),
+            models=Models(settings, governor, completions, embeddings, updater, served=served, gate=gate),
             tools=Tools(toolbox, gate),
             events=Events(settings, status.full, events),
         ),
@@ -221,8 +221,8 @@ def _pressure(
     governor: Governor,
     engine: Engines,
     pipeline: Pipeline,
-    chats: Chats,
-    embeds: Embeds,
+    completions: Completions,
+    embeddings: EmbeddingModels,
     events: EventBus,
 ) -> Pressure:
     strain = Strain()
@@ -231,7 +231,7 @@ def _pressure(
             relief=governor,
             engine=engine,
             pause=(pipeline.pause_batch, engine.pause_batch),
-            refuse=(pipeline.refuse, chats.refuse, embeds.refuse),
+            refuse=(pipeline.refuse, completions.refuse, embeddings.refuse),
         ),
         Floor(settings.reserve_bytes),
         manager=systemd.memory_pressure(),

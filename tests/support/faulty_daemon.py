@@ -21,10 +21,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import importlib.util
 import itertools
 import os
 import random
-import runpy
 import signal
 import sys
 import threading
@@ -155,10 +155,20 @@ def arm_as_planned(plan: Path) -> None:
         fault_points.arm(point, passed)
 
 
+def add_members(path: str) -> None:
+    """Run a file, as a module: tables of the configuration look their types up in theirs."""
+    spec = importlib.util.spec_from_file_location("edged_test_members", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
 def main() -> int:
     """Arm, then run as `edged run` does."""
     if members := os.environ.get("EDGED_TEST_MEMBERS"):
-        runpy.run_path(members, run_name="edged_test_members")
+        add_members(members)
     fault = os.environ.get("EDGED_TEST_FAULT")
     if fault == AFTER_PUBLISH or "EDGED_TEST_PLAN" in os.environ:
         toolbox.KINDS[toolbox.KINDS.index(PublishKind)] = LateDeath
