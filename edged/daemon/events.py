@@ -17,7 +17,7 @@ from edged.types import JSON, Event, Reply
 log = logging.getLogger("edged.daemon.events")
 
 QUEUED = 256  # events that wait for a slow subscriber; the oldest goes first, for the newest say how things are
-SLOW_S = 0.1  # a plain function that takes so long holds up every request; at that the audit log alone would take 1,000
+SLOW_S = 0.1  # for a plain function: every request waits while it runs, and it should take microseconds
 HANDLED_S = 60.0  # a coroutine that takes so long is cancelled, or its queue would stand still for ever
 DRAIN_S = 1.0  # at a stop: for what waits in the queues
 
