@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from msgspec import Struct
+
 from edged.types import (
     Completion,
     Delivery,
@@ -25,7 +27,7 @@ Heard = Callable[[Event], Awaitable[None] | None]
 
 
 class Engine(Protocol):
-    """Runs models. Implemented by `engine.Engine` and, for tests and tool authors, `testing.ScriptedEngine`."""
+    """Runs models. Implemented by `engines.registry.Engines` and by every engine in its table."""
 
     async def generate(
         self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
@@ -55,10 +57,10 @@ class Engine(Protocol):
 
 
 class Embedder(Protocol):
-    """Turns texts into vectors. Implemented by `onnx.OnnxEngine` and `testing.ScriptedEngine`."""
+    """Turns texts into vectors. Implemented by `engines.registry.Engines`, `OnnxEngine` and `ScriptedEngine`."""
 
     async def embed(self, job: EmbedJob) -> Embeddings:
-        """A vector for each text. Cancelling the task ends it behind the batch that is computed.
+        """A vector for each text. Cancelling the task ends it after the batch that is computed.
 
         Raises:
             BadRequest: the model makes no vectors, or none of so many dimensions.
@@ -94,6 +96,27 @@ class Sizer(Protocol):
     async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
         """What it really took, measured after a load: the next prediction knows."""
         ...
+
+
+class Estimate(Struct, frozen=True):
+    """How the sizes of one kind of models are predicted; every function may block, and raises ModelUnavailable where
+    there is no model.
+
+    Attributes:
+        identity: all that a prediction depends on, as a text.
+        least: bytes that it takes in any case, known in no time.
+        ask: the runtime itself; None where it does not say.
+        ask_bytes: what asking takes meanwhile, in bytes.
+        calculate: from the file's numbers.
+        libraries: bytes that the next load brings in beside its model.
+    """
+
+    identity: Callable[[ModelSpec], str]
+    least: Callable[[ModelSpec], int]
+    ask: Callable[[ModelSpec], MemoryNeed | None]
+    ask_bytes: Callable[[ModelSpec], int]
+    calculate: Callable[[ModelSpec], MemoryNeed]
+    libraries: Callable[[], int]
 
 
 class SizeBook(Protocol):

@@ -447,12 +447,9 @@ class Embeddings(Struct, frozen=True, kw_only=True):
     tokens: int
 
 
-class EngineKind(StrEnum):
-    """What runs a model: llama.cpp (GGUF files), ONNX Runtime, or a server on this board that speaks the OpenAI API."""
-
-    LLAMA = "llama.cpp"
-    ONNX = "onnx"
-    SERVER = "openai"
+# What runs a model (`engine` of [models]) is a key into the table of `engines.registry`, or this one: a server on this
+# board that speaks the OpenAI API. It is no engine of edged's.
+SERVER_ENGINE = "openai"
 
 
 class KvType(StrEnum):
@@ -465,6 +462,7 @@ class KvType(StrEnum):
 class ModelSpec(Struct, frozen=True, kw_only=True):
     """A model as configured: name of the alias, its file, the most tokens one request may use (prompt and answer).
 
+    engine: what runs it, a key into the table of `engines.registry`.
     variant: which of the alias's variants the file is; empty where it has only one.
     """
 
@@ -473,7 +471,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     context: int
     pin: bool = False
     threads: int | None = None
-    engine: EngineKind = EngineKind.LLAMA
+    engine: str = "llama.cpp"
     kv_type: KvType = KvType.F16
     variant: str = ""
 

@@ -185,7 +185,7 @@ class PromptBook:
         escalates: Callable[[str], bool] = lambda agent: False,
     ) -> None:
         self._agents, self._tools, self._dialects, self._escalates = agents, tools, dialects, escalates
-        self._made: dict[tuple[str, str], Prompts] = {}
+        self._made: dict[tuple[str, Dialect], Prompts] = {}
 
     def forget(self) -> None:
         """Make all prompts anew: what they were made of has changed."""
@@ -194,8 +194,7 @@ class PromptBook:
     async def __call__(self, agent: str) -> Prompts:
         """The prompts of an agent. Raises as Dialects."""
         settings = self._agents[agent]
-        file = await self._dialects.file(settings.model)
-        if (agent, file) not in self._made:
-            dialect = await self._dialects.of_file(file)
-            self._made[agent, file] = Prompts(settings, self._tools, dialect, escalates=self._escalates(agent))
-        return self._made[agent, file]
+        dialect = await self._dialects.of_model(settings.model)
+        if (agent, dialect) not in self._made:
+            self._made[agent, dialect] = Prompts(settings, self._tools, dialect, escalates=self._escalates(agent))
+        return self._made[agent, dialect]

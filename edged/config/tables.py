@@ -22,7 +22,7 @@ from edged.config.values import (
     size_problem,
     whole,
 )
-from edged.types import EngineKind, KvType, Offline, Preference, Privacy
+from edged.types import SERVER_ENGINE, KvType, Offline, Preference, Privacy
 
 DAY = 86_400  # seconds
 DEFAULT_MODEL = "catalog:qwen2.5-coder-0.5b-instruct-q4_k_m"
@@ -44,7 +44,8 @@ WebOrigin = Annotated[
 Source = Annotated[
     str,
     Meta(
-        pattern="^(?:catalog|file|https|hf|scripted):",
+        # An engine may have sources of a scheme of its own; who reads the files knows them all (`models.catalog`).
+        pattern="^(?:https:|file:|[a-z][a-z0-9_.+-]*:(?!//))",
         extra={"problem": "{}; write catalog:NAME, file:PATH, https:URL or hf:..."},
     ),
 ]
@@ -220,7 +221,7 @@ class Model(Strict, frozen=True):
     pin: whether the model is never unloaded.
     preload: whether it is loaded at the start, with the prefixes of its agents, so that the first request is as quick
         as the second. Afterwards it is unloaded when it is idle, like any other. A server is asked for one token.
-    engine: what runs it; default: what the file is for.
+    engine: what runs it: `llama.cpp`, `onnx`, or a server on this board (`openai`). Default: what the file is for.
     base_url: address of the server on this board, up to and without `/chat/completions`; only with engine "openai".
     model: the server's name of the model; only with engine "openai".
     api_key_file: file or `credential:NAME` with the server's key; only with engine "openai".
@@ -241,7 +242,7 @@ class Model(Strict, frozen=True):
     kv_type: KvType = KvType.F16
     pin: bool = False
     preload: bool = False
-    engine: EngineKind | None = None
+    engine: str | None = None
     base_url: Url = ""
     model: str = ""
     api_key_file: str | None = None
@@ -250,7 +251,7 @@ class Model(Strict, frozen=True):
     @property
     def is_served(self) -> bool:
         """Whether a server on this board runs it, and not edged."""
-        return self.engine is EngineKind.SERVER
+        return self.engine == SERVER_ENGINE
 
     @property
     def sources(self) -> tuple[str, ...]:

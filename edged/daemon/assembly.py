@@ -18,8 +18,8 @@ from edged.api.events import Events
 from edged.api.models import Models
 from edged.api.requests import Requests
 from edged.api.tools import Tools
-from edged.completions.embeddings import Embeds
-from edged.completions.local import Chats
+from edged.completions.embeddings import EmbeddingModels
+from edged.completions.plain import Completions
 from edged.config import Config
 from edged.daemon.events import EventBus, Signal
 from edged.daemon.metering import Meter, MeteredEngine
@@ -27,13 +27,9 @@ from edged.daemon.metrics import Metrics
 from edged.daemon.parts import Failure, Parts
 from edged.daemon.status import Status
 from edged.daemon.subscribers import SUBSCRIBERS
-from edged.engines import scripted
-from edged.engines.llama import LlamaEngine, predict
-from edged.engines.llama.snapshots import Snapshots
-from edged.engines.onnx import OnnxEngine
-from edged.engines.onnx import sizes as onnx_sizes
-from edged.engines.registry import EmbeddingEngine, Engines, Generator, Runtime
-from edged.engines.speeds import Speeds
+from edged.engines import registry
+from edged.engines.kind import Surroundings
+from edged.engines.registry import Engines
 from edged.host import memory, systemd
 from edged.host.thermal import Strain
 from edged.models.files import model_aliases
@@ -45,7 +41,7 @@ from edged.residency.governor import Governor
 from edged.residency.pressure import pressure as relief
 from edged.residency.pressure.low_memory import Floor
 from edged.residency.pressure.pressure import Pressure, PressureTiming
-from edged.residency.sizing import ByEngine, Estimate, Sizer, Weightless
+from edged.residency.sizing import ByEngine
 from edged.store.audit import AuditLog
 from edged.store.database import Database
 from edged.store.recovery import mend
@@ -56,7 +52,7 @@ from edged.tools.toolbox import Toolbox
 from edged.transport import http, mqtt, unix
 from edged.transport.base import Transport, carriers
 from edged.transport.mqtt.transport import MqttTransport
-from edged.types import Alias, EngineKind, ModelSpec
+from edged.types import Alias
 from edged.upstreams import Cloud, LocalServers
 
 PRESSURE_PACE = PressureTiming()
@@ -87,23 +83,35 @@ def assemble(settings: Config) -> Parts:
         name: alias for name, alias in model_aliases(settings).items() if not settings.models[name].is_served
     }
     specs = tuple(spec for alias in aliases.values() for spec in alias.variants)
-    follows_script = _follows_script(settings)
-    installed = Installed(_sources(settings, aliases), scripted=follows_script)
-    snapshots = Snapshots(settings.snapshots_dir, settings.snapshot_bytes)
-    engine: Runtime = scripted.ScriptedEngine() if follows_script else _engines(settings, specs, snapshots, failure)
+    installed = Installed(settings, aliases)
+    engine = registry.make_engines(
+        specs,
+        Surroundings(
+            threads=settings.threads(),
+            on_fatal=failure.engine_died,
+            states_dir=settings.snapshots_dir,
+            states_bytes=settings.snapshot_bytes,
+        ),
+    )
 
     def room() -> int:
         return governor.room()
 
-    speeds = Speeds(engine, keeps_states=bool(settings.snapshot_bytes))
+    budget_bytes = settings.budget_bytes(memory.board_bytes())
     governor = Governor(
         aliases,
         engine,
-        sizer=Weightless() if follows_script else _sizer(settings, installed, database, room),
-        budget_bytes=settings.budget_bytes(memory.board_bytes()),
+        sizer=ByEngine(
+            {kind.name: kind.sizes for kind in registry.KINDS},
+            Sizes(database),
+            must_be_here=installed.check,
+            most=budget_bytes,
+            spare=room,
+        ),
+        budget_bytes=budget_bytes,
         reserve_bytes=settings.reserve_bytes,
         idle_unload_s=settings.memory.idle_unload_s,
-        lost_s=speeds.lost_s,
+        lost_s=engine.lost_s,
         tell=events.publish,
     )
     engine.residency = governor
@@ -121,7 +129,7 @@ def assemble(settings: Config) -> Parts:
     )
     served = LocalServers(settings.served, tell=events.publish, answered=meter.answered)
     lookup = Lookup(installed, governor, served)
-    dialects = Dialects(installed.template, lookup.file)
+    dialects = Dialects(registry.chat_template, lookup.spec)
     speak = PromptBook(settings.agents, toolbox.tools, dialects, settings.may_escalate)
     pipeline = Pipeline(
         settings,
@@ -144,19 +152,18 @@ def assemble(settings: Config) -> Parts:
         tell=events.publish,
         changed=changed.set,
         settled=events.request_ended,
-        speeds=speeds.measured,
+        speeds=engine.speeds,
     )
     waiting = settings.queue.max_waiting
-    chats = Chats(metered, settings.models, dialects, max_waiting=waiting, served=served)
-    embeds = Embeds(metered, settings.models, max_waiting=waiting)
-    pressure = _pressure(settings, governor, engine, snapshots, pipeline, chats, embeds, events)
+    completions = Completions(metered, settings.models, dialects, max_waiting=waiting, served=served)
+    embeddings = EmbeddingModels(metered, settings.models, max_waiting=waiting)
+    pressure = _pressure(settings, governor, engine, pipeline, completions, embeddings, events)
     updater = _updater(settings, aliases, governor, engine, dialects, events)
     status = Status(
         settings,
         database=database,
         governor=governor,
         engine=engine,
-        snapshots=snapshots,
         pressure=pressure,
         updater=updater,
         pipeline=pipeline,
@@ -175,7 +182,6 @@ def assemble(settings: Config) -> Parts:
         meter=meter,
         database=database,
         audit=audit,
-        snapshots=snapshots,
         specs=specs,
         installed=installed,
         engine=engine,
@@ -192,7 +198,7 @@ def assemble(settings: Config) -> Parts:
         status=status,
         api=Api(
             requests=Requests(settings, pipeline, gate),
-            models=Models(settings, governor, chats, embeds, updater, served=served, gate=gate),
+            models=Models(settings, governor, completions, embeddings, updater, served=served, gate=gate),
             tools=Tools(toolbox, gate),
             events=Events(settings, status.full, events),
         ),
@@ -207,69 +213,13 @@ def assemble(settings: Config) -> Parts:
     return parts
 
 
-def _follows_script(settings: Config) -> bool:
-    """Whether the models follow scripts. ConfigError where some do."""
-    ours = [model for model in settings.models.values() if not model.is_served]
-    follows = [source.startswith(scripted.SCHEME) for model in ours for source in model.sources]
-    if any(follows) and not all(follows):
-        raise settings.error(("models",), "scripted models and others cannot be mixed")
-    return any(follows)
-
-
-def _sources(settings: Config, aliases: Mapping[str, Alias]) -> dict[str, str]:
-    """How each file is pulled, by its path."""
-    return {
-        spec.path: source
-        for name, alias in aliases.items()
-        for spec, source in zip(alias.variants, settings.models[name].sources, strict=True)
-    }
-
-
-def _engines(settings: Config, specs: tuple[ModelSpec, ...], snapshots: Snapshots, failure: Failure) -> Engines:
-    """Those that the models need; llama.cpp's always, so that there is one."""
-    threads = settings.threads()
-    llama = LlamaEngine(threads=threads, on_fatal=failure.engine_died, snapshots=snapshots)
-    generators: dict[EngineKind, Generator] = {EngineKind.LLAMA: llama}
-    embedders: dict[EngineKind, EmbeddingEngine] = {}
-    if any(spec.engine is EngineKind.ONNX for spec in specs):
-        embedders[EngineKind.ONNX] = OnnxEngine(threads=threads, on_fatal=failure.engine_died)
-    return Engines({spec.name: spec for spec in specs}, generators=generators, embedders=embedders)
-
-
-def _sizer(settings: Config, installed: Installed, database: Database, room: Callable[[], int]) -> ByEngine:
-    llama = Estimate(
-        identity=installed.checked(predict.identity),
-        least=predict.least_bytes,
-        ask=predict.dry_run,
-        ask_bytes=predict.dry_run_bytes,
-        calculate=predict.predict,
-        libraries=predict.library_bytes,
-    )
-    onnx = Estimate(
-        identity=installed.checked(onnx_sizes.identity),
-        least=onnx_sizes.least_bytes,
-        ask=onnx_sizes.predicted_need,
-        ask_bytes=lambda _: 0,
-        calculate=onnx_sizes.predicted_need,
-        libraries=onnx_sizes.library_bytes,
-    )
-    most, book = settings.budget_bytes(memory.board_bytes()), Sizes(database)
-    return ByEngine(
-        {
-            kind: Sizer(estimate, book, most=most, spare=room)
-            for kind, estimate in ((EngineKind.LLAMA, llama), (EngineKind.ONNX, onnx))
-        }
-    )
-
-
 def _pressure(
     settings: Config,
     governor: Governor,
-    engine: Runtime,
-    snapshots: Snapshots,
+    engine: Engines,
     pipeline: Pipeline,
-    chats: Chats,
-    embeds: Embeds,
+    completions: Completions,
+    embeddings: EmbeddingModels,
     events: EventBus,
 ) -> Pressure:
     strain = Strain()
@@ -277,9 +227,8 @@ def _pressure(
         relief.Parts(
             relief=governor,
             engine=engine,
-            forget=snapshots.forget_queued,
             pause=(pipeline.pause_batch, engine.pause_batch),
-            refuse=(pipeline.refuse, chats.refuse, embeds.refuse),
+            refuse=(pipeline.refuse, completions.refuse, embeddings.refuse),
         ),
         Floor(settings.reserve_bytes),
         manager=systemd.memory_pressure(),
@@ -293,7 +242,7 @@ def _updater(
     settings: Config,
     aliases: Mapping[str, Alias],
     governor: Governor,
-    engine: Runtime,
+    engine: Engines,
     dialects: Dialects,
     events: EventBus,
 ) -> Updater:
@@ -306,7 +255,7 @@ def _updater(
         Ledger(settings.state_dir),
         governor,
         engine,
-        dialect=lambda spec: dialects.of_file(spec.path),
+        dialect=dialects.of_spec,
         is_resident=governor.is_resident,
         tell=events.publish,
     )

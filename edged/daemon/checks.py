@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from edged.agent.grammars import cost, grammar, precheck
 from edged.agent.prompts import specs
 from edged.config import Config
 from edged.errors import ConfigError
-from edged.models.files import model_aliases, not_installed
+from edged.models.files import is_here, model_aliases, not_installed
 from edged.tools.toolbox import Toolbox, resolve
 
 
@@ -19,7 +17,7 @@ async def check_all(settings: Config) -> list[str]:
     problems += [str(error) for error in await tools_that_fail(settings)]
     problems += [str(error) for error in await _inexpressible(settings)]
     for name, alias in model_aliases(settings).items():
-        if not settings.models[name].is_served and not any(Path(spec.path).is_file() for spec in alias.variants):
+        if not settings.models[name].is_served and not any(is_here(spec) for spec in alias.variants):
             problems.append(f"{settings.files[0]}: models.{name}: {not_installed(name, settings.models[name].source)}")
     return list(dict.fromkeys(problems))  # what two of them find is told once
 

@@ -14,8 +14,7 @@ from edged.daemon.events import EventBus
 from edged.daemon.metering import Meter
 from edged.daemon.metrics import Metrics
 from edged.daemon.status import Status
-from edged.engines.llama.snapshots import Snapshots
-from edged.engines.registry import Runtime
+from edged.engines.registry import Engines
 from edged.models.installed import Installed
 from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
@@ -62,10 +61,9 @@ class Parts(Struct, frozen=True, kw_only=True):
     meter: Meter
     database: Database
     audit: AuditLog
-    snapshots: Snapshots
     specs: tuple[ModelSpec, ...]
     installed: Installed
-    engine: Runtime
+    engine: Engines
     governor: Governor
     transports: tuple[Transport, ...]
     toolbox: Toolbox

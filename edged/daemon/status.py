@@ -13,8 +13,7 @@ from edged import __version__
 from edged.api.models import known_models
 from edged.config import Config
 from edged.daemon.metrics import Metrics, Snapshot
-from edged.engines.llama.snapshots import Snapshots
-from edged.engines.registry import Runtime
+from edged.engines.registry import Engines
 from edged.host import systemd
 from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
@@ -27,6 +26,7 @@ from edged.types import JSON, ModelState
 from edged.upstreams import Cloud, LocalServers
 
 STATE_S = 30.0  # CONTRACT section 4: how often base/state is refreshed
+SNAPSHOTS = ("files", "bytes", "written_bytes", "restored", "refused")  # states of prefixes on the disk
 STATE_PACE_S = 1.0  # and how soon after a change; under load it changes with every request
 
 
@@ -43,8 +43,7 @@ class Status:
         *,
         database: Database,
         governor: Governor,
-        engine: Runtime,
-        snapshots: Snapshots,
+        engine: Engines,
         pressure: Pressure,
         updater: Updater,
         pipeline: Pipeline,
@@ -58,7 +57,6 @@ class Status:
         self._database = database
         self._governor = governor
         self._engine = engine
-        self._snapshots = snapshots
         self._pressure = pressure
         self._updater = updater
         self._pipeline = pipeline
@@ -95,7 +93,8 @@ class Status:
             "queue": self._counts,
             "store": {"damaged": self._database.salvaged.aside if self._database.salvaged else None},
             "link": self._cloud.status(),
-            "snapshots": self._snapshot_counts(),
+            "snapshots": dict.fromkeys(SNAPSHOTS, 0),  # of engines that keep none
+            **self._engine.status(),
         }
 
     async def full(self) -> dict[str, JSON]:
@@ -135,10 +134,6 @@ class Status:
             },
             links={upstream.name: upstream.up for upstream in self._cloud.facts(self._config.upstreams)},
         )
-
-    def _snapshot_counts(self) -> dict[str, JSON]:
-        stats = self._snapshots.stats
-        return {name: getattr(stats, name) for name in ("files", "bytes", "written_bytes", "restored", "refused")}
 
     def _models(self) -> dict[str, JSON]:
         """What is known of the models; of those that were seen at work their speed as well."""

@@ -37,12 +37,13 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, structs
 
+from edged.engines.kind import BaseEngine, EngineKind, Surroundings, embeds_only, generates_only
 from edged.errors import BadRequest, ConfigError, ModelUnavailable
 from edged.host.clock import Stopwatch
 from edged.interfaces import OnPiece, Residency
 from edged.types import JSON, Completion, Embeddings, EmbedJob, Finish, Job, ModelSpec, Priority, SelfTest, TokenLogprob
 
-SCHEME = "scripted:"
+SCHEME = "scripted:"  # of sources
 
 
 class Scripted(Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,9 +72,28 @@ def read_script(path: Path) -> Script:
         raise ConfigError(str(path), "", f"no script: {error}") from None
 
 
-class ScriptedEngine:
-    """Implements `interfaces.Engine`, `Embedder`, `Loader` and `Yielding`. Belongs to the dialect of a model without a
-    template: calls are one JSON object, results are messages that begin with "Result: "."""
+class ScriptedKind(EngineKind):
+    """Scripts as a kind of engine. Their dialect is that of a model without a template: calls are one JSON object,
+    results are messages that begin with "Result: "."""
+
+    name = "scripted"
+    scheme = "scripted"
+    embeds = True
+
+    def make(self, around: Surroundings) -> BaseEngine:
+        """See EngineKind."""
+        return ScriptedEngine()
+
+    def self_tests(self, path: Path) -> tuple[SelfTest, ...]:
+        """See EngineKind."""
+        try:
+            return read_script(path).self_test
+        except ConfigError as error:
+            raise ModelUnavailable(str(error)) from None
+
+
+class ScriptedEngine(BaseEngine):
+    """Says what scripts say. See BaseEngine."""
 
     def __init__(self, residency: Residency | None = None) -> None:
         self.residency = residency
@@ -85,12 +105,6 @@ class ScriptedEngine:
         self._batch_goes_on.set()
 
     KEPT = 100
-
-    async def start(self) -> None:
-        """Nothing to start."""
-
-    async def stop(self) -> None:
-        """Nothing to stop."""
 
     async def load(self, spec: ModelSpec) -> None:
         """Read the script."""
@@ -108,23 +122,12 @@ class ScriptedEngine:
         self.trims += 1
         return 0
 
-    def relax(self) -> None:
-        """Nothing comes back."""
-
     def pause_batch(self, paused: bool) -> None:
         """Batch jobs say no further word while paused."""
         if paused:
             self._batch_goes_on.clear()
         else:
             self._batch_goes_on.set()
-
-    def progress(self) -> tuple[bool, float]:
-        """Never busy."""
-        return False, 0.0
-
-    def stats(self) -> list[JSON]:
-        """No models."""
-        return []
 
     async def warm(self, job: Job) -> None:
         """See interfaces.Engine: brings the script in; there is nothing to compute."""
@@ -138,7 +141,7 @@ class ScriptedEngine:
         async with held:
             has = self._scripts.get(job.model, Script()).dimensions
             if not has:
-                raise BadRequest(f"model: {job.model!r} is a language model and makes no embeddings")
+                raise generates_only(job.model)
             if job.dimensions not in (None, has):
                 raise BadRequest(f"dimensions: the model makes vectors of {has}, which cannot be cut: leave it out")
             vectors = tuple(_vector(text, has) for text in job.texts)
@@ -154,7 +157,7 @@ class ScriptedEngine:
         async with held as load_ms:
             script = self._scripts.get(job.model, Script())
             if script.dimensions:
-                raise BadRequest(f"model: {job.model!r} is an embedding model: it does not generate")
+                raise embeds_only(job.model)
             question, results = _dialogue(job)
             entry = _entry(script, question)
             call = entry.calls[results] if results < len(entry.calls) else None

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Generic, TypeVar
 
+from edged.engines.kind import BaseEngine
 from edged.errors import Cancelled, EdgedError, Internal
 
 log = logging.getLogger("edged.engines.thread")
@@ -134,7 +135,7 @@ class NativeThread(ABC):
 W = TypeVar("W", bound=NativeThread)
 
 
-class Owner(ABC, Generic[W]):
+class Owner(BaseEngine, Generic[W]):
     """The loop's side of a worker: it is started and stopped, and whoever waits is answered whatever becomes of it.
 
     Args:

@@ -1,7 +1,7 @@
 """Which models there are, and which bytes each of them is. Reads `models/*.toml`; downloads nothing (that is `pull`).
 
 A model is its sha256, wherever the bytes come from. `resolve` turns a configured source (`catalog:NAME`, `file:PATH`,
-`https://...`, `hf:owner/repo/path`) into the file it means on this board.
+`https://...`, `hf:owner/repo/path`, or one of an engine's own scheme) into the file it means on this board.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import hashlib
 import re
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, structs
 
+from edged.engines import registry
 from edged.errors import ConfigError, ModelUnavailable
 from edged.types import SelfTest
 
@@ -24,9 +25,7 @@ Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)]  
 Suffix = Annotated[str, Meta(pattern=r"^\.[a-z0-9][a-z0-9._-]*$", max_length=50)]
 Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
 Positive = Annotated[int, Meta(ge=1)]
-EngineName = Literal["llama.cpp", "onnx"]
 
-SUFFIX_OF_ENGINE: dict[str, str] = {"llama.cpp": ".gguf", "onnx": ".onnx"}
 ARCHIVE = re.compile(r"(pypi:[A-Za-z0-9._{}:-]+==[A-Za-z0-9._]+|npm:(@[a-z0-9._-]+/)?[a-z0-9._{}:-]+@[A-Za-z0-9._-]+)")
 PART = re.compile(r"\{part(:\d+)?\}")
 HUB_PATH = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)+", re.ASCII)  # owner/repo/path/in/it
@@ -114,6 +113,7 @@ class Companion(Struct, frozen=True, forbid_unknown_fields=True):
 class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model of the catalog, as its TOML file says.
 
+    engine: what runs it, a key into the table of `engines.registry`; one whose files are known by a suffix.
     parameters: their number; bytes: size of the file; context: most tokens it was trained for; family: chat dialect.
     kv_bytes_per_token: of keys and values in 16 bits, all layers; 0 where it keeps none, or it is not known.
     self_test: what a new file has to get right before an update takes it.
@@ -121,7 +121,7 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     name: Name
     description: str
-    engine: EngineName
+    engine: str
     family: str
     parameters: Positive
     quantization: str
@@ -139,7 +139,7 @@ class Entry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def files(self) -> tuple[FileSpec, ...]:
         """Everything to fetch, the model itself first."""
-        main = FileSpec(self.name + SUFFIX_OF_ENGINE[self.engine], self.sha256, self.bytes, self.sources)
+        main = FileSpec(self.name + registry.kind(self.engine).suffix, self.sha256, self.bytes, self.sources)
         return (main, *(FileSpec(self.name + c.suffix, c.sha256, c.bytes, c.sources) for c in self.companions))
 
 
@@ -147,7 +147,8 @@ class ModelFile(Struct, frozen=True, kw_only=True):
     """A model on this board, there or not.
 
     path: the model itself; files: what `pull` fetches into path's folder, empty where the user keeps the file himself
-    (`file:`); bytes: of the model itself. None: not known before the file is there.
+    (`file:`); bytes: of the model itself. engine: a key into the table of `engines.registry`. None: not known before
+    the file is there.
     """
 
     name: str
@@ -157,7 +158,7 @@ class ModelFile(Struct, frozen=True, kw_only=True):
     bytes: int | None = None
     family: str | None = None
     licence: str | None = None
-    engine: EngineName | None = None
+    engine: str | None = None
     context: int | None = None
 
     def paths(self) -> list[Path]:
@@ -167,7 +168,7 @@ class ModelFile(Struct, frozen=True, kw_only=True):
     def present(self) -> bool:
         """All files are there with the right size; whether the bytes are right, `pull.verify` says."""
         if not self.files:
-            return self.path.is_file()
+            return registry.kind(self.engine or registry.DEFAULT).is_present(self.path)
         return all(_has_size(self.path.with_name(spec.name), spec.bytes) for spec in self.files)
 
 
@@ -207,6 +208,9 @@ def _read(path: Path) -> Entry:
         raise ConfigError(str(path), key.strip("`").removeprefix("$."), problem) from None
     except (ValueError, RecursionError) as error:  # tomllib's own, of numbers and nesting
         raise ConfigError(str(path), "", f"not valid TOML: {error}") from None
+    known = [kind.name for kind in registry.KINDS if kind.suffix]
+    if entry.engine not in known:
+        raise ConfigError(str(path), "engine", f"no engine {entry.engine!r}; allowed are {', '.join(known)}")
     if entry.name != path.stem:
         raise ConfigError(str(path), "name", f"must be the file's name, {path.stem!r}")
     return entry
@@ -225,7 +229,7 @@ def default() -> Entry:
 
 def smallest() -> Entry:
     """The generating model that runs where no other does."""
-    return next(entry for entry in catalog().values() if entry.engine == "llama.cpp")
+    return next(entry for entry in catalog().values() if registry.kind(entry.engine).generates)
 
 
 def find(name: str) -> Entry:
@@ -254,6 +258,9 @@ def resolve(source: str, models_dir: Path) -> ModelFile:
         return _of_file(source)
     if scheme in ("https", "hf"):
         return _of_remote(source, models_dir)
+    if (kind := registry.by_scheme(scheme)) is not None:
+        path = kind.path(rest)
+        return ModelFile(name=path.stem, path=path, engine=kind.name)
     raise ModelUnavailable(f"{source!r} is not catalog:NAME, file:PATH, https://... or hf:owner/repo/path")
 
 
@@ -301,7 +308,7 @@ def _of_remote(source: str, models_dir: Path) -> ModelFile:
     name, suffix = _file_name(place)
     spec = FileSpec(name + suffix, sha256, None, (where,))
     engine = _engine_of(suffix)
-    beside = (_tokenizer(name, where.hf),) if engine == "onnx" and where.hf is not None else ()
+    beside = _companions(name, where.hf, engine) if engine is not None and where.hf is not None else ()
     return ModelFile(name=name, path=models_dir / spec.name, files=(spec, *beside), sha256=sha256, engine=engine)
 
 
@@ -312,15 +319,19 @@ def _has_host(url: str) -> bool:
         return False
 
 
-def _tokenizer(name: str, place: str) -> FileSpec:
-    """The tokenizer of an ONNX model on the hub: it lies at the top of the repository."""
+def _companions(name: str, place: str, engine: str) -> tuple[FileSpec, ...]:
+    """What a model on the hub needs beside its file: it lies at the top of the repository."""
     repository = "/".join(place.split("/")[:2])
-    return FileSpec(f"{name}.tokenizer.json", None, None, (Source(hf=f"{repository}/tokenizer.json"),))
+    return tuple(
+        FileSpec(f"{name}.{companion}", None, None, (Source(hf=f"{repository}/{companion}"),))
+        for companion in registry.kind(engine).companions
+    )
 
 
-def _engine_of(suffix: str) -> EngineName | None:
-    """By its name only an ONNX file is known for what it is: GGUF files are called anything."""
-    return "onnx" if suffix.lower() == SUFFIX_OF_ENGINE["onnx"] else None
+def _engine_of(suffix: str) -> str | None:
+    """None for the default kind's suffix, too: GGUF files are called anything."""
+    kind = registry.by_suffix(suffix)
+    return kind.name if kind is not None and kind.name != registry.DEFAULT else None
 
 
 def _expected_sha256(source: str, fragment: str) -> str | None:
@@ -336,5 +347,5 @@ def _file_name(place: str) -> tuple[str, str]:
     """Name and suffix for a file that is in no catalog: readable, and different for different places."""
     last = Path(urlsplit(place).path or place)
     stem = re.sub(r"[^a-z0-9._-]", "-", last.stem.lower()).strip(".-")[:60] or "model"
-    suffix = last.suffix.lower() if last.suffix.lower() in SUFFIX_OF_ENGINE.values() else ".gguf"
+    suffix = (registry.by_suffix(last.suffix) or registry.kind(registry.DEFAULT)).suffix
     return f"{stem}-{hashlib.sha256(place.encode()).hexdigest()[:8]}", suffix

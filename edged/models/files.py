@@ -1,4 +1,4 @@
-"""What the models of a configuration stand for: their files on this board, in all variants, updates counted in."""
+"""What the models of a configuration stand for: their files on this board, in all variants, updates included."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import msgspec
 
 from edged.config import Config
-from edged.engines import scripted
+from edged.engines import registry
 from edged.errors import ModelUnavailable
 from edged.models import catalog
 from edged.models.catalog import ModelFile
 from edged.models.updates.ledger import in_force, read
-from edged.types import Alias, EngineKind, KvType, ModelSpec
+from edged.types import SERVER_ENGINE, Alias, KvType, ModelSpec
 
 
 def model_specs(settings: Config) -> dict[str, ModelSpec]:
@@ -32,17 +32,26 @@ def model_aliases(settings: Config) -> dict[str, Alias]:
     return aliases
 
 
+def is_here(spec: ModelSpec) -> bool:
+    """Whether what a model is loaded from is on this board."""
+    return registry.kind(spec.engine).is_present(Path(spec.path))
+
+
 def _alias(settings: Config, name: str) -> Alias:
     model = settings.models[name]
     if model.is_served:
-        return Alias((ModelSpec(name=name, path="", context=model.context, engine=EngineKind.SERVER),))
+        return Alias((ModelSpec(name=name, path="", context=model.context, engine=SERVER_ENGINE),))
+    if model.engine is not None and model.engine not in registry.names():
+        allowed = ", ".join([*registry.names(), SERVER_ENGINE])
+        raise settings.error(("models", name, "engine"), f"no engine {model.engine!r}; allowed are {allowed}")
     files = [_model_file(settings, name, source) for source in model.sources]
-    kinds = {EngineKind(file.engine or EngineKind.LLAMA) for file in files}
-    if len(kinds) > 1:
-        problem = f"are files for {' and '.join(sorted(kinds))}: one kind only"
+    engines = {file.engine or model.engine or registry.DEFAULT for file in files}
+    if len(engines) > 1:
+        problem = f"are files for {' and '.join(sorted(engines))}: one kind only"
         raise settings.error(("models", name, "variants"), problem)
-    [kind] = kinds
-    if kind is EngineKind.ONNX:
+    [engine] = engines
+    generates = registry.kind(engine).generates
+    if not generates:
         _check_embedding(settings, name)
     labels = [file.name for file in files]
     if len(set(labels)) < len(labels):  # files of one name in several folders
@@ -51,10 +60,10 @@ def _alias(settings: Config, name: str) -> Alias:
         ModelSpec(
             name=name,
             path=str(file.path),
-            context=min(model.context, file.context or model.context) if kind is EngineKind.ONNX else model.context,
+            context=model.context if generates else min(model.context, file.context or model.context),
             pin=model.pin,
             threads=settings.threads(),
-            engine=kind,
+            engine=engine,
             kv_type=model.kv_type,
             variant=label if len(files) > 1 else "",
         )
@@ -64,16 +73,15 @@ def _alias(settings: Config, name: str) -> Alias:
 
 
 def _model_file(settings: Config, name: str, source: str) -> ModelFile:
-    if source.startswith(scripted.SCHEME):
-        path = Path(source.removeprefix(scripted.SCHEME))
-        return ModelFile(name=path.stem, path=path)
     model = settings.models[name]
     try:
         file = catalog.resolve(source, settings.models_dir)
     except ModelUnavailable as error:
         raise settings.error(("models", name, "variants" if model.variants else "source"), error.message) from None
-    if model.engine is not None and model.engine.value != file.engine:
-        problem = f"{model.engine}, and {source!r} is a file for {file.engine}; leave it out"
+    by_suffix = registry.by_suffix(file.path.suffix)
+    known = file.engine or (by_suffix.name if by_suffix else None)
+    if model.engine is not None and known not in (None, model.engine):
+        problem = f"{model.engine}, and {source!r} is a file for {known}; leave it out"
         raise settings.error(("models", name, "engine"), problem)
     return file
 

@@ -7,22 +7,10 @@ second that prompts take (two a parameter and token).
 
 from __future__ import annotations
 
-from math import sqrt
-
 from msgspec import Struct
 
-from edged.engines.llama.sizes import ASIDE_BYTES, context_cells
+from edged.engines import registry
 from edged.models.catalog import Entry
-
-# Graph and logits, in bytes by the root of the parameters' number: widths grow with it. 1,431 (135M), 1,957 (0.5B) and
-# 1,629 (1.5B) by `sizes.compute_bytes`.
-COMPUTE_BY_ROOT = 1_960
-# Tables of the vocabulary, likewise: 2,500 to 4,100 with the catalog's models, by `predict.TABLE_BYTES`, LEXICON_BYTES.
-VOCABULARY_BY_ROOT = 2_500
-# Keys and values of a token, likewise, where the manifest does not say: 0.6 to 2 with the catalog's models.
-KV_BY_ROOT = 2
-# An embedding model: onnxruntime copies its weights, and computes texts of 512 tokens at most.
-ONNX_TIMES, ONNX_EXTRA = 2, 32 * 2**20
 
 
 class BoardSpeed(Struct, frozen=True):
@@ -34,14 +22,8 @@ class BoardSpeed(Struct, frozen=True):
 
 def need(entry: Entry, context: int) -> int:
     """About how many bytes a model takes with requests of so many tokens."""
-    if entry.engine == "onnx":
-        return entry.bytes * ONNX_TIMES + ONNX_EXTRA
-    root = sqrt(entry.parameters)
-    per_token = entry.kv_bytes_per_token or KV_BY_ROOT * root
-    return (
-        round(entry.bytes + per_token * context_cells(context) + (COMPUTE_BY_ROOT + VOCABULARY_BY_ROOT) * root)
-        + ASIDE_BYTES
-    )
+    kind = registry.kind(entry.engine)
+    return kind.about_bytes(entry.bytes, entry.parameters, context, entry.kv_bytes_per_token)
 
 
 def board(entry: Entry, *, prefill_tokens_s: float, decode_tokens_s: float) -> BoardSpeed:

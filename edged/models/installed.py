@@ -1,58 +1,40 @@
-"""The configured models as files on this board: whether they are there, and the template in each."""
+"""The configured models as files on this board: whether they are there, and which of them answers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
-from edged.engines.llama import gguf
-from edged.engines.registry import embeds_only
+from edged.config import Config
+from edged.engines import registry
 from edged.errors import ModelUnavailable
-from edged.models.files import not_installed
+from edged.models.files import is_here, not_installed
 from edged.residency.governor import Governor
-from edged.types import EngineKind, ModelSpec
+from edged.types import Alias, ModelSpec
 from edged.upstreams import LocalServers
 
 
 class Installed:
-    """The files of the models that take memory here.
+    """The files of the models that edged runs.
 
     Args:
-        sources: what the configuration says of each file, by its path: how it is pulled.
-        scripted: the models follow scripts, whose files their engine reads.
+        aliases: what each of their names stands for.
     """
 
-    def __init__(self, sources: Mapping[str, str], *, scripted: bool) -> None:
-        self._sources = sources
-        self._scripted = scripted
+    def __init__(self, settings: Config, aliases: Mapping[str, Alias]) -> None:
+        self._sources = {
+            spec.path: source
+            for name, alias in aliases.items()
+            for spec, source in zip(alias.variants, settings.models[name].sources, strict=True)
+        }
 
     def check(self, spec: ModelSpec) -> None:
-        """ModelUnavailable, with the way to pull it, where the file of a model is not there."""
-        if self._scripted or Path(spec.path).is_file():
+        """ModelUnavailable, with the way to get it, where a model is not on this board. Reads the disk."""
+        if is_here(spec):
             return
-        source = self._sources.get(spec.path)
-        raise ModelUnavailable(
-            not_installed(spec.name, source) if source else f"model {spec.name!r}: there is no file {spec.path}"
-        )
-
-    def checked(self, identity: Callable[[ModelSpec], str]) -> Callable[[ModelSpec], str]:
-        """The identity of models that are installed; of the others the error says how to pull them."""
-
-        def of(spec: ModelSpec) -> str:
-            self.check(spec)
-            return identity(spec)
-
-        return of
-
-    def template(self, path: str) -> tuple[str | None, dict[str, str]]:
-        """The chat template in a model's file and the special tokens it uses. Blocks."""
-        if self._scripted:
-            return None, {}
-        pairs = gguf.metadata(Path(path))
-        template = pairs.get("tokenizer.chat_template")
-        source = template if isinstance(template, str) else None
-        used = source and ("bos_token" in source or "eos_token" in source)
-        return source, gguf.special_tokens(Path(path), pairs) if used else {}
+        source = self._sources.get(spec.path, "")
+        if not source or source.partition(":")[0] == registry.kind(spec.engine).scheme:
+            raise ModelUnavailable(f"model {spec.name!r}: there is no file {spec.path}")
+        raise ModelUnavailable(not_installed(spec.name, source))
 
 
 class Lookup:
@@ -63,20 +45,19 @@ class Lookup:
         self._governor = governor
         self._served = served
 
-    async def file(self, model: str) -> str:
-        """The path. Where a model has several variants it is brought in: which of them fits is not known before.
+    async def spec(self, model: str) -> ModelSpec:
+        """The file and how it is run. Where a model has several variants it is brought in: which of them fits is not
+        known before.
 
         Raises:
-            BadRequest: it is an embedding model.
             ModelUnavailable: it is not installed.
+            NoMemory: it is to be brought in, and there is no room.
         """
         if len(self._governor.aliases[model].variants) > 1:
             await self._governor.load(model)
         spec = self._governor.spec(model)
-        if spec.engine is EngineKind.ONNX:
-            raise embeds_only(model)
         self._installed.check(spec)
-        return spec.path
+        return spec
 
     async def bring_in(self, model: str) -> None:
         """Load a model, or have its server do so."""

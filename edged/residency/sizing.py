@@ -6,12 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from edged.errors import ModelUnavailable
-from edged.interfaces import SizeBook
-from edged.types import EngineKind, KnownSize, MemoryNeed, ModelSpec
+from edged.interfaces import Estimate, SizeBook
+from edged.types import KnownSize, MemoryNeed, ModelSpec
 
 # How far a measurement moves a prediction. Down by little: right after a load much of what was promised is not touched
 # yet (10 % less moved the 0.5B's next prediction 6 % below what a request then took), and a kernel that is short of
@@ -19,26 +18,6 @@ from edged.types import EngineKind, KnownSize, MemoryNeed, ModelSpec
 # quarter: what other requests take meanwhile looks like the model's, and one such measurement must not make it
 # unloadable. The next one moves it again.
 LEAST, MOST = 0.97, 1.25
-
-
-class Estimate(Struct, frozen=True):
-    """How models are predicted; all of it runs in a thread, and raises ModelUnavailable where there is no model.
-
-    Attributes:
-        identity: all that a prediction depends on, as a text.
-        least: bytes that it takes in any case, known in no time.
-        ask: the runtime itself; None where it does not say.
-        ask_bytes: what asking takes meanwhile, in bytes.
-        calculate: from the file's numbers.
-        libraries: bytes that the next load brings in beside its model.
-    """
-
-    identity: Callable[[ModelSpec], str]
-    least: Callable[[ModelSpec], int]
-    ask: Callable[[ModelSpec], MemoryNeed | None]
-    ask_bytes: Callable[[ModelSpec], int]
-    calculate: Callable[[ModelSpec], MemoryNeed]
-    libraries: Callable[[], int]
 
 
 class Sizer:
@@ -86,29 +65,39 @@ class Sizer:
 
 
 class ByEngine:
-    """Implements `interfaces.Sizer`: what runs a model tells what it takes."""
+    """Implements `interfaces.Sizer` for models of all engines.
 
-    def __init__(self, sizers: Mapping[EngineKind, Sizer]) -> None:
-        self._sizers = sizers
+    Args:
+        estimates: by `ModelSpec.engine`; None: its models take nothing worth counting.
+        must_be_here: raises ModelUnavailable, with what helps, for a model that is not on this board; called in a
+            thread.
+        most, spare: see Sizer.
+    """
+
+    def __init__(
+        self,
+        estimates: Mapping[str, Estimate | None],
+        book: SizeBook,
+        *,
+        must_be_here: Callable[[ModelSpec], None],
+        most: int,
+        spare: Callable[[], int],
+    ) -> None:
+        self._must_be_here = must_be_here
+        self._sizers = {
+            engine: Sizer(estimate, book, most=most, spare=spare) for engine, estimate in estimates.items() if estimate
+        }
 
     async def predict(self, spec: ModelSpec) -> MemoryNeed:
         """See interfaces.Sizer."""
-        return await self._sizers[spec.engine].predict(spec)
+        await asyncio.to_thread(self._must_be_here, spec)
+        sizer = self._sizers.get(spec.engine)
+        return await sizer.predict(spec) if sizer else MemoryNeed()
 
     async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
         """See interfaces.Sizer."""
-        await self._sizers[spec.engine].observe(spec, measured_bytes)
-
-
-class Weightless:
-    """Implements `interfaces.Sizer` for models that take nothing: they follow a script."""
-
-    async def predict(self, spec: ModelSpec) -> MemoryNeed:
-        """See interfaces.Sizer."""
-        return MemoryNeed()
-
-    async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
-        """See interfaces.Sizer."""
+        if sizer := self._sizers.get(spec.engine):
+            await sizer.observe(spec, measured_bytes)
 
 
 def corrected(known: KnownSize) -> MemoryNeed:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from edged.config import Model, Upstream
 from edged.errors import ContextRefused, EdgedError, ModelAway, ModelUnavailable
 from edged.host import clock, loopback
-from edged.types import JSON, Chat, ChatAnswer, EngineKind, Message, ModelState
+from edged.types import JSON, SERVER_ENGINE, Chat, ChatAnswer, Message, ModelState
 from edged.upstreams.failures import ExchangeFailed, TooLong
 from edged.upstreams.http import Endpoint, OnText
 from edged.upstreams.keeper import SOON_S, Keeper, Tell, keep
@@ -85,7 +85,7 @@ class LocalServer(Keeper):
             "predicted_bytes": None,
             "in_use": self.users,
             "context": self.model.context,
-            "engine": str(EngineKind.SERVER),
+            "engine": SERVER_ENGINE,
             "server": {
                 "up": self.link.state is LinkState.UP,
                 "since": self.since_wall(),

@@ -16,16 +16,16 @@ import pytest
 
 from edged import config
 from edged.agent.dialects import Dialects
-from edged.completions.embeddings import Embeds
-from edged.completions.local import Chats
+from edged.completions.embeddings import EmbeddingModels
+from edged.completions.plain import Completions
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.daemon.checks import check_all
-from edged.engines.registry import embeds_only
+from edged.engines.kind import ChatTemplate, embeds_only
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import Busy, ConfigError, ContextExceeded
 from edged.models.files import model_specs
-from edged.types import Embeddings, EmbedJob, EngineKind, ModelSpec
+from edged.types import Embeddings, EmbedJob, ModelSpec
 from tests.support.cli import edged
 from tests.support.daemon import Daemon, Wired
 from tests.support.openai_server import GUEST, Served, serving
@@ -50,13 +50,13 @@ async def served(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[Served
     """A server of them."""
     models = {"minilm": Model(), "small": Model()}
 
-    def template_of(name: str) -> tuple[str | None, dict[str, str]]:
-        if name == "minilm":
-            raise embeds_only(name)
-        return None, {}
+    def template_of(spec: ModelSpec) -> ChatTemplate:
+        if spec.name == "minilm":
+            raise embeds_only(spec.name)
+        return ChatTemplate()
 
-    chats = Chats(engine, models, Dialects(template_of), max_waiting=WAITING)
-    async with serving(tmp_path, chats, models, Embeds(engine, models, max_waiting=WAITING)) as served:
+    chats = Completions(engine, models, Dialects(template_of), max_waiting=WAITING)
+    async with serving(tmp_path, chats, models, EmbeddingModels(engine, models, max_waiting=WAITING)) as served:
         yield served
 
 
@@ -164,7 +164,7 @@ async def test_one_more_than_may_wait_is_busy() -> None:
             await gate.wait()
             return Embeddings(vectors=(), tokens=0)
 
-    embeds = Embeds(Slow(), {"minilm"}, max_waiting=WAITING)
+    embeds = EmbeddingModels(Slow(), {"minilm"}, max_waiting=WAITING)
     job = EmbedJob(model="minilm", texts=("x",))
     tasks = [asyncio.create_task(embeds.embed(job)) for _ in range(AT_ONCE + WAITING)]
     while running < AT_ONCE:
@@ -199,7 +199,7 @@ async def test_catalog_model_reads_as_much_as_its_entry_says(tmp_path: Path) -> 
     """Whatever the context of the configuration; where it is missing, what pulls it is told."""
     made = settings(tmp_path)
     spec = model_specs(made)["minilm"]
-    assert (spec.engine, spec.context) == (EngineKind.ONNX, 512)
+    assert (spec.engine, spec.context) == ("onnx", 512)
     assert Path(spec.path).name == "all-minilm-l6-v2-int8.onnx"
     [problem] = await check_all(made)
     assert "edged models pull all-minilm-l6-v2-int8" in problem

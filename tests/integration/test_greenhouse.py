@@ -20,6 +20,7 @@ from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
+from edged.engines.kind import ChatTemplate
 from edged.engines.llama import LlamaEngine, gguf
 from edged.models import catalog
 from edged.requests.pipeline import Pipeline
@@ -146,7 +147,10 @@ class House:
         cloud = Cloud(self.settings.upstreams, Spending(self.database))
         template = gguf.metadata(path)["tokenizer.chat_template"]
         speak = PromptBook(
-            self.settings.agents, self.toolbox.tools, Dialects(lambda _: (template, {})), self.settings.may_escalate
+            self.settings.agents,
+            self.toolbox.tools,
+            Dialects(lambda _: ChatTemplate(template)),
+            self.settings.may_escalate,
         )
         self.pipeline = Pipeline(
             self.settings,

@@ -23,12 +23,12 @@ from tokenizers import Tokenizer
 from edged.engines.onnx import OnnxEngine
 from edged.engines.onnx.model import EmbeddingModel, normalised, pooled
 from edged.errors import BadRequest, ContextExceeded, Internal, ModelUnavailable
-from edged.types import Embeddings, EmbedJob, EngineKind, ModelSpec
+from edged.types import Embeddings, EmbedJob, ModelSpec
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 MODELS = Path(os.environ.get("EDGED_TEST_MODELS_DIR") or CACHE / "edged" / "models")
 PATH = MODELS / "all-minilm-l6-v2-int8.onnx"
-SPEC = ModelSpec(name="minilm", path=str(PATH), context=512, threads=1, engine=EngineKind.ONNX)
+SPEC = ModelSpec(name="minilm", path=str(PATH), context=512, threads=1, engine="onnx")
 TANK, WATER, CAT = "The tank in the north is nearly empty.", "The northern reservoir has little water.", "A cat sleeps."
 WIDTH = 384
 
@@ -161,7 +161,7 @@ async def test_what_is_wrong_with_the_files_is_told(engine: OnnxEngine, tmp_path
     shutil.copy(PATH.with_suffix(".tokenizer.json"), path.with_suffix(".tokenizer.json"))
     damage(path)
     with pytest.raises(ModelUnavailable, match=told):
-        await engine.load(ModelSpec(name="bad", path=str(path), context=512, engine=EngineKind.ONNX))
+        await engine.load(ModelSpec(name="bad", path=str(path), context=512, engine="onnx"))
     assert [stats.name for stats in engine.stats()] == ["minilm"]
 
 

@@ -16,9 +16,10 @@ import pytest
 import pytest_asyncio
 
 from edged.agent.dialects import Dialects
-from edged.completions.local import Chats
+from edged.completions.plain import Completions
 from edged.config import Model
-from edged.engines.llama import LlamaEngine, gguf
+from edged.engines import registry
+from edged.engines.llama import LlamaEngine
 from edged.residency.governor import Governor
 from edged.types import ModelSpec
 from tests.support.openai_server import Served, serving
@@ -81,10 +82,8 @@ class Board:
         return await self.client.chat.completions.create(model=model, messages=messages, **fields)
 
 
-def template_of(model: str) -> tuple[str | None, dict[str, str]]:
-    path = MODELS / FILES[model]
-    pairs = gguf.metadata(path)
-    return pairs["tokenizer.chat_template"], gguf.special_tokens(path, pairs)
+async def spec_of(model: str) -> ModelSpec:
+    return ModelSpec(name=model, path=str(MODELS / FILES[model]), context=CONTEXT[model])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -104,7 +103,9 @@ async def board(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Board
     await engine.start()
     task = asyncio.create_task(governor.run())
     async with serving(
-        tmp_path_factory.mktemp("http"), Chats(engine, models, Dialects(template_of), max_waiting=4), models
+        tmp_path_factory.mktemp("http"),
+        Completions(engine, models, Dialects(registry.chat_template, spec_of), max_waiting=4),
+        models,
     ) as served:
         yield Board(served, engine)
     task.cancel()

@@ -23,6 +23,7 @@ from edged.agent.prompts import PromptBook
 from edged.api.requests import Requests
 from edged.config import Config, Publish, PublishTool
 from edged.config.tools import OnUncertain
+from edged.engines.kind import ChatTemplate
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import BadRequest, Busy, NoLink, NoMemory, UnknownAgent
 from edged.host import clock, fault_points
@@ -143,7 +144,7 @@ class House:
         """Start a pipeline on the store, as the daemon does."""
         self.toolbox = Toolbox(self.config, self.broker)
         self.cloud = Cloud(self.config.upstreams, Spending(self.store))
-        self.speak = PromptBook(self.config.agents, self.toolbox.tools, Dialects(lambda _: (None, {})))
+        self.speak = PromptBook(self.config.agents, self.toolbox.tools, Dialects(lambda _: ChatTemplate()))
         self.pipeline = Pipeline(
             self.config,
             self.store,

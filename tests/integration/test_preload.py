@@ -71,13 +71,14 @@ async def test_a_model_that_cannot_be_loaded_is_a_warning(tmp_path: Path, source
 async def test_a_failed_preload_is_an_event(tmp_path: Path) -> None:
     """For whoever watches: here somebody who came before the load was through."""
     daemon = Daemon(tmp_path, environment={"EDGED_TEST_SLOW_LOAD": "1.5"})
-    daemon.drop_in(f'{PRELOAD}source = "scripted:/none/such.toml"\n')
+    (tmp_path / "damaged.toml").write_text("replies = 5")
+    daemon.drop_in(f'{PRELOAD}source = "scripted:{tmp_path}/damaged.toml"\n')
     async with daemon, Wired(daemon.socket) as client:
         assert (await client.call(1, "events.subscribe"))[0] is None
         while not (told := [frame[2][0] for frame in client.notifications if frame[2][0]["event"] == "preload_failed"]):
             assert await client.read()
         assert (told[0]["model"], told[0]["agent"], told[0]["code"]) == ("small", None, "model_unavailable")
-        assert "/none/such.toml" in told[0]["reason"]
+        assert "damaged.toml" in told[0]["reason"]
 
 
 async def test_a_stop_while_a_model_is_preloaded_is_clean_and_quick(tmp_path: Path) -> None:
@@ -94,8 +95,10 @@ async def test_a_stop_while_a_model_is_preloaded_is_clean_and_quick(tmp_path: Pa
 
 
 async def test_status_tells_of_the_states_on_the_disk(tmp_path: Path) -> None:
-    """A scripted model has none."""
-    async with Daemon(tmp_path) as daemon, Wired(daemon.socket) as client:
+    """Where a model may have some; a scripted one has none."""
+    daemon = Daemon(tmp_path)
+    daemon.drop_in('[models.other]\nsource = "file:/none/such.gguf"\n')
+    async with daemon, Wired(daemon.socket) as client:
         error, status = await client.call(1, "status")
         assert error is None
         assert status["snapshots"] == {"files": 0, "bytes": 0, "written_bytes": 0, "restored": 0, "refused": 0}

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from edged.agent.dialects.chat_template import Dialect
+from edged.engines.kind import ChatTemplate
+from edged.types import ModelSpec
 
-TemplateOf = Callable[[str], tuple[str | None, dict[str, str]]]
-FileOf = Callable[[str], Awaitable[str]]
+TemplateOf = Callable[[ModelSpec], ChatTemplate]
+SpecOf = Callable[[str], Awaitable[ModelSpec]]
 
 
 class Dialects:
@@ -16,24 +18,24 @@ class Dialects:
     that cannot be read is tried again the next time.
 
     Args:
-        template_of: (template, special tokens) of a model's file; called in a thread. Raises ModelUnavailable.
-        file_of: the file that a model's name stands for now; None: the name itself.
+        template_of: the chat template in a model's file; called in a thread. Raises ModelUnavailable, and BadRequest
+            for an embedding model.
+        spec_of: what a model's name stands for now; None: a file of that name.
     """
 
-    def __init__(self, template_of: TemplateOf, file_of: FileOf | None = None) -> None:
-        self._template_of, self._file_of = template_of, file_of
-        self._made: dict[str, Dialect] = {}
+    def __init__(self, template_of: TemplateOf, spec_of: SpecOf | None = None) -> None:
+        self._template_of, self._spec_of = template_of, spec_of
+        self._made: dict[tuple[str, str], Dialect] = {}  # by engine and file
 
-    async def file(self, model: str) -> str:
-        """The file that a model's name stands for now. Raises as `file_of`."""
-        return await self._file_of(model) if self._file_of else model
-
-    async def of_file(self, file: str) -> Dialect:
-        """How the model in a file is spoken to. Raises ModelUnavailable."""
-        if file not in self._made:
-            self._made[file] = Dialect(*await asyncio.to_thread(self._template_of, file))
-        return self._made[file]
+    async def of_spec(self, spec: ModelSpec) -> Dialect:
+        """How the model in a file is spoken to; of the same file the same object. Raises as `template_of`."""
+        key = (spec.engine, spec.path)
+        if key not in self._made:
+            template = await asyncio.to_thread(self._template_of, spec)
+            self._made[key] = Dialect(template.source, template.tokens)
+        return self._made[key]
 
     async def of_model(self, model: str) -> Dialect:
-        """How a model is spoken to. Raises as `file` and `of_file`."""
-        return await self.of_file(await self.file(model))
+        """How a model is spoken to. Raises as `spec_of` and `template_of`."""
+        spec = await self._spec_of(model) if self._spec_of else ModelSpec(name=model, path=model, context=0)
+        return await self.of_spec(spec)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from edged.cli.checks.finding import Finding, fail, ok, warn
 from edged.cli.common import size
 from edged.cli.models.fit import calculated
 from edged.config import Config
-from edged.engines import scripted
 from edged.errors import ConfigError
 from edged.host import memory as probe
 from edged.host.users import own_name
 from edged.models import catalog, pull
 from edged.models.files import model_aliases, model_specs
-from edged.types import EngineKind
+from edged.types import SERVER_ENGINE
 
 
 def look(settings: Config, status: dict[str, Any] | None) -> Iterator[Finding]:
@@ -28,7 +26,7 @@ def look(settings: Config, status: dict[str, Any] | None) -> Iterator[Finding]:
         return
     try:
         for name, spec in specs.items():
-            if spec.engine is not EngineKind.SERVER:  # see network.servers
+            if spec.engine != SERVER_ENGINE:  # see network.servers
                 yield present(settings, name)
         yield memory(settings, status)
     except PermissionError as error:
@@ -48,11 +46,6 @@ def present(settings: Config, name: str) -> Finding:
 
 
 def _present(settings: Config, name: str, source: str) -> Finding:
-    if source.startswith(scripted.SCHEME):
-        path = Path(source.removeprefix(scripted.SCHEME))
-        if path.is_file():
-            return ok("models", f"{name}: the script {path}")
-        return fail("models", f"{name}: there is no script {path}", f"write one, or change models.{name}.source")
     now = model_specs(settings)[name].path
     file = catalog.resolve(source, settings.models_dir)
     if now != str(file.path):  # it was updated, and its file is there
@@ -98,7 +91,5 @@ def memory(settings: Config, status: dict[str, Any] | None) -> Finding:
 def _needed(settings: Config, name: str) -> int | None:
     """Bytes a model takes, in the smallest of its variants that is here; None where there is none, or it does not
     tell."""
-    if settings.models[name].source.startswith(scripted.SCHEME):
-        return None
     needs = (calculated(spec) for spec in model_aliases(settings)[name].variants)
     return min((need for need in needs if need is not None), default=None)

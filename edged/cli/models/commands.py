@@ -22,6 +22,7 @@ from edged.cli.models.fit import fit_models, room, why_never, why_not_in_budget
 from edged.cli.models.update import rollback_model, update_model
 from edged.cli.outcome import EX_DATA, EX_FAILED, EX_INTERRUPTED, EX_RETRY, print_json, reporting_errors
 from edged.cli.progress import shown_progress
+from edged.engines import registry
 from edged.errors import ConfigError, EdgedError
 from edged.models import catalog, pull
 from edged.models.catalog import Entry, ModelFile, UnknownModel
@@ -269,7 +270,7 @@ def _served(config_file: Path | None) -> list[InServer]:
 
 def _others(folder: Path) -> list[Other]:
     known = {entry.files[0].name for entry in catalog.catalog().values()}
-    suffixes = set(catalog.SUFFIX_OF_ENGINE.values())
+    suffixes = {kind.suffix for kind in registry.KINDS if kind.suffix}
     found = [p for p in sorted(folder.glob("*")) if p.suffix in suffixes and p.name not in known and p.is_file()]
     return [Other(str(path), path.stat().st_size) for path in found]
 

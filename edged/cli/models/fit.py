@@ -16,15 +16,13 @@ from edged.cli.connection import load_config_if_any, models_dir
 from edged.cli.models.calibrate import Calibration, cached, measured
 from edged.cli.outcome import Stop, print_json, reporting_errors
 from edged.config import Config
-from edged.engines import scripted
-from edged.engines.llama import predict
-from edged.engines.onnx import sizes as onnx_sizes
+from edged.engines import registry
 from edged.errors import ModelUnavailable
 from edged.host import memory
 from edged.models import catalog, fit
 from edged.models.catalog import Entry
 from edged.models.files import model_aliases
-from edged.types import EngineKind, ModelSpec
+from edged.types import ModelSpec
 
 Name = Annotated[
     str | None,
@@ -151,22 +149,21 @@ def _known(settings: Config | None, folder: Path) -> Iterator[tuple[tuple[str, .
 
 
 def _is_ours(settings: Config | None, spec: ModelSpec) -> bool:
-    """Whether it takes memory here: neither a script nor a server's."""
+    """Whether it takes memory here that is worth counting."""
     assert settings is not None
-    model = settings.models[spec.name]
-    return not model.is_served and not model.source.startswith(scripted.SCHEME)
+    return not settings.models[spec.name].is_served and registry.kind(spec.engine).sizes is not None
 
 
 def _fit(entry: Entry | None, spec: ModelSpec | None, folder: Path, here: Room, calibration: Calibration) -> Fit:
     context = spec.context if spec else min(CONTEXT, entry.context if entry else CONTEXT)
     asked = spec or ModelSpec(name="", path=str(catalog.of_entry(entry, folder).path) if entry else "", context=context)
-    if entry is not None and entry.engine is not None:
-        asked = structs.replace(asked, engine=EngineKind(entry.engine))
+    if entry is not None:
+        asked = structs.replace(asked, engine=entry.engine)
     exact = calculated(asked)
     need = exact if exact is not None else fit.need(entry, context) if entry else 0
     smallest = calculated(structs.replace(asked, context=min(context, LEAST_CONTEXT)))
     least = min(need, smallest or (fit.need(entry, LEAST_CONTEXT) if entry else 0))
-    speeds = fit.speed(entry, calibration.board) if entry and entry.engine == "llama.cpp" else (None, None)
+    speeds = fit.speed(entry, calibration.board) if entry and registry.kind(entry.engine).generates else (None, None)
     return Fit(
         name=entry.name if entry else spec.name if spec else "",
         fits=verdict(need, least, here) if need else "not known",
@@ -181,9 +178,11 @@ def _fit(entry: Entry | None, spec: ModelSpec | None, folder: Path, here: Room, 
 
 
 def calculated(spec: ModelSpec) -> int | None:
-    """Bytes that a model takes, from its file's own numbers; None where the file is not here, or does not tell."""
+    """Bytes that a model takes, from its file's own numbers; None where the file is not here, does not tell, or is for
+    an engine whose models take none worth counting."""
     try:
-        return (onnx_sizes.predicted_need if spec.engine is EngineKind.ONNX else predict.predict)(spec).total
+        sizes = registry.kind(spec.engine).sizes
+        return sizes.calculate(spec).total if sizes else None
     except (ModelUnavailable, OSError):
         return None
 

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable
 
 from edged.engines.llama.snapshots import Snapshots
-from edged.engines.llama.ticket import ModelStats, Ticket
+from edged.engines.llama.ticket import LlamaStats, Ticket
 from edged.engines.llama.worker import LlamaThread
 from edged.engines.thread import Owner, settled
 from edged.errors import Internal
 from edged.interfaces import OnPiece, Residency
-from edged.types import Completion, Job, ModelSpec
+from edged.types import JSON, Completion, Job, ModelSpec
 
 
 class LlamaEngine(Owner[LlamaThread]):
@@ -26,7 +26,7 @@ class LlamaEngine(Owner[LlamaThread]):
             running.
         on_fatal: called on the loop if the engine thread dies; the daemon then has to end.
         checked: check the books after every step; for tests, costs 0.1 ms a step.
-        snapshots: where states of prefixes outlive their model; closed by whoever made them, after `stop`.
+        snapshots: where states of prefixes outlive their model; closed by `stop`.
     """
 
     def __init__(
@@ -89,12 +89,26 @@ class LlamaEngine(Owner[LlamaThread]):
             raise
         future.result()
 
+    async def settle(self) -> None:
+        """Look through the states on the disk."""
+        if self._snapshots is not None:
+            await asyncio.to_thread(self._snapshots.start)
+
+    async def stop(self) -> None:
+        """See `Owner`. What is queued for the disk is written."""
+        try:
+            await super().stop()
+        finally:
+            if self._snapshots is not None:
+                await asyncio.to_thread(self._snapshots.close)
+
     async def trim(self) -> int:
         """See `interfaces.Yielding`. A load in progress comes first."""
+        queued = self._snapshots.forget_queued() if self._snapshots is not None else 0
         worker, future = self._running(), self._future()
         worker.trim(future)
         dropped: int = await future
-        return dropped
+        return queued + dropped
 
     def relax(self) -> None:
         """See `interfaces.Yielding`."""
@@ -106,10 +120,25 @@ class LlamaEngine(Owner[LlamaThread]):
         if self._worker is not None:
             self._worker.pause_batch(paused)
 
-    def stats(self) -> list[ModelStats]:
+    def stats(self) -> list[LlamaStats]:
         """The loaded models, as they were after their last step."""
         worker = self._worker
         return list(worker.stats) if worker else []
+
+    def lost_s(self, model: str) -> float:
+        """See `BaseEngine`: nothing where states of prefixes are kept on the disk."""
+        held = next((stats for stats in self.stats() if stats.name == model), None)
+        if held is None or not held.prefill_tokens_s or (self._snapshots is not None and self._snapshots.max_bytes):
+            return 0.0
+        return held.cells_used / held.prefill_tokens_s
+
+    def status(self) -> dict[str, JSON]:
+        """See `BaseEngine`: the states on the disk."""
+        if self._snapshots is None:
+            return {}
+        stats = self._snapshots.stats
+        shown = ("files", "bytes", "written_bytes", "restored", "refused")
+        return {"snapshots": {name: getattr(stats, name) for name in shown}}
 
 
 def _without_logprobs(on_text: Callable[[str], None] | None) -> OnPiece | None:

@@ -25,7 +25,7 @@ from edged.engines.llama.snapshots import Key, Snapshots, model_fingerprint
 from edged.engines.llama.step_budget import StepBudget
 from edged.engines.llama.swapped import Aside
 from edged.engines.llama.threads import Tuner
-from edged.engines.llama.ticket import ModelStats, News, Ticket
+from edged.engines.llama.ticket import LlamaStats, News, Ticket
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelUnavailable, NoMemory
 from edged.host.cpus import BoardWatch
 from edged.types import ModelSpec, ModelState, Priority
@@ -424,9 +424,9 @@ class Runner:
         check.books(self._scheduler, self._native)
         self._unchecked = False
 
-    def _take_stats(self) -> ModelStats:
+    def _take_stats(self) -> LlamaStats:
         counters, scheduler = self._counters, self._scheduler
-        return ModelStats(
+        return LlamaStats(
             name=self.spec.name,
             state=ModelState.READY,
             load_ms=self._load_ms,

@@ -105,8 +105,8 @@ class Snapshots:
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self._folder = folder
-        self._max_bytes = max_bytes
         self._lock = threading.Condition()  # guards all below; never held while the disk is waited for
         self._files: dict[str, _File] = {}
         self._pending: set[str] = set()  # names that are being written
@@ -130,7 +130,7 @@ class Snapshots:
 
     def _start(self) -> None:
         try:
-            if self._max_bytes:
+            if self.max_bytes:
                 _make_private(self._folder)
             files = self._look_through()
         except FileNotFoundError:  # there never was one, and nothing is to be kept
@@ -243,7 +243,7 @@ class Snapshots:
 
     def _wants(self, name: str, n_tokens: int, n_bytes: int, computed_s: float) -> bool:
         with self._lock:
-            if self._end_at is not None or snapshot_file.most_bytes(n_tokens, n_bytes) > self._max_bytes:
+            if self._end_at is not None or snapshot_file.most_bytes(n_tokens, n_bytes) > self.max_bytes:
                 return False
             barred = self._worth.is_barred(name, n_tokens / max(computed_s, SHORTEST_S))
             if name in self._files or name in self._pending or barred:
@@ -329,7 +329,7 @@ class Snapshots:
         """Remove what was used longest ago until the bound is kept."""
         while True:
             with self._lock:
-                if sum(file.size for file in self._files.values()) <= self._max_bytes:
+                if sum(file.size for file in self._files.values()) <= self.max_bytes:
                     return
                 oldest = min(self._files, key=lambda name: self._files[name].used_at)
             self._remove(oldest, dropped=1)

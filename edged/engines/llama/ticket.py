@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from msgspec import Struct
-
+from edged.engines.kind import ModelStats
 from edged.interfaces import OnPiece
-from edged.types import Completion, Job, ModelState, TokenLogprob
+from edged.types import Completion, Job, Speed, TokenLogprob
 
 
 @dataclass(slots=True, eq=False)
@@ -39,27 +38,22 @@ class News:
     outcome: Completion | Exception | None = None
 
 
-class ModelStats(Struct, frozen=True, kw_only=True):
-    """One loaded model for `status`. Tokens and steps count since it was loaded.
+class LlamaStats(ModelStats, frozen=True, kw_only=True):
+    """See ModelStats. Tokens and steps count since the model was loaded.
 
     cells_used: cells that hold something: running sequences, and states that are kept for those who begin alike.
     prefixes: fixed prefixes of agents that are kept; kept: all states that are.
     drafted_tokens, accepted_tokens: guessed ahead, and guessed right.
     set_aside: how often a sequence had to make room for another.
-    threads: how many compute at the moment.
     prefill_tokens_s, decode_tokens_s, batch_tokens_s: see rates.Rates; None until measured.
     """
 
-    name: str
-    state: ModelState
-    load_ms: float
     cells: int
     cells_used: int
     running: int
     waiting: int
     prefixes: int
     kept: int
-    threads: int
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int
@@ -71,3 +65,10 @@ class ModelStats(Struct, frozen=True, kw_only=True):
     prefill_tokens_s: float | None = None
     decode_tokens_s: float | None = None
     batch_tokens_s: float | None = None
+
+    @property
+    def speed(self) -> Speed | None:
+        """See ModelStats."""
+        if not self.prefill_tokens_s or not self.decode_tokens_s or not self.batch_tokens_s:
+            return None
+        return Speed(self.prefill_tokens_s, self.decode_tokens_s, self.batch_tokens_s)

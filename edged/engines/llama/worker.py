@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from edged.engines import thread
 from edged.engines.llama import predict
-from edged.engines.llama.ticket import ModelStats, News, Ticket
+from edged.engines.llama.ticket import LlamaStats, News, Ticket
 from edged.engines.thread import Command, resolve
 from edged.errors import Cancelled, EdgedError, Internal, ModelUnavailable
 from edged.host import cpus, malloc
@@ -48,7 +48,7 @@ class LlamaThread(thread.NativeThread):
         checked: bool,
     ) -> None:
         super().__init__(loop, on_fatal, name="edged.engines.llama")
-        self.stats: tuple[ModelStats, ...] = ()
+        self.stats: tuple[LlamaStats, ...] = ()
         self._models: dict[str, Runner] = {}
         self._threads = threads
         self._snapshots = snapshots

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from edged.engines.onnx.ticket import ModelStats, Ticket
+from edged.engines.onnx.ticket import OnnxStats, Ticket
 from edged.engines.onnx.worker import OnnxThread
 from edged.engines.thread import Owner, settled
 from edged.errors import Internal
@@ -66,7 +66,7 @@ class OnnxEngine(Owner[OnnxThread]):
             raise
         future.result()
 
-    def stats(self) -> list[ModelStats]:
+    def stats(self) -> list[OnnxStats]:
         """The loaded models, as they were after their last batch."""
         worker = self._worker
         return list(worker.stats) if worker else []

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from msgspec import Struct
-
-from edged.types import Embeddings, EmbedJob, ModelState
+from edged.engines.kind import ModelStats
+from edged.types import Embeddings, EmbedJob
 
 
 @dataclass(slots=True, eq=False)
@@ -18,21 +17,17 @@ class Ticket:
     future: asyncio.Future[Embeddings]
 
 
-class ModelStats(Struct, frozen=True, kw_only=True):
-    """One loaded model for `status`. Texts and tokens count since it was loaded.
+class OnnxStats(ModelStats, frozen=True, kw_only=True):
+    """See ModelStats. Texts and tokens count since the model was loaded.
 
     provider: what computes it; offered: what this onnxruntime has; passed_over: why others of them do not.
     context: most tokens of a text. dimensions: of a vector; None: the file does not tell.
     running: jobs it is at.
     """
 
-    name: str
-    state: ModelState
-    load_ms: float
     provider: str
     offered: tuple[str, ...]
     passed_over: dict[str, str]
-    threads: int
     context: int
     dimensions: int | None
     running: int

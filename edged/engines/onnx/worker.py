@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from edged.engines import thread
 from edged.engines.onnx import sizes
 from edged.engines.onnx.batches import batches
-from edged.engines.onnx.ticket import ModelStats, Ticket
+from edged.engines.onnx.ticket import OnnxStats, Ticket
 from edged.errors import BadRequest, Cancelled, ContextExceeded, EdgedError, Internal, ModelUnavailable
 from edged.host import malloc
 from edged.host.clock import Stopwatch
@@ -61,7 +61,7 @@ class OnnxThread(thread.NativeThread):
         self, loop: asyncio.AbstractEventLoop, on_fatal: Callable[[BaseException], None], threads: int | None
     ) -> None:
         super().__init__(loop, on_fatal, name="edged.engines.onnx")
-        self.stats: tuple[ModelStats, ...] = ()
+        self.stats: tuple[OnnxStats, ...] = ()
         self._threads = threads
         self._models: dict[str, _Loaded] = {}
         self._works: deque[_Work] = deque()
@@ -132,9 +132,9 @@ class OnnxThread(thread.NativeThread):
             self.progress_at = time.monotonic()
         work.batches = deque(batches([len(ids) for ids in work.tokens], most_tokens=model.batch_tokens))
 
-    def _stats(self, name: str, loaded: _Loaded) -> ModelStats:
+    def _stats(self, name: str, loaded: _Loaded) -> OnnxStats:
         model = loaded.model
-        return ModelStats(
+        return OnnxStats(
             name=name,
             state=ModelState.READY,
             load_ms=loaded.load_ms,

@@ -15,9 +15,8 @@ from pathlib import Path
 from msgspec import Struct, structs
 
 from edged.agent.dialects.chat_template import Dialect
-from edged.engines import scripted
-from edged.engines.llama import gguf
-from edged.errors import BadRequest, Busy, ConfigError, EdgedError, Internal, ModelUnavailable
+from edged.engines import registry
+from edged.errors import BadRequest, Busy, EdgedError, Internal, ModelUnavailable
 from edged.host import fault_points
 from edged.interfaces import Engine, Residents
 from edged.models import catalog, pull
@@ -26,7 +25,7 @@ from edged.models.pull import Progress
 from edged.models.updates import selftest
 from edged.models.updates.fetch import Fetched, fetch
 from edged.models.updates.ledger import Attempt, Ledger, Record, Version, forget_file
-from edged.types import JSON, EngineKind, ModelSpec, SelfTest
+from edged.types import JSON, ModelSpec, SelfTest
 
 log = logging.getLogger("edged.models.updates")
 
@@ -51,15 +50,10 @@ def locate(source: str, models_dir: Path) -> Target:
     Raises:
         UnknownModel, ModelUnavailable: it means nothing; says what is allowed.
     """
-    if source.startswith(scripted.SCHEME):
-        path = Path(source.removeprefix(scripted.SCHEME))
-        try:
-            return Target(source, ModelFile(name=path.stem, path=path), scripted.read_script(path).self_test)
-        except ConfigError as error:
-            raise ModelUnavailable(str(error)) from None
     file = catalog.resolve(source, models_dir)
     known = (entry.self_test for entry in catalog.catalog().values() if entry.sha256 == file.sha256)
-    return Target(source, file, next(known, ()))
+    own = registry.kind(file.engine).self_tests(file.path) if file.engine and not file.files else ()
+    return Target(source, file, own or next(known, ()))
 
 
 class Updater:
@@ -249,12 +243,12 @@ class Updater:
         spec = structs.replace(
             self._specs[name], name=CANDIDATE.format(name=name), path=version.path, pin=False, variant=""
         )
-        if spec.engine is EngineKind.LLAMA and not version.source.startswith(scripted.SCHEME):
-            await asyncio.to_thread(gguf.metadata, Path(version.path))
+        kind = registry.kind(spec.engine)
+        await asyncio.to_thread(kind.check_file, Path(version.path))
         self._residents.admit(spec)
         try:
             await self._residents.load(spec.name)
-            if spec.engine is EngineKind.LLAMA:
+            if kind.generates:
                 dialect = await self._dialect(spec)
 
                 def on_test(number: int, of: int) -> None:
@@ -321,9 +315,11 @@ class Updater:
             target = locate(source, self._models_dir)
         except ModelUnavailable as error:
             raise BadRequest(f"source: {error.message}") from None
-        follows = [s.startswith(scripted.SCHEME) for s in (source, self._configured[name])]
-        wanted, found = Path(self._specs[name].path).suffix, target.file.path.suffix
-        if follows[0] != follows[1] or (not follows[0] and wanted != found):
+        now = self._specs[name]
+        other_kind = target.file.engine not in (None, now.engine)
+        other_suffix = registry.kind(now.engine).suffix and Path(now.path).suffix != target.file.path.suffix
+        if other_kind or other_suffix:
+            wanted = Path(now.path).suffix or now.engine
             raise BadRequest(f"source: model {name!r} is a {wanted} file, and {source!r} is none")
         return target
 

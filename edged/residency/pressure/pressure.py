@@ -174,13 +174,11 @@ class Stair:
 class Parts(Struct, frozen=True):
     """What can be given up, and who does it.
 
-    forget: drop what waits in memory to be stored; returns bytes.
     pause: stop and continue batch work. refuse: an error for all new work that has to be done here, or None again.
     """
 
     relief: Relief
     engine: Yielding
-    forget: Callable[[], int]
     pause: Sequence[Callable[[bool], None]]
     refuse: Sequence[Callable[[NoMemory | None], None]]
 
@@ -310,7 +308,7 @@ class Pressure:
         ]
 
     async def _trim(self, _: str) -> None:
-        dropped = self._parts.forget() + await self._parts.engine.trim()
+        dropped = await self._parts.engine.trim()
         log.info("caches: %d KiB of states were dropped", dropped // 1024)
 
     async def _pause(self, kind: str, _: str) -> None:

@@ -11,8 +11,9 @@ from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.prompts import PromptBook, Prompts, as_messages
 from edged.config import Agent, Example, Publish, PublishTool, SqlTool
+from edged.engines.kind import ChatTemplate
 from edged.errors import ModelUnavailable
-from edged.types import JSON, Message, ToolRecord
+from edged.types import JSON, Message, ModelSpec, ToolRecord
 
 LEVEL_TOOL = SqlTool(
     description="Level of a tank.",
@@ -143,11 +144,11 @@ async def test_prompt_book_reads_a_models_template_once_and_not_before_it_is_nee
     """Agents of one model share its dialect; a model that cannot be read is tried again."""
     asked: list[str] = []
 
-    def template_of(model: str) -> tuple[str | None, dict[str, str]]:
-        asked.append(model)
+    def template_of(spec: ModelSpec) -> ChatTemplate:
+        asked.append(spec.name)
         if len(asked) == 1:
             raise ModelUnavailable("not installed")
-        return None, {}
+        return ChatTemplate()
 
     book = PromptBook({"a": Agent(model="m"), "b": Agent(model="m")}, {}, Dialects(template_of))
     assert asked == []

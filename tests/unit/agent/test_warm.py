@@ -11,7 +11,7 @@ from edged.agent.prompts import Prompts
 from edged.agent.warm import Warmer
 from edged.config import Agent, Example, Model, SqlTool
 from edged.errors import ContextExceeded, ModelUnavailable, NoMemory
-from edged.types import JSON, Completion, EngineKind, Job, Preference, Priority
+from edged.types import JSON, SERVER_ENGINE, Completion, Job, Preference, Priority
 
 TOOLS = {
     "level": SqlTool(
@@ -90,7 +90,7 @@ async def test_prefixes_of_a_preloaded_models_agents_are_warmed() -> None:
 async def test_model_in_a_server_is_brought_in_and_its_prefixes_are_the_servers() -> None:
     """There is no engine of ours to warm."""
     board = Board()
-    models = {"small": Model(preload=True, engine=EngineKind.SERVER)}
+    models = {"small": Model(preload=True, engine=SERVER_ENGINE)}
     await Warmer(models, AGENTS, board, board.speak, load=board.load, tell=board.tell).run()
     assert (board.loaded, board.jobs) == (["small"], [])
     assert board.events[0][0] == "model_warmed"

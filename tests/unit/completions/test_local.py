@@ -13,12 +13,16 @@ from llguidance import LLMatcher, LLTokenizer
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import CHATML, GENERIC, HERMES, CallFormat
 from edged.agent.grammars import grammar
-from edged.completions.local import CallPiece, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice, WrittenCall
+from edged.agent.grammars.precheck import Inexpressible
+from edged.completions.calls import CallPiece, WrittenCall
+from edged.completions.plain import Completions
+from edged.completions.request import ModelAnswer, ModelAsk, ToolChoice
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
+from edged.engines.kind import ChatTemplate
 from edged.errors import BadRequest, Busy, ModelUnavailable, NoMemory
 from edged.interfaces import OnPiece
-from edged.types import Completion, Finish, Job, Message, Sampling, Segment, TokenLogprob, ToolCall, ToolSpec
+from edged.types import Completion, Finish, Job, Message, ModelSpec, Sampling, Segment, TokenLogprob, ToolCall, ToolSpec
 
 WEATHER = ToolSpec(
     "get.we-ather", "Weather.", {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -221,8 +225,10 @@ class Writer:
 NATIVE = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}" + CHATML + "{# <tool_call> #}"
 
 
-def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Chats:
-    return Chats(engine, {"small": Model(context=777)}, Dialects(lambda _: (template, {})), max_waiting=max_waiting)
+def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Completions:
+    return Completions(
+        engine, {"small": Model(context=777)}, Dialects(lambda _: ChatTemplate(template)), max_waiting=max_waiting
+    )
 
 
 def ask(*messages: Message, **more: Any) -> ModelAsk:
@@ -524,11 +530,11 @@ async def test_complete_reads_a_template_once() -> None:
     """It takes tens of milliseconds."""
     read: list[str] = []
 
-    def template_of(model: str) -> tuple[str | None, dict[str, str]]:
-        read.append(model)
-        return None, {}
+    def template_of(spec: ModelSpec) -> ChatTemplate:
+        read.append(spec.name)
+        return ChatTemplate()
 
-    made = Chats(Writer("a", "b"), {"small": Model()}, Dialects(template_of), max_waiting=1)
+    made = Completions(Writer("a", "b"), {"small": Model()}, Dialects(template_of), max_waiting=1)
     await made.complete(ask())
     await made.complete(ask())
     assert read == ["small"]

@@ -265,7 +265,6 @@ CHECKS: list[tuple[str, str, str]] = [
     ("[snapshots]\nmax_bytes = true", "snapshots.max_bytes", "expected"),
     ("[snapshots]\nmax_files = 1", "snapshots.max_files", "unknown key; allowed are max_bytes"),
     ('[models.small]\npreload = "yes"', "models.small.preload", "expected `bool`"),
-    ('[models.small]\nengine = "tpu"', "models.small.engine", "allowed are llama.cpp, onnx, openai"),
     ('[models.small]\nbase_url = "http://127.0.0.1:1/v1"', "models.small.base_url", 'write engine = "openai" too'),
     ("[models.small]\ntimeout_s = 3", "models.small.timeout_s", 'write engine = "openai" too'),
     ('[models.npu]\nengine = "openai"\nmodel = "m"', "models.npu.base_url", "is required"),

@@ -14,7 +14,7 @@ from edged.engines.registry import Engines
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import BadRequest, ModelUnavailable
 from edged.residency.governor import Governor
-from edged.types import EmbedJob, EngineKind, Job, ModelSpec, Segment
+from edged.types import EmbedJob, Job, ModelSpec, Segment
 from tests.support.memory import Even, plenty
 
 SCRIPTS = {"talks": "", "embeds": "dimensions = 8", "more": "dimensions = 4"}
@@ -34,9 +34,9 @@ class Board:
         specs = {}
         for name, script in SCRIPTS.items():
             (folder / name).write_text(script)
-            kind = EngineKind.LLAMA if name == "talks" else EngineKind.ONNX
+            kind = "llama.cpp" if name == "talks" else "onnx"
             specs[name] = ModelSpec(name=name, path=str(folder / name), context=256, engine=kind)
-        self.engines = Engines(specs, generators={EngineKind.LLAMA: self.llama}, embedders={EngineKind.ONNX: self.onnx})
+        self.engines = Engines(specs, {"llama.cpp": self.llama, "onnx": self.onnx})
         self.governor = self.engines.residency = Governor(
             specs,
             self.engines,

@@ -66,7 +66,7 @@ def test_parts_expand_in_numeric_order() -> None:
         ("context = 512", 'context = "512"', "context", "Expected `int`, got `str`"),
         ('name = "tiny"', 'name = "../tiny"', "name", "matching regex"),
         ('name = "tiny"', 'name = "other"', "name", "must be the file's name, 'tiny'"),
-        ('engine = "llama.cpp"', 'engine = "torch"', "engine", "Invalid enum value"),
+        ('engine = "llama.cpp"', 'engine = "torch"', "engine", "allowed are llama.cpp, onnx"),
         ("default = true", "defualt = true", "", "unknown field `defualt`"),
         ("default = true", "default = false", "default", "exactly one model is the default"),
         ('hf = "owner/repo/tiny.gguf"', 'hf = "tiny.gguf"', "sources[0]", "owner/repo/path"),

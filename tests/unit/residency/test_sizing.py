@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from edged.errors import ModelUnavailable
-from edged.residency.sizing import Estimate, Sizer, corrected
+from edged.interfaces import Estimate
+from edged.residency.sizing import Sizer, corrected
 from edged.types import KnownSize, MemoryNeed, ModelSpec
 
 SPEC = ModelSpec(name="m", path="/m", context=512)

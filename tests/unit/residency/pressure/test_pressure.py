@@ -92,7 +92,7 @@ class Board:
         self.refused = error
 
     def pressure(self, **more: Any) -> Pressure:
-        parts = Parts(self, self, lambda: 0, (self.pause_batch,), (self.refuse,))
+        parts = Parts(self, self, (self.pause_batch,), (self.refuse,))
         nowhere = self.folder / "none"
         settings: dict[str, Any] = {"manager": None, "strain": None, "pace": PACE, "board": nowhere, **more}
         floor = Floor(96 * MIB, self.folder / "meminfo", nowhere, nowhere)

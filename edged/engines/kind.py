@@ -1,0 +1,200 @@
+"""What the daemon knows of a kind of engine: `EngineKind` before a model runs, `BaseEngine` while it does.
+
+A kind of engine is a subclass of each, and an instance of the first in `registry.KINDS`.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from msgspec import Struct
+
+from edged.errors import BadRequest
+from edged.interfaces import Estimate, OnPiece, Residency
+from edged.types import JSON, Completion, Embeddings, EmbedJob, Job, ModelSpec, ModelState, SelfTest, Speed
+
+
+class Surroundings(Struct, frozen=True, kw_only=True):
+    """What an engine is made with.
+
+    threads: to compute with where a model names none; None: as many as the process may use.
+    on_fatal: called on the event loop if the engine dies; the daemon then has to end.
+    states_dir, states_bytes: where states of prompts outlive their model, and how much of the disk they may take;
+        0: nothing is kept.
+    """
+
+    threads: int | None = None
+    on_fatal: Callable[[BaseException], None] | None = None
+    states_dir: Path | None = None
+    states_bytes: int = 0
+
+
+class ChatTemplate(Struct, frozen=True):
+    """How a model wants dialogues written.
+
+    source: Jinja, as it is in the model's file; None: the file has none. tokens: the texts of bos_token and eos_token,
+        where the source names them.
+    """
+
+    source: str | None = None
+    tokens: dict[str, str] = {}
+
+
+class ModelStats(Struct, frozen=True, kw_only=True):
+    """One loaded model for `status`. Each kind of engine adds what it counts.
+
+    load_ms: the load took. threads: compute at the moment.
+    """
+
+    name: str
+    state: ModelState
+    load_ms: float
+    threads: int
+
+    @property
+    def speed(self) -> Speed | None:
+        """As measured; None: not yet, or nobody measures it."""
+        return None
+
+
+class BaseEngine(ABC):
+    """An engine as the daemon runs it: implements `interfaces.Engine`, `Embedder`, `Loader` and `Yielding`. A kind
+    overrides what its models can do, and what they need.
+    """
+
+    _residency: Residency | None = None
+
+    @property
+    def residency(self) -> Residency | None:
+        """Who decides what is loaded; set before the first request (the governor, in turn, needs the engine)."""
+        return self._residency
+
+    @residency.setter
+    def residency(self, residency: Residency | None) -> None:
+        self._residency = residency
+
+    async def start(self) -> None:
+        """Start; loads nothing."""
+
+    async def settle(self) -> None:
+        """Called once, when the daemon serves: what makes later requests quicker and must not hold up the start."""
+
+    async def stop(self) -> None:
+        """End everything that runs with `Cancelled`, free all models."""
+
+    @abstractmethod
+    async def load(self, spec: ModelSpec) -> None:
+        """See interfaces.Loader."""
+
+    @abstractmethod
+    async def unload(self, name: str) -> None:
+        """See interfaces.Loader."""
+
+    async def generate(
+        self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
+    ) -> Completion:
+        """See interfaces.Engine."""
+        raise embeds_only(job.model)
+
+    async def warm(self, job: Job) -> None:
+        """See interfaces.Engine."""
+        raise embeds_only(job.model)
+
+    async def embed(self, job: EmbedJob) -> Embeddings:
+        """See interfaces.Embedder."""
+        raise generates_only(job.model)
+
+    async def trim(self) -> int:
+        """See interfaces.Yielding; what keeps nothing between two requests drops nothing."""
+        return 0
+
+    def relax(self) -> None:
+        """See interfaces.Yielding."""
+
+    def pause_batch(self, paused: bool) -> None:
+        """See interfaces.Yielding."""
+
+    def progress(self) -> tuple[bool, float]:
+        """(it is at work, when it last got on: time.monotonic()). For the watchdog: no locks, no I/O."""
+        return False, time.monotonic()
+
+    def stats(self) -> Sequence[ModelStats]:
+        """The loaded models."""
+        return ()
+
+    def lost_s(self, model: str) -> float:
+        """Seconds to compute again what a loaded model holds and nobody keeps once it is unloaded."""
+        return 0.0
+
+    def status(self) -> dict[str, JSON]:
+        """What `status` shows beside the models, by name."""
+        return {}
+
+
+class EngineKind(ABC):
+    """A kind of engine: which files it takes, and what can be told of a model before it is loaded.
+
+    name: `engine` in a configuration, a manifest and `ModelSpec`.
+    scheme: of sources that are its own, without the colon; empty: its files come by the common ones (`models.catalog`).
+    suffix: by which its files are known, with the dot; empty: by none.
+    companions: further files that a model of a hub's repository needs, by their names at its top.
+    generates, embeds: what its models can do. One that can do both is told by its file, after the load.
+    sizes: how much memory its models take; None: they take none worth counting.
+    """
+
+    name: ClassVar[str]
+    scheme: ClassVar[str] = ""
+    suffix: ClassVar[str] = ""
+    companions: ClassVar[tuple[str, ...]] = ()
+    generates: ClassVar[bool] = True
+    embeds: ClassVar[bool] = False
+    sizes: ClassVar[Estimate | None] = None
+
+    @abstractmethod
+    def make(self, around: Surroundings) -> BaseEngine:
+        """An engine, not started. Made once, and only where a model of this kind is configured."""
+
+    def path(self, rest: str) -> Path:
+        """The file that a source of the kind's own scheme means. rest: what follows the colon."""
+        return Path(rest)
+
+    def is_present(self, path: Path) -> bool:
+        """Whether what a model is loaded from is on this board."""
+        return path.is_file()
+
+    def check_file(self, path: Path) -> None:
+        """Look at a file's beginning before a load is tried; blocks for milliseconds. Raises ModelUnavailable where it
+        is no model of this kind."""
+
+    def chat_template(self, path: Path) -> ChatTemplate:
+        """The template in a model's file; blocks for tens of milliseconds. Raises ModelUnavailable."""
+        return ChatTemplate()
+
+    def self_tests(self, path: Path) -> tuple[SelfTest, ...]:
+        """Questions that the file itself brings along; those of a manifest are the catalog's. Raises ModelUnavailable
+        where the file cannot be read."""
+        return ()
+
+    def about_bytes(self, file_bytes: int, parameters: int, context: int, kv_bytes_per_token: int = 0) -> int:
+        """About how many bytes a model takes in memory, by what its manifest says.
+
+        Args:
+            file_bytes: of the model's file.
+            context: tokens that one request may use.
+            kv_bytes_per_token: of keys and values; 0: not known.
+        """
+        return file_bytes
+
+
+def embeds_only(model: str) -> BadRequest:
+    """The error for those who want a text of an embedding model."""
+    return BadRequest(f"model: {model!r} is an embedding model: it does not generate, see POST /v1/embeddings")
+
+
+def generates_only(model: str, hint: str = "") -> BadRequest:
+    """The error for those who want vectors of a language model."""
+    return BadRequest(f"model: {model!r} is a language model and makes no embeddings{hint}")

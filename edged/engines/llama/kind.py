@@ -1,0 +1,60 @@
+"""llama.cpp as a kind of engine: language models in GGUF files."""
+
+from __future__ import annotations
+
+from math import sqrt
+from pathlib import Path
+
+from edged.engines.kind import ChatTemplate, EngineKind, Surroundings
+from edged.engines.llama import gguf, predict
+from edged.engines.llama.engine import LlamaEngine
+from edged.engines.llama.sizes import ASIDE_BYTES, context_cells
+from edged.engines.llama.snapshots import Snapshots
+from edged.interfaces import Estimate
+
+# What a model takes beside its weights, by the root of the parameters' number: widths grow with it.
+# Graph and logits, in bytes: 1,431 (135M), 1,957 (0.5B) and 1,629 (1.5B) by `sizes.compute_bytes`.
+COMPUTE_BY_ROOT = 1_960
+# Tables of the vocabulary: 2,500 to 4,100 with the catalog's models, by `predict.TABLE_BYTES`, LEXICON_BYTES.
+VOCABULARY_BY_ROOT = 2_500
+# Keys and values of a token, where the manifest does not say: 0.6 to 2 with the catalog's models.
+KV_BY_ROOT = 2
+
+
+class LlamaKind(EngineKind):
+    """See EngineKind."""
+
+    name = "llama.cpp"
+    suffix = ".gguf"
+    sizes = Estimate(
+        identity=predict.identity,
+        least=predict.least_bytes,
+        ask=predict.dry_run,
+        ask_bytes=predict.dry_run_bytes,
+        calculate=predict.predict,
+        libraries=predict.library_bytes,
+    )
+
+    def make(self, around: Surroundings) -> LlamaEngine:
+        """See EngineKind."""
+        snapshots = Snapshots(around.states_dir, around.states_bytes) if around.states_dir else None
+        return LlamaEngine(threads=around.threads, on_fatal=around.on_fatal, snapshots=snapshots)
+
+    def check_file(self, path: Path) -> None:
+        """See EngineKind."""
+        gguf.metadata(path)
+
+    def chat_template(self, path: Path) -> ChatTemplate:
+        """See EngineKind."""
+        pairs = gguf.metadata(path)
+        source = pairs.get("tokenizer.chat_template")
+        if not isinstance(source, str):
+            return ChatTemplate()
+        used = "bos_token" in source or "eos_token" in source
+        return ChatTemplate(source, gguf.special_tokens(path, pairs) if used else {})
+
+    def about_bytes(self, file_bytes: int, parameters: int, context: int, kv_bytes_per_token: int = 0) -> int:
+        """See EngineKind."""
+        root = sqrt(parameters)
+        kv = (kv_bytes_per_token or KV_BY_ROOT * root) * context_cells(context)
+        return round(file_bytes + kv + (COMPUTE_BY_ROOT + VOCABULARY_BY_ROOT) * root) + ASIDE_BYTES
