@@ -17,7 +17,7 @@ import typer
 from edged.cli.common import AsJson, ConfigFile, Socket, row, shown, size, span, table, when
 from edged.cli.connection import daemon, socket_path
 from edged.cli.outcome import print_json
-from edged.cli.view import broker_text, event_line, pressure_lines, queue_text, status_lines, upstream_text
+from edged.cli.view import broker_text, event_line, fault_lines, pressure_lines, queue_text, status_lines, upstream_text
 from edged.client import AsyncClient, EdgedCallError
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class _Top:
             _text(f"memory    {_bar(state['memory'])}"),
             *(_text(told) for told in pressure_lines(state.get("pressure"))),
             _text(f"requests  {queue_text(state['queue'])}"),
+            *(_text(told) for told in fault_lines(state)),
             *(_text(f"broker    {broker_text(link)}") for link in (state["mqtt"],) if link),
             *(_text(f"upstream  {name}: {upstream_text(link)}") for name, link in state["link"].items()),
             _text(""),

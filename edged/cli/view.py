@@ -24,6 +24,7 @@ def status_lines(state: Document) -> list[str]:
         f"memory  {memory_text(state['memory'])}",
         *pressure_lines(state.get("pressure")),
         f"requests  {queue_text(state['queue'])}",
+        *fault_lines(state),
         *(f"you  {you_text(you)}" for you in (state.get("you"),) if you and you["role"]),
         *(f"model  {name}: {model_text(m, state['engine'].get(name))}" for name, m in state["models"].items()),
         *(f"prefixes  {snapshots_text(kept)}" for kept in (state.get("snapshots"),) if kept and kept["files"]),
@@ -49,6 +50,14 @@ def pressure_lines(pressure: Document | None) -> Iterator[str]:
             since = time.strftime("%H:%M:%S", time.localtime(stair["since"]))
             without = ", ".join(str(given_up) for given_up in stair.get("given_up", ()))
             yield f"{name}  level {stair['level']} since {since}, without {line(without)}: {line(str(stair['reason']))}"
+
+
+def fault_lines(state: Document) -> Iterator[str]:
+    """What does not work, and what to do about it."""
+    for fault in state.get("faults", ()):
+        what = f"{fault['about']} {fault.get('name', '')}".rstrip()
+        todo = f"; {fault['do']}" if fault.get("do") else ""
+        yield "fault  " + line(f"{what}: {fault['message']}{todo}")
 
 
 def you_text(you: Document) -> str:

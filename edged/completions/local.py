@@ -1,5 +1,6 @@
-"""A plain model as the request says: its messages, its tools, its shape of the answer. Nothing is stored, and none of
-our own tools is called: what the model wants called goes back to whoever asked."""
+"""A completion of a plain model that the board runs itself: the request's messages, its tools and its shape of the
+answer become a prompt and a grammar, and what is written becomes words and calls. None of our own tools is called:
+what the model wants called goes back to the client."""
 
 from __future__ import annotations
 
@@ -7,93 +8,65 @@ from msgspec import structs
 
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
-from edged.agent.grammars import grammar, precheck
-from edged.agent.grammars.precheck import Inexpressible
-from edged.completions import request, server
+from edged.agent.grammars import grammar
+from edged.completions import request, shapes
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
-from edged.completions.output import Output, Told
-from edged.completions.request import MAX_TOP, ModelAnswer, ModelAsk, OnCall, ToolChoice
-from edged.completions.slots import Places
+from edged.completions.output import Output, WaitingLogprobs
+from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice, model_answer
+from edged.completions.shapes import Shapes
 from edged.config import Model
-from edged.errors import BadRequest, ModelUnavailable, NoMemory
+from edged.errors import ToolFailed
 from edged.interfaces import Engine, OnPiece
-from edged.types import Completion, Finish, Job, Segment, TokenLogprob, ToolSpec
-from edged.upstreams import LocalServers
+from edged.types import Completion, Job, Segment, TokenLogprob, ToolSpec
 from edged.wire import new_rid
 
-__all__ = [
-    "MAX_TOP",
-    "CallPiece",
-    "Chats",
-    "Inexpressible",
-    "ModelAnswer",
-    "ModelAsk",
-    "OnCall",
-    "OnPiece",
-    "ToolChoice",
-    "WrittenCall",
-]
+TRIES = 2  # of what a grammar keeps in part only: a small model that is wrong twice would be wrong again
 
 
-class Chats:
-    """Completions of plain models, a bounded number at once.
+class Local:
+    """The models that the board's engines run. Arguments: see Completions."""
 
-    Args:
-        max_waiting: so many wait for a place; one more is refused.
-        served: the models among them that servers on this board run.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        models: dict[str, Model],
-        dialects: Dialects,
-        *,
-        max_waiting: int,
-        served: LocalServers | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine, models: dict[str, Model], dialects: Dialects) -> None:
         self._engine, self._models, self._dialects = engine, models, dialects
-        self._served = served or LocalServers({})
-        self._places = Places("completions", max_waiting=max_waiting)
 
-    def refuse(self, error: NoMemory | None) -> None:
-        """Begin no completion here, with this error; None: begin them again."""
-        self._places.refusing = error
+    async def complete(self, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None) -> ModelAnswer | None:
+        """One generation. See Completions.complete.
 
-    async def complete(
-        self, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
-    ) -> ModelAnswer:
-        """One completion. Cancelling the task ends the generation within one step of the model.
-
-        Args:
-            on_piece: gets text, and the log-probabilities of its tokens where asked for, as they come.
-            on_call: gets calls as they come, behind all text.
-
-        Raises:
-            BadRequest: what is asked does not go together, or a schema cannot be kept (Inexpressible).
-            Busy: too many wait already.
-            ContextExceeded: the messages do not fit.
-            ModelUnavailable, NoMemory: the model cannot be loaded, or its template refuses these messages; or the board
-                is short of memory.
+        Returns:
+            None where all that was made are calls whose results are there already: the model has nothing to add. Small
+            ones go on like that for ever; without the tools in sight they word an answer.
         """
-        request.check(ask)
-        if ask.model not in self._models:
-            raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
-        async with self._places.one(takes_memory=ask.model not in self._served):
-            if ask.model in self._served:
-                return await server.complete(self._served, ask, on_piece, on_call)
-            dialect, context = await self._dialects.of_model(ask.model), self._models[ask.model].context
-            await _check_schemas(ask)
-            work = _Work(ask, dialect, context, on_piece, on_call)
-            answer = await self._answer(work)
-            if not work.repeats:
+        fitted = await shapes.fitted(ask)
+        if not fitted.after:
+            return await self._once(ask, fitted, on_piece, on_call)
+        # A grammar keeps a schema in part only: what is written is checked before anybody sees it.
+        messages, wrong = ask.messages, ""
+        for _ in range(TRIES):
+            answer = await self._once(structs.replace(ask, messages=messages), fitted, None, None)
+            if answer is None:
+                return None
+            problem = await fitted.wrong_with(answer)
+            if problem is None:
+                _tell_whole(answer, on_piece, on_call)
                 return answer
-            # The same call again, its result before it, means that the model has nothing to add: small ones go on like
-            # that for ever. Without the tools in sight they word an answer.
-            return await self._answer(_Work(structs.replace(ask, choice=ToolChoice.NONE), dialect, context, on_piece))
+            wrong, messages = problem, (*ask.messages, *shapes.shown(answer, problem))
+        raise ToolFailed(f"model {ask.model!r}: {wrong}")
 
-    async def _answer(self, work: _Work) -> ModelAnswer:
-        return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
+    async def _once(
+        self, ask: ModelAsk, fitted: Shapes, on_piece: OnPiece | None, on_call: OnCall | None
+    ) -> ModelAnswer | None:
+        dialect, context = await self._dialects.of_model(ask.model), self._models[ask.model].context
+        work = _Work(ask, fitted, dialect, context, on_piece, on_call)
+        answer = work.answer(await self._engine.generate(work.job, on_piece=work.piece))
+        return None if work.repeats else answer
+
+
+def _tell_whole(answer: ModelAnswer, on_piece: OnPiece | None, on_call: OnCall | None) -> None:
+    if on_piece and answer.text:
+        on_piece(answer.text, answer.logprobs)
+    if on_call:
+        for index, call in enumerate(answer.calls):
+            on_call((CallPiece(index, call.name, ""), CallPiece(index, None, call.arguments)))
 
 
 class _Work:
@@ -102,6 +75,7 @@ class _Work:
     def __init__(
         self,
         ask: ModelAsk,
+        fitted: Shapes,
         dialect: Dialect,
         context: int,
         on_piece: OnPiece | None,
@@ -111,11 +85,11 @@ class _Work:
         self.dialect = dialect
         self._on_piece = on_piece
         self._on_call = on_call
-        self._tools = () if ask.choice is ToolChoice.NONE else ask.tools
-        self._must_call = bool(self._tools) and ask.choice is ToolChoice.REQUIRED
+        self._tools = request.offered(ask)
+        self._must_call = request.must_call(ask)
         self._output: Output | None = None
         self._reader = CallReader()
-        self._told = Told()
+        self._logprobs = WaitingLogprobs()
         self._answered = request.answered(ask) if ask.choice is ToolChoice.AUTO else ()
         self._held: list[CallPiece] = []
         if self._tools and not self._must_call:
@@ -130,7 +104,7 @@ class _Work:
             max_tokens=ask.max_tokens or context,  # the engine bounds it by what the prompt leaves
             sampling=ask.sampling,
             stop=() if self._tools else ask.stop,  # it would also cut calls: text beside them ends by its grammar
-            grammar=_rules(ask, self._tools, dialect),
+            grammar=_rules(ask, self._tools, fitted, dialect),
             logprobs=ask.logprobs,
             priority=ask.priority,
         )
@@ -153,7 +127,7 @@ class _Work:
     def piece(self, text: str, tokens: tuple[TokenLogprob, ...]) -> None:
         """More of what the model writes."""
         if self._output:
-            self._told.add(tokens)
+            self._logprobs.add(tokens)
             self._tell(self._output.feed(text))
             self._tell_calls(self._output.call_pieces())
         elif self._must_call:
@@ -170,32 +144,28 @@ class _Work:
         """The whole of it."""
         if self._output:
             self._tell(self._output.finish())
-            text, logprobs = self._output.text, tuple(self._told.told)
+            text, logprobs = self._output.text, tuple(self._logprobs.taken)
         elif self._must_call:
             text, logprobs = "", ()
         else:
-            return _model_answer(done, done.text, (), done.logprobs)
+            return model_answer(done, done.text, (), done.finish, done.logprobs, done.variant)
         calls = self._calls()
-        if done.finish is not Finish.LENGTH:  # a scripted model follows no grammar
-            if not calls and self._must_call:
-                raise ModelUnavailable(f"model {self.ask.model!r} made no call, and one was required")
-            if not all(call.whole for call in calls):
-                raise ModelUnavailable(f"model {self.ask.model!r} did not end its call")
+        request.check_calls(self.ask, calls, done.finish)  # a scripted model follows no grammar
         if self._held and not all(call.whole and request.is_among(call, self._answered, whole=True) for call in calls):
             self._release()
-        return _model_answer(done, text, calls, logprobs)
+        return model_answer(done, text, calls, done.finish, logprobs, done.variant)
 
     def _calls(self) -> tuple[WrittenCall, ...]:
         return self._output.calls() if self._output else self._reader.calls()
 
     def _tell(self, words: str) -> None:
-        tokens = self._told.take(words)
+        tokens = self._logprobs.take(words)
         if words and self._on_piece:
             self._on_piece(words, tokens)
 
     def _tell_calls(self, pieces: tuple[CallPiece, ...]) -> None:
         """Tell of calls. One that may become one that was answered waits: if all do, they are not made (see
-        `Chats.complete`). Behind words they are."""
+        `Local.complete`). After words they are."""
         self._held += pieces
         if self._held and not self._may_repeat():
             self._release()
@@ -212,48 +182,17 @@ class _Work:
             self._on_call(held)
 
 
-def _model_answer(
-    done: Completion, text: str, calls: tuple[WrittenCall, ...], logprobs: tuple[TokenLogprob, ...]
-) -> ModelAnswer:
-    return ModelAnswer(
-        text=text,
-        calls=calls,
-        finish=done.finish,
-        prompt_tokens=done.prompt_tokens,
-        cached_tokens=done.cached_tokens,
-        completion_tokens=done.completion_tokens,
-        logprobs=logprobs,
-        variant=done.variant,
-    )
-
-
-def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], dialect: Dialect) -> str | None:
+def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], fitted: Shapes, dialect: Dialect) -> str | None:
     """The grammar for what may be written; None where anything may."""
     most = grammar.MAX_CALLS if ask.parallel else 1
     if not tools:
-        if ask.response_schema is not None:
-            return grammar.answer(ask.response_schema)
+        if fitted.answer is not None:
+            return grammar.answer(fitted.answer.schema)
         # Behind a result small models copy the JSON they see; what is wanted of one that cannot call is an answer.
         return grammar.words() if ask.messages[-1].role == "tool" else None
+    tools = grammar.fitted(tools, fitted.tools)
     if ask.choice is ToolChoice.REQUIRED:
         return grammar.some_calls(tools, dialect.calls, most=most)
-    if ask.response_schema is not None:
-        return grammar.answer_or_calls(tools, dialect.calls, ask.response_schema, most=most)
+    if fitted.answer is not None:
+        return grammar.answer_or_calls(tools, dialect.calls, fitted.answer.schema, most=most)
     return grammar.text_or_calls(tools, dialect.calls, most=most, stops=ask.stop)
-
-
-async def _check_schemas(ask: ModelAsk) -> None:
-    """Raises Inexpressible for a schema that no grammar can be made of."""
-    tools = () if ask.choice is ToolChoice.NONE else ask.tools
-    names: list[str | None] = [tool.name for tool in tools]
-    parts = [precheck.Part(tool.parameters, grammar.arguments(tool)) for tool in tools]
-    if ask.response_schema is not None:
-        names.append(None)
-        parts.append(precheck.Part(ask.response_schema, grammar.answer(ask.response_schema)))
-    found = await precheck.problem(parts)
-    if found is None:
-        return
-    at, why = found
-    if at is None:
-        raise BadRequest(f"tools: too much for one grammar: {why}")
-    raise Inexpressible(names[at], why)

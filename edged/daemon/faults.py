@@ -66,6 +66,10 @@ class Faults:
         """All that there are now, as `status` shows them; see `Finding.document`."""
         return [finding.document() for finding in self._now]
 
+    def brief(self) -> list[JSON]:
+        """All that there are now, as everybody may know them: [{about, name, message}]."""
+        return [{**_about(finding), "message": finding.message} for finding in self._now]
+
     def added_by(self, found: Iterable[Finding]) -> list[Finding]:
         """The failures among findings of another configuration that this daemon does not have. Where a key was written
         to is no difference."""
@@ -75,6 +79,8 @@ class Faults:
     async def start(self) -> None:
         """A first look, for as long as a start may wait: without the headers of models, and with the verdicts of the
         rehearsals that were made before."""
+        for caution in self._toolbox.cautions():
+            log.warning("%s", caution.message, extra={"event": "tools_caution"})
         found = await tools.problems(self._inspected, self._toolbox)
         found += await asyncio.to_thread(self._at_a_glance)
         trials = await asyncio.to_thread(self._trials)

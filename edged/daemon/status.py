@@ -95,7 +95,7 @@ class Status:
             "models": self._models(),
             "queue": self._counts,
             "store": {"damaged": self._database.salvaged.aside if self._database.salvaged else None},
-            "faults": self._faults.document(),
+            "faults": self._faults.brief(),
             "link": self._cloud.status(),
             "snapshots": dict.fromkeys(SNAPSHOTS, 0),  # of engines that keep none
             **self._engine.status(),
@@ -111,6 +111,7 @@ class Status:
             "pid": os.getpid(),
             "tasks": len(asyncio.all_tasks()),
             **self.state(),
+            "faults": self._faults.document(),
             "engine": {stats.name: _plain(stats) for stats in self._engine.stats()},
             "mqtt": None,
             **{name: status for name, status in said.items() if status is not None},

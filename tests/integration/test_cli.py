@@ -288,7 +288,7 @@ async def test_check_says_what_is_there_and_what_cannot_work(tmp_path: Path) -> 
 async def test_check_finds_a_parameter_that_no_grammar_can_be_made_of(tmp_path: Path) -> None:
     """That takes trying; each is told once."""
     tool = '[tools.{0}]\ndescription = "d"\ndatabase = "plant"\nsql = "SELECT :a"\nparameters.a = {1}\n'
-    more = tool.format("ahead", '{ pattern = "(?=a)" }') + tool.format("no", "{ not = {} }")
+    more = tool.format("none", '{ "$ref" = "#/nowhere" }') + tool.format("long", "{ maxLength = 2000000 }")
     daemon = Daemon(tmp_path, config=more)
     told = (await edged("check", "--json", "--config", str(daemon.config))).json()["problems"]
     assert len(told) == 2

@@ -17,19 +17,20 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct, field
 
 from edged.agent.dialects.chat_template import Dialect
-from edged.agent.grammars import grammar, precheck
+from edged.agent.grammars import precheck
 from edged.agent.prompts import STAND_IN, Prompt, Prompts, specs
 from edged.config import Agent, Tool
 from edged.engines import registry
 from edged.engines.kind import ChatTemplate, TokenCount
-from edged.errors import ModelUnavailable
+from edged.errors import BadRequest, ModelUnavailable
+from edged.tools.toolbox import silenced
 from edged.tools.values import sample
 from edged.types import JSON, Message, ToolRecord
 
@@ -91,29 +92,37 @@ def verdicts(script: Script) -> Iterator[Verdict]:
         yield from [Verdict(error.message)] * len(script.parts)
     for name, tool in script.tools.items():
         with _limited(script.cpu_s):
-            [spec] = specs({name: tool})
-            found = asyncio.run(precheck.problem([precheck.Part(spec.parameters, grammar.arguments(spec))]))
-            yield Verdict(found[1] if found else None)
+            yield _fit(name, tool)
+
+
+def _fit(name: str, tool: Face) -> Verdict:
+    try:
+        asyncio.run(precheck.fitted_tools(specs({name: tool})))
+    except precheck.Inexpressible as error:
+        return Verdict(error.reason)
+    return Verdict()
 
 
 def _rehearse(script: Script, part: Part, count: TokenCount | None) -> Verdict:
-    tools = dict[str, Tool](part.tools)
+    tools = {
+        name: tool if _fit(name, tool).problem is None else silenced(name, tool) for name, tool in part.tools.items()
+    }
     try:
+        taken = asyncio.run(precheck.fitted_tools(specs(tools)))
         dialect = Dialect(script.template.source, script.template.tokens)
-        prompts = Prompts(part.agent, tools, dialect, escalates=part.escalates)
+        prompts = Prompts(part.agent, tools, dialect, taken, escalates=part.escalates)
         first = _dialogues(prompts, tools)
-    except ModelUnavailable as error:
+    except (ModelUnavailable, BadRequest) as error:  # BadRequest: the tools are too much together
         return Verdict(error.message)
     if tools and (why := precheck.failure(prompts.grammar)) is not None:
         return Verdict(f"its tools cannot be made into one grammar: {why}")
     if count is None:
         return Verdict()
-    return Verdict(
-        fixed=max(count(each.prefix) for each in first), shortest=max(count((*p.prefix, *p.turn)) for p in first)
-    )
+    whole = max(count((*each.prefix, *each.turn)) for each in first)
+    return Verdict(fixed=max(count(each.prefix) for each in first), shortest=whole)
 
 
-def _dialogues(prompts: Prompts, tools: dict[str, Tool]) -> list[Prompt]:
+def _dialogues(prompts: Prompts, tools: Mapping[str, Tool]) -> list[Prompt]:
     """The prompts of a first question. ModelUnavailable: the template refuses one of them, or one of those that come
     later in a dialogue, with a tool's result and an earlier turn."""
     records = [ToolRecord(name, _arguments(tool), {"ok": True}, True) for name, tool in list(tools.items())[:1]]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from edged.agent.grammars import cost
+from edged.agent.grammars.kept import kept
 from edged.agent.prompts import specs
 from edged.config import Config
 from edged.daemon.checks.finding import About, Finding, Inspection, Level, of_error, ok
@@ -23,7 +24,7 @@ async def prepare(settings: Config) -> tuple[Config, list[Finding]]:
     settings, wrong = await resolve(settings)
     found = [of_error("tools", error, CORRECT) for error in wrong]
     for spec in specs(settings.tools):
-        if (problem := cost.look(spec.parameters).problem) is not None:
+        if (problem := cost.look(kept(spec.parameters, loose=True).schema).problem) is not None:
             error = settings.error(("tools", spec.name, "parameters"), problem)
             found.append(of_error("tools", error, CORRECT))
     left_out = named(found)
