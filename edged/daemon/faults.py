@@ -100,7 +100,8 @@ class Faults:
         found += await asyncio.to_thread(self._closely)
         rehearsed: list[Finding] = []
         for trial in await asyncio.to_thread(self._trials):
-            await agents.rehearse(trial, self._verdicts)
+            if (trouble := await agents.rehearse(trial, self._verdicts)) is not None:
+                log.info("%s", trouble, extra={"event": "rehearsal_skipped"})
             rehearsed += agents.known(self._inspected, trial, self._verdicts)
         self._take(found, rehearsed)
 

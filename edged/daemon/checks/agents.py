@@ -65,8 +65,9 @@ def trials(settings: Config, *, offered_only: bool) -> list[Trial]:
     made, offered = [], set[str]()
     for name, alias in model_aliases(settings).items():
         agents = {agent: each for agent, each in settings.agents.items() if each.model == name}
-        spec = next((each for each in alias.variants if is_here(each)), None)
-        if settings.models[name].is_served or spec is None or not registry.kind(spec.engine).follows_grammars:
+        if settings.models[name].is_served or (spec := _first_here(alias.variants)) is None:
+            continue
+        if not registry.kind(spec.engine).follows_grammars:
             continue
         parts = {
             agent: Part(each, {t: _face(settings.tools[t]) for t in each.tools}, settings.may_escalate(agent))
@@ -80,15 +81,15 @@ def trials(settings: Config, *, offered_only: bool) -> list[Trial]:
     return made
 
 
-async def rehearse(trial: Trial, verdicts: Verdicts) -> None:
-    """Make the verdicts that are missing, and keep them. Where there is no memory for it they go on missing."""
+async def rehearse(trial: Trial, verdicts: Verdicts) -> str | None:
+    """Make the verdicts that are missing, and keep them. Returns why some are missing all the same; None: none is."""
     left = [name for name, digest in trial.digests.items() if verdicts.get(digest) is None]
     template = ChatTemplate()
     if left and trial.spec is not None:
         try:
             template = await asyncio.to_thread(registry.chat_template, trial.spec)
         except ModelUnavailable:  # the check of the models has the words for it
-            return
+            return None
     while left:
         script = Script(
             engine=trial.spec.engine if trial.spec else "",
@@ -98,11 +99,13 @@ async def rehearse(trial: Trial, verdicts: Verdicts) -> None:
             parts=[trial.parts[name] for name in left if name in trial.parts],
             tools={name: trial.tools[name] for name in left if name in trial.tools},
         )
-        made = await _in_child(script, left)
-        await asyncio.to_thread(verdicts.keep, {trial.digests[name]: verdict for name, verdict in made.items()})
-        if not made:
-            return
+        made, trouble = await _in_child(script, left)
+        if made:
+            await asyncio.to_thread(verdicts.keep, {trial.digests[name]: verdict for name, verdict in made.items()})
+        if trouble is not None:
+            return f"{left[len(made)]} could not be tried: {trouble}"
         left = left[len(made) :]
+    return None
 
 
 def known(inspected: Inspection, trial: Trial, verdicts: Verdicts) -> Iterator[Finding]:
@@ -134,38 +137,48 @@ def _of_agent(inspected: Inspection, name: str, verdict: Verdict) -> Iterator[Fi
         yield inspected.at("agents", ("agents", name, "max_tokens"), message, do, Level.WARN)
 
 
-async def _in_child(script: Script, names: list[str]) -> dict[str, Verdict]:
-    """Verdicts by name, in the order of the names, as far as the process came; with one on what it died of."""
+async def _in_child(script: Script, names: list[str]) -> tuple[dict[str, Verdict], str | None]:
+    """(verdicts by name, in the order of the names and as far as the process came; why it came no further).
+
+    What ended the process, for example a template without end, has a verdict that says so.
+    """
     available = memory.available_bytes()
     if available is not None and available < TAKES_BYTES:
-        log.info("%s: there is no memory to try them now", ", ".join(names), extra={"event": "rehearsal_skipped"})
-        return {}
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "edged.daemon.checks.rehearsal", str(os.getpid())),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=systemd.child_environment(),
-    )
-    out = errors = b""
+        return {}, f"it takes {TAKES_BYTES >> 20} MiB, and {available >> 20} MiB are available"
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "edged.daemon.checks.rehearsal", str(os.getpid())),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=systemd.child_environment(),
+        )
+    except OSError as error:
+        return {}, f"no process can be started: {error.strerror}"
     try:
         async with asyncio.timeout(WITHIN_S):
             out, errors = await child.communicate(msgspec.json.encode(script))
     except TimeoutError:
-        errors = b"it took too long"
+        return {}, f"it took longer than {WITHIN_S:.0f} s"
     finally:
         if child.returncode is None:
             child.kill()
             await child.wait()
     made = dict(zip(names, (msgspec.json.decode(line, type=Verdict) for line in out.splitlines()), strict=False))
-    if len(made) < len(names):
-        culprit = names[len(made)]
-        if child.returncode is not None and -child.returncode in DEADLY:
-            what = "takes too long" if -child.returncode == signal.SIGPROF else f"ends in {child.returncode}"
-            return {**made, culprit: Verdict(f"trying it {what}")}
-        said = errors.decode(errors="replace").strip().rpartition("\n")[2]
-        log.warning("%s could not be tried: %s", culprit, said, extra={"event": "rehearsal_failed"})
-    return made
+    if len(made) == len(names):
+        return made, None
+    code = child.returncode or 0
+    if -code in DEADLY:
+        what = "takes too long" if -code == signal.SIGPROF else f"ends the process ({signal.Signals(-code).name})"
+        return {**made, names[len(made)]: Verdict(f"trying it {what}")}, None
+    return made, errors.decode(errors="replace").strip().rpartition("\n")[2] or f"the process ended with {code}"
+
+
+def _first_here(variants: tuple[ModelSpec, ...]) -> ModelSpec | None:
+    """The best variant that is on this board, as far as this user may look."""
+    with contextlib.suppress(PermissionError):
+        return next((spec for spec in variants if is_here(spec)), None)
+    return None
 
 
 def _face(tool: Tool) -> Face:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from edged.config import Config
 from edged.daemon.checks import agents, models, places, secrets, tools
-from edged.daemon.checks.finding import WHOLE, Finding, Inspection, Level
+from edged.daemon.checks.finding import WHOLE, Finding, Inspection, Level, warn
 from edged.daemon.checks.verdicts import Verdicts
 
 Look = Callable[[Inspection], Iterable[Finding]]  # blocks
@@ -42,7 +42,8 @@ async def everything(settings: Config, *, in_service: bool = False) -> Report:
     found += await tools.look(inspected)
     verdicts = Verdicts(settings.state_dir / agents.FILE, writes=in_service)
     for trial in await asyncio.to_thread(agents.trials, settings, offered_only=in_service):
-        await agents.rehearse(trial, verdicts)
+        if (trouble := await agents.rehearse(trial, verdicts)) is not None:
+            found.append(warn("agents", trouble, "try again later, with other programs ended"))
         found += agents.known(inspected, trial, verdicts)
     return Report(settings, prepared, found)
 
