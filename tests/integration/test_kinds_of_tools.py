@@ -140,7 +140,6 @@ WRONG = {
         'append = {{ file = "/l" }}\nsql = "SELECT 1"',
         "tools.log: a tool has exactly one of `sql`, `publish`",
     ),
-    "what the kind finds": ('append = {{ file = "{file}" }}', "tools.log.description: is missing, and there is no "),
 }
 
 
@@ -158,9 +157,27 @@ async def test_mistake_in_its_table_is_told_with_file_and_key(what: str, tmp_pat
     assert says in line
 
 
+async def test_what_the_kind_finds_leaves_the_tool_out(tmp_path: Path) -> None:
+    """The rest works; who calls it is told what was found."""
+    async with logbook(tmp_path, table='[tools.log]\nappend = {{ file = "{file}" }}\n') as daemon:
+        async with Wired(daemon.socket) as client:
+            error, _ = await client.call(1, "tools.call", {"name": "log", "arguments": {"text": "x"}})
+            assert (error["code"], error["message"]) == (
+                "tool_failed",
+                f"is missing, and there is no {tmp_path}/log.about",
+            )
+            assert (await client.call(2, "agent.ask", {"input": "note 1;", "agent": "house"}))[1]["status"] == "done"
+        assert f"{daemon.config}:36: tools.log.description: is missing, and there is no " in daemon.text()
+
+
 async def test_reload_refuses_a_tool_that_cannot_work(tmp_path: Path) -> None:
-    """Its kind looks, as at the start, where it is a warning."""
+    """Its kind looks, as at the start, where it is a fault of that tool alone."""
     async with logbook(tmp_path, table=TABLE.replace('{file}"', '{file}.d/log"')) as daemon:
-        assert f"tool log cannot work now: there is no folder {tmp_path / 'log.d'}" in daemon.text()
+        no_folder = f"there is no folder {tmp_path / 'log.d'}"
+        assert f"fault of tool log: {daemon.config}:" in daemon.text()
+        assert no_folder in daemon.text()
         await daemon.reload()
-        assert f"not reloaded, the configuration of before stays: {daemon.config}" in daemon.text()
+        assert "not reloaded" not in daemon.text(), "it adds no fault"
+        daemon.drop_in(f'[tools.log2]\ndescription = "Write."\nappend = {{ file = "{tmp_path}/other.d/log" }}\n')
+        await daemon.reload()
+        assert f"not reloaded, the configuration of before stays: {daemon.config.parent}/conf.d" in daemon.text()

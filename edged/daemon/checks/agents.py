@@ -23,7 +23,7 @@ from msgspec import Struct
 
 import edged
 from edged.config import Config, Tool
-from edged.daemon.checks.finding import Finding, Inspection, Level
+from edged.daemon.checks.finding import Finding, Inspection, Level, with_key
 from edged.daemon.checks.rehearsal import Face, Part, Script, Verdict
 from edged.daemon.checks.verdicts import Verdicts
 from edged.engines import registry
@@ -116,7 +116,8 @@ def known(inspected: Inspection, trial: Trial, verdicts: Verdicts) -> Iterator[F
         if name in trial.parts:
             yield from _of_agent(inspected, name, verdict)
         elif verdict.problem is not None:
-            yield inspected.at("tools", ("tools", name, "parameters"), verdict.problem, "write the parameter otherwise")
+            at = ("tools", name, "parameters")
+            yield with_key(inspected.at("tools", at, verdict.problem, "write the parameter otherwise"))
 
 
 def _of_agent(inspected: Inspection, name: str, verdict: Verdict) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import os
 from enum import StrEnum
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edged.config import Config
 from edged.errors import ConfigError
@@ -66,7 +66,8 @@ class Finding(Struct, frozen=True):
 
     def error(self) -> ConfigError:
         """The finding as the error that ends a start or a reload."""
-        return ConfigError(self.file, self.key, self.message, line=self.line)
+        key = "" if self.message.startswith(f"{self.key}: ") else self.key
+        return ConfigError(self.file, key, self.message, line=self.line)
 
     def document(self) -> dict[str, JSON]:
         """As JSON shows it: {check, level, message, do, about, name, file, line, key}; what is empty is left out."""
@@ -80,6 +81,11 @@ class Finding(Struct, frozen=True):
             "about": self.subject.about,
             **{name: value for name, value in shown.items() if value},
         }
+
+
+def with_key(finding: Finding) -> Finding:
+    """A finding whose message names the key: one that was written to follow it, and that clients get without it."""
+    return structs.replace(finding, message=f"{finding.key}: {finding.message}")
 
 
 def ok(check: str, message: str) -> Finding:

@@ -10,7 +10,7 @@ from edged.agent.grammars import cost
 from edged.agent.grammars.kept import kept
 from edged.agent.prompts import specs
 from edged.config import Config
-from edged.daemon.checks.finding import About, Finding, Inspection, Level, of_error, ok
+from edged.daemon.checks.finding import About, Finding, Inspection, Level, of_error, ok, with_key
 from edged.host.users import own_name
 from edged.tools.kind import Problem
 from edged.tools.toolbox import Toolbox, resolve, silenced
@@ -22,11 +22,11 @@ async def prepare(settings: Config) -> tuple[Config, list[Finding]]:
     """The configuration with its tools resolved (Python tools are read), and what is wrong with those that no model can
     be told of as they should be; these are silenced."""
     settings, wrong = await resolve(settings)
-    found = [of_error("tools", error, CORRECT) for error in wrong]
+    found = [with_key(of_error("tools", error, CORRECT)) for error in wrong]
     for spec in specs(settings.tools):
         if (problem := cost.look(kept(spec.parameters, loose=True).schema).problem) is not None:
             error = settings.error(("tools", spec.name, "parameters"), problem)
-            found.append(of_error("tools", error, CORRECT))
+            found.append(with_key(of_error("tools", error, CORRECT)))
     left_out = named(found)
     tools = {name: silenced(name, tool) if name in left_out else tool for name, tool in settings.tools.items()}
     return msgspec.structs.replace(settings, tools=tools), found

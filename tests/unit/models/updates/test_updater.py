@@ -85,7 +85,7 @@ class Board:
 
 @pytest.fixture
 def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Board:
-    monkeypatch.setattr(gguf, "metadata", lambda path: {})
+    monkeypatch.setattr(gguf, "check", lambda path: None)
     return Board(tmp_path)
 
 
