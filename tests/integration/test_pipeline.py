@@ -265,8 +265,6 @@ async def test_the_same_id_with_other_content_is_a_bad_request(house: House) -> 
 @pytest.mark.parametrize(
     ("schema", "said"),
     [
-        ({"type": "array", "uniqueItems": True}, "response_schema: .*`uniqueItems` is not supported"),
-        ({"type": "string", "pattern": "(?=a)"}, "response_schema: .*`pattern`: .*look-ahead"),
         ({"enum": list(range(60_000))}, "response_schema: .*more than 50000 values"),
         ({"$ref": "#"}, "response_schema: .*no value fits it"),
     ],
@@ -582,8 +580,7 @@ async def test_listener_that_leaves_is_forgotten_and_the_others_hear_on(house: H
     staying = asyncio.create_task(door.answer(streamed(), lambda offset, _: stayed.append(offset)))
     await until(lambda: sum(map(len, house.pipeline._watchers._listeners.values())) == 2)
     leaving.cancel()
-    await asyncio.wait([leaving])
-    assert sum(map(len, house.pipeline._watchers._listeners.values())) == 1
+    await until(lambda: sum(map(len, house.pipeline._watchers._listeners.values())) == 1)
     house.engine.open.set()
     await staying
     assert (left, stayed) == ([], [0, 4, 8])
