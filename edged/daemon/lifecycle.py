@@ -149,12 +149,7 @@ class Daemon:
             Step(name="events", stop=p.events.stop),
             Step(name="news", start=self._tell_news),
             Step(name="tools", stop=p.toolbox.stop),
-            Step(
-                name="engine",
-                start=functools.partial(p.engine.start, p.governor),
-                stop=p.engine.stop,
-                within_s=ENGINE_S,
-            ),
+            Step(name="engine", start=start_engine, stop=p.engine.stop, within_s=ENGINE_S),
             Step(name="recovery", start=p.pipeline.recover),
             Step(name="warnings", start=self._warn),
             Step(name="lag", run=functools.partial(watch_loop, p.metrics)),
