@@ -15,9 +15,9 @@ import stat
 from pathlib import Path
 from typing import Protocol
 
+from edged.host import cgroups
+
 BOARD = Path("/proc/pressure/memory")
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-OWN_CGROUP = Path("/proc/self/cgroup")
 OFF = Path("/dev/null")
 # Some task waited for memory for a tenth of two seconds: what systemd asks for, too. Who has no CAP_SYS_RESOURCE gets
 # triggers only since Linux 6.5, and with windows of whole multiples of 2 s only (EINVAL for others; EPERM before).
@@ -146,17 +146,14 @@ def trigger(path: Path, name: str) -> Signal:
         raise Unwatchable(f"no trigger on {path}: {_why(error)}") from None
 
 
-def own_group(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> Path | None:
+def own_group(root: Path | None = None, listing: Path | None = None) -> Path | None:
     """`memory.pressure` of the own cgroup; None where there is none, as with cgroup v1, or where it is the board's, as
-    in the root. A container's root is a group like any other: it has a type."""
-    try:
-        lines = own.read_text(errors="surrogateescape").splitlines()  # names of groups are bytes
-    except OSError:
+    in the root. A container's root is a group like any other: it has a type. root, listing: see `cgroups.own`."""
+    groups = [folder for version, folder in cgroups.own("memory", root, listing) if version == 2]
+    if not groups:
         return None
-    group = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
-    folder = root / group
-    path = folder / "memory.pressure"
-    return path if path.is_file() and (group or (folder / "cgroup.type").exists()) else None
+    path = groups[0] / "memory.pressure"
+    return path if path.is_file() and (len(groups) > 1 or (groups[0] / "cgroup.type").exists()) else None
 
 
 class _Descriptor:
