@@ -185,6 +185,7 @@ class Gate:
             yield act
         except EdgedError as error:
             act.outcome = error.code
+            error.audited = True
             raise
         except Exception:
             act.outcome = Internal.code

@@ -33,6 +33,8 @@ class Routing:
 
     Args:
         keep: writes the findings down, so that after a crash the board does not try again what it gave up.
+        entering: is told before the minds are asked to follow a decision; an error that it raises ends the request's
+            attempt.
     """
 
     def __init__(
@@ -40,7 +42,10 @@ class Routing:
         findings: tuple[Finding, ...],
         keep: Callable[[tuple[Finding, ...]], Awaitable[None]],
         decision: Decision | None = None,
+        *,
+        entering: Callable[[Decision], None] = lambda decision: None,
     ) -> None:
+        self.entering = entering
         self.findings = findings
         self.decision = decision
         self.route: RouteTaken | None = None
@@ -70,6 +75,13 @@ class Dispatcher:
     def decide(self, request: Request, findings: tuple[Finding, ...] = ()) -> Decision:
         """Where a request goes, as things are now. BadRequest: it insists on what can never be."""
         return self._decided(request, self._facts(request, findings))
+
+    def recall(self, request: Request, words: str) -> Decision | None:
+        """A decision that was kept in words (see router.in_words); what it permits is looked at anew. None: there is
+        none."""
+        if request.agent not in self._config.agents or (kept := router.from_words(words)) is None:
+            return None
+        return self._permitted(request, kept, self._facts(request, ()))
 
     def refusal(self, decision: Decision) -> NoMemory | None:
         """Why a new request with this decision cannot be taken in now; None: it can, here or elsewhere."""
@@ -101,6 +113,8 @@ class Dispatcher:
             decision = self.decide(run.request, routing.findings)
         while True:
             routing.decision, routing.route = decision, None
+            if decision.go in (Go.LOCAL, Go.CLOUD):
+                routing.entering(decision)
             try:
                 outcome = await self._ask(run, routing, decision)
             except Declined as declined:
@@ -211,8 +225,11 @@ class Dispatcher:
 
     def _decided(self, request: Request, facts: Facts) -> Decision:
         """The router's decision, with what it need not know."""
+        return self._permitted(request, router.decide(facts), facts)
+
+    def _permitted(self, request: Request, decision: Decision, facts: Facts) -> Decision:
         served = self._config.agents[request.agent].model in self._resources.served
-        return msgspec.structs.replace(router.decide(facts), served=served, may_leave=router.may_leave(facts))
+        return msgspec.structs.replace(decision, served=served, may_leave=router.may_leave(facts))
 
     def _facts(
         self,

@@ -96,6 +96,20 @@ class Decision(Struct, frozen=True):
         return self.go in (Go.CLOUD, Go.WAIT) or (self.go is Go.LOCAL and self.served)
 
 
+def in_words(decision: Decision) -> str:
+    """What is kept of a decision with a request: where it goes and why, not what is permitted."""
+    return f"{decision.go} {decision.reason} {int(decision.degraded)} {decision.upstream or ''}".rstrip()
+
+
+def from_words(words: str) -> Decision | None:
+    """The decision that was kept so; None: it cannot be read, or nothing was kept."""
+    go, reason, degraded, upstream, *_ = *words.split(" ", 3), "", "", "", ""
+    try:
+        return Decision(Go(go), Reason(reason), upstream or None, degraded == "1")
+    except ValueError:
+        return None
+
+
 def stricter(one: Privacy, other: Privacy | None) -> Privacy:
     """The stricter of two."""
     return Privacy.DEVICE if Privacy.DEVICE in (one, other) else Privacy.ANY

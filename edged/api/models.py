@@ -8,10 +8,12 @@ import msgspec
 
 from edged.access import policy
 from edged.access.gate import Act, Gate
-from edged.completions.embeddings import Embeds
-from edged.completions.local import Chats, ModelAnswer, ModelAsk, OnCall, OnPiece
+from edged.completions.embeddings import EmbeddingModels
+from edged.completions.plain import Completions
+from edged.completions.request import ModelAnswer, ModelAsk, OnCall
 from edged.config import Config
 from edged.errors import BadRequest, Busy, UnknownAgent
+from edged.interfaces import OnPiece
 from edged.models.updates.updater import Updater, Watch
 from edged.residency.governor import Governor
 from edged.types import JSON, Caller, Embeddings, EmbedJob, ModelState
@@ -36,8 +38,8 @@ class Models:
         self,
         config: Config,
         governor: Governor,
-        chats: Chats,
-        embeds: Embeds,
+        completions: Completions,
+        embeddings: EmbeddingModels,
         updater: Updater,
         *,
         served: LocalServers,
@@ -45,8 +47,8 @@ class Models:
     ) -> None:
         self._config = config
         self._governor = governor
-        self._chats = chats
-        self._embeds = embeds
+        self._completions = completions
+        self._embeddings = embeddings
         self._updater = updater
         self._served = served
         self._gate = gate
@@ -86,7 +88,7 @@ class Models:
         self._gate.model(caller, ask.model)
         self._gate.spend(caller, "completion.refused")
         ask = msgspec.structs.replace(ask, priority=caller.highest)
-        return await self._chats.complete(ask, on_piece, on_call)
+        return await self._completions.complete(ask, on_piece, on_call)
 
     async def embed(self, caller: Caller, job: EmbedJob) -> Embeddings:
         """Vectors for texts; nothing of it is stored.
@@ -97,7 +99,7 @@ class Models:
         """
         self._gate.model(caller, job.model)
         self._gate.spend(caller, "completion.refused")
-        return await self._embeds.embed(job)
+        return await self._embeddings.embed(job)
 
     # -- management: all of it raises Forbidden where the caller may not manage ------------------------------------
 

@@ -1,99 +1,42 @@
-"""A plain model as the request says: its messages, its tools, its shape of the answer. Nothing is stored, and none of
-our own tools is called: what the model wants called goes back to whoever asked."""
+"""A completion of a plain model that the board runs itself: the request's messages, its tools and its shape of the
+answer become a prompt and a grammar, and what is written becomes words and calls. None of our own tools is called:
+what the model wants called goes back to the client."""
 
 from __future__ import annotations
-
-from msgspec import structs
 
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar, precheck
 from edged.agent.grammars.precheck import Inexpressible
-from edged.completions import request, server
+from edged.completions import request
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
-from edged.completions.output import Output, Told
-from edged.completions.request import MAX_TOP, ModelAnswer, ModelAsk, OnCall, ToolChoice
-from edged.completions.slots import Places
+from edged.completions.output import Output, WaitingLogprobs
+from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice, model_answer
 from edged.config import Model
-from edged.errors import BadRequest, ModelUnavailable, NoMemory
+from edged.errors import BadRequest
 from edged.interfaces import Engine, OnPiece
-from edged.types import Completion, Finish, Job, Segment, TokenLogprob, ToolSpec
-from edged.upstreams import LocalServers
+from edged.types import Completion, Job, Segment, TokenLogprob, ToolSpec
 from edged.wire import new_rid
 
-__all__ = [
-    "MAX_TOP",
-    "CallPiece",
-    "Chats",
-    "Inexpressible",
-    "ModelAnswer",
-    "ModelAsk",
-    "OnCall",
-    "OnPiece",
-    "ToolChoice",
-    "WrittenCall",
-]
 
+class Local:
+    """The models that the board's engines run. Arguments: see Completions."""
 
-class Chats:
-    """Completions of plain models, a bounded number at once.
-
-    Args:
-        max_waiting: so many wait for a place; one more is refused.
-        served: the models among them that servers on this board run.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        models: dict[str, Model],
-        dialects: Dialects,
-        *,
-        max_waiting: int,
-        served: LocalServers | None = None,
-    ) -> None:
+    def __init__(self, engine: Engine, models: dict[str, Model], dialects: Dialects) -> None:
         self._engine, self._models, self._dialects = engine, models, dialects
-        self._served = served or LocalServers({})
-        self._places = Places("completions", max_waiting=max_waiting)
 
-    def refuse(self, error: NoMemory | None) -> None:
-        """Begin no completion here, with this error; None: begin them again."""
-        self._places.refusing = error
+    async def complete(self, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None) -> ModelAnswer | None:
+        """One generation. See Completions.complete.
 
-    async def complete(
-        self, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
-    ) -> ModelAnswer:
-        """One completion. Cancelling the task ends the generation within one step of the model.
-
-        Args:
-            on_piece: gets text, and the log-probabilities of its tokens where asked for, as they come.
-            on_call: gets calls as they come, behind all text.
-
-        Raises:
-            BadRequest: what is asked does not go together, or a schema cannot be kept (Inexpressible).
-            Busy: too many wait already.
-            ContextExceeded: the messages do not fit.
-            ModelUnavailable, NoMemory: the model cannot be loaded, or its template refuses these messages; or the board
-                is short of memory.
+        Returns:
+            None where all that was made are calls whose results are there already: the model has nothing to add. Small
+            ones go on like that for ever; without the tools in sight they word an answer.
         """
-        request.check(ask)
-        if ask.model not in self._models:
-            raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
-        async with self._places.one(takes_memory=ask.model not in self._served):
-            if ask.model in self._served:
-                return await server.complete(self._served, ask, on_piece, on_call)
-            dialect, context = await self._dialects.of_model(ask.model), self._models[ask.model].context
-            await _check_schemas(ask)
-            work = _Work(ask, dialect, context, on_piece, on_call)
-            answer = await self._answer(work)
-            if not work.repeats:
-                return answer
-            # The same call again, its result before it, means that the model has nothing to add: small ones go on like
-            # that for ever. Without the tools in sight they word an answer.
-            return await self._answer(_Work(structs.replace(ask, choice=ToolChoice.NONE), dialect, context, on_piece))
-
-    async def _answer(self, work: _Work) -> ModelAnswer:
-        return work.answer(await self._engine.generate(work.job, on_piece=work.piece))
+        dialect, context = await self._dialects.of_model(ask.model), self._models[ask.model].context
+        await _check_schemas(ask)
+        work = _Work(ask, dialect, context, on_piece, on_call)
+        answer = work.answer(await self._engine.generate(work.job, on_piece=work.piece))
+        return None if work.repeats else answer
 
 
 class _Work:
@@ -111,11 +54,11 @@ class _Work:
         self.dialect = dialect
         self._on_piece = on_piece
         self._on_call = on_call
-        self._tools = () if ask.choice is ToolChoice.NONE else ask.tools
-        self._must_call = bool(self._tools) and ask.choice is ToolChoice.REQUIRED
+        self._tools = request.offered(ask)
+        self._must_call = request.must_call(ask)
         self._output: Output | None = None
         self._reader = CallReader()
-        self._told = Told()
+        self._logprobs = WaitingLogprobs()
         self._answered = request.answered(ask) if ask.choice is ToolChoice.AUTO else ()
         self._held: list[CallPiece] = []
         if self._tools and not self._must_call:
@@ -153,7 +96,7 @@ class _Work:
     def piece(self, text: str, tokens: tuple[TokenLogprob, ...]) -> None:
         """More of what the model writes."""
         if self._output:
-            self._told.add(tokens)
+            self._logprobs.add(tokens)
             self._tell(self._output.feed(text))
             self._tell_calls(self._output.call_pieces())
         elif self._must_call:
@@ -170,32 +113,28 @@ class _Work:
         """The whole of it."""
         if self._output:
             self._tell(self._output.finish())
-            text, logprobs = self._output.text, tuple(self._told.told)
+            text, logprobs = self._output.text, tuple(self._logprobs.taken)
         elif self._must_call:
             text, logprobs = "", ()
         else:
-            return _model_answer(done, done.text, (), done.logprobs)
+            return model_answer(done, done.text, (), done.finish, done.logprobs, done.variant)
         calls = self._calls()
-        if done.finish is not Finish.LENGTH:  # a scripted model follows no grammar
-            if not calls and self._must_call:
-                raise ModelUnavailable(f"model {self.ask.model!r} made no call, and one was required")
-            if not all(call.whole for call in calls):
-                raise ModelUnavailable(f"model {self.ask.model!r} did not end its call")
+        request.check_calls(self.ask, calls, done.finish)  # a scripted model follows no grammar
         if self._held and not all(call.whole and request.is_among(call, self._answered, whole=True) for call in calls):
             self._release()
-        return _model_answer(done, text, calls, logprobs)
+        return model_answer(done, text, calls, done.finish, logprobs, done.variant)
 
     def _calls(self) -> tuple[WrittenCall, ...]:
         return self._output.calls() if self._output else self._reader.calls()
 
     def _tell(self, words: str) -> None:
-        tokens = self._told.take(words)
+        tokens = self._logprobs.take(words)
         if words and self._on_piece:
             self._on_piece(words, tokens)
 
     def _tell_calls(self, pieces: tuple[CallPiece, ...]) -> None:
         """Tell of calls. One that may become one that was answered waits: if all do, they are not made (see
-        `Chats.complete`). Behind words they are."""
+        `Local.complete`). After words they are."""
         self._held += pieces
         if self._held and not self._may_repeat():
             self._release()
@@ -210,21 +149,6 @@ class _Work:
         held, self._held = tuple(self._held), []
         if self._on_call:
             self._on_call(held)
-
-
-def _model_answer(
-    done: Completion, text: str, calls: tuple[WrittenCall, ...], logprobs: tuple[TokenLogprob, ...]
-) -> ModelAnswer:
-    return ModelAnswer(
-        text=text,
-        calls=calls,
-        finish=done.finish,
-        prompt_tokens=done.prompt_tokens,
-        cached_tokens=done.cached_tokens,
-        completion_tokens=done.completion_tokens,
-        logprobs=logprobs,
-        variant=done.variant,
-    )
 
 
 def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], dialect: Dialect) -> str | None:
@@ -244,7 +168,7 @@ def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], dialect: Dialect) -> str 
 
 async def _check_schemas(ask: ModelAsk) -> None:
     """Raises Inexpressible for a schema that no grammar can be made of."""
-    tools = () if ask.choice is ToolChoice.NONE else ask.tools
+    tools = request.offered(ask)
     names: list[str | None] = [tool.name for tool in tools]
     parts = [precheck.Part(tool.parameters, grammar.arguments(tool)) for tool in tools]
     if ask.response_schema is not None:

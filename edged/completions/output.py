@@ -93,13 +93,14 @@ class Output:
         return words
 
 
-class Told:
-    """Log-probabilities that wait for their words. Under a grammar the tokens' bytes are the text's."""
+class WaitingLogprobs:
+    """Log-probabilities that wait for their words. Under a grammar the tokens' bytes are the text's. taken: those
+    whose words are given out."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[int, TokenLogprob]] = deque()
         self._reach = self._given = 0
-        self.told: list[TokenLogprob] = []
+        self.taken: list[TokenLogprob] = []
 
     def add(self, tokens: Sequence[TokenLogprob]) -> None:
         """Tokens that have come."""
@@ -113,5 +114,5 @@ class Told:
         taken = []
         while self._waiting and self._waiting[0][0] <= self._given:
             taken.append(self._waiting.popleft()[1])
-        self.told += taken
+        self.taken += taken
         return tuple(taken)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
+from typing import Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edged.agent.dialects.chat_template import write_json
 from edged.completions.calls import CallPiece, WrittenCall
-from edged.errors import BadRequest
+from edged.errors import BadRequest, ModelUnavailable
 from edged.types import JSON, Finish, Message, Priority, Sampling, TokenLogprob, ToolCall, ToolSpec
 
 OnCall = Callable[[tuple[CallPiece, ...]], None]
@@ -78,8 +79,23 @@ def check(ask: ModelAsk) -> None:
         raise BadRequest("stop: not beside both tools and a response schema: leave one of them out")
 
 
+def offered(ask: ModelAsk) -> tuple[ToolSpec, ...]:
+    """The tools that the model sees."""
+    return () if ask.choice is ToolChoice.NONE else ask.tools
+
+
+def must_call(ask: ModelAsk) -> bool:
+    """Whether a call is required."""
+    return bool(ask.tools) and ask.choice is ToolChoice.REQUIRED
+
+
+def without_tools(ask: ModelAsk) -> ModelAsk:
+    """The same with no tools in sight."""
+    return structs.replace(ask, choice=ToolChoice.NONE)
+
+
 def answered(ask: ModelAsk) -> tuple[ToolCall, ...]:
-    """The calls whose results stand behind the last question."""
+    """The calls whose results are there already, since the last question."""
     made: list[ToolCall] = []
     for message in reversed(ask.messages):
         if message.role == "user":
@@ -92,3 +108,60 @@ def is_among(call: WrittenCall, made: tuple[ToolCall, ...], *, whole: bool) -> b
     """Whether it is one of those, or, where it need not be whole, may become one."""
     texts = [write_json(one.arguments) for one in made if one.name == call.name]
     return call.arguments in texts if whole else any(text.startswith(call.arguments) for text in texts)
+
+
+def check_calls(ask: ModelAsk, calls: Sequence[WrittenCall], finish: Finish) -> None:
+    """ModelUnavailable where the calls are not what was asked for: they are of tools that were offered, one at least
+    where one is required, and their arguments are JSON objects. What max_tokens cut off is told as far as it came."""
+    names = {tool.name for tool in offered(ask)}
+    for call in calls:
+        if call.name not in names:
+            raise ModelUnavailable(f"model {ask.model!r} calls {call.name!r}, which is none of the tools")
+    if finish is Finish.LENGTH:
+        return
+    if must_call(ask) and not calls:
+        raise ModelUnavailable(f"model {ask.model!r} made no call, and one was required")
+    for call in calls:
+        if not call.whole:
+            problem = f"did not end its call of {call.name!r}: the arguments are no JSON object"
+            raise ModelUnavailable(f"model {ask.model!r} {problem}")
+
+
+class Counted(Protocol):
+    """What has the tokens of a generation."""
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of the prompt."""
+        ...
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of these, computed before."""
+        ...
+
+    @property
+    def completion_tokens(self) -> int:
+        """Of what was written."""
+        ...
+
+
+def model_answer(
+    counted: Counted,
+    text: str,
+    calls: tuple[WrittenCall, ...],
+    finish: Finish,
+    logprobs: tuple[TokenLogprob, ...] = (),
+    variant: str = "",
+) -> ModelAnswer:
+    """An answer with the tokens of its generation."""
+    return ModelAnswer(
+        text=text,
+        calls=calls,
+        finish=finish,
+        prompt_tokens=counted.prompt_tokens,
+        cached_tokens=counted.cached_tokens,
+        completion_tokens=counted.completion_tokens,
+        logprobs=logprobs,
+        variant=variant,
+    )

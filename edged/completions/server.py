@@ -12,7 +12,7 @@ from edged.agent.answers import Wrong
 from edged.agent.dialects.chat_template import write_json
 from edged.completions import request
 from edged.completions.calls import CallPiece, WrittenCall
-from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice
+from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice, model_answer
 from edged.errors import BadRequest, ModelUnavailable
 from edged.interfaces import OnPiece
 from edged.types import Chat, ChatAnswer, Finish, Message, RawCall
@@ -21,45 +21,34 @@ from edged.wire import new_rid
 
 
 async def complete(
-    served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
-) -> ModelAnswer:
-    """See Chats.complete. Text in a shape, or with log-probabilities, comes in one piece: the shape when it was
+    served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None
+) -> ModelAnswer | None:
+    """See Completions.complete. Text in a shape, or with log-probabilities, comes in one piece: the shape when it was
     checked. Calls come when all are there, because servers differ in how they send pieces of them.
+
+    Returns:
+        None where it is to be asked for without the tools in sight: where a shape is wanted and nothing was called,
+        because servers force a shape on calls or refuse it beside tools; and as Local.complete.
 
     Raises:
         BadRequest: the server tells no log-probabilities.
         ModelAway, ModelUnavailable, ContextExceeded: as the server says; or it does not keep to what was asked.
     """
-    answer = await _first(served, ask, on_piece)
-    if answer is None:
-        ask = msgspec.structs.replace(ask, choice=ToolChoice.NONE, tools=())
+    tools_first = ask.response_schema is not None and bool(ask.tools) and ask.choice is ToolChoice.AUTO
+    if tools_first:
+        answer = await _ask(served, msgspec.structs.replace(ask, response_schema=None), None)
+    else:
         answer = await _ask(served, ask, on_piece)
+    if (tools_first and not answer.calls) or _repeats(ask, answer):
+        return None
+    finish = Finish.LENGTH if answer.finish == "length" else Finish.STOP
     made = _calls(ask, answer)
+    request.check_calls(ask, made, finish)
     if on_call:
         for index, call in enumerate(made):
             on_call((CallPiece(index, call.name, ""), CallPiece(index, None, call.arguments)))
-    return ModelAnswer(
-        text=answer.text,
-        calls=made,
-        finish=Finish.LENGTH if answer.finish == "length" else Finish.STOP,
-        prompt_tokens=answer.prompt_tokens,
-        cached_tokens=answer.cached_tokens,
-        completion_tokens=answer.completion_tokens,
-        logprobs=(answer.logprobs or ()) if ask.logprobs is not None else (),
-    )
-
-
-async def _first(served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None) -> ChatAnswer | None:
-    """The answer; None: it is to be asked for without the tools in sight. So it is where a shape is wanted and nothing
-    was called, because servers force it on calls or refuse it beside tools; and where the same call comes again, its
-    result before it: as a model of ours, this one has nothing to add."""
-    if ask.response_schema is None or not ask.tools or ask.choice is not ToolChoice.AUTO:
-        answer = await _ask(served, ask, on_piece)
-    else:
-        answer = await _ask(served, msgspec.structs.replace(ask, response_schema=None), None)
-        if not answer.calls:
-            return None
-    return None if _repeats(ask, answer) else answer
+    logprobs = (answer.logprobs or ()) if ask.logprobs is not None else ()
+    return model_answer(answer, answer.text, made, finish, logprobs)
 
 
 async def _ask(served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None) -> ChatAnswer:
@@ -84,12 +73,12 @@ async def _ask(served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None) ->
 
 
 def _chat(ask: ModelAsk, corrections: Sequence[Message]) -> Chat:
-    tools = () if ask.choice is ToolChoice.NONE else ask.tools
+    tools = request.offered(ask)
     return Chat(
         key=new_rid(),
         messages=(*ask.messages, *corrections),
         tools=tools,
-        must_call=bool(tools) and ask.choice is ToolChoice.REQUIRED,
+        must_call=request.must_call(ask),
         parallel=ask.parallel if tools else None,
         response_schema=ask.response_schema if ask.choice is not ToolChoice.REQUIRED else None,
         max_tokens=ask.max_tokens,
@@ -117,19 +106,9 @@ def _repeats(ask: ModelAsk, answer: ChatAnswer) -> bool:
 
 
 def _calls(ask: ModelAsk, answer: ChatAnswer) -> tuple[WrittenCall, ...]:
-    """The calls: of tools that were offered, with arguments that are JSON unless max_tokens cut them off."""
     cut = answer.finish == "length"
     raw = answer.calls if ask.parallel else answer.calls[:1]
-    made = tuple(_call(one, whole=not cut or i < len(raw) - 1) for i, one in enumerate(raw))
-    names = {tool.name for tool in ask.tools}
-    if ask.choice is ToolChoice.REQUIRED and not made:
-        raise ModelUnavailable(f"model {ask.model!r} made no call, and one was required")
-    for call in made:
-        if call.name not in names:
-            raise ModelUnavailable(f"model {ask.model!r} calls {call.name!r}, which is none of the tools")
-        if not call.whole and not cut:
-            raise ModelUnavailable(f"model {ask.model!r} wrote arguments of {call.name!r} that are no JSON object")
-    return made
+    return tuple(_call(one, whole=not cut or i < len(raw) - 1) for i, one in enumerate(raw))
 
 
 def _call(raw: RawCall, *, whole: bool) -> WrittenCall:

@@ -4,7 +4,9 @@ nothing calls here once the parts are made."""
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from edged.access.gate import Gate
 from edged.access.policy import Policy
@@ -18,8 +20,8 @@ from edged.api.events import Events
 from edged.api.models import Models
 from edged.api.requests import Requests
 from edged.api.tools import Tools
-from edged.completions.embeddings import Embeds
-from edged.completions.local import Chats
+from edged.completions.embeddings import EmbeddingModels
+from edged.completions.plain import Completions
 from edged.config import Config
 from edged.daemon.events import EventBus, Signal
 from edged.daemon.metering import Meter, MeteredEngine
@@ -30,7 +32,7 @@ from edged.daemon.subscribers import SUBSCRIBERS
 from edged.engines import registry
 from edged.engines.kind import Surroundings
 from edged.engines.registry import Engines
-from edged.host import memory, systemd
+from edged.host import last_end, memory, systemd
 from edged.host.thermal import Strain
 from edged.models.files import model_aliases
 from edged.models.installed import Installed, Lookup
@@ -149,15 +151,16 @@ def assemble(settings: Config) -> Parts:
         cloud,
         gate,
         deliverers=carriers(transports),
+        last_end=functools.partial(last_end.take, Path(settings.node.runtime_dir)),
         tell=events.publish,
         changed=changed.set,
         settled=events.request_ended,
         speeds=engine.speeds,
     )
     waiting = settings.queue.max_waiting
-    chats = Chats(metered, settings.models, dialects, max_waiting=waiting, served=served)
-    embeds = Embeds(metered, settings.models, max_waiting=waiting)
-    pressure = _pressure(settings, governor, engine, pipeline, chats, embeds, events)
+    completions = Completions(metered, settings.models, dialects, max_waiting=waiting, served=served)
+    embeddings = EmbeddingModels(metered, settings.models, max_waiting=waiting)
+    pressure = _pressure(settings, governor, engine, pipeline, completions, embeddings, events)
     updater = _updater(settings, aliases, governor, engine, dialects, events)
     status = Status(
         settings,
@@ -198,7 +201,7 @@ def assemble(settings: Config) -> Parts:
         status=status,
         api=Api(
             requests=Requests(settings, pipeline, gate),
-            models=Models(settings, governor, chats, embeds, updater, served=served, gate=gate),
+            models=Models(settings, governor, completions, embeddings, updater, served=served, gate=gate),
             tools=Tools(toolbox, gate),
             events=Events(settings, status.full, events),
         ),
@@ -218,8 +221,8 @@ def _pressure(
     governor: Governor,
     engine: Engines,
     pipeline: Pipeline,
-    chats: Chats,
-    embeds: Embeds,
+    completions: Completions,
+    embeddings: EmbeddingModels,
     events: EventBus,
 ) -> Pressure:
     strain = Strain()
@@ -228,7 +231,7 @@ def _pressure(
             relief=governor,
             engine=engine,
             pause=(pipeline.pause_batch, engine.pause_batch),
-            refuse=(pipeline.refuse, chats.refuse, embeds.refuse),
+            refuse=(pipeline.refuse, completions.refuse, embeddings.refuse),
         ),
         LowMemory(settings.reserve_bytes),
         manager=systemd.memory_pressure(),

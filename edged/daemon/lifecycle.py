@@ -15,6 +15,7 @@ from edged.daemon.parts import Parts
 from edged.daemon.steps import Step, Steps
 from edged.errors import ConfigError, ModelUnavailable
 from edged.host import clock, mounts, systemd
+from edged.requests.storing import RETRY_S, STORE_REFUSES
 from edged.transport.base import Door, Readiness, SocketAddress, Transport
 from edged.types import AuditEntry
 
@@ -28,6 +29,7 @@ REQUESTS_S = 12.0
 ARRIVAL_S = (
     3.0  # for the broker's answers; on a local network they take milliseconds, over TLS on a slow board a second
 )
+TRY_S = 60.0  # to open the store, at most: somebody else's lock is waited for 10 s, and a slow card takes its time
 ENGINE_S = 10.0  # a step of a model ends within one; a load that has begun may take longer, and is left behind
 
 
@@ -142,7 +144,7 @@ class Daemon:
         return [
             # To the very end: a reload's stop and start are watched like all else.
             *([Step(name="watchdog", run=self._feed_watchdog)] if systemd.watchdog_s() is not None else []),
-            Step(name="store", start=p.database.start, stop=p.database.stop),
+            Step(name="store", start=self._open_store, stop=p.database.stop),
             Step(name="events", stop=p.events.stop),
             Step(name="news", start=self._tell_news),
             Step(name="tools", stop=p.toolbox.stop),
@@ -175,6 +177,22 @@ class Daemon:
         p = self._parts
         return Door(p.settings, p.api, p.gate, p.status.state, self.readiness, p.status.metrics)
 
+    async def _open_store(self) -> None:
+        """A disk that is full or fails is tried again, without end: to end with an error would have the service manager
+        start a process a second, which finds the same."""
+        pause_s, longest_s = RETRY_S
+        while True:
+            try:
+                await self._parts.database.start()
+                return
+            except STORE_REFUSES as error:
+                about = {"event": "store_unusable"}
+                logger.error("the store cannot be opened, trying again in %.1f s: %s", pause_s, error, extra=about)
+                self._manager.status(f"waits for the disk: the store cannot be opened: {error}")
+                self._manager.starting(within_s=2 * pause_s + TRY_S)
+            await asyncio.sleep(pause_s)
+            pause_s = min(2 * pause_s, longest_s)
+
     async def _tell_news(self) -> None:
         """What the start found, and that there is one."""
         p = self._parts
@@ -190,8 +208,10 @@ class Daemon:
         """What does not keep the daemon from starting."""
         p = self._parts
         for problem in await p.toolbox.check():
-            told = {"event": "tool_unusable", "tool": problem.tool}
-            logger.warning("tool %s cannot work now: %s", problem.tool, problem.message, extra=told)
+            about = {"event": "tool_unusable", "tool": problem.tool}
+            logger.warning("tool %s cannot work now: %s", problem.tool, problem.message, extra=about)
+        for caution in p.toolbox.cautions():
+            logger.warning("%s", caution.message, extra={"event": "tools_caution"})
         for spec in p.specs:
             try:
                 p.installed.check(spec)

@@ -20,27 +20,32 @@ class Folder(NamedTuple):
 
 
 def own(controller: str, root: Path | None = None, listing: Path | None = None) -> Iterator[Folder]:
-    """The folders of our own cgroup and of all above it, ours first, as far as they concern a controller ("memory",
-    "cpu"). A board with both versions has both.
+    """The folders of our own cgroup as far as they concern a controller ("memory", "cpu"): one, or two on a board with
+    both versions.
 
     Args:
         root, listing: instead of ROOT and OWN.
     """
-    top = root or ROOT
-    # names of groups are bytes
-    for line in kernel_files.text(listing or OWN, errors="surrogateescape").splitlines():
+    for version, top, name in _hierarchies(controller, root or ROOT, listing or OWN):
+        yield Folder(version, top / name)
+
+
+def up(controller: str, root: Path | None = None, listing: Path | None = None) -> Iterator[Folder]:
+    """The same, and the folders of all cgroups above each, up to the root."""
+    for version, top, name in _hierarchies(controller, root or ROOT, listing or OWN):
+        folder = top / name
+        yield Folder(version, folder)
+        while folder not in (top, folder.parent):
+            folder = folder.parent
+            yield Folder(version, folder)
+
+
+def _hierarchies(controller: str, root: Path, listing: Path) -> Iterator[tuple[int, Path, str]]:
+    """(version, top folder, name of our group below it)."""
+    for line in kernel_files.text(listing, errors="surrogateescape").splitlines():  # names of groups are bytes
         _, _, rest = line.partition(":")
         controllers, colon, name = rest.partition(":")
         if colon and controllers == "":
-            yield from _way_up(2, top, name)
+            yield 2, root, name.strip("/")
         elif controller in controllers.split(","):
-            yield from _way_up(1, top / controller, name)
-
-
-def _way_up(version: int, root: Path, name: str) -> Iterator[Folder]:
-    folder = root / name.strip("/")
-    while True:
-        yield Folder(version, folder)
-        if folder in (root, folder.parent):
-            return
-        folder = folder.parent
+            yield 1, root / controller, name.strip("/")

@@ -146,7 +146,7 @@ def most_threads(configured: int | None) -> int:
 def _cpu_max_texts() -> list[str]:
     """`cpu.max` of the own cgroup and of all above it: each of them limits. The root group has none, nor has cgroup v1,
     whose quotas nobody asks about here."""
-    return [text(folder / "cpu.max") for version, folder in cgroups.own("cpu") if version == 2]
+    return [text(folder / "cpu.max") for version, folder in cgroups.up("cpu") if version == 2]
 
 
 def model_name() -> str:

@@ -24,6 +24,7 @@ class _Names(NamedTuple):
     usage: str
     cache: tuple[str, ...]
     taken: tuple[str, ...]
+    kills: str
 
 
 NAMES = {  # by the version of the cgroup
@@ -32,12 +33,14 @@ NAMES = {  # by the version of the cgroup
         "memory.usage_in_bytes",
         ("total_inactive_file", "total_active_file"),
         ("total_rss", "total_mapped_file"),
+        "memory.oom_control",
     ),
     2: _Names(
         ("memory.max", "memory.high"),
         "memory.current",
         ("inactive_file", "active_file"),
         ("anon", "file_mapped", "kernel"),
+        "memory.events",
     ),
 }
 
@@ -108,11 +111,20 @@ def cgroups() -> list[Group]:
     ]
 
 
+def oom_kills() -> int | None:
+    """How many processes of our cgroup the kernel has ended for want of memory; None where it does not say."""
+    for version, folder in control_groups.own("memory"):
+        counted = counts(folder / NAMES[version].kills).get("oom_kill")
+        if counted is not None:
+            return counted
+    return None
+
+
 def left(meminfo: Path | None = None, root: Path | None = None, listing: Path | None = None) -> Room:
     """What is left to take now.
 
     Args:
-        meminfo: instead of MEMINFO; root, listing: see `cgroups.own`. Anything may be missing.
+        meminfo: instead of MEMINFO; root, listing: see `cgroups.up`. Anything may be missing.
     """
     board = counts(meminfo or MEMINFO)
     available, total = board.get("MemAvailable"), board.get("MemTotal")
@@ -130,7 +142,7 @@ def _limited(
     root: Path | None = None, listing: Path | None = None
 ) -> Iterator[tuple[int, dict[str, int], _Names, Path]]:
     """(limit, memory.stat, names, folder) of every cgroup that has a limit, from ours to the root."""
-    for version, folder in control_groups.own("memory", root, listing):
+    for version, folder in control_groups.up("memory", root, listing):
         names = NAMES[version]
         limits = [each for name in names.limits if (each := count(folder / name)) is not None and each < UNLIMITED]
         if limits:

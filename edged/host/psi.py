@@ -148,12 +148,12 @@ def trigger(path: Path, name: str) -> Signal:
 
 def own_group(root: Path | None = None, listing: Path | None = None) -> Path | None:
     """`memory.pressure` of the own cgroup; None where there is none, as with cgroup v1, or where it is the board's, as
-    in the root. A container's root is a group like any other: it has a type. root, listing: see `cgroups.own`."""
-    groups = [folder for version, folder in cgroups.own("memory", root, listing) if version == 2]
-    if not groups:
+    in the root. A container's root is a group like any other: it has a type. root, listing: see `cgroups`."""
+    folder = next((path for version, path in cgroups.own("memory", root, listing) if version == 2), None)
+    if folder is None or not (folder / "memory.pressure").is_file():
         return None
-    path = groups[0] / "memory.pressure"
-    return path if path.is_file() and (len(groups) > 1 or (groups[0] / "cgroup.type").exists()) else None
+    is_group = folder != (root or cgroups.ROOT) or (folder / "cgroup.type").exists()
+    return folder / "memory.pressure" if is_group else None
 
 
 class _Descriptor:

@@ -46,6 +46,10 @@ class ServiceManager:
         line = f"{self.trouble}; {text}" if self.trouble else text
         self._tell(f"STATUS={line.encode('ascii', 'replace').decode()}")
 
+    def starting(self, *, within_s: float) -> None:
+        """The start takes longer than usual, and goes on: this much more time is wanted from now on."""
+        self._tell(f"EXTEND_TIMEOUT_USEC={int(within_s * 1e6)}")
+
     def reloading(self) -> None:
         """A reload has begun; `ready` ends it, however it went. The time makes it Type=notify-reload as well."""
         self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", patience_s=PATIENCE_S)

@@ -5,42 +5,45 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from edged import config
-from edged.config import roles
+from edged.config import schema
 from edged.host import fault_points
 
 ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "edged" / "docs"
 README = (ROOT / "README.md").read_text()
-TABLES: dict[str, type[msgspec.Struct]] = {
-    "node": config.Node,
-    "memory": config.Memory,
-    "compute": config.Compute,
-    "queue": config.Queue,
-    "store": config.Store,
-    "snapshots": config.Snapshots,
-    "ipc": config.Ipc,
-    "http": config.Http,
-    "mqtt": config.Mqtt,
-    "databases": config.Database,
-    "models": config.Model,
-    "upstreams": config.Upstream,
-    "agents": config.Agent,
-    "tools": config.SqlTool,
-    "tools, publish": config.PublishTool,
-    "tools, python": config.PythonTool,
-    "roles": roles.Role,
-    "access": roles.Access,
-}
+SCHEMA = schema.schema()
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_readme_names_every_setting(table: str) -> None:
-    """Whoever reads the README finds each key of each table."""
-    keys = [field.encode_name for field in msgspec.structs.fields(TABLES[table])]
-    assert not [key for key in keys if f"`{key}`" not in README and f"{key} =" not in README]
+@pytest.mark.parametrize("path", schema.made(), ids=lambda path: path.name)
+def test_what_is_made_from_the_tables_of_the_configuration_is_current(path: Path) -> None:
+    """Else run: python -m edged.config.schema."""
+    assert path.read_text(encoding="utf-8") == schema.made()[path]
+
+
+@pytest.mark.parametrize("name", SCHEMA["$defs"])
+def test_every_setting_has_a_meaning(name: str) -> None:
+    """A sentence in the docstring of its table, and one about the table itself."""
+    table = SCHEMA["$defs"][name]
+    assert table["description"]
+    assert not [key for key, node in table["properties"].items() if not node["description"].endswith(".")]
+
+
+def test_page_names_every_setting() -> None:
+    """Anyone who reads it finds each key of each table."""
+    page = schema.PAGE.read_text(encoding="utf-8")
+    rows = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    assert rows == {key for table in SCHEMA["$defs"].values() for key in table["properties"]}
+    for name in SCHEMA["properties"]:
+        assert f"## `[{name}]`" in page or f"## `[{name}.NAME]`" in page
+
+
+def test_every_page_is_in_the_list_of_pages() -> None:
+    """docs/README.md names all of them, and no others."""
+    named = re.findall(r"\]\((\w+\.md)\)", (DOCS / "README.md").read_text())
+    assert sorted(named) == sorted(path.name for path in DOCS.glob("*.md") if path.name != "README.md")
 
 
 def test_readme_shows_tools_of_the_example_as_they_are() -> None:

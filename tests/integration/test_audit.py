@@ -66,6 +66,35 @@ async def test_log_tells_who_did_what_and_holds_no_texts(tmp_path: Path) -> None
         assert after[-1]["what"] == "daemon.stopping"
 
 
+async def test_act_is_in_it_when_it_is_over_with_how_it_ended(tmp_path: Path) -> None:
+    """Not before it begins: who reads the log sees what was done, what failed and what came too late."""
+    ghost = f'[models.ghost]\nsource = "scripted:{tmp_path}/nothing.toml"\n'
+    async with Daemon(tmp_path, config=ghost) as daemon, Wired(daemon.socket) as client:
+        assert (await client.call(1, "models.load", {"name": "small"}))[0] is None
+        assert (await client.call(2, "models.load", {"name": "ghost"}))[0]["code"] == "model_unavailable"
+        await client.call(3, "agent.ask", {"input": "note 1;", "id": "done"})
+        await client.call(4, "request.cancel", {"name": "done"})
+        assert (await client.call(5, "request.requeue", {"name": "done"}))[0]["code"] == "bad_request"
+        client.send([0, 6, "agent.ask", [{"input": "never ends", "id": "long"}]])
+        await client.running()
+        assert (await client.call(7, "request.cancel", {"name": "long"}))[1]["status"] == "cancelled"
+        assert await daemon.stop() == 0
+    seen = [(each["what"], each.get("outcome", "ok"), each["about"].get("act")) for each in await log(daemon)]
+    told = [each for each in seen if each[0].startswith(("manage.", "request.", "model.loaded"))]
+    assert told == [
+        ("model.loaded", "ok", None),
+        ("manage.done", "ok", "load models"),
+        ("manage.failed", "model_unavailable", "load models"),
+        ("request.accepted", "ok", None),
+        ("request.ended", "ok", None),
+        ("request.kept", "done", None),
+        ("manage.failed", "bad_request", "queue requests again"),
+        ("request.accepted", "ok", None),
+        ("request.ended", "cancelled", None),
+        ("request.cancelled", "ok", None),
+    ]
+
+
 async def test_bytes_that_are_no_request_are_in_it(tmp_path: Path) -> None:
     """Over every transport; a flood of them takes no more room than a few."""
     async with Mosquitto(tmp_path) as broker, Customer(broker.port, client_id="customer") as customer:

@@ -16,8 +16,8 @@ import pytest
 
 from edged import config
 from edged.agent.dialects import Dialects
-from edged.completions.embeddings import Embeds
-from edged.completions.local import Chats
+from edged.completions.embeddings import EmbeddingModels
+from edged.completions.plain import Completions
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.daemon.checks import check_all
@@ -55,8 +55,8 @@ async def served(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[Served
             raise embeds_only(spec.name)
         return ChatTemplate()
 
-    chats = Chats(engine, models, Dialects(template_of), max_waiting=WAITING)
-    async with serving(tmp_path, chats, models, Embeds(engine, models, max_waiting=WAITING)) as served:
+    chats = Completions(engine, models, Dialects(template_of), max_waiting=WAITING)
+    async with serving(tmp_path, chats, models, EmbeddingModels(engine, models, max_waiting=WAITING)) as served:
         yield served
 
 
@@ -164,7 +164,7 @@ async def test_one_more_than_may_wait_is_busy() -> None:
             await gate.wait()
             return Embeddings(vectors=(), tokens=0)
 
-    embeds = Embeds(Slow(), {"minilm"}, max_waiting=WAITING)
+    embeds = EmbeddingModels(Slow(), {"minilm"}, max_waiting=WAITING)
     job = EmbedJob(model="minilm", texts=("x",))
     tasks = [asyncio.create_task(embeds.embed(job)) for _ in range(AT_ONCE + WAITING)]
     while running < AT_ONCE:

@@ -78,6 +78,32 @@ async def test_client_that_goes_away_ends_its_answer_and_the_desk_hears_that_it_
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("error", [Busy("full"), ZeroDivisionError("secret 42")], ids=["refusal", "bug"])
+async def test_answer_that_fails_after_its_client_left_is_in_the_log_if_it_is_a_bug(
+    desk: Desk, path: Path, streaming: bool, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And never as a task whose exception nobody took."""
+    complaints: list[dict[str, Any]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    desk.ending = error
+    async with serving(desk, path):
+        async with Line(path) as line:
+            line.post({"input": "hi", "stream": streaming})
+            await desk.begun.wait()
+            if streaming:
+                assert desk.watching is not None
+                desk.watching(0, "one")
+                await line.reader.readuntil(b"one")
+        async with asyncio.timeout(10):
+            await desk.missed.wait()
+    gc.collect()
+    loop.set_exception_handler(None)
+    assert complaints == []
+    assert ("secret 42" in caplog.text) == isinstance(error, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 async def test_stop_ends_answers_and_nobody_went_away(desk: Desk, path: Path, streaming: bool) -> None:
     """The requests go on after the next start: a stop is no reason to cancel them."""
     async with serving(desk, path) as served, Line(path) as line:

@@ -15,7 +15,7 @@ import pytest
 from openai.types.chat import ChatCompletionChunk
 
 from edged.agent.dialects import Dialects
-from edged.completions.local import Chats
+from edged.completions.plain import Completions
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.engines.kind import ChatTemplate
@@ -69,7 +69,7 @@ async def engine(tmp_path: Path) -> ScriptedEngine:
 async def served(tmp_path: Path, engine: ScriptedEngine) -> AsyncIterator[Served]:
     """A server of it."""
     models = {"small": Model()}
-    chats = Chats(engine, models, Dialects(lambda _: ChatTemplate()), max_waiting=WAITING)
+    chats = Completions(engine, models, Dialects(lambda _: ChatTemplate()), max_waiting=WAITING)
     async with serving(tmp_path, chats, models) as served:
         yield served
 
@@ -580,7 +580,7 @@ async def test_server_that_stops_cancels_no_request_of_an_agent(tmp_path: Path, 
             ended.set()
         return done("never")
 
-    chats = Chats(engine, {}, Dialects(lambda _: ChatTemplate()), max_waiting=1)
+    chats = Completions(engine, {}, Dialects(lambda _: ChatTemplate()), max_waiting=1)
     async with serving(tmp_path, chats, {}) as served:
         served.house.work = work
         asked = asyncio.create_task(served.client.chat.completions.create(model="house", messages=HI))

@@ -16,7 +16,7 @@ import pytest
 import pytest_asyncio
 
 from edged.agent.dialects import Dialects
-from edged.completions.local import Chats
+from edged.completions.plain import Completions
 from edged.config import Model
 from edged.engines import registry
 from edged.engines.llama import LlamaEngine
@@ -104,7 +104,7 @@ async def board(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Board
     task = asyncio.create_task(governor.run())
     async with serving(
         tmp_path_factory.mktemp("http"),
-        Chats(engine, models, Dialects(registry.chat_template, spec_of), max_waiting=4),
+        Completions(engine, models, Dialects(registry.chat_template, spec_of), max_waiting=4),
         models,
     ) as served:
         yield Board(served, engine)

@@ -13,7 +13,9 @@ import pytest
 from aiohttp import web
 
 from edged.agent.dialects import Dialects
-from edged.completions.local import CallPiece, Chats, ModelAsk, ToolChoice
+from edged.completions.calls import CallPiece
+from edged.completions.plain import Completions
+from edged.completions.request import ModelAsk, ToolChoice
 from edged.config import Model
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelAway, ModelUnavailable
 from edged.host import loopback
@@ -278,14 +280,14 @@ async def test_connection_that_would_leave_the_board_is_not_made() -> None:
 
 
 @pytest.fixture
-async def chats(server: ScriptedCloud) -> AsyncIterator[Chats]:
+async def chats(server: ScriptedCloud) -> AsyncIterator[Completions]:
     """Of the model `npu`."""
     board = Board(server.base_url)
 
     def template_of(_: str) -> Any:
         raise AssertionError("it has no file")
 
-    yield Chats(None, {"npu": board.model}, Dialects(template_of), max_waiting=1, served=board.served)  # type: ignore[arg-type]
+    yield Completions(None, {"npu": board.model}, Dialects(template_of), max_waiting=1, served=board.served)  # type: ignore[arg-type]
     await board.served.stop()
 
 
@@ -293,7 +295,7 @@ def asked(**more: Any) -> ModelAsk:
     return ModelAsk(**{"model": "npu", "messages": HELLO, **more})
 
 
-async def test_plain_model_streams_words_and_counts_tokens(server: ScriptedCloud, chats: Chats) -> None:
+async def test_plain_model_streams_words_and_counts_tokens(server: ScriptedCloud, chats: Completions) -> None:
     """As the server told them; without max_tokens it is the server's to decide."""
     server.will(clouds.text("one two three", finish="length"))
     pieces: list[str] = []
@@ -310,7 +312,7 @@ async def test_plain_model_streams_words_and_counts_tokens(server: ScriptedCloud
     ("choice", "parallel", "sent"), [(ToolChoice.AUTO, True, "auto"), (ToolChoice.REQUIRED, False, "required")]
 )
 async def test_plain_model_calls_tools(
-    server: ScriptedCloud, chats: Chats, choice: ToolChoice, parallel: bool, sent: str
+    server: ScriptedCloud, chats: Completions, choice: ToolChoice, parallel: bool, sent: str
 ) -> None:
     """The choice reaches the server; several calls come only where they are wanted."""
     server.otherwise = clouds.calls(("set", {"v": "a"}), ("set", {"v": "b"}))
@@ -332,7 +334,7 @@ async def test_plain_model_calls_tools(
     ],
 )
 async def test_plain_model_that_does_not_keep_to_it_fails(
-    server: ScriptedCloud, chats: Chats, behaviour: clouds.Behaviour, more: dict[str, Any], told: str
+    server: ScriptedCloud, chats: Completions, behaviour: clouds.Behaviour, more: dict[str, Any], told: str
 ) -> None:
     """Nobody gets what was not asked for."""
     server.otherwise = behaviour
@@ -340,7 +342,7 @@ async def test_plain_model_that_does_not_keep_to_it_fails(
         await chats.complete(asked(**{"tools": (VALVE,), **more}))
 
 
-async def test_plain_model_answers_in_the_shape_and_is_corrected(server: ScriptedCloud, chats: Chats) -> None:
+async def test_plain_model_answers_in_the_shape_and_is_corrected(server: ScriptedCloud, chats: Completions) -> None:
     """Beside tools in a second question without them; a piece is told when it was checked."""
     server.will(clouds.text("words"), clouds.text('{"n": "x"}'), clouds.text('{"n": 7}'))
     pieces: list[str] = []
@@ -353,7 +355,9 @@ async def test_plain_model_answers_in_the_shape_and_is_corrected(server: Scripte
     assert "does not match the schema" in third["messages"][-1]["content"]
 
 
-async def test_plain_model_that_calls_again_what_was_answered_words_it(server: ScriptedCloud, chats: Chats) -> None:
+async def test_plain_model_that_calls_again_what_was_answered_words_it(
+    server: ScriptedCloud, chats: Completions
+) -> None:
     """As a model of ours."""
     server.will(clouds.calls(("set", {"v": "a"})), clouds.text("It is open."))
     messages = (*HELLO, Message("assistant", "", (ToolCall("set", {"v": "a"}),)), Message("tool", "done"))
@@ -362,7 +366,9 @@ async def test_plain_model_that_calls_again_what_was_answered_words_it(server: S
     assert "tools" not in server.chats[1].body
 
 
-async def test_plain_model_tells_log_probabilities_where_its_server_does(server: ScriptedCloud, chats: Chats) -> None:
+async def test_plain_model_tells_log_probabilities_where_its_server_does(
+    server: ScriptedCloud, chats: Completions
+) -> None:
     """Else it is refused: nobody takes their absence for certainty."""
     token = {"token": "ü", "logprob": -0.5, "bytes": [195, 188]}
     body = clouds.completion({"role": "assistant", "content": "ü"}, "stop", None)

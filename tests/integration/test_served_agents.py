@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -224,3 +225,31 @@ async def test_private_agent_works_and_nothing_but_loopback_is_contacted(tmp_pat
     where = set(heard.read_text().splitlines())
     assert f"('127.0.0.1', {server.port})" in where
     assert not {one for one in where if not one.startswith(("('127.0.0.1'", "'"))}
+
+
+async def test_server_that_hangs_does_not_hold_up_the_boards_own_models(tmp_path: Path, server: ScriptedCloud) -> None:
+    """Its completions take half of the slots, whatever they wait for."""
+    server.otherwise = clouds.stalled_header()
+    async with served(tmp_path, server) as daemon:
+        transport = httpx2.AsyncHTTPTransport(uds=str(tmp_path / "run" / "http.sock"))
+        async with openai.AsyncOpenAI(
+            base_url="http://edged/v1",
+            api_key="unused",
+            max_retries=0,
+            http_client=httpx2.AsyncClient(transport=transport),
+        ) as client:
+
+            async def ask_for(model: str) -> str | None:
+                said = await client.chat.completions.create(
+                    model=model, messages=[{"role": "user", "content": "tell a story"}]
+                )
+                return said.choices[0].message.content
+
+            hanging = [asyncio.create_task(ask_for("npu")) for _ in range(20)]
+            await server.asked(8)
+            assert await asyncio.wait_for(ask_for("small"), 10) == "one two three"
+            assert not any(task.done() for task in hanging)
+            for task in hanging:
+                task.cancel()
+            await asyncio.wait(hanging)
+        assert "Traceback" not in daemon.text()

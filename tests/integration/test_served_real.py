@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from edged.agent.dialects import Dialects
-from edged.completions.local import Chats, ModelAsk
+from edged.completions.plain import Completions
+from edged.completions.request import ModelAsk
 from edged.config import Model
 from edged.engines.kind import ChatTemplate
 from edged.errors import ContextExceeded
@@ -64,7 +65,7 @@ async def test_real_server_is_a_model_of_the_board(base_url: str) -> None:
     """Known by its list; answers in words, piece by piece, and in a shape; says itself what is too long."""
     model = Model(engine=SERVER_ENGINE, base_url=base_url, model="tiny", context=CONTEXT)
     served = LocalServers({"npu": model})
-    chats = Chats(None, {"npu": model}, Dialects(lambda _: ChatTemplate()), max_waiting=1, served=served)  # type: ignore[arg-type]
+    chats = Completions(None, {"npu": model}, Dialects(lambda _: ChatTemplate()), max_waiting=1, served=served)  # type: ignore[arg-type]
     try:
         await served.look("npu")
         assert served.status()["npu"]["state"] == "ready"

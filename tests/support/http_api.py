@@ -42,8 +42,8 @@ class Desk:
     """Answers every request with `answers`, as soon as it is there: bytes, or an exception that is raised.
 
     asks: what came in; begun: there is one; watching: its on_delta; left: (id, gone was set) of the calls that were
-    cancelled, with `missed` set when there is one; rows: what find knows, by id and rid; unready: parts without
-    which it takes none; missing: other ones.
+    cancelled, with `missed` set when there is one, and `ending` raised then; rows: what find knows, by id and rid;
+    unready: parts without which it takes none; missing: other ones.
     """
 
     def __init__(self) -> None:
@@ -53,6 +53,7 @@ class Desk:
         self.watching: OnDelta | None = None
         self.left: list[tuple[str | None, bool]] = []
         self.missed = asyncio.Event()
+        self.ending: Exception | None = None
         self.rows: dict[str, Row] = {}
         self.unready: dict[str, str] = {}
         self.missing: dict[str, str] = {}
@@ -112,6 +113,8 @@ class Desk:
             assert gone is not None
             self.left.append((ask.request.id, gone.is_set()))
             self.missed.set()
+            if self.ending is not None:
+                raise self.ending from None
             raise
 
     async def find(self, caller: Caller, name: str) -> Row:

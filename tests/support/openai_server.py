@@ -18,8 +18,8 @@ from edged.access.policy import Policy
 from edged.api import Api
 from edged.api.models import Models
 from edged.api.requests import Requests
-from edged.completions.embeddings import Embeds
-from edged.completions.local import Chats
+from edged.completions.embeddings import EmbeddingModels
+from edged.completions.plain import Completions
 from edged.config import Agent, Config, Model, Node
 from edged.requests.watchers import OnDelta
 from edged.store.requests import Accepted
@@ -146,7 +146,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, chats: Chats, models: dict[str, Model], embeds: Embeds | None = None
+    folder: Path, chats: Completions, models: dict[str, Model], embeds: EmbeddingModels | None = None
 ) -> AsyncIterator[Served]:
     """A server of these models and of the agent `house`."""
     config = Config(node=Node(), models=models, agents={"house": Agent(model="small"), "barn": Agent(model="small")})

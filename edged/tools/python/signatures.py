@@ -12,7 +12,7 @@ import msgspec
 from edged.config import Config, PythonTool, words_that_fail
 from edged.errors import ConfigError, ToolFailed
 from edged.tools.python.child import Function, Hello
-from edged.tools.python.landlock import missing, own_files
+from edged.tools.python.landlock import own_files
 from edged.tools.python.process import END_S, Module, Process, module_of
 from edged.types import JSON
 
@@ -22,8 +22,6 @@ logger = logging.getLogger("edged.tools")
 async def resolve(settings: Config, tools: Mapping[str, PythonTool]) -> tuple[dict[str, PythonTool], list[ConfigError]]:
     """The tools with description and parameters filled in, and what is wrong with those that stay as they were. One
     child reads all functions of a module."""
-    if why := missing():
-        logger.warning("nothing keeps Python tools from edged's own files: %s", why)
     described = await _read(settings, tools)
     resolved: dict[str, PythonTool] = dict(tools)
     problems: list[ConfigError] = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -99,6 +101,43 @@ def test_every_refusal_is_told_to_the_audit_log(gate: Gate, viewer: Caller, told
     assert {(entry.who, entry.role) for entry in told[:4]} == {("key:panel", "viewer")}
     assert (told[4].who, told[4].role) == ("key:other", "")
     assert (told[1].rid, told[1].about["tool"]) == ("r1", "valve")
+
+
+@pytest.mark.parametrize(
+    ("ends_with", "outcome"),
+    [
+        (None, "ok"),
+        (Busy("later"), "busy"),
+        (ZeroDivisionError(), "internal"),
+        (asyncio.CancelledError(), "cancelled"),
+    ],
+)
+def test_act_is_told_when_it_is_over_with_its_outcome(
+    told: list[AuditEntry], ends_with: BaseException | None, outcome: str
+) -> None:
+    """Also where its caller has left, or a bug has ended it; the error goes on."""
+    gate = Gate(Policy(["house"]), audit=told.append)
+    caller = gate.policy.key("panel")
+    for managing in (False, True):
+        told.clear()
+        with contextlib.suppress(Busy, ZeroDivisionError, asyncio.CancelledError):
+            act = gate.managing(caller, "load models", model="m") if managing else gate.acting(caller, "tool.called")
+            with act:
+                assert not told
+                if ends_with is not None:
+                    raise ends_with
+            assert ends_with is None
+        what = "tool.called" if not managing else "manage.done" if outcome == "ok" else "manage.failed"
+        assert [(entry.what, entry.outcome, entry.who) for entry in told] == [(what, outcome, "key:panel")]
+
+
+def test_act_that_may_not_be_done_is_told_as_refused_and_not_begun(
+    gate: Gate, viewer: Caller, told: list[AuditEntry]
+) -> None:
+    """One entry, with the reason."""
+    with pytest.raises(Forbidden), gate.managing(viewer, "load models"):
+        pytest.fail("it was begun")
+    assert [(entry.what, entry.outcome) for entry in told] == [("manage.refused", "forbidden")]
 
 
 def test_what_is_allowed_is_not_told(gate: Gate, viewer: Caller, told: list[AuditEntry]) -> None:

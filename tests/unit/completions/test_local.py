@@ -13,7 +13,10 @@ from llguidance import LLMatcher, LLTokenizer
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import CHATML, GENERIC, HERMES, CallFormat
 from edged.agent.grammars import grammar
-from edged.completions.local import CallPiece, Chats, Inexpressible, ModelAnswer, ModelAsk, ToolChoice, WrittenCall
+from edged.agent.grammars.precheck import Inexpressible
+from edged.completions.calls import CallPiece, WrittenCall
+from edged.completions.plain import Completions
+from edged.completions.request import ModelAnswer, ModelAsk, ToolChoice
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.engines.kind import ChatTemplate
@@ -222,8 +225,8 @@ class Writer:
 NATIVE = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}" + CHATML + "{# <tool_call> #}"
 
 
-def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Chats:
-    return Chats(
+def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Completions:
+    return Completions(
         engine, {"small": Model(context=777)}, Dialects(lambda _: ChatTemplate(template)), max_waiting=max_waiting
     )
 
@@ -531,7 +534,7 @@ async def test_complete_reads_a_template_once() -> None:
         read.append(spec.name)
         return ChatTemplate()
 
-    made = Chats(Writer("a", "b"), {"small": Model()}, Dialects(template_of), max_waiting=1)
+    made = Completions(Writer("a", "b"), {"small": Model()}, Dialects(template_of), max_waiting=1)
     await made.complete(ask())
     await made.complete(ask())
     assert read == ["small"]

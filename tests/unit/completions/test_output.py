@@ -10,7 +10,7 @@ import pytest
 
 from edged.agent.dialects.chat_template import GENERIC, HERMES, CallFormat
 from edged.completions.calls import CallPiece
-from edged.completions.output import Output, Told
+from edged.completions.output import Output, WaitingLogprobs
 from edged.types import TokenLogprob, ToolCall
 
 SET, GET = ToolCall("set", {"v": "a }\n```"}), ToolCall("get", {})
@@ -125,23 +125,23 @@ def test_told_gives_tokens_with_the_words_they_end_in() -> None:
     tokens = [
         TokenLogprob(t.decode(errors="replace"), t, -1.0) for t in (b"a", b"\xe2\x82", b"\xac b", b"c\n", b"<tool")
     ]
-    told = Told()
+    told = WaitingLogprobs()
     told.add(tokens[:2])
     assert told.take("a") == (tokens[0],)
     assert told.take("") == ()
     told.add(tokens[2:])
     assert told.take("€ b") == (tokens[1], tokens[2])
     assert told.take("c") == ()
-    assert told.told == tokens[:3]
+    assert told.taken == tokens[:3]
 
 
 def test_told_is_the_same_however_the_words_are_cut() -> None:
     """Joined, the tokens told are the longest beginning of the words that ends with a token."""
     tokens = [TokenLogprob(t, t.encode(), -1.0) for t in ("I ", "loo", "k.", "\n", "<tool_call>")]
     for first, second in itertools.combinations(range(len("I look.") + 1), 2):
-        told = Told()
+        told = WaitingLogprobs()
         told.add(tokens)
         words = "I look."
         for part in (words[:first], words[first:second], words[second:]):
             told.take(part)
-        assert "".join(t.text for t in told.told) == words
+        assert "".join(t.text for t in told.taken) == words

@@ -27,7 +27,14 @@ def test_folders_are_ours_and_all_above_it(tmp_path: Path, listing: bytes, found
     (tmp_path / "own").write_bytes(listing)
     root = tmp_path / "sys"
     expected = [cgroups.Folder(version, root / path) for version, path in found]
-    assert list(cgroups.own("memory", root, tmp_path / "own")) == expected
+    assert list(cgroups.up("memory", root, tmp_path / "own")) == expected
+    ours = [folder for folder, above in zip(expected, [None, *expected], strict=False) if _begins(folder, above)]
+    assert list(cgroups.own("memory", root, tmp_path / "own")) == ours
+
+
+def _begins(folder: cgroups.Folder, before: cgroups.Folder | None) -> bool:
+    """Whether it is the first of its version."""
+    return before is None or before.version != folder.version
 
 
 def test_no_file_is_no_group(tmp_path: Path) -> None:
@@ -38,4 +45,4 @@ def test_no_file_is_no_group(tmp_path: Path) -> None:
 def test_names_that_lead_out_of_the_root_end(tmp_path: Path) -> None:
     """In a namespace the kernel writes them so."""
     (tmp_path / "own").write_text("0::/../../x\n")
-    assert len(list(cgroups.own("memory", tmp_path / "sys", tmp_path / "own"))) == 4
+    assert len(list(cgroups.up("memory", tmp_path / "sys", tmp_path / "own"))) == 4

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from edged.completions.local import CallPiece, ModelAnswer, WrittenCall
+from edged.completions.calls import CallPiece, WrittenCall
+from edged.completions.request import ModelAnswer
 from edged.transport.http.core.errors import STATUS_OF
 from edged.types import JSON, Fault, Finish, TokenLogprob
 

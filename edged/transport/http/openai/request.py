@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from edged.completions.local import MAX_TOP, ModelAsk
+from edged.completions.request import MAX_TOP, ModelAsk
 from edged.transport.http.openai.tools import choice, tools
 from edged.types import JSON, Format, Message, Request, Sampling, ToolSpec
 from edged.wire import BOUNDS, check_numbers, decode, dialogue, question, stops

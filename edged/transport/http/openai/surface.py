@@ -14,9 +14,10 @@ from collections.abc import Iterator
 import msgspec
 from aiohttp import web
 
+from edged.agent.grammars.precheck import Inexpressible
 from edged.api.models import Kind
 from edged.completions.calls import CallPiece
-from edged.completions.local import Inexpressible, ModelAnswer, ModelAsk
+from edged.completions.request import ModelAnswer, ModelAsk
 from edged.errors import BadRequest, ContextExceeded, ContextRefused, EdgedError, Forbidden, Internal, UnknownAgent
 from edged.transport.http.core import errors
 from edged.transport.http.core.connection import caller, gone

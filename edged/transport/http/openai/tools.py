@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from edged.completions.local import ToolChoice
+from edged.completions.request import ToolChoice
 from edged.types import JSON, ToolSpec
 from edged.wire.dialogue import Wrong, convert
 

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk, completion_create_params
 
-from edged.completions.local import CallPiece, ModelAnswer, ToolChoice, WrittenCall
+from edged.completions.calls import CallPiece, WrittenCall
+from edged.completions.request import ModelAnswer, ToolChoice
 from edged.errors import BadRequest, TooLarge
 from edged.transport.http.core.errors import retry_after
 from edged.transport.http.openai import reply as shapes

@@ -1,0 +1,76 @@
+"""Completions of plain models, whatever runs them: as the request says, a bounded number at once."""
+
+from __future__ import annotations
+
+from edged.agent.dialects import Dialects
+from edged.completions import request, server
+from edged.completions.local import Local
+from edged.completions.request import ModelAnswer, ModelAsk, OnCall
+from edged.completions.slots import Slots
+from edged.config import Model
+from edged.errors import BadRequest, NoMemory
+from edged.interfaces import Engine, OnPiece
+from edged.upstreams import LocalServers
+
+
+class Completions:
+    """The models and their slots.
+
+    Args:
+        dialects: how the models are spoken to.
+        max_waiting: how many may wait for a slot; one more is refused.
+        served: the models among them that servers on this board run.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        models: dict[str, Model],
+        dialects: Dialects,
+        *,
+        max_waiting: int,
+        served: LocalServers | None = None,
+    ) -> None:
+        self._models = models
+        self._served = served or LocalServers({})
+        self._local = Local(engine, models, dialects)
+        self._slots = Slots("completions", max_waiting=max_waiting)
+
+    def refuse(self, error: NoMemory | None) -> None:
+        """Begin no completion here, with this error; None: begin them again."""
+        self._slots.refusing = error
+
+    async def complete(
+        self, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
+    ) -> ModelAnswer:
+        """One completion. Cancelling the task ends the generation within one step of the model.
+
+        Args:
+            on_piece: gets text, and the log-probabilities of its tokens where asked for, as they come.
+            on_call: gets calls as they come, after all text.
+
+        Raises:
+            BadRequest: what is asked does not go together, or a schema cannot be kept (Inexpressible).
+            Busy: too many wait already.
+            ContextExceeded: the messages do not fit.
+            ModelUnavailable, NoMemory: the model cannot be loaded, or its template refuses these messages; or the board
+                is short of memory.
+        """
+        request.check(ask)
+        if ask.model not in self._models:
+            raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
+        remote = ask.model in self._served
+        async with self._slots.one(remote=remote):
+            answer = await self._once(ask, on_piece, on_call, remote=remote)
+            if answer is None:
+                answer = await self._once(request.without_tools(ask), on_piece, None, remote=remote)
+            assert answer is not None, "without tools in sight no call is made again"
+            return answer
+
+    async def _once(
+        self, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None, *, remote: bool
+    ) -> ModelAnswer | None:
+        """The answer; None: it is to be asked for without the tools in sight. Nothing was told then."""
+        if remote:
+            return await server.complete(self._served, ask, on_piece, on_call)
+        return await self._local.complete(ask, on_piece, on_call)
