@@ -34,7 +34,7 @@ async def until_right(
     """Ask until an answer counts. What is wrong goes back to the model, at most MAX_CORRECTIONS times.
 
     Args:
-        ask: gets what all wrong answers so far showed, to be put behind the question.
+        ask: gets what all wrong answers so far showed, to be put after the question.
         failure: the error where none counts; gets what is wrong with the last one.
     """
     corrections: list[Message] = []

@@ -15,7 +15,7 @@ from edged.agent.grammars import precheck
 from edged.agent.loop import Answered, Decided, Declined, Outcome, Passed, Run
 from edged.agent.minds import MINDS
 from edged.agent.minds.base import Resources
-from edged.agent.privacy.masking import Border
+from edged.agent.privacy.masking import Masking
 from edged.agent.prompts import ESCALATE, REPLY
 from edged.agent.router import Decision, Facts, Go, Reason
 from edged.config import Agent
@@ -104,7 +104,7 @@ class Dispatcher:
         parked. A decision that sent the request somewhere is followed; any other is made again first.
 
         Raises:
-            EdgedError: nobody can answer it.
+            EdgedError: no mind can answer it.
         """
         refused, unaffordable = set[str](), set[str]()
         failure: EdgedError | None = None
@@ -193,9 +193,9 @@ class Dispatcher:
 
     def _masked(self, request: Request) -> dict[str, JSON]:
         """How much of a request's own text would leave as placeholders, by their kinds."""
-        border = Border(self._resources.tools, detects=self._config.agents[request.agent].mask)
-        border.out(Chat(key="", messages=request.messages, max_tokens=None))
-        return dict(border.vault.counts)
+        masking = Masking(self._resources.tools, detects=self._config.agents[request.agent].mask)
+        masking.mask(Chat(key="", messages=request.messages, max_tokens=None))
+        return dict(masking.vault.counts)
 
     async def _ask(self, run: Run, routing: Routing, decision: Decision) -> Outcome | None:
         """One mind after the other; None: all pass on. Raises Declined and EdgedError as they do."""

@@ -44,7 +44,7 @@ ESCALATE_EXAMPLES = (
     "Analyze the data and tell me what to improve.",
     "Calculate it step by step.",
 )
-EXAMPLE_RESULT = '{"ok": true}'  # behind an example's call: shows that after a result comes `reply`, not the call again
+EXAMPLE_RESULT = '{"ok": true}'  # after an example's call: shows that after a result comes `reply`, not the call again
 FROM_DATA = "Answer the user from the data, in one short sentence."
 
 STAND_IN = (Message("user", "Hello"),)  # for a question, where only what stands before it counts
@@ -83,21 +83,21 @@ class Prompts:
 
     def deciding(self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord]) -> Prompt:
         """The prompt for the next decision, after the calls that were made."""
-        told = [message for turn in history for message in turn]
+        earlier = [message for turn in history for message in turn]
         made = [message for record in records for message in as_messages(record)]
-        full = self.dialect.render((*self._deciding_fixed, *told, *asked, *made), self._specs, generate=True)
+        full = self.dialect.render((*self._deciding_fixed, *earlier, *asked, *made), self._specs, generate=True)
         return Prompt(*chat_template.split(full, self._deciding_prefix))
 
     def answering(self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord]) -> Prompt:
         """The prompt for the final answer."""
-        told = [message for turn in history for message in turn if _is_talk(message)]
+        earlier = [message for turn in history for message in turn if _is_talk(message)]
         *before, question = asked
         if records:
             question = Message("user", f"{question.content}\n\n{self._data(records)}")
         system = self._system
         if records:
             system = (Message("system", f"{system[0].content} {FROM_DATA}" if system else FROM_DATA),)
-        full = self.dialect.render((*system, *told, *before, question), generate=True)
+        full = self.dialect.render((*system, *earlier, *before, question), generate=True)
         return Prompt(*chat_template.split(full, self._answering_prefix))
 
     def fixed(self) -> tuple[tuple[Prompt, str | None], ...]:

@@ -13,8 +13,8 @@ from msgspec import Struct
 from edged.errors import BadRequest
 from edged.types import Finding, Offline, Preference, Privacy, UpstreamFacts
 
-# A prompt with more characters than this times the context's tokens cannot fit: no text of any language has so many
-# characters a token (English has 4 to 5). What is shorter is counted by the engine.
+# A prompt with more characters than this times the context's tokens cannot fit: no text of any language has that
+# many characters a token (English has 4 to 5). What is shorter is counted by the engine.
 CHARS_PER_TOKEN = 10
 
 

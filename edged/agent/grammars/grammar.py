@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from edged.agent.dialects.chat_template import CallFormat
 from edged.types import JSON, ToolSpec
 
-# the spaces json.dumps writes, which the model saw in training; no other white space, which costs tokens nobody reads
+# the spaces json.dumps writes, which the model saw in training; no other white space, which costs tokens for nothing
 SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # where a model writes calls in a way of its own, it also lays them out
 ANY_SPACES = {"whitespace_flexible": True}
@@ -62,7 +62,7 @@ def words() -> str:
 def text_or_calls(tools: Sequence[ToolSpec], calls: CallFormat, *, most: int, stops: Sequence[str] = ()) -> str:
     """Any text up to one of the stop strings, or up to `most` calls. A call is what begins
 
-    * with the mark of the model's own format, also behind some text;
+    * with the mark of the model's own format, also after some text;
     * with the JSON of a call, bare or in a Markdown fence: so small models write it, whatever their template told them.
       (Of 20 calls that the two Qwen2.5-Coder models made unbound 18 were such, two had doubled braces, none the mark.)
 

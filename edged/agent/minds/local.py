@@ -61,7 +61,7 @@ class LocalDecider(Decider):
         return Answered(await self._say(run, prompts))
 
     async def preview(self, run: Run) -> Decided | Answered:
-        """See Decider. `reply` and `escalate` are told as calls."""
+        """See Decider. `reply` and `escalate` are shown as calls."""
         if not run.may_act:
             return Answered("")
         call, logprob = await self._decide(run, await self._ready(run))
