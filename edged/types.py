@@ -279,7 +279,8 @@ class Ask(Struct, frozen=True, kw_only=True):
 
 
 class Delivery(Struct, frozen=True, kw_only=True):
-    """A reply on its way out. expires_boot: clock.boot() until which the reply is of use."""
+    """A reply on its way out. expires_boot: clock.boot() until which the reply is of use. settled_wall: when its
+    outcome was stored, which tells it from the reply that is made when the request is tried again."""
 
     id: int
     rid: str
@@ -289,6 +290,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     address: Address
     body: bytes
     expires_boot: float
+    settled_wall: float = 0.0
 
 
 class Segment(Struct, frozen=True):

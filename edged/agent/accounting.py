@@ -1,4 +1,4 @@
-"""The books of one request: its tokens, and a home for each of its milliseconds, wherever it is answered."""
+"""What one request took: its tokens, and a home for each of its milliseconds, wherever it is answered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edged.host import clock
 from edged.types import ChatAnswer, Completion, Need, Spent, Timing, Usage
 
 PARTS = ("queue_ms", "load_ms", "prefill_ms", "decode_ms", "tools_ms", "other_ms")
-DIGITS = 1  # times are told in tenths of a millisecond
+DIGITS = 1  # times are given in tenths of a millisecond
 
 OnText = Callable[[str], None]
 
@@ -43,7 +43,7 @@ class Generating:
 
 class Accounting:
     """Adds up. What is measured has a name; what passes between the measurements is `other_ms`, so the parts are the
-    whole by their making. The time before the tally was made was a wait, but for what earlier attempts knew of it.
+    whole by their making. The time before this object was made was a wait, but for what earlier attempts knew of it.
 
     Args:
         accepted_boot: clock.boot() when the request was accepted; None: now.
@@ -69,7 +69,7 @@ class Accounting:
 
     @contextlib.contextmanager
     def tool(self) -> Iterator[None]:
-        """Around a call of a tool and what the journal is told of it."""
+        """Around a call of a tool, with what the journal writes of it."""
         with self._spends("tools_ms"):
             yield
 
@@ -84,7 +84,7 @@ class Accounting:
     @contextlib.contextmanager
     def local(self) -> Iterator[Generating]:
         """Around a generation on the board. One that is refused was waiting for its model, to no avail. One that is
-        broken off waited, or its prompt was computed: that cannot be told before its first token."""
+        broken off waited, or its prompt was computed: before its first token these look alike."""
         one = Generating(self.ms)
         try:
             yield one

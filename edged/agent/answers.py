@@ -34,7 +34,7 @@ async def until_right(
     """Ask until an answer counts. What is wrong goes back to the model, at most MAX_CORRECTIONS times.
 
     Args:
-        ask: gets what all wrong answers so far showed, to be put behind the question.
+        ask: gets what all wrong answers so far showed, to be put after the question.
         failure: the error where none counts; gets what is wrong with the last one.
     """
     corrections: list[Message] = []
@@ -110,4 +110,9 @@ async def _problem(known: Mapping[str, ToolSpec], name: str, arguments: JSON) ->
         return f"there is no tool {name!r}; there are {', '.join(known) or 'none'}"
     if not isinstance(arguments, dict):
         return "the arguments are not a JSON object"
-    return await check.problem({**known[name].parameters, "additionalProperties": False}, arguments)
+    return await check.problem(closed(known[name].parameters), arguments)
+
+
+def closed(parameters: dict[str, JSON]) -> dict[str, JSON]:
+    """A tool's parameters: no argument beside those declared, unless the schema says so itself."""
+    return {"additionalProperties": False, **parameters}

@@ -15,7 +15,7 @@ from edged.agent.grammars import precheck
 from edged.agent.loop import Answered, Decided, Declined, Outcome, Passed, Run
 from edged.agent.minds import MINDS
 from edged.agent.minds.base import Resources
-from edged.agent.privacy.masking import Border
+from edged.agent.privacy.masking import Masking
 from edged.agent.prompts import ESCALATE, REPLY
 from edged.agent.router import Decision, Facts, Go, Reason
 from edged.config import Agent
@@ -33,6 +33,8 @@ class Routing:
 
     Args:
         keep: writes the findings down, so that after a crash the board does not try again what it gave up.
+        entering: is told before the minds are asked to follow a decision; an error that it raises ends the request's
+            attempt.
     """
 
     def __init__(
@@ -40,7 +42,10 @@ class Routing:
         findings: tuple[Finding, ...],
         keep: Callable[[tuple[Finding, ...]], Awaitable[None]],
         decision: Decision | None = None,
+        *,
+        entering: Callable[[Decision], None] = lambda decision: None,
     ) -> None:
+        self.entering = entering
         self.findings = findings
         self.decision = decision
         self.route: RouteTaken | None = None
@@ -71,6 +76,13 @@ class Dispatcher:
         """Where a request goes, as things are now. BadRequest: it insists on what can never be."""
         return self._decided(request, self._facts(request, findings))
 
+    def recall(self, request: Request, words: str) -> Decision | None:
+        """A decision that was kept in words (see router.in_words); what it permits is looked at anew. None: there is
+        none."""
+        if request.agent not in self._config.agents or (kept := router.from_words(words)) is None:
+            return None
+        return self._permitted(request, kept, self._facts(request, ()))
+
     def refusal(self, decision: Decision) -> NoMemory | None:
         """Why a new request with this decision cannot be taken in now; None: it can, here or elsewhere."""
         if self.refusing is None or decision.go in (Go.CLOUD, Go.WAIT):
@@ -81,7 +93,7 @@ class Dispatcher:
         """Inexpressible where the board is to answer in a shape that no grammar can be made of. It is checked when the
         request comes, because later a tool may have acted. What a server writes is validated, so it may have any."""
         if request.response_schema is not None and decision.go is Go.LOCAL and not decision.served:
-            await precheck.check_answer(request.response_schema)
+            await precheck.fitted_answer(request.response_schema)
 
     def is_private(self, request: Request) -> bool:
         """Whether nothing of it may ever leave the board: the stricter of what the request and its agent say."""
@@ -92,7 +104,7 @@ class Dispatcher:
         parked. A decision that sent the request somewhere is followed; any other is made again first.
 
         Raises:
-            EdgedError: nobody can answer it.
+            EdgedError: no mind can answer it.
         """
         refused, unaffordable = set[str](), set[str]()
         failure: EdgedError | None = None
@@ -101,6 +113,8 @@ class Dispatcher:
             decision = self.decide(run.request, routing.findings)
         while True:
             routing.decision, routing.route = decision, None
+            if decision.go in (Go.LOCAL, Go.CLOUD):
+                routing.entering(decision)
             try:
                 outcome = await self._ask(run, routing, decision)
             except Declined as declined:
@@ -179,9 +193,9 @@ class Dispatcher:
 
     def _masked(self, request: Request) -> dict[str, JSON]:
         """How much of a request's own text would leave as placeholders, by their kinds."""
-        border = Border(self._resources.tools, detects=self._config.agents[request.agent].mask)
-        border.out(Chat(key="", messages=request.messages, max_tokens=None))
-        return dict(border.vault.counts)
+        masking = Masking(self._resources.tools, detects=self._config.agents[request.agent].mask)
+        masking.mask(Chat(key="", messages=request.messages, max_tokens=None))
+        return dict(masking.vault.counts)
 
     async def _ask(self, run: Run, routing: Routing, decision: Decision) -> Outcome | None:
         """One mind after the other; None: all pass on. Raises Declined and EdgedError as they do."""
@@ -211,8 +225,11 @@ class Dispatcher:
 
     def _decided(self, request: Request, facts: Facts) -> Decision:
         """The router's decision, with what it need not know."""
+        return self._permitted(request, router.decide(facts), facts)
+
+    def _permitted(self, request: Request, decision: Decision, facts: Facts) -> Decision:
         served = self._config.agents[request.agent].model in self._resources.served
-        return msgspec.structs.replace(router.decide(facts), served=served, may_leave=router.may_leave(facts))
+        return msgspec.structs.replace(decision, served=served, may_leave=router.may_leave(facts))
 
     def _facts(
         self,

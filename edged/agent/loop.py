@@ -31,7 +31,7 @@ LAST_WORD_S = 1.0
 
 
 class Decided(Struct, frozen=True):
-    """The calls to make next, in order. logprob: of the tokens sampled for them, None where none was or nobody told."""
+    """The calls to make next, in order. logprob: of the tokens sampled for them; None: none was, or it is not known."""
 
     calls: tuple[ToolCall, ...]
     logprob: float | None = None
@@ -212,8 +212,8 @@ class Run:
         return any(record.name == call.name and record.arguments == call.arguments for record in self._records)
 
     def said(self, calls: int = 1) -> str | None:
-        """The answer without another generation, where the last so many calls have a `say` each and nobody asked for a
-        shape; None: a model has to word it."""
+        """The answer without another generation, where the last `calls` calls have a `say` each and the request asks
+        for no shape; None: a model has to word it."""
         if not 0 < calls <= len(self._records) or self.request.response_schema is not None:
             return None
         sentences: list[str] = []

@@ -13,8 +13,8 @@ from msgspec import Struct
 from edged.errors import BadRequest
 from edged.types import Finding, Offline, Preference, Privacy, UpstreamFacts
 
-# A prompt with more characters than this times the context's tokens cannot fit: no text of any language has so many
-# characters a token (English has 4 to 5). What is shorter is counted by the engine.
+# A prompt with more characters than this times the context's tokens cannot fit: no text of any language has that
+# many characters a token (English has 4 to 5). What is shorter is counted by the engine.
 CHARS_PER_TOKEN = 10
 
 
@@ -94,6 +94,20 @@ class Decision(Struct, frozen=True):
         """Whether the work is done in another process, an upstream or a server on this board: it takes no place among
         the engine's sequences."""
         return self.go in (Go.CLOUD, Go.WAIT) or (self.go is Go.LOCAL and self.served)
+
+
+def in_words(decision: Decision) -> str:
+    """What is kept of a decision with a request: where it goes and why, not what is permitted."""
+    return f"{decision.go} {decision.reason} {int(decision.degraded)} {decision.upstream or ''}".rstrip()
+
+
+def from_words(words: str) -> Decision | None:
+    """The decision that was kept so; None: it cannot be read, or nothing was kept."""
+    go, reason, degraded, upstream, *_ = *words.split(" ", 3), "", "", "", ""
+    try:
+        return Decision(Go(go), Reason(reason), upstream or None, degraded == "1")
+    except ValueError:
+        return None
 
 
 def stricter(one: Privacy, other: Privacy | None) -> Privacy:

@@ -1,4 +1,4 @@
-"""Models that are there before anybody asks: `preload` in the configuration."""
+"""Models that are there before the first request: `preload` in the configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Warmer:
 
     Args:
         speak: gives the prompts of an agent.
-        load: brings a model in and leaves it to whoever decides what is resident.
+        load: brings a model in; the governor decides how long it stays.
         tell: gets (event name, data).
     """
 
@@ -43,8 +43,8 @@ class Warmer:
         self._tell = tell
 
     async def run(self) -> None:
-        """One model after the other, one prefix after the other; everybody's requests go first. What goes wrong is
-        told and nothing more: a request that needs it will say so again, or find it put right."""
+        """One model after the other, one prefix after the other; requests go first. What goes wrong is logged and told
+        as an event, and nothing more: a request that needs it will fail again, or find it put right."""
         for model in self._models:
             watch = Stopwatch()
             try:

@@ -62,7 +62,7 @@ def load(path: str | None = None) -> Config:
                 raise origins.error(at, "holds a NUL character")
         _merge(merged, table)
     try:
-        config = _build(merged, origins, tuple(map(str, files)))
+        config = build(merged, origins, tuple(map(str, files)))
     except Wrong as wrong:
         raise origins.error(wrong.key, wrong.problem) from None
     for key, problem in rules.mistakes(config):
@@ -120,7 +120,7 @@ def _merge(into: dict[str, Any], new: dict[str, Any]) -> None:
             into[key] = value
 
 
-def _build(raw: dict[str, Any], origins: Origins, files: tuple[str, ...]) -> Config:
+def build(raw: dict[str, Any], origins: Origins, files: tuple[str, ...]) -> Config:
     """The structures of merged tables, each right by itself.
 
     Raises:

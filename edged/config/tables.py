@@ -12,9 +12,9 @@ from msgspec import Meta
 
 from edged.config.values import (
     BUDGET,
-    MAX_BYTES,
     NAME,
     AbsolutePath,
+    SecretFile,
     Size,
     Strict,
     Url,
@@ -32,11 +32,16 @@ ORIGIN = r"https?://(?:[a-z0-9_.-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?"  # as
 
 Host = Annotated[
     str,
-    Meta(pattern=whole(HOST), extra={"problem": '{}; write a name as "board.example.org", without a port'}),
+    Meta(
+        title="host name",
+        pattern=whole(HOST),
+        extra={"problem": '{}; write a name as "board.example.org", without a port'},
+    ),
 ]
 WebOrigin = Annotated[
     str,
     Meta(
+        title="web origin",
         pattern=whole(ORIGIN),
         extra={"problem": '{}; write "https://HOST" or "http://HOST:PORT", in lower case and with nothing after it'},
     ),
@@ -44,6 +49,7 @@ WebOrigin = Annotated[
 Source = Annotated[
     str,
     Meta(
+        title="source",
         # An engine may have sources of a scheme of its own; who reads the files knows them all (`models.catalog`).
         pattern="^(?:https:|file:|[a-z][a-z0-9_.+-]*:(?!//))",
         extra={"problem": "{}; write catalog:NAME, file:PATH, https:URL or hf:..."},
@@ -77,13 +83,13 @@ class Node(Strict, frozen=True):
 class Memory(Strict, frozen=True):
     """How much memory models may use.
 
-    budget: of all models together: a percentage of the board's memory (or of the cgroup's limit, if that is less), or a
-        size.
+    budget: memory of all models together: a percentage of the board's memory (or of the cgroup's limit, if that is
+        less), or a size.
     reserve: memory that stays available to the rest of the board.
     idle_unload_s: a model that nobody has used for this many seconds is unloaded.
     """
 
-    budget: Annotated[str, Meta(pattern=BUDGET, extra={"problem": budget_problem})] = "60%"
+    budget: Annotated[str, Meta(title="percentage or size", pattern=BUDGET, extra={"problem": budget_problem})] = "60%"
     reserve: Size = "96MiB"
     idle_unload_s: Annotated[float, Meta(ge=0, le=30 * DAY)] = 300.0
 
@@ -114,7 +120,7 @@ class Queue(Strict, frozen=True):
 class Store(Strict, frozen=True):
     """Bounds of edged's own database.
 
-    max_bytes: size of the database at most. Before it is reached the oldest ended requests are forgotten; if that does
+    max_bytes: largest size of the database. Before it is reached the oldest ended requests are forgotten; if that does
         not help, new ones are refused with the code `busy`.
     retention_days: how long ended requests and their replies are kept.
     """
@@ -135,14 +141,12 @@ class AuditKept(Strict, frozen=True):
 class Snapshots(Strict, frozen=True):
     """Computed beginnings of prompts that are kept on the disk.
 
-    max_bytes: size of all of them at most; 0 keeps none.
+    max_bytes: largest size of all of them together; 0 keeps none.
     """
 
     # 256 MiB: a prefix of 1,000 tokens takes 12 MB with a 0.5B model and 28 MB with a 1.5B one, and an agent has two or
     # three. So it is enough for a handful of agents, and as much of an 8 GB card as the store may take.
-    max_bytes: Annotated[Size | Annotated[int, Meta(ge=0, le=MAX_BYTES)], Meta(extra={"problem": size_problem})] = (
-        "256MiB"
-    )
+    max_bytes: Annotated[Size | Annotated[int, Meta(ge=0)], Meta(extra={"problem": size_problem})] = "256MiB"
 
 
 class Ipc(Strict, frozen=True):
@@ -161,15 +165,15 @@ class Ipc(Strict, frozen=True):
 class Http(Strict, frozen=True):
     """The HTTP interface.
 
-    listen: "unix:NAME" (a socket in the runtime folder, or an absolute path) or "HOST:PORT". A TCP listener needs
-        `api_keys_file`.
+    listen: what it listens on: "unix:NAME" (a socket in the runtime folder, or an absolute path) or "HOST:PORT". A TCP
+        listener needs `api_keys_file`.
     api_keys_file: file or `credential:NAME` with lines "NAME:KEY"; NAME is what the client is called.
     hosts: names by which clients reach a TCP listener, in addition to addresses, `localhost` and the board's own name.
     origins: web pages whose scripts may send requests, as "https://HOST[:PORT]". Without any, no web page may.
     """
 
     listen: tuple[str, ...] = ("unix:http.sock",)
-    api_keys_file: str | None = None
+    api_keys_file: SecretFile | None = None
     hosts: tuple[Host, ...] = ()
     origins: tuple[WebOrigin, ...] = ()
 
@@ -181,7 +185,7 @@ class Mqtt(Strict, frozen=True):
     version: 5, or 4 for MQTT 3.1.1. If the broker refuses 5, 3.1.1 is used.
     username: user at the broker.
     password_file: file or `credential:NAME` with the user's password.
-    ca_file: certificates that the broker's certificate is checked against; default: the system's.
+    ca_file: certificates that the broker's certificate is checked against. Default: the system's.
     cert_file: this client's certificate; `key_file` goes with it.
     key_file: private key of `cert_file`.
     default_expiry_s: time a request may take if its message has no expiry, in seconds.
@@ -190,7 +194,7 @@ class Mqtt(Strict, frozen=True):
     url: Url = "mqtt://127.0.0.1:1883"
     version: Annotated[Literal[5, 4], Meta(extra={"problem": "{}; allowed are 5 and 4 (which is MQTT 3.1.1)"})] = 5
     username: str | None = None
-    password_file: str | None = None
+    password_file: SecretFile | None = None
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
@@ -204,7 +208,7 @@ class Database(Strict, frozen=True):
     mode: "ro" opens it read-only, whatever a tool's SQL says; "rw" lets tools write.
     """
 
-    path: Annotated[str, Meta(pattern="^/", extra={"problem": "{} is not an absolute path"})]
+    path: Annotated[str, Meta(title="path", pattern="^/", extra={"problem": "{} is not an absolute path"})]
     mode: Literal["ro", "rw"] = "ro"
 
 
@@ -245,7 +249,7 @@ class Model(Strict, frozen=True):
     engine: str | None = None
     base_url: Url = ""
     model: str = ""
-    api_key_file: str | None = None
+    api_key_file: SecretFile | None = None
     timeout_s: AnswerTime = 300.0
 
     @property
@@ -278,7 +282,7 @@ class Upstream(Strict, frozen=True):
     model: Annotated[
         str, Meta(min_length=1, extra={"problem": "is empty; write the name the server knows the model by"})
     ]
-    api_key_file: str | None = None
+    api_key_file: SecretFile | None = None
     daily_token_budget: Annotated[int, Meta(ge=1, le=10**12)] | None = None
     timeout_s: AnswerTime = 60.0
     connect_timeout_s: AnswerTime = 5.0
@@ -300,9 +304,9 @@ class Agent(Strict, frozen=True):
     mask: whether e-mail addresses and the like are replaced by placeholders in what goes to an upstream.
     max_steps: calls of tools that a request may take.
     max_tokens: tokens of one generation; less than the model's `context`.
-    temperature: of sampling; 0 always takes the likeliest token.
+    temperature: temperature of sampling; 0 always takes the likeliest token.
     top_p: share of probability that tokens are sampled from.
-    seed: makes sampling repeatable. Default: another one each time.
+    seed: seed of sampling, which makes it repeatable. Default: another one each time.
     conversation_expiry_s: seconds after its last request at which a conversation is forgotten.
     """
 

@@ -16,18 +16,24 @@ from edged.config.values import (
     Size,
     Strict,
     Wrong,
-    parse_bytes,
+    size_mistakes,
+    whole,
 )
 from edged.types import JSON
 
-FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)  # a module and a function in it
+WORD = "[A-Za-z_][A-Za-z0-9_]*"
+FUNCTION = rf"{WORD}(?:\.{WORD})*:{WORD}"  # a module and a function in it
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-TOOL_MEMORY = (32 * 2**20, 2**40)  # bytes a Python tool may be given; the interpreter alone takes a third of the least
+TOOL_MEMORY = ("32MiB", "1024GiB")  # that a Python tool may be given; the interpreter alone takes a third of the least
 RESERVED_TOOLS = {"reply", "escalate"}  # what the model may choose beside the tools; a tool of that name would hide it
 
 
 class Example(Strict, frozen=True):
-    """A request and the arguments it means."""
+    """A request, and the arguments of the tool that it means.
+
+    input: what somebody asks.
+    arguments: values of the parameters.
+    """
 
     input: str
     arguments: dict[str, JSON] = field(default_factory=dict)
@@ -37,7 +43,8 @@ class Example(Strict, frozen=True):
 # upstream's model is not offered the tool.
 Private = tuple[str, ...] | bool
 Effect = Literal["read", "write"]
-OnUncertain = Literal["retry", "report"]  # what is done with a call of which a crash leaves unknown whether it was made
+# What is done with a call of which a crash leaves unknown whether it was made.
+OnUncertain = Annotated[Literal["retry", "report"], Meta(extra={"problem": "{}; allowed are retry, report"})]
 
 
 class Around(Struct, frozen=True):
@@ -50,14 +57,19 @@ class Around(Struct, frozen=True):
 class Tool(Strict, frozen=True, kw_only=True):
     """What the tables of all tools have. Each kind of tool derives its own table from it (`TABLES`).
 
-    parameters: by name, a property of a JSON Schema, and `optional`: the parameter may be left out though it has no
-        default. SQL then binds NULL, and texts are made without it (`tools/values`).
-    say: the answer to a request, without another generation. {parameters} are replaced; a part in [brackets] with an
-        optional parameter in it is left out where that is.
+    A class says of its kind: `key`, the key that a table of this kind has and no other, by which kinds are told apart;
+    and with `is_described_later` that description and parameters may be missing here, because the kind fills them in at
+    the start. They are checked then (`tools.toolbox.resolve`).
 
-    key: the key that a table of this kind has and no other; it tells the kinds apart.
-    is_described_later: description and parameters may be missing here: the tool's kind fills them in at the start,
-        and they are checked then (`tools.toolbox.resolve`).
+    description: what the tool does, in a sentence; the model chooses by it.
+    say: the answer after a call, without another generation. `{parameter}` is replaced; a part in `[brackets]` is left
+        out if an optional parameter in it is.
+    parameters: each a property of JSON Schema. It is required unless it has a `default` or `optional = true`; its
+        `type` follows from `enum`, or else is string. Of an optional one that is left out SQL binds NULL.
+    examples: requests and what they mean; they help small models to choose.
+    timeout_s: seconds a call may take.
+    private: names of result columns and of parameters whose values no upstream ever sees. With `true` upstreams see
+        nothing of the tool and are not offered it.
     """
 
     key: ClassVar[str]
@@ -90,7 +102,12 @@ class Tool(Strict, frozen=True, kw_only=True):
 
 
 class SqlTool(Tool, frozen=True, kw_only=True):
-    """A tool that is one SQL statement with bound parameters."""
+    """A tool that is one SQL statement.
+
+    database: name of a [databases.NAME] table.
+    sql: the statement; `:name` stands for the parameter of that name.
+    effect: "write" if it changes the database, which then has to be opened with mode "rw".
+    """
 
     key = "sql"
 
@@ -113,8 +130,7 @@ class SqlTool(Tool, frozen=True, kw_only=True):
         if self.database not in around.databases:
             known = ", ".join(around.databases) or "none: write a [databases.NAME] table"
             yield ("database",), f"no database {self.database!r}; defined are {known}"
-            return
-        if self.is_write and around.databases[self.database] == "ro":
+        elif self.is_write and around.databases[self.database] == "ro":
             yield ("effect",), f'database {self.database!r} is opened read-only; set its mode to "rw"'
 
     def shown(self, result: JSON, write: Callable[[JSON], str]) -> str:
@@ -125,7 +141,13 @@ class SqlTool(Tool, frozen=True, kw_only=True):
 
 
 class Publish(Strict, frozen=True):
-    """What an MQTT tool publishes; {parameter} is replaced in topic and payload."""
+    """What the tool publishes.
+
+    topic: topic without wildcards; `{parameter}` is replaced by a value without `/`, `+` and `#`.
+    payload: text of the message; `{parameter}` is replaced, and escaped if the payload is JSON. Other braces stay.
+    qos: quality of service: 0 at most once, 1 at least once, 2 exactly once.
+    retain: whether the broker keeps the message for later subscribers.
+    """
 
     topic: str
     payload: str
@@ -134,7 +156,11 @@ class Publish(Strict, frozen=True):
 
 
 class PublishTool(Tool, frozen=True, kw_only=True):
-    """A tool that publishes to another device."""
+    """A tool that publishes an MQTT message to another device. It needs an [mqtt] table.
+
+    publish: the message.
+    on_uncertain: what follows if the daemon died while it published: "retry" publishes again, "report" says so.
+    """
 
     key = "publish"
 
@@ -169,17 +195,30 @@ class PublishTool(Tool, frozen=True, kw_only=True):
 
 
 class PythonTool(Tool, frozen=True, kw_only=True):
-    """A tool that is a function, "module:function", of a module in the folder `tools/` beside the configuration.
+    """A tool that is a Python function of a module in the folder `tools` beside the configuration.
 
     Only a child process may import it. So what is not written here is filled in at the start, from the function
-    (`tools/python/signatures`): an empty description by its docstring, and below `parameters` what its signature says.
-    memory bounds the private memory of the tool's process, file_size each file it writes.
+    (`tools/python/signatures`).
+
+    python: the function, as "module:function".
+    description: what the tool does. Default: the function's docstring.
+    parameters: each a property of JSON Schema, in addition to what the function's signature says of it.
+    effect: "read" if a call changes nothing.
+    memory: largest private memory of the tool's process, 32MiB to 1024GiB.
+    file_size: largest size of a file that it writes.
+    on_uncertain: what follows if the daemon died during a call: "report" says so, "retry" calls again.
     """
 
     key = "python"
     is_described_later = True
 
-    python: str
+    python: Annotated[
+        str,
+        Meta(
+            pattern=whole(FUNCTION),
+            extra={"problem": '{}; write "module:function", a module of the folder tools/'},
+        ),
+    ]
     description: str = ""
     effect: Effect = "write"
     memory: Size = "128MiB"
@@ -198,11 +237,8 @@ class PythonTool(Tool, frozen=True, kw_only=True):
 
     def mistakes(self, around: Around) -> Mistakes:
         """See Tool."""
-        if not FUNCTION.fullmatch(self.python):
-            yield ("python",), f'{self.python!r}; write "module:function", a module of the folder tools/'
-        least, most = TOOL_MEMORY
-        if not least <= parse_bytes(self.memory) <= most:
-            yield ("memory",), f"{self.memory!r} is outside 32MiB to 1024GiB"
+        yield from size_mistakes(("memory",), self.memory, *TOOL_MEMORY)
+        yield from size_mistakes(("file_size",), self.file_size)
 
 
 # The table of each kind of tool. They are all here and not with what runs the tools, so that every command and program

@@ -60,12 +60,15 @@ def whole(pattern: str) -> str:
     return f"^(?:{pattern})$(?!\\n)"
 
 
-def size_mistakes(at: Key, text: str) -> Mistakes:
-    """Whether a text is a size."""
+def size_mistakes(at: Key, text: str, low: str = "0", high: str = "") -> Mistakes:
+    """Whether a text is a size, and one between two others. high: empty is no bound."""
     try:
-        parse_bytes(text)
+        size = parse_bytes(text)
     except ValueError as error:
         yield at, str(error)
+    else:
+        if size < parse_bytes(low) or (high and size > parse_bytes(high)):
+            yield at, f"{text!r} is outside {low} to {high}"
 
 
 def range_mistakes(at: Key, value: float, low: float, high: float) -> Mistakes:
@@ -78,6 +81,8 @@ SIZE = r"\s*[0-9]+(?:\.[0-9]+)?\s*(?:B|KiB|MiB|GiB|KB|MB|GB)?\s*"
 PERCENT = r"\s*0*(?:[1-9][0-9]?(?:\.[0-9]+)?|100(?:\.0+)?)\s*%\s*"
 BUDGET = whole(f"{SIZE}|{PERCENT}")
 
-Size = Annotated[str, Meta(pattern=whole(SIZE), extra={"problem": size_problem})]
-AbsolutePath = Annotated[str, Meta(pattern="^(?:/|$)", extra={"problem": "{} is not an absolute path"})]
-Url = Annotated[str, Meta(extra_json_schema={"format": "uri"})]
+# The titles are what the documentation calls them.
+Size = Annotated[str, Meta(title="size", pattern=whole(SIZE), extra={"problem": size_problem})]
+AbsolutePath = Annotated[str, Meta(title="path", pattern="^(?:/|$)", extra={"problem": "{} is not an absolute path"})]
+Url = Annotated[str, Meta(title="URL", extra_json_schema={"format": "uri"})]
+SecretFile = Annotated[str, Meta(title="file or `credential:NAME`")]

@@ -4,7 +4,9 @@ nothing calls here once the parts are made."""
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from edged.access.gate import Gate
 from edged.access.policy import Policy
@@ -30,7 +32,7 @@ from edged.daemon.subscribers import SUBSCRIBERS
 from edged.engines import registry
 from edged.engines.kind import Surroundings
 from edged.engines.registry import Engines
-from edged.host import memory, systemd
+from edged.host import last_end, memory, systemd
 from edged.host.thermal import Strain
 from edged.models.files import model_aliases
 from edged.models.installed import Installed, Lookup
@@ -149,6 +151,7 @@ def assemble(settings: Config) -> Parts:
         cloud,
         gate,
         deliverers=carriers(transports),
+        last_end=functools.partial(last_end.take, Path(settings.node.runtime_dir)),
         tell=events.publish,
         changed=changed.set,
         settled=events.request_ended,

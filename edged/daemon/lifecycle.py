@@ -208,8 +208,10 @@ class Daemon:
         """What does not keep the daemon from starting."""
         p = self._parts
         for problem in await p.toolbox.check():
-            told = {"event": "tool_unusable", "tool": problem.tool}
-            logger.warning("tool %s cannot work now: %s", problem.tool, problem.message, extra=told)
+            about = {"event": "tool_unusable", "tool": problem.tool}
+            logger.warning("tool %s cannot work now: %s", problem.tool, problem.message, extra=about)
+        for caution in p.toolbox.cautions():
+            logger.warning("%s", caution.message, extra={"event": "tools_caution"})
         for spec in p.specs:
             try:
                 p.installed.check(spec)

@@ -26,7 +26,7 @@ from edged.daemon.assembly import assemble
 from edged.daemon.lifecycle import Daemon
 from edged.daemon.listeners import Listeners
 from edged.errors import ConfigError
-from edged.host import clock, log, systemd
+from edged.host import clock, last_end, log, systemd
 from edged.transport.sockets import group_of
 
 logger = logging.getLogger("edged")
@@ -184,6 +184,7 @@ def _threads_watched() -> Iterator[None]:
     def died(what: threading.ExceptHookArgs) -> None:
         name = what.thread.name if what.thread else "one that is gone"
         logger.critical("the thread %s died", name, exc_info=what.exc_value, extra={"event": "thread_died"})
+        last_end.admit(f"the thread {name} died")
         os._exit(EX_SOFTWARE)
 
     before, threading.excepthook = threading.excepthook, died

@@ -62,6 +62,23 @@ def cgroups() -> list[Group]:
     return groups
 
 
+def oom_kills() -> int | None:
+    """How many processes of our cgroup the kernel has ended for want of memory; None where it does not say."""
+    for line in _lines(OWN_CGROUP):
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers == "":
+            counter = CGROUP_ROOT / path.strip("/") / "memory.events"
+        elif "memory" in controllers.split(","):
+            counter = CGROUP_ROOT / "memory" / path.strip("/") / "memory.oom_control"
+        else:
+            continue
+        counted = dict(line.split()[:2] for line in _lines(counter) if len(line.split()) == 2)
+        if NUMBER.fullmatch(counted.get("oom_kill", "")):
+            return int(counted["oom_kill"])
+    return None
+
+
 def _groups(root: Path, path: str, limits: tuple[str, ...], usage: str, cache: tuple[str, ...]) -> list[Group]:
     folder = root / path.strip("/")
     found = []

@@ -7,17 +7,21 @@ import contextlib
 import functools
 import logging
 
+import apsw
+
 from edged.access import policy
 from edged.access.gate import Gate
+from edged.agent import router
 from edged.agent.accounting import Accounting
 from edged.agent.dispatch import Dispatcher, Routing
 from edged.agent.loop import Run
+from edged.agent.router import Decision
 from edged.config import Config
 from edged.errors import Cancelled, EdgedError, Expired, Internal, UnknownAgent
 from edged.host import clock
 from edged.host.fault_points import point
 from edged.host.log import request_id
-from edged.requests.attempt import Attempt
+from edged.requests.attempt import Attempt, NoRemoteSlot
 from edged.requests.estimate import Needs
 from edged.requests.journals import Journals
 from edged.requests.parking import Parking
@@ -27,6 +31,7 @@ from edged.requests.storing import STORE_REFUSES, until_stored
 from edged.requests.watchers import Watchers
 from edged.store import lifecycle, requests
 from edged.store.database import Database
+from edged.store.journal import Journal
 from edged.store.lookup import Row
 from edged.tools.toolbox import Toolbox
 from edged.types import Finding, Reply, Status
@@ -80,7 +85,7 @@ class Answering:
                 async with limit:
                     answered = await self._answer(row, attempt, tally)
             if answered is None:
-                return  # parked
+                return
             outcome = answered
         except asyncio.CancelledError:
             if not attempt.cancelled:
@@ -106,7 +111,7 @@ class Answering:
         await self._settler.settle(row, outcome, attempt.messages, journal=attempt.journal)
 
     async def _answer(self, row: Row, attempt: Attempt, tally: Accounting) -> Reply | None:
-        """The reply; None: it is parked."""
+        """The reply; None: it is parked, or in the queue again."""
         agent = self._config.agents.get(row.agent)
         if agent is None:
             raise UnknownAgent(f"agent {row.agent!r} was taken out of the configuration while the request waited")
@@ -127,10 +132,20 @@ class Answering:
             accounting=tally,
             client=row.client,
         )
-        attempt.routing = Routing(row.findings, functools.partial(self._keep_findings, row.rid))
-        outcome = await self._dispatcher.answer(run, attempt.routing)
+        routing = attempt.routing = Routing(
+            row.findings,
+            functools.partial(self._keep_findings, row.rid),
+            self._dispatcher.recall(row.request, row.decision),
+            entering=functools.partial(self._enter, row, attempt),
+        )
+        try:
+            outcome = await self._dispatcher.answer(run, routing)
+        except NoRemoteSlot:
+            await self._put_back(row, tally, attempt.journal)
+            return None
         if outcome is None:
-            await self._parking.park(row.rid, tally.spent(), attempt.journal)
+            why = router.in_words(routing.decision) if routing.decision else ""
+            await self._parking.park(row.rid, tally.spent(), attempt.journal, why)
             return None
         attempt.messages = outcome.messages
         self._needs.learn(row.agent, tally.need())
@@ -145,6 +160,24 @@ class Answering:
             timing=tally.timing(),
             degraded=attempt.routing.degraded,
         )
+
+    def _enter(self, row: Row, attempt: Attempt, decision: Decision) -> None:
+        """A mind is about to be asked. Raises NoRemoteSlot."""
+        attempt.go(remote=decision.remote)
+        if row.remote and not attempt.remote:  # a slot, and an upstream's room, for somebody else
+            self._signals.queued.set()
+            self._signals.parked.set()
+
+    async def _put_back(self, row: Row, tally: Accounting, journal: Journal) -> None:
+        """Wait in the queue for a slot."""
+
+        def put_back(c: apsw.Connection) -> None:
+            journal.catch_up(c)
+            requests.release(c, row.rid, tally.spent(), remote=True)
+
+        # lazy: losing it with the power only means that it runs at the next start
+        await until_stored(lambda: self._database.write(put_back, durable=False))
+        self._signals.timed.set()
 
     async def _keep_findings(self, rid: str, findings: tuple[Finding, ...]) -> None:
         # lazy: losing it with the power only means that the board tries once more

@@ -9,6 +9,7 @@ import apsw
 
 from edged import wire
 from edged.access.gate import Gate
+from edged.agent import router
 from edged.agent.dispatch import Dispatcher
 from edged.agent.router import Decision
 from edged.config import Config
@@ -99,7 +100,16 @@ class Inbox:
         def take(c: apsw.Connection) -> tuple[Accepted, list[Row]]:
             log_bytes = self._database.overgrown
             accepted = requests.accept(
-                c, ask, rid, self._boot, queue.max_waiting, size, log_bytes=log_bytes, refusal=refusal
+                c,
+                ask,
+                rid,
+                self._boot,
+                queue.max_waiting,
+                size,
+                log_bytes=log_bytes,
+                refusal=refusal,
+                decision=router.in_words(decision),
+                remote=decision.remote,
             )
             if retention.is_crowded(c, size):
                 loop.call_soon_threadsafe(self._signals.crowded.set)

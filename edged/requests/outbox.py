@@ -50,7 +50,7 @@ class Outbox:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 self._sent.clear()
-                while await self._database.read(deliveries.waiting):
+                while await self._database.read(lambda c: deliveries.waiting(c, tuple(self._deliverers))):
                     await self._sent.wait()
                     self._sent.clear()
 
@@ -61,7 +61,7 @@ class Outbox:
             point("deliver.confirmed")
             # lazy: losing it with the power only means that the same bytes go out again
             await until_stored(
-                lambda: self._database.write(lambda c: deliveries.confirm(c, delivery.id), durable=False, patient=True)
+                lambda: self._database.write(lambda c: deliveries.confirm(c, delivery), durable=False, patient=True)
             )
             point("deliver.marked")
         finally:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from edged.access.gate import Gate
 from edged.agent.dispatch import Dispatcher
 from edged.config import Config
+from edged.host.last_end import LastEnd
 from edged.interfaces import Deliverer
 from edged.requests.answering import Answering
 from edged.requests.deadlines import Deadlines
@@ -47,6 +48,7 @@ class Pipeline:
 
     Args:
         deliverers: who carries replies, by the name of the transport.
+        last_end: how the last process ended; None: it was this one.
         tell: gets (event name, data).
         changed: called whenever the counts may be others.
         settled: gets (agent, reply) of every outcome.
@@ -63,6 +65,7 @@ class Pipeline:
         gate: Gate,
         *,
         deliverers: Mapping[str, Deliverer],
+        last_end: Callable[[], LastEnd | None],
         tell: Tell = lambda name, data: None,
         changed: Callable[[], None] = lambda: None,
         settled: Callable[[str, Reply], None] = lambda agent, reply: None,
@@ -77,12 +80,15 @@ class Pipeline:
         answering = Answering(
             config, database, dispatcher, toolbox, gate, journals, settler, parking, watchers, signals, needs
         )
-        self._worker = worker = Worker(database, answering, settler, parking, signals)
+        recovery = Recovery(config, database, settler, last_end=last_end, tell=tell)
+        self._worker = worker = Worker(database, answering, settler, recovery, signals)
         self._inbox = inbox = Inbox(config, database, dispatcher, gate, worker, watchers, signals, changed=changed)
         self._deadlines = Deadlines(database, settler, signals, expired=worker.clear)
         self._outbox = Outbox(database, deliverers, signals)
-        self._tidy = Tidy(config, database, signals)
-        queries = Queries(config, database, dispatcher, toolbox, gate, inbox, worker, needs, speeds=speeds)
+        self._tidy = Tidy(config, database, tuple(deliverers), signals)
+        queries = Queries(
+            config, database, dispatcher, toolbox, gate, inbox, worker, needs, tuple(deliverers), speeds=speeds
+        )
 
         self.accept = inbox.accept
         self.forget_packets = inbox.forget_packets
@@ -99,7 +105,7 @@ class Pipeline:
         self.counts = queries.counts
         self.outlook = queries.outlook
         self.explain = queries.explain
-        self.recover = Recovery(config, database, settler, worker, tell=tell).run
+        self.recover = recovery.begin
 
     async def run(self) -> None:
         """Work, expire, deliver and tidy until cancelled; ends with an exception if one of them does."""

@@ -33,6 +33,7 @@ class Queries:
     """Owns the last count of requests.
 
     Args:
+        transports: that carry replies.
         speeds: the measured speeds of models, by name.
     """
 
@@ -46,6 +47,7 @@ class Queries:
         inbox: Inbox,
         worker: Worker,
         needs: Needs,
+        transports: tuple[str, ...],
         *,
         speeds: Callable[[], Mapping[str, Speed]],
     ) -> None:
@@ -57,6 +59,7 @@ class Queries:
         self._inbox = inbox
         self._worker = worker
         self._needs = needs
+        self._transports = transports
         self._speeds = speeds
         self._counted: dict[str, int] = {}  # requests by state, and when
         self._counted_at = -math.inf
@@ -87,7 +90,7 @@ class Queries:
             self._counted = await self._database.read(lookup.counts)
             self._counted_at = time.monotonic()
         waiting, outbox, head = await self._database.read(
-            lambda c: (lookup.unfinished(c), deliveries.waiting(c), audit.head(c))
+            lambda c: (lookup.unfinished(c), deliveries.waiting(c, self._transports), audit.head(c))
         )
         ended = {state: count for state, count in self._counted.items() if state not in lifecycle.UNFINISHED}
         known = {"seq": head.seq, "head": head.hash}

@@ -9,7 +9,7 @@ import apsw
 
 from edged import wire
 from edged.agent.accounting import Accounting
-from edged.agent.dispatch import Dispatcher
+from edged.agent.dispatch import Dispatcher, Routing
 from edged.config import Config
 from edged.errors import EdgedError
 from edged.host import clock
@@ -25,7 +25,7 @@ from edged.store.database import Database
 from edged.store.journal import Journal
 from edged.store.lifecycle import State
 from edged.store.lookup import Row
-from edged.types import JSON, AuditEntry, Reply, Status, ToolRecord
+from edged.types import JSON, AuditEntry, Finding, Reply, Status, ToolRecord
 
 log = logging.getLogger("edged.requests")
 
@@ -76,6 +76,7 @@ class Settler:
     ) -> Reply:
         """The reply of a request without an answer; it tells what was done all the same."""
         run = attempt.run if attempt else None
+        routing = attempt.routing if attempt else self._routing(row)
         tally = (attempt.tally if attempt else None) or Accounting(row.accepted_boot, row.spent)
         return Reply(
             id=row.id,
@@ -84,7 +85,7 @@ class Settler:
             tool_calls=records,
             route=self._dispatcher.route(
                 row.agent,
-                attempt.routing if attempt else None,
+                routing,
                 run.confidence if run else None,
                 run.variant if run else "",
             ),
@@ -92,6 +93,10 @@ class Settler:
             timing=tally.timing(),
             error=wire.fault(error),
         )
+
+    def _routing(self, row: Row) -> Routing:
+        """Of a request that nobody has begun to work on: where it was going."""
+        return Routing(row.findings, _nothing, self._dispatcher.recall(row.request, row.decision))
 
     async def settle(
         self,
@@ -135,7 +140,13 @@ class Settler:
             self._changed()
             self._signals.outgoing.set()
             self._signals.queued.set()  # the next of a conversation may go
+            if row.remote:
+                self._signals.parked.set()  # it may have been on its way to an upstream's room
         return settled
+
+
+async def _nothing(findings: tuple[Finding, ...]) -> None:
+    """Nobody keeps them: there will be no more."""
 
 
 def _ended(row: Row, reply: Reply) -> AuditEntry:

@@ -18,11 +18,16 @@ CROWDED_S = 1.0  # in a full store where nothing could be forgotten it is looked
 
 
 class Tidy:
-    """Forgets. Nothing else depends on it, so a full disk may skip a turn. `run` is its task."""
+    """Forgets. Nothing else depends on it, so a full disk may skip a turn. `run` is its task.
 
-    def __init__(self, config: Config, database: Database, signals: Signals) -> None:
+    Args:
+        transports: that carry replies: what one of them has yet to deliver is kept.
+    """
+
+    def __init__(self, config: Config, database: Database, transports: tuple[str, ...], signals: Signals) -> None:
         self._config = config
         self._database = database
+        self._transports = transports
         self._signals = signals
         self._boot = clock.boot_id()
 
@@ -42,6 +47,6 @@ class Tidy:
 
     def _forget(self, c: apsw.Connection) -> int:
         keep_s, size = self._config.store.retention_days * 86400, self._config.store_bytes
-        forgotten = retention.trim(c, keep_s, self._boot, size)
+        forgotten = retention.trim(c, keep_s, self._boot, size, self._transports)
         crowded = not forgotten and retention.is_crowded(c, size)
         return forgotten + audit.forget(c, self._config.audit.keep_days * 86400, crowded=crowded)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import apsw
@@ -14,7 +14,7 @@ import apsw
 from edged.errors import Cancelled
 from edged.requests.answering import Answering
 from edged.requests.attempt import Attempt
-from edged.requests.parking import Parking
+from edged.requests.recovery import Recovery
 from edged.requests.settle import Settler
 from edged.requests.signals import Signals
 from edged.requests.storing import until_stored
@@ -30,6 +30,9 @@ T = TypeVar("T")
 
 MAX_RUNNING = 16  # requests worked on at once: as many as a model has places for
 MAX_HELD = 64  # with those whose outcome is being stored: a disk that refuses holds so many in memory
+# Of these, work that an upstream or a server on this board does. It only waits, for a minute where the other side is
+# slow; however many upstreams there are, half of the slots are left for what the board can do at once.
+MAX_REMOTE = 8
 MAX_BATCH = 8  # of these, batch work: more gain nothing on boards of 2 to 8 cores, and the rest is for who waits
 GRACE_S = 5.0  # a stop waits this long for running requests; what is not done goes back into the queue
 PUT_BACK_S = 2.0  # and this long until they are back in the queue, where the disk takes it
@@ -39,12 +42,17 @@ class Worker:
     """Owns the running requests, and which of them are suspected of killing the daemon. `run` is its task."""
 
     def __init__(
-        self, database: Database, answering: Answering, settler: Settler, parking: Parking, signals: Signals
+        self,
+        database: Database,
+        answering: Answering,
+        settler: Settler,
+        recovery: Recovery,
+        signals: Signals,
     ) -> None:
         self._database = database
         self._answering = answering
         self._settler = settler
-        self._parking = parking
+        self._recovery = recovery
         self._signals = signals
         self._idle = asyncio.Event()
         self._idle.set()
@@ -65,10 +73,6 @@ class Worker:
         is counted against its cause only."""
         return 1 if self._suspects else MAX_RUNNING
 
-    def suspect(self, rids: Iterable[str]) -> None:
-        """These ran when the daemon died."""
-        self._suspects.update(rids)
-
     def clear(self, rid: str) -> None:
         """The request is over, or waits for a link: the daemon lived through it."""
         self._suspects.discard(rid)
@@ -81,6 +85,7 @@ class Worker:
 
     async def run(self) -> None:
         """Claim requests and work on them, until cancelled; ends with an exception if the work on one does."""
+        self._suspects.update(await self._recovery.finish())
         async with asyncio.TaskGroup() as group:
             self._group = group
             while True:
@@ -125,12 +130,13 @@ class Worker:
     def free(self, most: int = MAX_RUNNING) -> FreeSlots:
         """Slots for requests to begin with."""
         if self._stopping or self._group is None:
-            return FreeSlots(0, 0)
-        batch = sum(attempt.batch for attempt in self._running.values())
+            return FreeSlots(0, 0, 0)
+        batch = sum(attempt.batch for attempt in self._running.values()) + self._promised
         working = sum(not attempt.settling or bool(self._suspects) for attempt in self._running.values())
         held = len(self._running) + self._promised
         left = min(most, self.slots - working - self._promised, MAX_HELD - held)
-        return FreeSlots(max(0, left), 0 if self._batch_paused else MAX_BATCH - batch - self._promised)
+        remote = self._remote() + self._promised
+        return FreeSlots(max(0, left), 0 if self._batch_paused else MAX_BATCH - batch, MAX_REMOTE - remote)
 
     async def claiming(
         self, work: Callable[[apsw.Connection], tuple[T, list[Row]]], slots: FreeSlots, *, durable: bool = False
@@ -156,16 +162,24 @@ class Worker:
 
     def _begin(self, row: Row) -> None:
         assert self._group is not None, "nothing is claimed before"
-        attempt = self._running[row.rid] = Attempt(row.agent, batch=row.request.priority is Priority.BATCH)
+        attempt = self._running[row.rid] = Attempt(
+            row.agent,
+            batch=row.request.priority is Priority.BATCH,
+            remote=row.remote,
+            has_remote_slot=lambda: self._remote() < MAX_REMOTE,
+        )
         if self._stopping:
             attempt.interrupt()
         task = self._group.create_task(self._answering.work(row, attempt), name=f"edged.request.{row.rid}")
         task.add_done_callback(functools.partial(self._worked, row.rid))
 
+    def _remote(self) -> int:
+        """How many do their work elsewhere."""
+        return sum(attempt.remote and not attempt.settling for attempt in self._running.values())
+
     def _worked(self, rid: str, _: object) -> None:
         self._running.pop(rid).ended.set()
         self.clear(rid)
-        self._parking.worked(rid)
         self._look_whether_idle()
         self._signals.queued.set()
 

@@ -116,7 +116,7 @@ class Database:
             )
         except (apsw.CantOpenError, apsw.ReadOnlyError, *UNUSABLE_FOLDER) as error:
             raise ConfigError(str(self._path), "", f"the store cannot be opened: {error}") from None
-        reader = await asyncio.to_thread(opening.open_reader, self._path)
+        reader = await asyncio.to_thread(opening.open_reader, self._path, connection)
         self._threads = [
             threading.Thread(target=self._write_loop, args=(connection,), name="edged.store.writer", daemon=True),
             threading.Thread(target=self._read_loop, args=(reader,), name="edged.store.reader", daemon=True),

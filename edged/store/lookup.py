@@ -3,6 +3,7 @@ store's reader thread, or by its writer within a transaction."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, cast
 
 import apsw
@@ -15,7 +16,13 @@ from edged.types import Finding, Priority, Request, Spent
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """A request in the store. begun: an attempt (of a claimed row: an earlier one) may have done something for it."""
+    """A request in the store.
+
+    attempts: that count against it, the running one included. ends: of the daemon, of any cause, while it ran; alone:
+    of these, the last so many in a row, in which nothing else ran. begun: an attempt (of a claimed row: an earlier one)
+    may have done something for it. remote: the work is done by an upstream or a server on this board, as far as is
+    known. decision: of the router, see `router.in_words`; empty where none holds.
+    """
 
     seq: int
     rid: str
@@ -36,11 +43,15 @@ class Row(Struct, frozen=True, kw_only=True):
     spent: Spent | None = None
     begun: bool = True
     role: str = ""
+    ends: int = 0
+    alone: int = 0
+    remote: bool = False
+    decision: str = ""
 
 
 FIELDS = (
     "seq, rid, client, id, transport, agent, conversation, body, accepted_wall, accepted_boot, deadline_boot, state, "
-    "attempts, status, findings, spent, role, reply"
+    "attempts, status, findings, spent, role, ends, alone, remote, decision, reply"
 )
 REPLY = "(SELECT reply FROM replies WHERE replies.seq = requests.seq)"
 WAITING = "finished_wall IS NULL AND state IN ('received', 'waiting_link')"  # as the index of the unfinished has it
@@ -99,18 +110,24 @@ def unfinished(c: apsw.Connection) -> dict[str, int]:
 def ahead(c: apsw.Connection, row: Row) -> list[str]:
     """The agents of the requests that wait like this one and are taken before it, in that order."""
     later = float("inf") if row.deadline_boot is None else row.deadline_boot
-    order = "attempts = 0, priority, coalesce(deadline_boot, 9e999), seq"
+    order = "ends = 0, alone, priority, coalesce(deadline_boot, 9e999), seq"
     priority = 1 if row.request.priority is Priority.BATCH else 0
-    where = f"finished_wall IS NULL AND state = ? AND ({order}) < (?, ?, ?, ?)"
+    where = f"finished_wall IS NULL AND state = ? AND ({order}) < (?, ?, ?, ?, ?)"
     query = f"SELECT agent FROM requests WHERE {where} ORDER BY {order}"
-    place = (row.attempts == 0, priority, later, row.seq)
+    place = (row.ends == 0, row.alone, priority, later, row.seq)
     return [cast(str, agent) for (agent,) in c.execute(query, (row.state, *place))]
 
 
-def parked(c: apsw.Connection, agents: tuple[str, ...]) -> int:
-    """How many requests of these agents wait for a link."""
-    query = f"SELECT count(*) FROM requests WHERE {PARKED} AND agent IN ({marks(agents)})"
-    return cast(int, c.execute(query, agents).get)
+def is_parked(c: apsw.Connection, agents: tuple[str, ...]) -> bool:
+    """Whether a request of these agents waits for a link."""
+    query = f"SELECT 1 FROM requests WHERE {PARKED} AND agent IN ({marks(agents)}) LIMIT 1"
+    return c.execute(query, agents).fetchone() is not None
+
+
+def suspects(c: apsw.Connection) -> list[str]:
+    """What waits in the queue and ran when the daemon ended."""
+    query = "SELECT rid FROM requests WHERE finished_wall IS NULL AND state = 'received' AND ends > 0"
+    return [cast(str, rid) for (rid,) in c.execute(query)]
 
 
 def overdue(c: apsw.Connection) -> list[Row]:
@@ -125,7 +142,7 @@ def next_deadline(c: apsw.Connection) -> float | None:
     return cast("float | None", c.execute(query).get)
 
 
-def marks(values: tuple[object, ...]) -> str:
+def marks(values: Collection[object]) -> str:
     """Placeholders for so many values."""
     return ",".join("?" * len(values))
 
@@ -137,9 +154,9 @@ def as_row(values: tuple[Any, ...]) -> Row:
     findings = tuple(Finding(word) for word in row.pop("findings").split())
     spent = row.pop("spent")
     return Row(
-        **{**row, "state": State(row["state"])},
+        **{**row, "state": State(row["state"]), "remote": bool(row["remote"])},
         request=request,
         findings=findings,
         spent=None if spent is None else msgspec.json.decode(spent, type=Spent),
-        begun=row["attempts"] > 0 or spent is not None,
+        begun=row["attempts"] > 0 or row["ends"] > 0 or spent is not None,
     )

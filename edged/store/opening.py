@@ -25,6 +25,8 @@ CACHE_KIB, READER_CACHE_KIB = 1024, 256
 # the medium nothing.
 PAGE_BYTES = 512
 WAL_BYTES = 4 * 2**20  # what a WAL that had to grow behind a long read is cut back to
+ALONE = "unix-excl"  # SQLite's VFS for a file that only one process uses
+INCREMENTAL = 2  # PRAGMA auto_vacuum
 BUSY_MS = 10_000  # another process (a backup, a curious person with a shell) may hold the file for a moment
 
 
@@ -79,10 +81,10 @@ def open_file(path: Path, migrations: tuple[str, ...]) -> apsw.Connection:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     with contextlib.suppress(PermissionError):  # somebody else's, as a test's may be
         path.chmod(0o600)
-    connection = apsw.Connection(str(path))
-    connection.set_busy_timeout(BUSY_MS)
+    connection = _connected(path)
     _check_version(connection, path, migrations)
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before the first table: lets retention shrink the file
+    if connection.pragma("auto_vacuum") != INCREMENTAL:  # saying so again would write
+        connection.pragma("auto_vacuum", INCREMENTAL)  # before the first table: lets retention shrink the file
     _set_page_size(connection)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES}")
@@ -91,6 +93,23 @@ def open_file(path: Path, migrations: tuple[str, ...]) -> apsw.Connection:
     connection.execute("PRAGMA synchronous = FULL")
     _migrate(connection, path, migrations)
     return connection
+
+
+def _connected(path: Path) -> apsw.Connection:
+    """A connection that has read the file. On a full disk there is no room for the index that SQLite keeps beside the
+    log, so it is kept in memory then: until the next start no other program can read the file."""
+    for vfs in (None, ALONE):
+        connection = apsw.Connection(str(path), vfs=vfs)
+        connection.set_busy_timeout(BUSY_MS)
+        try:
+            connection.pragma("user_version")
+            return connection
+        except apsw.IOError as error:
+            connection.close()
+            if vfs is not None or getattr(error, "extendedresult", None) != apsw.SQLITE_IOERR_SHMSIZE:
+                raise
+        log.error("the disk is full; until the next start only the daemon can read its store")
+    raise AssertionError
 
 
 def _set_page_size(connection: apsw.Connection) -> None:
@@ -105,9 +124,10 @@ def _set_page_size(connection: apsw.Connection) -> None:
         log.warning("the store keeps its large pages until the next start, and writes more than it needs to: %s", error)
 
 
-def open_reader(path: Path) -> apsw.Connection:
-    """A connection that only reads."""
-    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+def open_reader(path: Path, writer: apsw.Connection) -> apsw.Connection:
+    """A connection that only reads, beside the writer's."""
+    vfs = writer.vfsname("main")  # what that one keeps in memory only the same VFS finds
+    connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY, vfs=vfs)
     connection.set_busy_timeout(BUSY_MS)
     connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
     return connection

@@ -7,7 +7,7 @@ from typing import cast
 import apsw
 
 from edged.host import clock
-from edged.store import lifecycle
+from edged.store import lifecycle, lookup
 from edged.store.lifecycle import Happening, State
 from edged.types import Address, Delivery, Format, Status
 
@@ -33,15 +33,17 @@ def release(c: apsw.Connection, rid: str) -> int:
 def ready(c: apsw.Connection, transports: tuple[str, ...], except_ids: tuple[int, ...], limit: int) -> list[Delivery]:
     """The oldest deliveries to make by these transports, without those that are on their way."""
     query = (
-        "SELECT d.id, d.rid, d.transport, r.id, r.status, d.topic, d.correlation, d.format, a.reply,"
+        "SELECT d.id, d.rid, d.transport, r.id, r.status, r.finished_wall, d.topic, d.correlation, d.format, a.reply,"
         " CASE WHEN r.boot = ? THEN r.deadline_boot END"  # a deadline of another boot says nothing in this one
         " FROM deliveries d JOIN requests r USING (rid) JOIN replies a USING (seq) WHERE d.state = 'ready'"
-        f" AND d.transport IN ({_marks(transports)}) AND d.id NOT IN ({_marks(except_ids)}) ORDER BY d.id LIMIT ?"
+        f" AND d.transport IN ({lookup.marks(transports)}) AND d.id NOT IN ({lookup.marks(except_ids)})"
+        " ORDER BY d.id LIMIT ?"
     )
     earliest = clock.boot() + MIN_LIFE_S
     return [
         Delivery(
             id=cast(int, ident),
+            settled_wall=cast(float, settled),
             rid=cast(str, rid),
             transport=cast(str, transport),
             request_id=cast("str | None", name),
@@ -50,7 +52,7 @@ def ready(c: apsw.Connection, transports: tuple[str, ...], except_ids: tuple[int
             body=cast(bytes, body),
             expires_boot=max(cast("float | None", deadline) or 0.0, earliest),
         )
-        for ident, rid, transport, name, status, topic, correlation, fmt, body, deadline in c.execute(
+        for ident, rid, transport, name, status, settled, topic, correlation, fmt, body, deadline in c.execute(
             query, (clock.boot_id(), *transports, *except_ids, limit)
         )
     ]
@@ -61,20 +63,23 @@ def retract(c: apsw.Connection, rid: str) -> None:
     c.execute("UPDATE deliveries SET state = 'waiting' WHERE rid = ?", (rid,))
 
 
-def confirm(c: apsw.Connection, ident: int) -> None:
-    """It arrived. An answered request with nothing left to deliver is done."""
-    c.execute("UPDATE deliveries SET state = 'delivered' WHERE id = ?", (ident,))
+def confirm(c: apsw.Connection, delivery: Delivery) -> None:
+    """It arrived. An answered request with nothing left to deliver is done. Where the request was tried again while its
+    old reply was on its way, the new one is still to be delivered."""
     c.execute(
-        "UPDATE requests SET state = ? WHERE state = ? AND rid = (SELECT rid FROM deliveries WHERE id = ?)"
-        " AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = requests.rid AND d.state <> 'delivered')",
-        (lifecycle.after(State.ANSWERED, Happening.DELIVERED), State.ANSWERED, ident),
+        "UPDATE deliveries SET state = 'delivered' WHERE id = ? AND state = 'ready'"
+        " AND EXISTS (SELECT 1 FROM requests r WHERE r.rid = deliveries.rid AND r.finished_wall = ?)",
+        (delivery.id, delivery.settled_wall),
     )
+    if c.changes():
+        c.execute(
+            "UPDATE requests SET state = ? WHERE state = ? AND rid = ?"
+            " AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = requests.rid AND d.state <> 'delivered')",
+            (lifecycle.after(State.ANSWERED, Happening.DELIVERED), State.ANSWERED, delivery.rid),
+        )
 
 
-def _marks(values: tuple[object, ...]) -> str:
-    return ",".join("?" * len(values))
-
-
-def waiting(c: apsw.Connection) -> int:
-    """Deliveries that are ready and not made."""
-    return cast(int, c.execute("SELECT count(*) FROM deliveries WHERE state = 'ready'").get)
+def waiting(c: apsw.Connection, transports: tuple[str, ...]) -> int:
+    """Deliveries that are ready and not made, of these transports."""
+    query = f"SELECT count(*) FROM deliveries WHERE state = 'ready' AND transport IN ({lookup.marks(transports)})"
+    return cast(int, c.execute(query, transports).get)

@@ -3,6 +3,7 @@ connection, run by the store's writer thread. Identity rules: CONTRACT section 3
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import apsw
@@ -19,6 +20,13 @@ from edged.types import Ask, Finding, Priority, Spent, Status
 
 FINISH_GUESS_S = 2.0  # retry_after_s of a full queue: about the time one tool call takes on a small board
 FULL_RETRY_S = 60.0  # what fills a store is not gone sooner: replies that nobody takes, requests that wait for a link
+
+
+class Interrupted(Struct, frozen=True):
+    """What ran when the daemon ended. another_boot: the board was switched on meanwhile."""
+
+    rows: list[Row]
+    another_boot: bool = False
 
 
 class StoreFullError(Busy):
@@ -43,6 +51,8 @@ def accept(
     *,
     log_bytes: int = 0,
     refusal: EdgedError | None = None,
+    decision: str = "",
+    remote: bool = False,
 ) -> Accepted:
     """Take a request in, unless it is known.
 
@@ -54,6 +64,7 @@ def accept(
 
     Args:
         max_bytes: what the store may take; log_bytes: what its log takes of that.
+        decision, remote: where it is going, see Row.
     """
     if ask.packet and ask.packet.duplicate:  # (1)
         known = c.execute("SELECT rid FROM packets WHERE mid = ? AND digest = ?", (ask.packet.mid, ask.packet.digest))
@@ -74,7 +85,7 @@ def accept(
     if refusal is not None:  # (4)
         raise refusal
     _check_room(c, max_waiting, max_bytes, log_bytes)
-    _insert(c, ask, rid, key, digest, boot)  # (5)
+    _insert(c, ask, rid, key, digest, boot, decision, remote)  # (5)
     if ask.address:
         outbox.expect(c, rid, ask.caller.transport, ask.address, answered=False)
     _remember_packet(c, ask, rid)
@@ -103,13 +114,16 @@ def _check_room(c: apsw.Connection, max_waiting: int, max_bytes: int, log_bytes:
         raise StoreFullError(f"the store is full ([store] max_bytes is {max_bytes}{why})", retry_after_s=FULL_RETRY_S)
 
 
-def _insert(c: apsw.Connection, ask: Ask, rid: str, key: str | None, digest: bytes, boot: str) -> None:
+def _insert(
+    c: apsw.Connection, ask: Ask, rid: str, key: str | None, digest: bytes, boot: str, decision: str, remote: bool
+) -> None:
     priority = ask.request.priority or ask.caller.highest
     request, now = msgspec.structs.replace(ask.request, priority=priority), clock.boot()
     limits = [limit for limit in (request.deadline_s, ask.expiry_s) if limit is not None]
     c.execute(
         "INSERT INTO requests(rid, client, key, digest, id, transport, agent, conversation, priority, body, boot,"
-        " accepted_wall, accepted_boot, deadline_boot, state, role) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " accepted_wall, accepted_boot, deadline_boot, state, role, decision, remote)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             rid,
             ask.caller.client,
@@ -127,6 +141,8 @@ def _insert(c: apsw.Connection, ask: Ask, rid: str, key: str | None, digest: byt
             now + min(limits) if limits else None,
             State.RECEIVED,
             ask.caller.role,
+            decision,
+            remote,
         ),
     )
 
@@ -153,44 +169,51 @@ def forget_packets(c: apsw.Connection) -> None:
 CLAIM = f"""
     UPDATE requests SET state = 'running', attempts = attempts + 1 WHERE seq = (
         SELECT seq FROM requests r
-        WHERE finished_wall IS NULL AND state = 'received' AND priority <= ? AND (r.conversation IS NULL OR NOT EXISTS (
+        WHERE finished_wall IS NULL AND state = 'received' AND priority <= ? AND remote <= ?
+        AND (r.conversation IS NULL OR NOT EXISTS (
             SELECT 1 FROM requests o
             WHERE o.client = r.client AND o.agent = r.agent AND o.conversation = r.conversation
             AND o.state IN ('received', 'running', 'waiting_link') AND o.conversation IS NOT NULL AND o.seq < r.seq))
-        ORDER BY attempts = 0, priority, deadline_boot IS NULL, deadline_boot, seq LIMIT 1)
+        ORDER BY ends = 0, alone, priority, deadline_boot IS NULL, deadline_boot, seq LIMIT 1)
     RETURNING {lookup.COLUMNS}
 """
 
 
 class FreeSlots(Struct, frozen=True):
-    """How many requests may be begun: of any kind, and of batch work among them."""
+    """How many requests may be begun: of any kind; of batch work among them; of work done elsewhere among them."""
 
     all: int
     batch: int
+    remote: int
 
 
 def claim(c: apsw.Connection, slots: FreeSlots) -> list[Row]:
-    """The next requests to work on: what ran when the daemon died goes first, then interactive before batch, earliest
-    deadline first, a conversation in its order."""
+    """The next requests to work on: what ran when the daemon ended goes first, then interactive before batch, earliest
+    deadline first, a conversation in its order. Of what ran, that which was alone at the last ends goes last: innocent
+    requests end before it, and do not share its blame."""
     claimed: list[Row] = []
-    batch = slots.batch
+    batch, remote = slots.batch, slots.remote
     while len(claimed) < slots.all:
-        found = c.execute(CLAIM, (1 if batch > 0 else 0,)).fetchone()
+        found = c.execute(CLAIM, (batch > 0, remote > 0)).fetchone()
         if found is None:
             break
         row = lookup.as_row(found)
-        claimed.append(structs.replace(row, begun=row.attempts > 1 or row.spent is not None))
+        claimed.append(structs.replace(row, begun=row.ends > 0 or row.spent is not None))
         batch -= row.request.priority is Priority.BATCH
+        remote -= row.remote
     return claimed
 
 
-def release(c: apsw.Connection, rid: str, spent: Spent) -> None:
-    """Back in the queue, not counted as an attempt: the daemon stops and did not finish it.
+def release(c: apsw.Connection, rid: str, spent: Spent, *, remote: bool = False) -> None:
+    """Back in the queue, not counted as an attempt: the daemon stops and did not finish it, or there is no slot for
+    work that is done elsewhere.
 
     Args:
         spent: what the request has taken so far.
+        remote: it waits for such a slot from now on.
     """
-    _move(c, rid, Happening.RELEASE, "attempts = attempts - 1, spent = ?", (msgspec.json.encode(spent),))
+    columns = "attempts = attempts - 1, spent = ?, remote = max(remote, ?), decision = ''"
+    _move(c, rid, Happening.RELEASE, columns, (msgspec.json.encode(spent), remote))
 
 
 def note(c: apsw.Connection, rid: str, findings: tuple[Finding, ...]) -> None:
@@ -198,11 +221,12 @@ def note(c: apsw.Connection, rid: str, findings: tuple[Finding, ...]) -> None:
     c.execute("UPDATE requests SET findings = ? WHERE rid = ?", (" ".join(findings), rid))
 
 
-def park(c: apsw.Connection, rid: str, max_parked: int, spent: Spent) -> None:
-    """It waits for an upstream from now on; not counted as an attempt.
+def park(c: apsw.Connection, rid: str, max_parked: int, spent: Spent, decision: str = "") -> None:
+    """It waits for an upstream from now on; not counted as an attempt. That the daemon lived clears it of suspicion.
 
     Args:
         spent: what the request has taken so far.
+        decision: why it waits, in words.
 
     Raises:
         NoLink: so many wait already that one more is not kept.
@@ -210,19 +234,22 @@ def park(c: apsw.Connection, rid: str, max_parked: int, spent: Spent) -> None:
     parked = cast(int, c.execute(f"SELECT count(*) FROM requests WHERE {lookup.PARKED}").get)
     if parked >= max_parked:
         raise NoLink(f"{parked} requests wait for a link already ([queue] max_waiting)", retry_after_s=60.0)
-    _move(c, rid, Happening.PARK, "attempts = attempts - 1, spent = ?", (msgspec.json.encode(spent),))
+    columns = "attempts = attempts - 1, ends = 0, alone = 0, spent = ?, remote = 1, decision = ?"
+    _move(c, rid, Happening.PARK, columns, (msgspec.json.encode(spent), decision))
 
 
-def resume(c: apsw.Connection, agents: tuple[str, ...], limit: int) -> list[str]:
-    """Queue up to `limit` requests of these agents that wait for a link: interactive before batch, earliest deadline
-    first. Returns their rids."""
+def resume(c: apsw.Connection, agents: tuple[str, ...], room: int) -> list[str]:
+    """Queue requests of these agents that wait for a link: interactive before batch, earliest deadline first, no more
+    than their upstreams have room for beside those that are queued for them already. Returns their rids."""
+    queued = f"finished_wall IS NULL AND state = 'received' AND remote = 1 AND agent IN ({lookup.marks(agents)})"
+    limit = room - cast(int, c.execute(f"SELECT count(*) FROM requests WHERE {queued}", agents).get)
     query = (
         f"SELECT rid FROM requests WHERE {lookup.PARKED} AND agent IN ({lookup.marks(agents)})"
         " ORDER BY priority, deadline_boot IS NULL, deadline_boot, seq LIMIT ?"
     )
-    rids = [cast(str, rid) for (rid,) in c.execute(query, (*agents, limit)).fetchall()]
+    rids = [cast(str, rid) for (rid,) in c.execute(query, (*agents, max(0, limit))).fetchall()]
     for rid in rids:
-        _move(c, rid, Happening.RESUME)
+        _move(c, rid, Happening.RESUME, "decision = ''")
     return rids
 
 
@@ -230,7 +257,7 @@ def resume_others(c: apsw.Connection, agents: tuple[str, ...]) -> None:
     """Queue what waits for a link and is of none of these agents."""
     query = f"SELECT rid FROM requests WHERE {lookup.PARKED} AND agent NOT IN ({lookup.marks(agents)})"
     for (rid,) in c.execute(query, agents).fetchall():
-        _move(c, cast(str, rid), Happening.RESUME)
+        _move(c, cast(str, rid), Happening.RESUME, "decision = ''")
 
 
 def try_again(c: apsw.Connection, rid: str) -> None:
@@ -243,7 +270,8 @@ def try_again(c: apsw.Connection, rid: str) -> None:
     if not lookup.get(c, rid).request.messages:  # see recovery.mend
         raise BadRequest(f"request {rid}: what was asked was in a part of the store that was damaged; ask anew")
     columns = (
-        "attempts = 0, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = '',"
+        "attempts = 0, ends = 0, alone = 0, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = '',"
+        " decision = '',"
         " spent = ?, accepted_boot = ?, accepted_wall = ?"
     )
     try:
@@ -291,10 +319,13 @@ def _move(c: apsw.Connection, rid: str, happening: Happening, also: str = "", va
         raise IllegalTransition(state, happening)
 
 
-def recover(c: apsw.Connection, boot: str) -> list[Row]:
-    """After a start: brings deadlines into this boot's time, of what is to be worked on or delivered. Returns what ran
-    when the daemon died; the pipeline queues it again or puts it into quarantine."""
+def recover(c: apsw.Connection, boot: str) -> Interrupted:
+    """After a start: brings deadlines into this boot's time, of what is to be worked on or delivered, and forgets where
+    requests were going, which may be otherwise now. Returns what ran when the daemon ended: `put_back` or `settle` it.
+    """
     now, wall = clock.boot(), clock.wall()
+    running = "finished_wall IS NULL AND state = 'running'"
+    another_boot = c.execute(f"SELECT 1 FROM requests WHERE {running} AND boot <> ? LIMIT 1", (boot,)).get == 1
     length = "(deadline_boot - accepted_boot)"
     # what was left when it came in, less what the wall clock says has passed; a clock that went back takes nothing
     left = f"min({length}, max(0, {length} - (:wall - accepted_wall)))"
@@ -305,10 +336,32 @@ def recover(c: apsw.Connection, boot: str) -> list[Row]:
         " OR rid IN (SELECT rid FROM deliveries WHERE state = 'ready'))",
         {"boot": boot, "now": now, "wall": wall},
     )
-    running = "finished_wall IS NULL AND state = 'running'"
-    return [lookup.as_row(row) for row in c.execute(f"SELECT {lookup.COLUMNS} FROM requests WHERE {running}")]
+    c.execute("UPDATE requests SET decision = '' WHERE finished_wall IS NULL AND decision <> ''")
+    found = c.execute(f"SELECT {lookup.COLUMNS} FROM requests WHERE {running}")
+    return Interrupted([lookup.as_row(row) for row in found], another_boot)
 
 
-def requeue(c: apsw.Connection, rid: str) -> None:
-    """Back in the queue after a crash; the attempt stays counted."""
+def count_end(c: apsw.Connection, interrupted: Interrupted, *, own_fault: bool) -> list[Row]:
+    """The daemon has ended while these ran. Returns them as they are now.
+
+    Args:
+        own_fault: the end counts as an attempt of theirs.
+    """
+    rids = [row.rid for row in interrupted.rows]
+    ran = f"rid IN ({lookup.marks(rids)})"
+    if rids:  # else nobody is any the wiser
+        c.execute(f"UPDATE requests SET alone = 0 WHERE finished_wall IS NULL AND alone > 0 AND NOT {ran}", rids)
+    alone = "CASE WHEN ? THEN alone + 1 ELSE 0 END"
+    c.execute(f"UPDATE requests SET ends = ends + 1, alone = {alone} WHERE {ran}", (len(rids) == 1, *rids))
+    return [lookup.get(c, rid) for rid in rids] if own_fault else uncount(c, rids)
+
+
+def uncount(c: apsw.Connection, rids: Sequence[str]) -> list[Row]:
+    """The attempts that ran do not count. Returns the requests as they are now."""
+    c.execute(f"UPDATE requests SET attempts = attempts - 1 WHERE rid IN ({lookup.marks(rids)})", tuple(rids))
+    return [lookup.get(c, rid) for rid in rids]
+
+
+def put_back(c: apsw.Connection, rid: str) -> None:
+    """Back in the queue after the daemon ended."""
     _move(c, rid, Happening.RELEASE)

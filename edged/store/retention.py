@@ -8,6 +8,7 @@ from typing import Any, cast
 import apsw
 
 from edged.host import clock
+from edged.store import lookup
 
 TRIM = 64  # rows a trim deletes at once: keeps the writer's transactions short
 TRIM_FOR_ROOM = 8  # and where it is for room: rows may be large, and no more of them are to go than have to
@@ -24,29 +25,34 @@ def used_bytes(c: apsw.Connection) -> int:
     return (pages - free) * size
 
 
-def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int) -> int:
+def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int, transports: tuple[str, ...]) -> int:
     """Forget finished requests: those older than the retention; the oldest, whatever their age, while it is crowded.
-    Unfinished and undelivered ones stay. Returns how many.
+    Unfinished ones stay, and those with a reply that one of the `transports` has yet to deliver. Returns how many.
 
     Requests of this boot are as old as the boot clock says: a board that learns the date a minute after its start must
     not take them for years old, and forget that they were done.
     """
     if is_crowded(c, max_bytes):  # without the look for old ones, which goes through all of them
-        old = _delete_finished(c, "", (), TRIM_FOR_ROOM) or _delete_turns(c)
+        old = _delete_finished(c, transports, "", (), TRIM_FOR_ROOM) or _delete_turns(c)
     else:
         limits = (boot, clock.boot() - keep_s, boot, clock.wall() - keep_s)
-        old = _delete_finished(c, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits)
+        old = _delete_finished(
+            c, transports, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits
+        )
     c.execute("PRAGMA incremental_vacuum(64)").fetchall()
     c.execute("DELETE FROM turns WHERE expires_wall < ?", (clock.wall(),))
     return old
 
 
-def _delete_finished(c: apsw.Connection, condition: str, values: tuple[Any, ...], limit: int = TRIM) -> int:
+def _delete_finished(
+    c: apsw.Connection, transports: tuple[str, ...], condition: str, values: tuple[Any, ...], limit: int = TRIM
+) -> int:
+    undelivered = f"d.state <> 'delivered' AND d.transport IN ({lookup.marks(transports)})"
     c.execute(
         "DELETE FROM requests WHERE seq IN (SELECT seq FROM requests r WHERE finished_wall IS NOT NULL"
-        f" {condition} AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = r.rid AND d.state <> 'delivered')"
+        f" {condition} AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = r.rid AND {undelivered})"
         f" ORDER BY finished_wall LIMIT {limit})",
-        values,
+        (*values, *transports),
     )
     return c.changes()
 

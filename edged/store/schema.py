@@ -143,4 +143,12 @@ MIGRATIONS = (
         hash BLOB NOT NULL
     ) STRICT;
     """,
+    # what the daemon's ends tell of a request, and where it is going
+    """
+    ALTER TABLE requests ADD COLUMN ends INTEGER NOT NULL DEFAULT 0;     -- of the daemon, of any cause, while it ran
+    ALTER TABLE requests ADD COLUMN alone INTEGER NOT NULL DEFAULT 0;    -- the last so many in a row, nothing else ran
+    ALTER TABLE requests ADD COLUMN remote INTEGER NOT NULL DEFAULT 0;   -- 1: an upstream or a server does the work
+    ALTER TABLE requests ADD COLUMN decision TEXT NOT NULL DEFAULT '';   -- the router's, in words; '': none holds
+    UPDATE requests SET ends = attempts WHERE finished_wall IS NULL AND state = 'received';
+    """,
 )

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from edged.types import RawCall, TokenLogprob
-from edged.upstreams.failures import NothingStreamed, Trouble, is_html, of_object
+from edged.upstreams.failures import ExchangeFailed, NothingStreamed, is_html, of_object
 from edged.upstreams.link import Sign
 
 MAX_TOKENS = 10**9  # what a server counts beyond it, or below 0, it has not counted
@@ -107,14 +107,14 @@ def whole(body: bytes, *, secret: str | None) -> Parsed:
     """From the body of an answer that was not streamed.
 
     Raises:
-        Trouble: it is no answer.
+        ExchangeFailed: it is no answer.
         Complaint: it is an error object, whatever the status said.
     """
     answer = _decode(body, _Whole)
     if answer.error:
         raise of_object(answer.error, status=None, secret=secret)
     if not answer.choices:
-        raise Trouble(Sign.WEAK, "the answer has no choices")
+        raise ExchangeFailed(Sign.WEAK, "the answer has no choices")
     choice = answer.choices[0]
     calls = _Calls()
     calls.add(choice.message.tool_calls or [], streamed=False)
@@ -196,11 +196,11 @@ class Assembly:
         return text
 
     def parsed(self) -> Parsed:
-        """The answer. Trouble: the stream ended before the answer did."""
+        """The answer. ExchangeFailed: the stream ended before the answer did."""
         if self._finish is None:
             if not self.begun:
                 raise NothingStreamed
-            raise Trouble(Sign.WEAK, "the stream ended in the middle of the answer: no finish_reason came")
+            raise ExchangeFailed(Sign.WEAK, "the stream ended in the middle of the answer: no finish_reason came")
         return _parsed("".join(self._text), self._calls, self._finish, self._usage)
 
 
@@ -241,7 +241,7 @@ class _Calls:
 
     def raw(self) -> tuple[RawCall, ...]:
         if any(not call.name for call in self._calls):
-            raise Trouble(Sign.WEAK, "the answer has a tool call without a name")
+            raise ExchangeFailed(Sign.WEAK, "the answer has a tool call without a name")
         return tuple(RawCall(call.name, "".join(call.arguments)) for call in self._calls)
 
 
@@ -254,7 +254,7 @@ class _Growing:
 
 def _parsed(text: str, calls: _Calls, finish: str, usage: _Usage | None) -> Parsed:
     if finish == "error":  # a gateway whose own upstream failed
-        raise Trouble(Sign.WEAK, "the answer ended with an error (finish_reason)")
+        raise ExchangeFailed(Sign.WEAK, "the answer ended with an error (finish_reason)")
     raw = calls.raw()
     reason = FINISH.get(finish, "stop")
     usage = usage or _Usage()
@@ -284,9 +284,9 @@ def _decode(body: bytes, shape: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=shape)
     except msgspec.ValidationError as error:
-        raise Trouble(Sign.WEAK, f"not an answer of the OpenAI API: {error}") from None
+        raise ExchangeFailed(Sign.WEAK, f"not an answer of the OpenAI API: {error}") from None
     except (ValueError, RecursionError):
-        raise Trouble(Sign.WEAK, f"not an answer of the OpenAI API: {_described(body)}") from None
+        raise ExchangeFailed(Sign.WEAK, f"not an answer of the OpenAI API: {_described(body)}") from None
 
 
 def _described(body: bytes) -> str:
@@ -300,7 +300,7 @@ class _List(Struct):
 
 
 def listed(body: bytes) -> tuple[str, ...] | None:
-    """The names of a list of models; None where it is some other JSON object. Trouble: it is none."""
+    """The names of a list of models; None where it is some other JSON object. ExchangeFailed: it is none."""
     data = _decode(body, _List).data
     if data is None or not all(isinstance(one, dict) and isinstance(one.get("id"), str) for one in data):
         return None

@@ -23,7 +23,7 @@ class _Day:
 
 
 class Reservation:
-    """Tokens held for a request. used: what it has really cost; nothing, unless somebody says so."""
+    """Tokens held for a request. used: what it has really cost; 0 until that is known."""
 
     def __init__(self, day: _Day, tokens: int) -> None:
         self.day = day
@@ -32,7 +32,7 @@ class Reservation:
 
 
 class Budget:
-    """The books of one upstream. A request may begin while anything is left, so the last one of a day can exceed the
+    """The tokens of one upstream. A request may begin while anything is left, so the last one of a day can exceed the
     budget by its own size; while the reservations of others fill it, a request waits for what they really cost.
 
     Args:
@@ -43,12 +43,12 @@ class Budget:
         self.limit = limit
         self._upstream, self._ledger = upstream, ledger
         self._days: dict[str, _Day] = {}  # the current one, and others whose requests have not ended
-        self._owed: dict[str, int] = {}  # what the ledger could not be told
+        self._owed: dict[str, int] = {}  # what the ledger could not take
         self._in_order = asyncio.Lock()  # for the ledger: it never goes below 0, so order matters
         self._writes: set[asyncio.Task[None]] = set()
 
     async def load(self, day: str) -> None:
-        """Know what the ledger knows of a day; costs nothing where it is known."""
+        """Read what the ledger has for a day, unless it was read before."""
         if day in self._days:
             return
         async with self._in_order:

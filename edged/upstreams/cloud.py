@@ -13,7 +13,7 @@ from edged.interfaces import Ledger
 from edged.types import JSON, Chat, ChatAnswer, UpstreamFacts
 from edged.upstreams import link, request
 from edged.upstreams.budget import Budget
-from edged.upstreams.failures import Trouble
+from edged.upstreams.failures import ExchangeFailed
 from edged.upstreams.http import Endpoint, OnBody, OnText
 from edged.upstreams.keeper import SOON_S, Keeper, Tell, keep
 from edged.upstreams.link import ProbeTiming, Sign
@@ -197,9 +197,9 @@ class Cloud:
                 answer = await server.paid(day, chat, on_text, on_body)
                 self._answered(server.model, answer)
                 return answer
-        except Trouble as trouble:
-            message = f"upstream {name!r}: {trouble.reason}"
-            if trouble.sign is Sign.GOOD:
+        except ExchangeFailed as failed:
+            message = f"upstream {name!r}: {failed.reason}"
+            if failed.sign is Sign.GOOD:
                 raise ModelUnavailable(message) from None
             raise NoLink(message, retry_after_s=server.wait_s() or SOON_S) from None
 

@@ -10,7 +10,7 @@ import msgspec
 
 from edged.upstreams.link import Seen, Sign
 
-MAX_SAID = 300  # characters of a server's own words that are told; enough for a sentence, too few for a page
+MAX_SAID = 300  # characters of a server's own words that an error quotes; enough for a sentence, too few for a page
 MAX_CODE = 40  # and of its code, which is one word
 
 # The server has no use for what we are or ask at this address: key (401, 403), payment (402), address or model (404,
@@ -26,7 +26,7 @@ LENGTH_WORDS = ("maximum context length", "available context size", "max_model_l
 REQUEST_TYPES = {"invalid_request_error", "BadRequestError"}  # error objects without a number, in streams
 
 
-class Trouble(Exception):
+class ExchangeFailed(Exception):
     """An exchange without an answer; with Sign.GOOD the server is well and refuses this one request.
 
     Args:
@@ -45,14 +45,14 @@ class Trouble(Exception):
         return Seen(sign=self.sign, reason=self.reason, pause_s=self.pause_s, probe=probe)
 
 
-class NothingStreamed(Trouble):
+class NothingStreamed(ExchangeFailed):
     """A stream that was right in form and had nothing in it."""
 
     def __init__(self) -> None:
         super().__init__(Sign.WEAK, "the stream ended without an answer")
 
 
-class TooLong(Trouble):
+class TooLong(ExchangeFailed):
     """The server is well; the prompt does not fit the model's context."""
 
     def __init__(self, reason: str) -> None:
@@ -76,25 +76,25 @@ class Complaint(Exception):
         self.code = code
         self.pause_s = pause_s
 
-    def meaning(self) -> Trouble:
+    def meaning(self) -> ExchangeFailed:
         """What it is to us.
 
         (1) it wants a pause; (2) it does not take our key, or does not have the model; (3) it does not take this
         request; (4) anything else may be chance.
         """
-        told = self._sentence()
+        reason = self._sentence()
         status = self.status
         if status == 429 or (status in PAUSES and self.pause_s is not None):  # (1)
-            return Trouble(Sign.BUSY, told, self.pause_s)
+            return ExchangeFailed(Sign.BUSY, reason, self.pause_s)
         if status in REFUSALS or (status == 400 and self.code in MODEL_CODES):  # (2)
-            return Trouble(Sign.REFUSED, told)
+            return ExchangeFailed(Sign.REFUSED, reason)
         if status in (None, 400, 413) and self._is_about_length():  # (3)
-            return TooLong(told)
+            return TooLong(reason)
         if status is None and self.code in REQUEST_TYPES:  # (3)
-            return Trouble(Sign.GOOD, told)
+            return ExchangeFailed(Sign.GOOD, reason)
         if status is not None and 400 <= status < 500 and status not in CHANCES:  # (3)
-            return Trouble(Sign.GOOD, told)
-        return Trouble(Sign.WEAK, told)  # (4)
+            return ExchangeFailed(Sign.GOOD, reason)
+        return ExchangeFailed(Sign.WEAK, reason)  # (4)
 
     def _is_about_length(self) -> bool:
         words = self.words.lower()

@@ -17,7 +17,15 @@ from edged.host.clock import Stopwatch
 from edged.types import Chat, ChatAnswer
 from edged.upstreams import answers, request
 from edged.upstreams.answers import Assembly, Events, Parsed
-from edged.upstreams.failures import Complaint, NothingStreamed, Trouble, complaint, is_html, printable, retry_after_s
+from edged.upstreams.failures import (
+    Complaint,
+    ExchangeFailed,
+    NothingStreamed,
+    complaint,
+    is_html,
+    printable,
+    retry_after_s,
+)
 from edged.upstreams.link import Sign
 from edged.upstreams.request import Spelling
 
@@ -29,7 +37,7 @@ OnBody = Callable[[bytes], None]
 
 MAX_ANSWER_BYTES = 4 * 2**20  # far more than the longest answer, and than the longest list of models
 MAX_STREAM_BYTES = 32 * 2**20  # a streamed answer is a hundred times its text
-MAX_ERROR_BYTES = 64 * 2**10  # of an error nobody needs more than its first sentences
+MAX_ERROR_BYTES = 64 * 2**10  # of an error no more is needed than its first sentences
 # Connections wait so long for the next request. Uvicorn closes after 5 s, and a request that meets the closing is lost.
 KEEP_ALIVE_S = 4.0
 OK = 200
@@ -57,10 +65,10 @@ class Endpoint:
             await client.close()
 
     async def ask(self, chat: Chat, on_text: OnText | None = None, on_body: OnBody | None = None) -> ChatAnswer:
-        """One completion; streamed where somebody wants the pieces. on_body: gets what is about to be sent.
+        """One completion; streamed where `on_text` wants the pieces. on_body: gets what is about to be sent.
 
         Raises:
-            Trouble: no answer came, or the server refuses this request.
+            ExchangeFailed: no answer came, or the server refuses this request.
             ModelUnavailable: no server could take it; nothing was sent.
         """
         watch = Stopwatch()
@@ -68,10 +76,10 @@ class Endpoint:
         while True:
             try:
                 done = await self._ask(chat, spelling, on_text, on_body, watch)
-            except Complaint as told:
-                other = request.respelled(spelling, chat, told.words)
+            except Complaint as complained:
+                other = request.respelled(spelling, chat, complained.words)
                 if other is None:
-                    raise told.meaning() from None
+                    raise complained.meaning() from None
                 spelling = other
             except NothingStreamed:
                 spelling = replace(spelling, streams_calls=False)
@@ -86,7 +94,7 @@ class Endpoint:
         says nothing about a cloud: many names it takes are in no list. None: it has no list.
 
         Raises:
-            Trouble: it is not, or does not.
+            ExchangeFailed: it is not, or does not.
         """
         key = self._key()
         try:
@@ -96,9 +104,9 @@ class Endpoint:
                 if response.status != OK:
                     raise await self._complaint(response, key)
                 return answers.listed(await _read(response, MAX_ANSWER_BYTES))
-        except Complaint as told:
-            meaning = told.meaning()
-            raise Trouble(Sign.WEAK, meaning.reason) if meaning.sign is Sign.GOOD else meaning from None
+        except Complaint as complained:
+            meaning = complained.meaning()
+            raise ExchangeFailed(Sign.WEAK, meaning.reason) if meaning.sign is Sign.GOOD else meaning from None
 
     async def _ask(
         self, chat: Chat, spelling: Spelling, on_text: OnText | None, on_body: OnBody | None, watch: Stopwatch
@@ -137,12 +145,12 @@ class Endpoint:
                         on_text(text)
                     if assembly.done:
                         break
-        except Complaint as told:
+        except Complaint as complained:
             if assembly.begun:  # too late for another spelling
-                raise told.meaning() from None
+                raise complained.meaning() from None
             raise
         except Exception as error:
-            if self._trouble(error) is None or not assembly.finished:
+            if self._meaning(error) is None or not assembly.finished:
                 raise
             # The answer is whole; what is missing is only how many tokens it had.
         return assembly.parsed(), watch.ms() if first_ms is None else first_ms
@@ -151,7 +159,7 @@ class Endpoint:
     async def _exchange(
         self, method: str, path: str, key: str | None, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """A response whose head has come. What goes wrong until the block ends is raised as Trouble."""
+        """A response whose head has come. What goes wrong until the block ends is raised as ExchangeFailed."""
         import aiohttp
 
         client = self._connections()
@@ -180,9 +188,9 @@ class Endpoint:
             ) as response:
                 yield response
         except Exception as error:
-            if (trouble := self._trouble(error)) is None:
+            if (failed := self._meaning(error)) is None:
                 raise
-            raise trouble from None  # the error's own text and chain say less, and are not ours to vouch for
+            raise failed from None  # the error's own text and chain say less, and are not ours to vouch for
 
     def _connections(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -208,49 +216,51 @@ class Endpoint:
         return self._client
 
     def _key(self) -> str | None:
-        """The key, as it is now. Trouble: there is none where there should be one."""
+        """The key, as it is now. ExchangeFailed: there is none where there should be one."""
         if self._settings.api_key_file is None:
             return None
         try:
             key = config.secret(self._settings.api_key_file).strip()
         except ConfigError as error:
-            raise Trouble(Sign.REFUSED, f"the key: {error}") from None
+            raise ExchangeFailed(Sign.REFUSED, f"the key: {error}") from None
         if not key or not key.isascii() or not key.isprintable():
             what = "is empty" if not key else "holds characters that no key has"
-            raise Trouble(Sign.REFUSED, f"the key: {self._settings.api_key_file} {what}")
+            raise ExchangeFailed(Sign.REFUSED, f"the key: {self._settings.api_key_file} {what}")
         return key
 
     async def _complaint(self, response: aiohttp.ClientResponse, key: str | None) -> Exception:
         """What a status other than 200 says."""
         status, headers = response.status, response.headers
         if 300 <= status < 400:
-            return Trouble(Sign.WEAK, f"HTTP {status}: sent on to {_host(headers.get('Location', ''))}; a login page?")
+            return ExchangeFailed(
+                Sign.WEAK, f"HTTP {status}: sent on to {_host(headers.get('Location', ''))}; a login page?"
+            )
         if status < 400:
-            return Trouble(Sign.WEAK, f"HTTP {status}, which is no answer")
+            return ExchangeFailed(Sign.WEAK, f"HTTP {status}, which is no answer")
         body = await _beginning(response, MAX_ERROR_BYTES)
         pause_s = retry_after_s(headers.get("Retry-After"), headers.get("Date"), clock.wall())
         return complaint(status, body, secret=key, pause_s=pause_s)
 
-    def _trouble(self, error: Exception) -> Trouble | None:
+    def _meaning(self, error: Exception) -> ExchangeFailed | None:
         """What an exception of aiohttp means; None for any other."""
         import aiohttp
 
         settings = self._settings
         match error:
             case aiohttp.ConnectionTimeoutError():
-                return Trouble(Sign.WEAK, f"no connection within {settings.connect_timeout_s:g} s")
+                return ExchangeFailed(Sign.WEAK, f"no connection within {settings.connect_timeout_s:g} s")
             case aiohttp.SocketTimeoutError():
-                return Trouble(Sign.WEAK, f"not a byte for {settings.first_byte_timeout_s:g} s")
+                return ExchangeFailed(Sign.WEAK, f"not a byte for {settings.first_byte_timeout_s:g} s")
             case TimeoutError():
-                return Trouble(Sign.WEAK, f"no whole answer within {settings.timeout_s:g} s")
+                return ExchangeFailed(Sign.WEAK, f"no whole answer within {settings.timeout_s:g} s")
             case aiohttp.ClientConnectorError() | aiohttp.ServerFingerprintMismatch():
-                return Trouble(Sign.STRONG, str(error))
+                return ExchangeFailed(Sign.STRONG, str(error))
             case aiohttp.ClientHttpProxyError():
-                return Trouble(Sign.STRONG, f"the proxy answers HTTP {error.status}")
+                return ExchangeFailed(Sign.STRONG, f"the proxy answers HTTP {error.status}")
             case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
-                return Trouble(Sign.WEAK, "the connection was cut")
+                return ExchangeFailed(Sign.WEAK, "the connection was cut")
             case aiohttp.ClientError():
-                return Trouble(Sign.WEAK, f"{type(error).__name__}: not HTTP as it should be")
+                return ExchangeFailed(Sign.WEAK, f"{type(error).__name__}: not HTTP as it should be")
             case _:
                 return None
 
@@ -263,12 +273,12 @@ def _host(url: str) -> str:
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """The whole body. Trouble: it is too long."""
+    """The whole body. ExchangeFailed: it is too long."""
     body = bytearray()
     async for piece in response.content.iter_any():
         body += piece
         if len(body) > limit:
-            raise Trouble(Sign.WEAK, f"an answer of more than {limit} bytes")
+            raise ExchangeFailed(Sign.WEAK, f"an answer of more than {limit} bytes")
     return bytes(body)
 
 
@@ -286,22 +296,22 @@ async def _beginning(response: aiohttp.ClientResponse, limit: int) -> bytes:
 
 
 async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[str, None]:
-    """The data of a stream's events. Trouble: it is none, or too long."""
+    """The data of a stream's events. ExchangeFailed: it is none, or too long."""
     events = Events()
     size = 0
     try:
         async for piece in response.content.iter_any():
             if not size and is_html(piece):
-                raise Trouble(Sign.WEAK, "not an answer of the OpenAI API: an HTML page")
+                raise ExchangeFailed(Sign.WEAK, "not an answer of the OpenAI API: an HTML page")
             size += len(piece)
             if size > MAX_STREAM_BYTES:
-                raise Trouble(Sign.WEAK, f"a stream of more than {MAX_STREAM_BYTES} bytes")
+                raise ExchangeFailed(Sign.WEAK, f"a stream of more than {MAX_STREAM_BYTES} bytes")
             for data in events.feed(piece):
                 yield data
         for data in events.end():
             yield data
     except UnicodeDecodeError:
-        raise Trouble(Sign.WEAK, "the stream is not UTF-8") from None
+        raise ExchangeFailed(Sign.WEAK, "the stream is not UTF-8") from None
 
 
 def _answered(chat: Chat, parsed: Parsed, first_ms: float, total_ms: float) -> ChatAnswer:

@@ -13,7 +13,7 @@ from typing import ClassVar
 from edged.host import clock
 from edged.types import JSON
 from edged.upstreams import link
-from edged.upstreams.failures import Trouble
+from edged.upstreams.failures import ExchangeFailed
 from edged.upstreams.http import Endpoint
 from edged.upstreams.link import LinkState, ProbeTiming, Seen, Sign
 
@@ -65,7 +65,7 @@ class Keeper:
         return min((at - now for at in times if at is not None), default=None)
 
     def probe(self) -> asyncio.Task[None]:
-        """Find out how it is: one probe at a time, whoever waits for it."""
+        """Find out how it is: one probe at a time, and all who ask wait for the same."""
         if self._probe is None or self._probe.done():
             self.link = link.begin_probe(self.link)
             self._probe = asyncio.create_task(self._find_out(), name=f"edged.upstreams.probe.{self.name}")
@@ -74,20 +74,20 @@ class Keeper:
     @contextlib.contextmanager
     def exchange(self) -> Iterator[None]:
         """Around a request to it, which takes a place from here on. A block that ends shows that the server is well;
-        Trouble shows what it says; anything else breaks the exchange off and shows nothing."""
+        ExchangeFailed shows what it says; anything else breaks the exchange off and shows nothing."""
         era, seen = self.link.era, None
         self._set(link.begin(self.link))
         try:
             yield
             seen = Seen(sign=Sign.GOOD)
-        except Trouble as trouble:
-            seen = trouble.seen()
+        except ExchangeFailed as failed:
+            seen = failed.seen()
             raise
         finally:
             self._ended(era, seen)
 
     def usable_in_s(self) -> float:
-        """Seconds until it may be usable, as far as can be told; 0: it is."""
+        """Seconds until it may be usable, as far as is known; 0: it is."""
         now = clock.boot()
         return link.usable_at(self.link, now) - now
 
@@ -119,8 +119,8 @@ class Keeper:
         try:
             async with asyncio.timeout(self.probe_s):
                 seen = self._judged(await self.server.probe())
-        except Trouble as trouble:
-            seen = trouble.seen(probe=True)
+        except ExchangeFailed as failed:
+            seen = failed.seen(probe=True)
         except TimeoutError:
             seen = Seen(sign=Sign.WEAK, reason=f"no list of its models within {self.probe_s:g} s", probe=True)
         except Exception:  # the board works without this server: no reason to end the daemon
@@ -130,7 +130,7 @@ class Keeper:
             self._ended(era, seen, probe=True)
 
     def _set(self, new: link.Link) -> None:
-        """The next state, told to everyone whom it concerns."""
+        """Take over the next state, and tell everyone whom it concerns."""
         before, self.link = self.link, new
         self._woken.set()
         if new.state is not before.state:

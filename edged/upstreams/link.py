@@ -31,7 +31,7 @@ class Sign(StrEnum):
 
     GOOD = "good"  #: an answer, or the refusal of one request by a server that is well
     WEAK = "weak"  #: it may be chance: a timeout, 5xx, a cut stream, garbage
-    STRONG = "strong"  #: there is nobody: connection refused, unreachable, DNS, TLS
+    STRONG = "strong"  #: nothing is there: connection refused, unreachable, DNS, TLS
     REFUSED = "refused"  #: it does not take our key or does not have the model; a person has to act
     BUSY = "busy"  #: it is well and wants a pause
 
@@ -45,7 +45,7 @@ class ProbeTiming(Struct, frozen=True, kw_only=True):
     refused_s, refused_longest_s: the same where a person has to act, who is not waited for every second.
     shortest_pause_s, longest_pause_s: bounds of a Retry-After. With 0 it would be asked without end; a server that
         means tomorrow is asked once a quarter of an hour, because quotas are also raised by hand.
-    weak_limit: so many weak failures in a row are no chance any more.
+    weak_limit: that many weak failures in a row are no chance any more.
     window_limit: requests at once; the daemon works on no more.
     """
 
@@ -131,7 +131,7 @@ def begin_probe(link: Link) -> Link:
 
 
 def abandoned(link: Link, era: int, *, probe: bool = False) -> Link:
-    """What began in `era` ended without showing anything: whoever wanted it does not any more."""
+    """What began in `era` ended without showing anything: it was broken off."""
     if probe:
         link = replace(link, probing=False)
     elif era == link.era:

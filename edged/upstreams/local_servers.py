@@ -1,6 +1,6 @@
-"""Models that servers on this board run: NPU and GPU runtimes that speak the OpenAI API. The board's own in all but who
-computes: nothing leaves it, nothing is paid, nobody waits for a link. Whether a server is there is found out as an
-upstream's link is (`keeper`), but a request does not wait for the next probe: it looks."""
+"""Models that servers on this board run: NPU and GPU runtimes that speak the OpenAI API. They count as
+the board's own: nothing leaves it, nothing is paid, and no request waits for a link. Whether a server is there is found
+out as for upstreams (`keeper`), but a request does not wait for the next probe: it looks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edged.config import Model, Upstream
 from edged.errors import ContextRefused, EdgedError, ModelAway, ModelUnavailable
 from edged.host import clock, loopback
 from edged.types import JSON, SERVER_ENGINE, Chat, ChatAnswer, Message, ModelState
-from edged.upstreams.failures import TooLong, Trouble
+from edged.upstreams.failures import ExchangeFailed, TooLong
 from edged.upstreams.http import Endpoint, OnText
 from edged.upstreams.keeper import SOON_S, Keeper, Tell, keep
 from edged.upstreams.link import LinkState, ProbeTiming, Seen, Sign
@@ -70,13 +70,13 @@ class LocalServer(Keeper):
         if clock.boot() < self.link.paused_until:
             raise self._away(self.link.reason)
 
-    def error(self, trouble: Trouble) -> EdgedError:
+    def error(self, failed: ExchangeFailed) -> EdgedError:
         """What a failed exchange is to the client."""
-        if isinstance(trouble, TooLong):
-            return ContextRefused(self._explained(trouble.reason))
-        if trouble.sign in (Sign.GOOD, Sign.REFUSED):
-            return ModelUnavailable(self._explained(trouble.reason))
-        return self._away(trouble.reason)
+        if isinstance(failed, TooLong):
+            return ContextRefused(self._explained(failed.reason))
+        if failed.sign in (Sign.GOOD, Sign.REFUSED):
+            return ModelUnavailable(self._explained(failed.reason))
+        return self._away(failed.reason)
 
     def status(self) -> dict[str, JSON]:
         """The model as `edged status` shows it: since is a time of day in seconds since the epoch."""
@@ -153,7 +153,7 @@ class LocalServers:
             await server.stop()
 
     async def chat(self, model: str, chat: Chat, on_text: OnText | None = None) -> ChatAnswer:
-        """One completion. Cancelling the task closes the connection, by which a server knows that nobody waits.
+        """One completion. Cancelling the task closes the connection, by which a server knows that no client waits.
 
         Args:
             on_text: gets the pieces of the text as they come.
@@ -171,8 +171,8 @@ class LocalServers:
                 answer = await server.server.ask(chat, on_text)
                 self._answered(model, answer)
                 return answer
-        except Trouble as trouble:
-            raise server.error(trouble) from None
+        except ExchangeFailed as failed:
+            raise server.error(failed) from None
         finally:
             server.users -= 1
 

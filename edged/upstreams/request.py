@@ -42,7 +42,7 @@ class Spelling(Struct, frozen=True):
 
 
 def is_streamed(chat: Chat, spelling: Spelling) -> bool:
-    """Whether the answer is asked for in pieces, where somebody wants them."""
+    """Whether the answer is asked for in pieces, where anyone wants them."""
     return spelling.streams_calls or not (chat.tools and chat.may_call)
 
 
@@ -109,7 +109,7 @@ def respelled(spelling: Spelling, chat: Chat, words: str) -> Spelling | None:
 
 
 def estimated_tokens(characters: int) -> int:
-    """Tokens of so many characters."""
+    """Estimated tokens of that many characters."""
     return -(-characters // CHARS_PER_TOKEN)
 
 
@@ -123,7 +123,7 @@ def prompt_characters(chat: Chat) -> int:
 
 def _messages(messages: Iterable[Message]) -> list[dict[str, JSON]]:
     """With ids: calls are numbered, a result answers the oldest call that has none yet."""
-    told: list[dict[str, JSON]] = []
+    written: list[dict[str, JSON]] = []
     open_calls: deque[str] = deque()
     number = 0
     for message in messages:
@@ -141,8 +141,8 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, JSON]]:
                 open_calls.append(id)
                 function = {"name": call.name, "arguments": _json(call.arguments)}
                 one["tool_calls"].append({"id": id, "type": "function", "function": function})
-        told.append(one)
-    return told
+        written.append(one)
+    return written
 
 
 def _tool(spec: ToolSpec) -> dict[str, JSON]:

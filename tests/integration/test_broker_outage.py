@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,7 @@ async def test_status_state_and_event_documents(tmp_path: Path, broker: Mosquitt
         while (await told("state"))["models"]["small"]["state"] != "ready":
             pass
         await customer.ask("poison", b"p")
-        assert await daemon.ended() == -9
+        assert await daemon.ended() == -signal.SIGSEGV
         await told("status", state="offline")
         await daemon.start()
         await told("status", state="online")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.cli import edged
-from tests.support.daemon import Daemon
+from tests.support.cli import Ended, edged
+from tests.support.daemon import Daemon, Wired, entry
 from tests.support.msgpack_server import Refuse, StandIn
 
 TOOLS = [
@@ -64,6 +64,61 @@ async def test_optional_parameters_are_listed_in_brackets(tmp_path: Path) -> Non
     async with StandIn(tmp_path, answers(None)) as daemon:
         listed = await edged("tools", "ls", "--socket", str(daemon.path))
         assert "valve=north|south minutes=INTEGER [zones=ARRAY]" in listed.out
+
+
+WATER = """
+[agents.gardener]
+model = "small"
+tools = ["water"]
+
+[tools.water]
+description = "Water a bed."
+database = "plant"
+sql = "INSERT INTO diary(text) VALUES (:bed || coalesce(' for ' || :minutes, ''))"
+effect = "write"
+say = "Bed {bed} is watered[ for {minutes} minutes] [today]."
+parameters.bed = { enum = ["north", "south"] }
+parameters.minutes = { type = "integer", optional = true }
+"""
+
+
+async def test_optional_parameter_is_left_out_or_null(tmp_path: Path) -> None:
+    """By an agent and by hand: the statement binds NULL, and the sentence does not speak of it."""
+    calls: list[dict[str, Any]] = [{"bed": "north"}, {"bed": "south", "minutes": 5}]
+    script = "".join(
+        entry(f"water {n}", {"name": "water", "arguments": arguments}) for n, arguments in enumerate(calls)
+    )
+    async with Daemon(tmp_path, config=WATER, script=script) as daemon:
+        listed = await edged("tools", "ls", config=daemon.config)
+        assert "bed=north|south [minutes=INTEGER]" in listed.out
+        async with Wired(daemon.socket) as client:
+            replies = [await client.call(n, "agent.ask", {"input": f"water {n}", "agent": "gardener"}) for n in (0, 1)]
+        said = ["Bed north is watered [today].", "Bed south is watered for 5 minutes [today]."]
+        assert [reply["output"] for _, reply in replies] == said
+        for arguments in ('{"bed": "north", "minutes": null}', '{"bed": "south"}', '{"bed": "south", "minutes": 7}'):
+            ended = await edged("tools", "call", "water", "--arguments", arguments, config=daemon.config)
+            assert (ended.code, ended.out) == (0, "1 row changed\n")
+        wrong = await edged("tools", "call", "water", "--arguments", '{"bed": null}', "--json", config=daemon.config)
+        assert "None is not of type 'string'" in wrong.json()["error"]["message"]
+        texts = ["north", "south for 5", "north", "south", "south for 7"]
+        assert daemon.rows("diary") == [(text,) for text in texts]
+
+
+async def test_id_stands_for_one_call(tmp_path: Path) -> None:
+    """The same call again gives the stored result; another one is refused, and nothing of it is done."""
+    async with Daemon(tmp_path) as daemon:
+
+        async def call(name: str, *pairs: str) -> Ended:
+            return await edged("tools", "call", name, *pairs, "--id", "mine", "--json", config=daemon.config)
+
+        for _ in range(2):
+            assert (await call("note", "text=rain")).json()["result"] == {"changes": 1, "rows": []}
+        for refused in (await call("note", "text=sun"), await call("tank_level", "tank=north")):
+            assert refused.code == 65
+            error = refused.json()["error"]
+            assert error["code"] == "bad_request"
+            assert error["message"].startswith("id: another call was made before under this identity: note with {")
+        assert daemon.rows("diary") == [("rain",)]
 
 
 async def test_call_sends_values_of_the_parameters_types(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -134,10 +135,10 @@ async def test_request_that_kills_the_daemon_at_every_attempt_is_quarantined_alo
             await _running(client, 3)
             client.send([0, 9, "agent.ask", [{"input": "poison", "id": "p"}]])
             await client.end()
-        assert await daemon.ended() == -9
+        assert await daemon.ended() == -signal.SIGSEGV
         for _ in range(2):  # max_attempts is 3
             await daemon.start(ready=False)
-            assert await daemon.ended() == -9
+            assert await daemon.ended() == -signal.SIGSEGV
         await daemon.start()
         async with Wired(daemon.socket) as client:
             _, poisoned = await client.call(1, "request.get", {"name": "p"})

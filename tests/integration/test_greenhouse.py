@@ -169,6 +169,7 @@ class House:
             cloud,
             Gate(Policy(self.settings.agents)),
             deliverers={},
+            last_end=lambda: None,
         )
 
     async def ask(self, text: str, **fields: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from edged.engines.kind import ChatTemplate
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import BadRequest, Busy, NoLink, NoMemory, UnknownAgent
 from edged.host import clock, fault_points
+from edged.host.last_end import LastEnd
 from edged.interfaces import OnPiece
 from edged.requests.estimate import OVERTIME
 from edged.requests.pipeline import Pipeline
@@ -128,6 +129,7 @@ class House:
         self.speeds: dict[str, Speed] = {}  # of the models, as measured
         self.script = folder / "script.toml"
         self.broker: Any = None
+        self.last_end: LastEnd | None = LastEnd(True, "a fault of its own")
 
     async def __aenter__(self) -> House:
         await self.store.start()
@@ -162,6 +164,7 @@ class House:
             self.cloud,
             gate.Gate(Policy(self.config.agents, self.config.roles, self.config.access)),
             deliverers={"mqtt": self.mailbox},
+            last_end=lambda: self.last_end,
             speeds=lambda: self.speeds,
         )
         await self.pipeline.recover()

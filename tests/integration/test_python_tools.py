@@ -444,6 +444,8 @@ PROBLEMS = [
     (table("f", module="broken"), "python: module 'broken' cannot be imported: SyntaxError"),
     (table("f", module="leaving"), "python: module 'leaving' cannot be imported: its process ended meanwhile (exit st"),
     (table("minutes", "parameters.colour = {}"), "parameters.colour: the function has no such parameter; it has bed"),
+    (table("minutes", "parameters.bed.optional = true"), "parameters.bed.optional: the function needs a value: give"),
+    (table("minutes", "parameters.dryness.optional = true"), "parameters.dryness.optional: what has a default may be"),
     (table("minutes", 'say = "{colour}"'), "say: {colour} is no parameter; declared are bed, dryness"),
     (table("minutes", 'examples = [{ input = "", arguments = { a = 1 } }]'), "examples[0]: 'a' is no parameter"),
 ]

@@ -33,7 +33,7 @@ async def cost(house: House, *texts: str) -> Written:
     before, sent = house.store.written, len(house.mailbox.got)
     await asyncio.gather(*(ask(house, text) for text in texts))
     await until(lambda: len(house.mailbox.got) == sent + len(texts))
-    while await house.store.read(outbox.waiting):
+    while await house.store.read(lambda c: outbox.waiting(c, ("mqtt",))):
         await asyncio.sleep(0.01)
     after = house.store.written
     return Written(after.syncs - before.syncs, after.bytes - before.bytes)

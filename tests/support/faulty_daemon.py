@@ -4,15 +4,16 @@
 
 EDGED_TEST_FAULT names a point of `edged.host.fault_points`, or "publish.done" (behind a tool's publish); the process
 kills itself there once, which EDGED_TEST_MARKER (a file) remembers over a restart. EDGED_TEST_POISON is a word;
-whoever asks it kills the process, at every attempt. EDGED_TEST_STALL is one that stops the engine as a hung thread
-would; that is noticed after STALL_S seconds. EDGED_TEST_SLOW_LOAD is how many seconds a model takes to load.
-EDGED_TEST_MEMINFO is a file that is taken for /proc/meminfo where memory is looked at for being short; the board's PSI
-is not heard then, and things are given up and taken back fast. EDGED_TEST_CLOCK is a file with seconds that the wall
-clock is off by. At SIGUSR2 one of its tasks dies, as of a bug, at the signal LOSE_A_THREAD one of its threads;
-EDGED_TEST_SEED chooses which. EDGED_TEST_PLAN is a file with a point and a number: from the signal ARM on the process
-dies at that pass of it. EDGED_TEST_RECONNECT is how many seconds it waits at most before it connects to the broker
-again, EDGED_TEST_GRACE how many a stop waits for what runs. EDGED_TEST_MEMBERS is a file of Python that is run first:
-it adds members of seams that lie outside the package (an engine kind, a kind of tool, a surface).
+whoever asks it kills the process, at every attempt, by SIGSEGV or EDGED_TEST_POISON_SIGNAL (a number).
+EDGED_TEST_STALL is one that stops the engine as a hung thread would; that is noticed after STALL_S seconds.
+EDGED_TEST_SLOW_LOAD is how many seconds a model takes to load. EDGED_TEST_MEMINFO is a file that is taken for
+/proc/meminfo where memory is looked at for being short; the board's PSI is not heard then, and things are given up and
+taken back fast. EDGED_TEST_CLOCK is a file with seconds that the wall clock is off by. At SIGUSR2 one of its tasks
+dies, as of a bug, at the signal LOSE_A_THREAD one of its threads; EDGED_TEST_SEED chooses which. EDGED_TEST_PLAN is a
+file with a point and a number: from the signal ARM on the process dies at that pass of it. EDGED_TEST_RECONNECT is how
+many seconds it waits at most before it connects to the broker again, EDGED_TEST_GRACE how many a stop waits for what
+runs. EDGED_TEST_MEMBERS is a file of Python that is run first: it adds members of seams that lie outside the package
+(an engine kind, a kind of tool, a surface).
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import functools
+import importlib.util
 import itertools
 import os
 import random
-import runpy
 import signal
 import sys
 import threading
@@ -70,14 +71,14 @@ def die_once() -> None:
 
 
 class Poisoned(ScriptedEngine):
-    """Dies of a word."""
+    """Dies of a word: as native code does that reads where it must not, or by another signal."""
 
     async def generate(
         self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
     ) -> Completion:
         """See interfaces.Engine."""
         if any(os.environ["EDGED_TEST_POISON"] in segment.text for segment in job.turn):
-            die()
+            os.kill(os.getpid(), int(os.environ.get("EDGED_TEST_POISON_SIGNAL", signal.SIGSEGV)))
         return await super().generate(job, on_text, on_piece=on_piece)
 
 
@@ -154,10 +155,20 @@ def arm_as_planned(plan: Path) -> None:
         fault_points.arm(point, passed)
 
 
+def add_members(path: str) -> None:
+    """Run a file, as a module: tables of the configuration look their types up in theirs."""
+    spec = importlib.util.spec_from_file_location("edged_test_members", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+
+
 def main() -> int:
     """Arm, then run as `edged run` does."""
     if members := os.environ.get("EDGED_TEST_MEMBERS"):
-        runpy.run_path(members, run_name="edged_test_members")
+        add_members(members)
     fault = os.environ.get("EDGED_TEST_FAULT")
     if fault == AFTER_PUBLISH or "EDGED_TEST_PLAN" in os.environ:
         toolbox.KINDS[toolbox.KINDS.index(PublishKind)] = LateDeath

@@ -23,7 +23,7 @@ with atheris.instrument_imports(include=["edged"]):
     from edged.errors import CallerError, ModelUnavailable
     from edged.transport.unix.server import _call, _Frames
     from edged.upstreams.answers import Assembly, Events
-    from edged.upstreams.failures import Complaint, Trouble
+    from edged.upstreams.failures import Complaint, ExchangeFailed
 
 Parser = Callable[[bytes], None]
 
@@ -53,7 +53,7 @@ def events(data: bytes) -> None:
         for said in reader.end():
             assembly.take(said)
         assembly.parsed()
-    except (Trouble, Complaint, UnicodeDecodeError):
+    except (ExchangeFailed, Complaint, UnicodeDecodeError):
         pass
 
 

@@ -30,13 +30,13 @@ from edged.store.lookup import Row
 from edged.store.requests import FreeSlots
 from edged.store.schema import MIGRATIONS
 from edged.tools.sql.database import SqlDatabase
-from edged.types import Address, Ask, AuditEntry, Caller, Message, Reply, Request, Status, ToolCall
+from edged.types import Address, Ask, AuditEntry, Caller, Delivery, Message, Reply, Request, Status, ToolCall
 from edged.wire import new_rid, reply_bytes
 from tests.support import old_stores
 
 SECTORS = (512, 4096)  # of disks: what is written is torn between two of them
 REQUESTS = 12  # of a recording: some lie open beside each other at every moment
-PLACES = FreeSlots(4, 4)
+PLACES = FreeSlots(4, 4, 4)
 BOOT = "boot"
 VFS, BASE = "recording", "unix"
 LOOK = SqlTool(description="Look.", database="plant", sql="SELECT count(*) FROM diary")
@@ -238,7 +238,7 @@ class Life:
         def take(c: apsw.Connection) -> list[Row]:
             requests.accept(c, ask, rid, BOOT, 256, 2**30)
             audit.append(c, AuditEntry(what="request.accepted", who="c", rid=rid))
-            return [] if wait else requests.claim(c, FreeSlots(1, 1))
+            return [] if wait else requests.claim(c, FreeSlots(1, 1, 1))
 
         [rows] = self.commit((take, True))
         self.recording.tell("accepted", rid)
@@ -286,7 +286,7 @@ class Life:
         self.recording.tell("answered", row.rid, reply)
         ready = [each for each in outbox.ready(self.store, ("mqtt",), (), 64) if each.rid == row.rid]
         for delivery in ready:
-            yield functools.partial(_confirm, number=delivery.id), False
+            yield functools.partial(_confirm, delivery=delivery), False
 
     def _settle(self, c: apsw.Connection, row: Row, reply: bytes, held: list[Step]) -> None:
         for step in held:
@@ -315,14 +315,14 @@ class Life:
             if chance.random() < 0.1:
                 self.store.wal_checkpoint()
             if chance.random() < 0.1:
-                self.commit((lambda c: retention.trim(c, 1e9, BOOT, 2**30), False))
+                self.commit((lambda c: retention.trim(c, 1e9, BOOT, 2**30, ("mqtt",)), False))
             if chance.random() < 0.03:
                 self.restart()
 
     def recover(self) -> None:
         """What the pipeline does after a start, and all of the work that is left."""
-        for row in requests.recover(self.store, BOOT):
-            self.commit((functools.partial(requests.requeue, rid=row.rid), True))
+        for row in requests.recover(self.store, BOOT).rows:
+            self.commit((functools.partial(requests.put_back, rid=row.rid), True))
         while rows := self.commit((lambda c: requests.claim(c, PLACES), False))[0]:
             for row in rows:
                 for step in self.work(row):
@@ -342,8 +342,8 @@ def _finish(row: Row, step: Step) -> Work[Any]:
     return functools.partial(journal.finish, rid=row.rid, step=step)
 
 
-def _confirm(c: apsw.Connection, number: int) -> None:
-    outbox.confirm(c, number)
+def _confirm(c: apsw.Connection, delivery: Delivery) -> None:
+    outbox.confirm(c, delivery)
 
 
 def _make(folder: Path, recording: Recording, chance: random.Random, *, careless: bool) -> None:

@@ -14,7 +14,7 @@ from edged.types import Address, Ask, Caller, Message, Packet, Reply, Request, S
 from edged.wire import new_rid, reply_bytes
 
 PLENTY = 2**30
-ONE, ANY = FreeSlots(1, 1), FreeSlots(16, 16)
+ONE, ANY = FreeSlots(1, 1, 1), FreeSlots(16, 16, 16)
 
 
 def store() -> apsw.Connection:

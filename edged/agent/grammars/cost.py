@@ -140,8 +140,8 @@ def _check(where: str, part: dict[str, Any]) -> None:
         value = part.get(word, ())
         for text in list(value) if word in NAMED and isinstance(value, dict) else _texts(value):
             if len(text) > MAX_TEXT:
-                told = f"a text of {len(text)} characters; at most {MAX_TEXT} are taken"
-                raise _Beyond(f"`{_at(where, word)}`: {told}")
+                found = f"a text of {len(text)} characters; at most {MAX_TEXT} are taken"
+                raise _Beyond(f"`{_at(where, word)}`: {found}")
     for word in ("properties", "required"):
         if _size(part.get(word)) > MAX_PROPERTIES:
             raise _Beyond(f"`{_at(where, word)}`: {_size(part[word])} of them; at most {MAX_PROPERTIES} are taken")
@@ -151,8 +151,8 @@ def _check(where: str, part: dict[str, Any]) -> None:
     # Names that are only matched by a pattern may come twice and are one property then.
     least, certain = part.get("minProperties"), _size(part.get("required")) + 1
     if isinstance(least, int | float) and least > certain:
-        told = f"is {least}, and only {certain} different ones can be made sure of: name more of them in `required`"
-        raise _Beyond(f"`{_at(where, 'minProperties')}` {told}")
+        bound = f"is {least}, and only {certain} different ones can be made sure of: name more of them in `required`"
+        raise _Beyond(f"`{_at(where, 'minProperties')}` {bound}")
 
 
 def _costs(part: dict[str, Any]) -> Iterator[tuple[str, float]]:

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from msgspec import structs
 
 from edged.agent.dialects.chat_template import CallFormat
+from edged.agent.grammars.kept import Kept
 from edged.types import JSON, ToolSpec
 
-# the spaces json.dumps writes, which the model saw in training; no other white space, which costs tokens nobody reads
+# the spaces json.dumps writes, which the model saw in training; no other white space, which costs tokens for nothing
 SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 # where a model writes calls in a way of its own, it also lays them out
 ANY_SPACES = {"whitespace_flexible": True}
@@ -31,6 +34,13 @@ LAYOUTS = (
     (r'\{"name": "', ', "arguments": ', "}"),
     (r'\{\n  "name": "', r',\n  "arguments": ', "\n}"),
 )
+
+
+def fitted(tools: Sequence[ToolSpec], taken: Mapping[str, Kept]) -> tuple[ToolSpec, ...]:
+    """Tools with their parameters as grammars take them, by name; those that are not there stay as they are."""
+    return tuple(
+        structs.replace(tool, parameters=taken[tool.name].schema) if tool.name in taken else tool for tool in tools
+    )
 
 
 def one_call(tools: Sequence[ToolSpec], calls: CallFormat) -> str:
@@ -62,7 +72,7 @@ def words() -> str:
 def text_or_calls(tools: Sequence[ToolSpec], calls: CallFormat, *, most: int, stops: Sequence[str] = ()) -> str:
     """Any text up to one of the stop strings, or up to `most` calls. A call is what begins
 
-    * with the mark of the model's own format, also behind some text;
+    * with the mark of the model's own format, also after some text;
     * with the JSON of a call, bare or in a Markdown fence: so small models write it, whatever their template told them.
       (Of 20 calls that the two Qwen2.5-Coder models made unbound 18 were such, two had doubled braces, none the mark.)
 

@@ -1,5 +1,5 @@
-"""Whether grammars can be made of schemas, found out before a model has to: by making them, beside the event loop and
-the engine. Those whose cost is not known beforehand are tried in a process of their own, which can be ended."""
+"""Finds out whether grammars can be made of schemas, before an engine has to: by making them, in a thread beside the
+event loop. Those whose cost is not known beforehand are tried in a process of their own, which can be ended."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from msgspec.structs import replace
 
 from edged.agent.grammars import grammar
 from edged.agent.grammars.cost import MAX_MS, Looked, look
+from edged.agent.grammars.kept import Kept, kept
 from edged.engines.llama.limits import LIMITS
 from edged.errors import BadRequest, NoMemory
-from edged.types import JSON
+from edged.types import JSON, ToolSpec
 
 KEPT = 256  # reasons remembered: clients send the same few schemas again and again
-TRIAL_CPU_S = 0.5  # so long it may then take the engine
-TRIAL_S = 20.0  # on a board that is busy; the start of the process takes most of it
-TRIAL_BYTES = 512 * 2**20
+CHILD_CPU_S = 0.5  # of one grammar; as long as it may then keep the engine from computing
+CHILD_S = 20.0  # of all, on a board that is busy; the start of the process takes most of it
+CHILD_BYTES = 512 * 2**20  # of private memory, the interpreter and llguidance included
 PR_SET_PDEATHSIG = 1  # prctl.h
 # It ends with the daemon. The timer bounds the CPU time of each grammar; should its signal be ignored or blocked, as a
 # parent may hand it on, the kernel's limit for the process ends it a second or two later.
@@ -37,11 +38,11 @@ if os.getppid() != int(sys.argv[1]):
 import json, math, resource
 from edged.agent.grammars.precheck import failure
 every = json.load(sys.stdin)
-cpu_s = math.ceil(sum(os.times()[:2]) + {TRIAL_CPU_S} * len(every)) + 1
+cpu_s = math.ceil(sum(os.times()[:2]) + {CHILD_CPU_S} * len(every)) + 1
 resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
-resource.setrlimit(resource.RLIMIT_DATA, ({TRIAL_BYTES}, {TRIAL_BYTES}))
+resource.setrlimit(resource.RLIMIT_DATA, ({CHILD_BYTES}, {CHILD_BYTES}))
 for rules in every:
-    signal.setitimer(signal.ITIMER_PROF, {TRIAL_CPU_S})
+    signal.setitimer(signal.ITIMER_PROF, {CHILD_CPU_S})
     print(json.dumps(failure(rules)), flush=True)
 """
 TOO_LONG_SIGNALS = {-signal.SIGPROF, -signal.SIGXCPU}
@@ -104,14 +105,46 @@ async def problem(parts: Sequence[Part]) -> tuple[int | None, str] | None:
     return (None, f"they cost {total / MAX_MS:.1f} times what they may together") if total > MAX_MS else None
 
 
-async def check_answer(schema: dict[str, JSON]) -> None:
-    """Raises Inexpressible where no grammar can be made of the schema of an answer, else as `problem` does."""
-    if found := await problem([Part(schema, grammar.answer(schema))]):
-        raise Inexpressible(None, found[1])
+async def fitted(schemas: Sequence[dict[str, JSON]], names: Sequence[str | None] = ()) -> list[Kept]:
+    """Schemas as grammars take them: whole where that works, else without what grammars keep in some cases only.
+
+    Args:
+        schemas: as their authors wrote them.
+        names: of the tools whose arguments they describe; None (or none given): it is an answer's.
+
+    Raises:
+        Inexpressible: no grammar can be made of one of them, whatever is left to a check afterwards.
+        BadRequest: all of them together are too much for one grammar.
+        NoMemory: as `problem`.
+    """
+    taken = [kept(schema) for schema in schemas]
+    while (wrong := await problem([Part(each.schema, grammar.answer(each.schema)) for each in taken])) is not None:
+        at, why = wrong
+        if at is None:
+            raise BadRequest(f"tools: too much for one grammar: {why}")
+        looser = kept(schemas[at], loose=True)
+        if looser == taken[at]:
+            raise Inexpressible(names[at] if names else None, why)
+        taken[at] = looser
+    return taken
+
+
+async def fitted_answer(schema: dict[str, JSON]) -> Kept:
+    """The schema of an answer. Raises as `fitted`."""
+    [taken] = await fitted([schema])
+    return taken
+
+
+async def fitted_tools(tools: Sequence[ToolSpec]) -> dict[str, Kept]:
+    """The parameters of tools, by name; no argument beside those declared, unless a schema says so itself. Raises as
+    `fitted`."""
+    closed: list[dict[str, JSON]] = [{"additionalProperties": False, **tool.parameters} for tool in tools]
+    names = [tool.name for tool in tools]
+    return dict(zip(names, await fitted(closed, names), strict=True))
 
 
 def failure(rules: str) -> str | None:
-    """Why a grammar cannot be followed; None where it can. Here and now."""
+    """Why a grammar cannot be followed; None where it can. It is tried in this thread, now."""
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer  # only now: the engine loads it with the first model
 
     limits: Any = LIMITS
@@ -123,18 +156,18 @@ def failure(rules: str) -> str | None:
 
 
 def readable(said: str) -> str:
-    """llguidance's reason without its place in a grammar that nobody sees."""
-    told = QUOTED_GRAMMAR.split(said)[0].rpartition("JSON schema: ")[2].replace("<non-verbose/>", "")
-    if word := NOT_IMPLEMENTED.search(told):
+    """llguidance's reason without the place in a grammar that no user sees."""
+    reason = QUOTED_GRAMMAR.split(said)[0].rpartition("JSON schema: ")[2].replace("<non-verbose/>", "")
+    if word := NOT_IMPLEMENTED.search(reason):
         return f"`{word[1]}` is not supported"
-    if kind := UNKNOWN_FORMAT.search(told):
+    if kind := UNKNOWN_FORMAT.search(reason):
         return f"`format`: {kind[1]!r} is not known"
-    if told.startswith("regex parse error"):
-        told = f"`pattern`: {told}"
+    if reason.startswith("regex parse error"):
+        reason = f"`pattern`: {reason}"
     for theirs, ours in SAID.items():
-        if theirs in told:
+        if theirs in reason:
             return ours
-    return " ".join(told.split())[:MAX_REASON]
+    return " ".join(reason.split())[:MAX_REASON]
 
 
 async def _looked_at(parts: Sequence[Part]) -> dict[str, Looked]:
@@ -180,7 +213,7 @@ async def _tried(rules: Sequence[str]) -> list[str | None]:
     except OSError as error:
         raise NoMemory(f"a schema with a pattern cannot be tried: {error.strerror}") from None
     try:
-        async with asyncio.timeout(TRIAL_S):
+        async with asyncio.timeout(CHILD_S):
             out, _ = await process.communicate(json.dumps(rules).encode())
     except TimeoutError:
         return [TOO_LONG]

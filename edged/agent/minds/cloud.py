@@ -1,6 +1,6 @@
 """An upstream's model as a mind: the same tools, the same journal. It follows no grammar of ours, so every call and
-every shaped answer is checked before it counts; what is wrong goes back to it. What is private it never sees
-(`border`): everything on this side of `_ask` has the true values."""
+every shaped answer is checked before it counts; what is wrong goes back to it. It never sees what is private
+(`privacy`): outside of `_ask` everything has the true values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edged.agent import answers
 from edged.agent.answers import Wrong
 from edged.agent.loop import Answered, Decided, Decider, Declined, Passed, Run
 from edged.agent.minds.base import Resources
-from edged.agent.privacy.masking import Border
+from edged.agent.privacy.masking import Masking
 from edged.agent.privacy.vault import Restorer, in_json
 from edged.agent.prompts import as_messages, specs
 from edged.agent.router import Decision, Go
@@ -27,7 +27,7 @@ from edged.upstreams.http import OnBody, OnText
 
 log = logging.getLogger("edged.minds.cloud")
 
-GIVEN_OUT = re.compile(rb"\[([A-Z]+)_\d+\]")
+PLACEHOLDER = re.compile(rb"\[([A-Z]+)_\d+\]")
 
 
 class Heard(Struct, frozen=True):
@@ -110,10 +110,10 @@ class CloudDecider(Decider):
         earlier = [message for turn in run.history if not turn.private for message in turn.messages]
         if run.stream:
             run.stream.begin()
-        border = Border(self._configured, detects=run.agent.mask)
+        masking = Masking(self._configured, detects=run.agent.mask)
         system = (Message("system", run.agent.system),) if run.agent.system else ()
         chat = await asyncio.to_thread(  # a long conversation takes a while to look through
-            border.out,
+            masking.mask,
             Chat(
                 key="",
                 messages=(*earlier, *request.messages, *made),
@@ -128,16 +128,16 @@ class CloudDecider(Decider):
             corrections,
         )
         shaped = request.response_schema is not None
-        restorer = Restorer(border.vault, run.stream.piece, in_json if shaped else str) if run.stream else None
+        restorer = Restorer(masking.vault, run.stream.piece, in_json if shaped else str) if run.stream else None
         with run.accounting.upstream() as generating:
             on_text = generating.hearing(restorer.piece) if restorer else None
             chat = answers.keyed(chat, run.rid)  # of what leaves: a digest of the values would tell of them
             generating.done = answer = await self._chat(
-                chat, on_text, on_body=lambda body: self._leaves(run, border, chat, body)
+                chat, on_text, on_body=lambda body: self._leaves(run, masking, chat, body)
             )
         if restorer:
             restorer.end()
-        return Heard(border.back(answer, shaped=shaped), border.typed(answer.text) if shaped else None)
+        return Heard(masking.restore(answer, shaped=shaped), masking.typed(answer.text) if shaped else None)
 
     async def _chat(self, chat: Chat, on_text: OnText | None, on_body: OnBody) -> ChatAnswer:
         """One completion. Where the link is at fault its state knows, so the next decision is another one."""
@@ -149,10 +149,10 @@ class CloudDecider(Decider):
             log.warning("upstream %s cannot be used: %s", self._upstream, error.message)
             raise Declined(unaffordable_at=self._upstream if isinstance(error, OverBudget) else None) from error
 
-    def _leaves(self, run: Run, border: Border, chat: Chat, body: bytes) -> None:
+    def _leaves(self, run: Run, masking: Masking, chat: Chat, body: bytes) -> None:
         """Tell the audit log of a question. With [upstreams] `audit_bytes` it holds that many of the very bytes."""
-        names = {(match[0].decode(), match[1].decode()) for match in GIVEN_OUT.finditer(body)}
-        kinds = sorted(kind for name, kind in names if border.vault.gave(name))
+        names = {(match[0].decode(), match[1].decode()) for match in PLACEHOLDER.finditer(body)}
+        kinds = sorted(kind for name, kind in names if masking.vault.gave(name))
         about: dict[str, JSON] = {
             "upstream": self._upstream,
             "agent": run.request.agent,

@@ -70,7 +70,7 @@ class ServerDecider(Decider):
         return Answered(await self._say(run))
 
     async def preview(self, run: Run) -> Decided | Answered:
-        """See Decider. `reply` and `escalate` are told as calls; what a choice is worth no server tells."""
+        """See Decider. `reply` and `escalate` are shown as calls; servers give no confidence."""
         if not run.may_act:
             return Answered("")
         try:

@@ -37,8 +37,8 @@ PHONES = tuple(
         r"(?<![\w.,:/+-])(?:1[-. ])?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[-.])[2-9]\d{2}[-.]\d{4}(?!\w|[.,:/-]\d)",
     )
 )
-# A number behind such a word is one, however it is written.
-TOLD = re.compile(
+# A number after such a word is one, however it is written.
+ANNOUNCED = re.compile(
     r"\b(?:tel|telefon|telephone|phone|mobile|cell|handy|mobil|fax|whatsapp)\b[.:]{0,2}(?: ?(?:no|nr|number)\b[.:]?)?"
     r"(?: is| ist)? {0,3}(\+?\d(?:[ /-]?\d){5,14})(?!\w|[.,]\d)",
     re.IGNORECASE | re.ASCII,
@@ -158,13 +158,13 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
         for match in pattern.finditer(text):
             if end := _phone_end(match[0]):
                 yield match.start(), match.start() + end
-    for match in TOLD.finditer(text):
+    for match in ANNOUNCED.finditer(text):
         if not _dated(match[1]):
             yield match.span(1)
 
 
 def _phone_end(text: str) -> int:
-    """Where the number ends: groups behind the fifteenth digit are something else. 0: it is none."""
+    """Where the number ends: groups after the fifteenth digit are something else. 0: it is none."""
     ends = [match.end() for match in re.finditer(r"\d+\)?", text)]
     fewest, most = PHONE_DIGITS
     for end in reversed(ends):

@@ -1,5 +1,5 @@
-"""What a question looks like on its way to an upstream: values that are nobody's business there are placeholders, and
-come back as values. Pure.
+"""What a question looks like on its way to an upstream: private values are placeholders there, and come back as values.
+Pure.
 
 | part of the question | what happens to it |
 |---|---|
@@ -8,7 +8,7 @@ come back as values. Pure.
 | a client's messages, earlier turns, stop strings | placeholders for what is found in them, and for private values |
 | arguments and results of calls | those under a private name are placeholders, the rest is text like any other |
 | a tool that is private as a whole | is not offered; nothing of what its calls were given or gave leaves |
-| a tool that the configuration has no more | likewise: nobody can tell what was private |
+| a tool that the configuration has no more | likewise: what was private is not known any more |
 | a client's response_schema | as its messages, names of properties included |
 """
 
@@ -35,8 +35,8 @@ CUT = "What you wrote does not fit. Use only the tools that there are, and follo
 WHOLLY = True  # instead of names: all of it
 
 
-class Border:
-    """For one question: `out` once, then `back`.
+class Masking:
+    """For one question: `mask` once, then `restore`.
 
     Args:
         tools: all that are configured.
@@ -47,23 +47,23 @@ class Border:
         self._tools = tools
         self.vault = Vault(detects=detects)
 
-    def out(self, chat: Chat, system: Sequence[Message] = (), corrections: Sequence[Message] = ()) -> Chat:
+    def mask(self, chat: Chat, system: Sequence[Message] = (), corrections: Sequence[Message] = ()) -> Chat:
         """The question as it leaves.
 
         Args:
             system: goes in front of its messages, as it is.
-            corrections: go behind them. Errors in these are edged's own words.
+            corrections: go after them. Errors in these are edged's own words.
         """
         every = (*system, *chat.messages, *corrections)
         self.vault.avoid(_texts(every, chat))
         specs = tuple(self._spec(spec) for spec in chat.tools)
         self._masked(chat.messages, corrections)
-        told = self._masked(chat.messages, corrections)  # now all private values are known, whichever text tells them
+        masked = self._masked(chat.messages, corrections)  # now all private values are known, whichever text tells them
         schema = None if chat.response_schema is None else self._schema(chat.response_schema)
         stop = tuple(self.vault.mask(text) for text in chat.stop)
-        return replace(chat, messages=(*system, *told), tools=specs, response_schema=schema, stop=stop)
+        return replace(chat, messages=(*system, *masked), tools=specs, response_schema=schema, stop=stop)
 
-    def back(self, answer: ChatAnswer, *, shaped: bool) -> ChatAnswer:
+    def restore(self, answer: ChatAnswer, *, shaped: bool) -> ChatAnswer:
         """An answer with the values in it. shaped: its text is JSON."""
         text = self.vault.restore(answer.text, in_json if shaped else str)
         return replace(answer, text=text, calls=tuple(self._call(call) for call in answer.calls))

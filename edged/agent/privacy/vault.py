@@ -1,7 +1,7 @@
 """Values and the placeholders that stand for them, `[EMAIL_1]`, and the way back. Pure.
 
 A vault is filled by going through the texts in their order, so the same texts always give the same numbers, and more of
-them behind give more numbers: a request that is resumed asks with the words it asked with before.
+them at the end give more numbers: a request that is resumed asks with the words it asked with before.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Vault:
         ] = {}  # by their first word: (length, where it begins), longest first
 
     def avoid(self, texts: Iterable[str]) -> None:
-        """Give out no placeholder that somebody has written already. To be called before anything else."""
+        """Give out no placeholder that one of these texts has already. To be called before anything else."""
         for text in texts:
             self._taken |= {name for match in SEEN.finditer(text) if (name := _name(match))}
 

@@ -371,7 +371,7 @@ CHECKS: list[tuple[str, str, str]] = [
     ('[tools.lamp.publish]\ntopic = "z/+/set"', "tools.lamp.publish.topic", "no wildcards"),
     ('[tools.lamp.publish]\ntopic = ""', "tools.lamp.publish.topic", "not empty"),
     ("[tools.lamp.publish]\nqos = 3", "tools.lamp.publish.qos", "allowed are 0, 1, 2"),
-    ('[tools.lamp]\non_uncertain = "maybe"', "tools.lamp.on_uncertain", "allowed are report, retry"),
+    ('[tools.lamp]\non_uncertain = "maybe"', "tools.lamp.on_uncertain", "allowed are retry, report"),
 ]
 
 

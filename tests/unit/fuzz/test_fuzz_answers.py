@@ -18,7 +18,7 @@ from edged.agent import answers
 from edged.agent.dialects.chat_template import GENERIC, HERMES, parse_call, write_json
 from edged.agent.grammars import cost
 from edged.agent.privacy import detect
-from edged.agent.privacy.masking import Border
+from edged.agent.privacy.masking import Masking
 from edged.agent.privacy.vault import Restorer, Vault
 from edged.completions.calls import CallReader, joined
 from edged.completions.output import Output
@@ -28,7 +28,7 @@ from edged.types import Chat, ChatAnswer, Message, RawCall, ToolCall, ToolSpec
 from edged.upstreams import answers as answer
 from edged.upstreams import failures
 from edged.upstreams.answers import Assembly, Events
-from edged.upstreams.failures import Complaint, Trouble
+from edged.upstreams.failures import Complaint, ExchangeFailed
 from tests.support.fuzz import (
     anything,
     cpu_s,
@@ -133,7 +133,7 @@ NESTED = b'{"choices":[{"message":{"content":"x"},"logprobs":{"content":' + (
 bodies = documents.map(written) | anything(WHOLE) | damaged(documents.map(written))
 
 
-def meaning(error: Trouble | Complaint) -> None:
+def meaning(error: ExchangeFailed | Complaint) -> None:
     told = error.meaning() if isinstance(error, Complaint) else error
     assert told.reason.strip()
     assert len(told.reason) < 2000
@@ -154,13 +154,13 @@ def test_whole_answer_is_one_or_trouble(body: bytes) -> None:
     """With a reason that fits a line of the log."""
     try:
         parsed = answer.whole(body, secret="sk-key")
-    except (Trouble, Complaint) as error:
+    except (ExchangeFailed, Complaint) as error:
         meaning(error)
     else:
         shown(parsed)
     try:
         names = answer.listed(body)
-    except Trouble as error:
+    except ExchangeFailed as error:
         meaning(error)
     else:
         assert names is None or all(isinstance(name, str) for name in names)
@@ -184,7 +184,7 @@ def test_streamed_answer_is_one_or_trouble(chunks: list[str]) -> None:
         for chunk in chunks:
             given_out += assembly.take(chunk)
         parsed = assembly.parsed()
-    except (Trouble, Complaint) as error:
+    except (ExchangeFailed, Complaint) as error:
         meaning(error)
     else:
         shown(parsed)
@@ -398,7 +398,7 @@ def test_schema_and_value_that_multiply_are_checked_within_bounds(name: str) -> 
     assert cpu_s(lambda: check.problem_now(schema, value)) < 4
 
 
-# -- the border --------------------------------------------------------------------------------------------------------
+# -- masking -----------------------------------------------------------------------------------------------------------
 
 PERSONAL = (
     *("a@example.org", "b.c+d@mail.example.com", "+43 664 1234567", "(415) 555-2671", "4111 1111 1111 1111"),
@@ -455,19 +455,19 @@ secret = st.one_of(texts, prose, st.integers(), st.floats(allow_nan=False), st.b
 def test_result_of_a_tool_crosses_the_border_and_comes_back(value: Any, text: str) -> None:
     """What leaves is JSON without private values; a call with placeholders in it gets the values."""
     tool = PythonTool(python="m:f", description="d", parameters={"v": {"type": "string"}}, private=("pin",))
-    border = Border({"t": tool})
+    masking = Masking({"t": tool})
     asked = Message("assistant", tool_calls=(ToolCall("t", {"v": text}),))
     chat = Chat(
         key="", messages=(asked, Message("tool", write_json({"pin": value})), Message("user", text)), max_tokens=9
     )
-    out = border.out(chat)
+    out = masking.mask(chat)
     json.loads(out.messages[1].content)
     sent = json.dumps(out.messages[0].tool_calls[0].arguments)
     answered = ChatAnswer(
         text=out.messages[2].content, calls=(RawCall("t", sent),), finish="stop", prompt_tokens=1, cached_tokens=0,
         completion_tokens=1, first_token_ms=0.0, total_ms=0.0,
     )  # fmt: skip
-    back = border.back(answered, shaped=False)
+    back = masking.restore(answered, shaped=False)
     assert back.text == text
     assert json.loads(back.calls[0].arguments) == {"v": text}
 

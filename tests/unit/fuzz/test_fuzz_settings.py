@@ -27,6 +27,7 @@ from edged.residency.pressure import low_memory
 from edged.tools import values as tool_values
 from edged.transport.http.core import keys
 from edged.transport.mqtt import settings as mqtt
+from tests.support import schema as settings_schema
 from tests.support.fuzz import anything, cpu_s, damaged, is_finite, json_values, maps, texts, toml
 
 # Values of TOML: beside those of JSON dates, and numbers that are none. None is not there.
@@ -125,6 +126,12 @@ RIGHT = (
     '[models.small]\n[databases.plant]\npath = "/tmp/p.db"\n[agents.house]\nmodel = "small"\ntools = ["t"]\n[tools.t]\n'
     'description = "d"\ndatabase = "plant"\nsql = "SELECT :a"\nparameters.a = { enum = ["x"] }\n[mqtt]\n[http]\n'
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compared_with_the_schema() -> Iterator[None]:
+    with settings_schema.compared():
+        yield
 
 
 @pytest.fixture(scope="module")

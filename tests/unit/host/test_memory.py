@@ -140,3 +140,24 @@ def test_real_kernel_answers_with_sizes_that_fit_together() -> None:
     assert 0 < memory.private_bytes() < 2**40
     assert 0 < available < 2**50
     assert memory.board_bytes() > MIB
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "kills"),
+    [
+        ("0::/a/b", {"a/b/memory.events": "low 0\noom 3\noom_kill 2\noom_group_kill 0\n"}, 2),
+        ("4:memory:/x\n0::/", {"memory/x/memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"}, 1),
+        ("0::/a", {"a/memory.events": "low 0\n"}, None),
+        ("0::/a", {}, None),
+        ("", {}, None),
+    ],
+    ids=["v2", "v1", "an-old-kernel", "no-counter", "no-cgroup"],
+)
+def test_oom_kills_are_those_of_the_own_cgroup(
+    kernel: Path, own: str, files: dict[str, str], kills: int | None
+) -> None:
+    """As the kernel counts them."""
+    (kernel / "cgroup").write_text(own + "\n" if own else "")
+    for path, text in files.items():
+        limit(kernel, path, text)
+    assert memory.oom_kills() == kills

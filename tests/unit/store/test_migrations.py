@@ -26,6 +26,7 @@ RELEASED = (
     "ea776e7a47907402",
     "ef17966d63bdfdcb",
     "2188874145910a4a",
+    "a318878cef4e4009",
 )
 
 
@@ -47,8 +48,8 @@ def test_store_of_every_earlier_schema_goes_on_with_what_it_has(schema: int, tmp
         "failed1",
         "quarantined1",
     }
-    assert [row.rid for row in requests.recover(c, "b")] == ["running1"]
-    requests.requeue(c, "running1")
+    assert [row.rid for row in requests.recover(c, "b").rows] == ["running1"]
+    requests.put_back(c, "running1")
     assert sorted(row.rid for row in requests.claim(c, ANY)) == ["received1", "running1"]
     assert len(journal.steps(c, "running1")) == 1
     c.close()

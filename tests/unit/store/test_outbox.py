@@ -35,7 +35,7 @@ def test_delivery_is_ready_once_there_is_an_answer(c: apsw.Connection) -> None:
     [found] = ready(c)
     assert (found.rid, found.request_id, found.status, found.body) == (rid, "a", Status.DONE, answer(rid))
     assert found.address == Address("r/t", b"\x00x", Format.JSON)
-    assert outbox.waiting(c) == 1
+    assert outbox.waiting(c, ("mqtt",)) == 1
 
 
 @pytest.mark.parametrize("status", list(Status))
@@ -53,20 +53,40 @@ def test_request_is_done_when_the_last_of_its_replies_arrived(c: apsw.Connection
     settle(c, rid)
     first, second = ready(c)
     assert first.body == second.body
-    outbox.confirm(c, first.id)
+    outbox.confirm(c, first)
     assert lookup.get(c, rid).state is State.ANSWERED
     assert [d.id for d in ready(c)] == [second.id]
-    outbox.confirm(c, second.id)
+    outbox.confirm(c, second)
     assert lookup.get(c, rid).state is State.DONE
-    assert outbox.waiting(c) == 0
+    assert outbox.waiting(c, ("mqtt",)) == 0
 
 
 def test_confirm_twice_changes_nothing(c: apsw.Connection) -> None:
     """A broker may confirm a redelivered reply again."""
     rid = finished(c, ask(reply_topic="r"))
     [only] = ready(c)
-    outbox.confirm(c, only.id)
-    outbox.confirm(c, only.id)
+    outbox.confirm(c, only)
+    outbox.confirm(c, only)
+    assert lookup.get(c, rid).state is State.DONE
+
+
+def test_late_confirmation_of_a_reply_says_nothing_of_the_one_that_came_after_it(
+    c: apsw.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request was tried again while its old reply was on its way: whoever got that is to get the new one, too."""
+    rid = finished(c, ask(reply_topic="r"), Status.FAILED)
+    [old] = ready(c)
+    requests.try_again(c, rid)
+    outbox.confirm(c, old)
+    monkeypatch.setattr(clock, "wall", lambda: 1e9 + 1)
+    claim(c)
+    settle(c, rid)
+    [new] = ready(c)
+    outbox.confirm(c, old)
+    assert ready(c) == [new]
+    assert new.status is Status.DONE
+    outbox.confirm(c, new)
+    assert ready(c) == []
     assert lookup.get(c, rid).state is State.DONE
 
 
@@ -76,11 +96,11 @@ def test_asking_again_after_delivery_delivers_the_same_bytes_again(c: apsw.Conne
     [first] = ready(c)
     put(c, ask(id="a", reply_topic="r"))
     assert len(ready(c)) == 1
-    outbox.confirm(c, first.id)
+    outbox.confirm(c, first)
     assert put(c, ask(id="a", reply_topic="r")).known
     [again] = ready(c)
     assert (again.rid, again.body) == (rid, first.body)
-    outbox.confirm(c, again.id)
+    outbox.confirm(c, again)
     assert ready(c) == []
 
 
@@ -118,7 +138,7 @@ def test_reply_that_waits_through_a_reboot_keeps_what_is_left(
     monkeypatch.setattr(clock, "boot", lambda: 5e6)
     finished(c, ask("1", reply_topic="r/1", deadline_s=300))
     finished(c, ask("2", id="b", reply_topic="r/2", deadline_s=300))
-    outbox.confirm(c, ready(c)[1].id)
+    outbox.confirm(c, ready(c)[1])
     monkeypatch.setattr(clock, "boot", lambda: 50.0)
     monkeypatch.setattr(clock, "wall", lambda: 1e9 + 100)
     monkeypatch.setattr(clock, "boot_id", lambda: "boot-2")

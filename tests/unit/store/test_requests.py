@@ -14,7 +14,10 @@ from edged.host import clock
 from edged.store import conversations, journal, lookup, outbox, requests, retention
 from edged.store.journal import Intent, Result, Step
 from edged.store.lifecycle import WAITING, IllegalTransition, State
+from edged.store.lookup import Row
+from edged.store.requests import FreeSlots
 from edged.types import Ask, Finding, Message, Packet, PastTurn, Priority, Spent, Status, Timing, ToolCall, Usage
+from edged.wire import new_rid
 from tests.support.store import ANY, ONE, PLENTY, answer, ask, claim, finished, put, settle, store
 
 DAY = 86400.0
@@ -314,7 +317,7 @@ def test_settle_of_what_only_waits_does_not_touch_what_runs(c: apsw.Connection) 
     assert lookup.get(c, rid).state is State.RUNNING
 
 
-def test_release_does_not_count_the_attempt_and_requeue_does(c: apsw.Connection) -> None:
+def test_release_does_not_count_the_attempt_and_an_end_of_its_own_does(c: apsw.Connection) -> None:
     """A stop is no crash."""
     rid = put(c).rid
     claim(c)
@@ -322,13 +325,146 @@ def test_release_does_not_count_the_attempt_and_requeue_does(c: apsw.Connection)
     assert (lookup.get(c, rid).state, lookup.get(c, rid).attempts) == (State.RECEIVED, 0)
     assert lookup.get(c, rid).spent == SPENT
     claim(c)
-    requests.requeue(c, rid)
+    _ended(c)
+    requests.put_back(c, rid)
     assert (lookup.get(c, rid).state, lookup.get(c, rid).attempts) == (State.RECEIVED, 1)
     later = put(c, ask(deadline_s=1)).rid
     assert lookup.ahead(c, lookup.get(c, rid)) == []  # what killed the daemon, or not, is tried first
     assert lookup.ahead(c, lookup.get(c, later)) == ["house"]
     with pytest.raises(IllegalTransition):
-        requests.requeue(c, rid)
+        requests.put_back(c, rid)
+
+
+def _ended(c: apsw.Connection, *, own_fault: bool = True, boot: str = "boot-1") -> list[Row]:
+    """The daemon has ended and begun again."""
+    return requests.count_end(c, requests.recover(c, boot), own_fault=own_fault)
+
+
+@pytest.mark.parametrize("own_fault", [True, False])
+def test_every_end_makes_suspects_and_only_own_faults_count_as_attempts(c: apsw.Connection, own_fault: bool) -> None:
+    """What ran is known to have begun, and goes first; what waited is none."""
+    ran, other = put(c).rid, put(c).rid
+    claim(c)
+    [row] = _ended(c, own_fault=own_fault)
+    assert (row.rid, row.attempts, row.ends, row.alone) == (ran, int(own_fault), 1, 1)
+    requests.put_back(c, ran)
+    assert lookup.suspects(c) == [ran]
+    first, second = requests.claim(c, ANY)
+    assert [(row.rid, row.begun) for row in (first, second)] == [(ran, True), (other, False)]
+
+
+def test_ends_in_a_row_are_counted_for_what_ran_alone_at_each(c: apsw.Connection) -> None:
+    """One beside others, or one that another was to blame for, begins anew."""
+    one, other = put(c).rid, put(c).rid
+
+    def end(count: int) -> dict[str, int]:
+        for row in requests.claim(c, FreeSlots(count, 1, 1)):
+            assert row.rid in (one, other)
+        for row in _ended(c, own_fault=False):
+            requests.put_back(c, row.rid)
+        return {rid: lookup.get(c, rid).alone for rid in (one, other)}
+
+    assert [end(1), end(1), end(2), end(1)] == [{one: n, other: 0} for n in (1, 2, 0, 1)]
+    assert end(1) == {one: 0, other: 1}, "what was alone last goes last, so that innocents share no blame"
+    settle(c, claim(c).rid)
+    assert [end(1), end(1)] == [{one: 0, other: n} for n in (2, 3)]
+
+
+def test_end_at_which_nothing_ran_says_nothing(c: apsw.Connection) -> None:
+    """A suspect that waited is what it was."""
+    rid = put(c).rid
+    claim(c)
+    _ended(c)
+    requests.put_back(c, rid)
+    assert _ended(c) == []
+    assert (lookup.get(c, rid).ends, lookup.get(c, rid).alone) == (1, 1)
+
+
+def test_attempts_that_a_reload_could_not_put_back_do_not_count(c: apsw.Connection) -> None:
+    """Nor is anybody suspected: the process has not ended."""
+    rid = put(c).rid
+    claim(c)
+    [row] = requests.uncount(c, [each.rid for each in requests.recover(c, "boot-1").rows])
+    assert (row.rid, row.attempts, row.ends) == (rid, 0, 0)
+
+
+def test_parked_suspect_is_one_no_more(c: apsw.Connection) -> None:
+    """The daemon lived through its attempt."""
+    rid = put(c).rid
+    claim(c)
+    _ended(c)
+    requests.put_back(c, rid)
+    claim(c)
+    requests.park(c, rid, 9, SPENT)
+    requests.resume(c, ("house",), 1)
+    assert lookup.suspects(c) == []
+    assert claim(c).begun, "what its attempts did is looked up all the same"
+
+
+def test_recover_knows_whether_the_board_was_switched_off(c: apsw.Connection) -> None:
+    """By what ran; what waits from an earlier boot says nothing about the last end."""
+    put(c, boot="boot-0")
+    put(c, boot="boot-1")
+    assert not requests.recover(c, "boot-1").another_boot
+    claim(c)
+    assert not requests.recover(c, "boot-1").another_boot
+    assert requests.recover(c, "boot-2").another_boot
+    assert not requests.recover(c, "boot-2").another_boot
+
+
+def put_remote(c: apsw.Connection, wanted: Ask | None = None) -> str:
+    """A request that an upstream is to answer."""
+    return requests.accept(
+        c, wanted or ask(), new_rid(), "boot-1", 1000, PLENTY, decision="cloud cloud_asked 0 up", remote=True
+    ).rid
+
+
+def test_work_that_others_do_takes_its_own_slots_only(c: apsw.Connection) -> None:
+    """The board's own passes it."""
+    remote = [put_remote(c) for _ in range(3)]
+    own = put(c).rid
+    assert [row.rid for row in requests.claim(c, FreeSlots(9, 9, 2))] == [*remote[:2], own]
+    assert requests.claim(c, FreeSlots(9, 9, 0)) == []
+    assert [row.rid for row in requests.claim(c, ONE)] == remote[2:]
+
+
+def test_request_that_finds_no_slot_elsewhere_waits_for_one_and_is_decided_anew(c: apsw.Connection) -> None:
+    """It is no attempt."""
+    rid = put(c).rid
+    claim(c)
+    requests.release(c, rid, SPENT, remote=True)
+    row = lookup.get(c, rid)
+    assert (row.state, row.attempts, row.remote, row.decision) == (State.RECEIVED, 0, True, "")
+    assert requests.claim(c, FreeSlots(1, 1, 0)) == []
+    assert claim(c).rid == rid
+    requests.release(c, rid, SPENT)
+    assert lookup.get(c, rid).remote, "a stop changes nothing about that"
+
+
+def test_decision_is_kept_while_it_holds(c: apsw.Connection) -> None:
+    """Until the link changes, or the daemon begins anew."""
+    rid = put_remote(c)
+    assert claim(c).decision == "cloud cloud_asked 0 up"
+    requests.park(c, rid, 9, SPENT, "wait cloud_asked 0")
+    assert lookup.get(c, rid).decision == "wait cloud_asked 0"
+    requests.resume(c, ("house",), 1)
+    assert lookup.get(c, rid).decision == ""
+    other = put_remote(c)
+    requests.recover(c, "boot-1")
+    assert lookup.get(c, other).decision == ""
+
+
+def test_resume_leaves_room_for_those_that_are_queued_for_it(c: apsw.Connection) -> None:
+    """And for no others: one that ended meanwhile, or is of another agent, takes none."""
+    waiting = [parked(c) for _ in range(4)]
+    assert requests.resume(c, ("house",), 1) == waiting[:1]
+    assert requests.resume(c, ("house",), 1) == []
+    put_remote(c, ask(agent="shed"))
+    assert requests.resume(c, ("house",), 2) == waiting[1:2]
+    settle(c, waiting[0], Status.EXPIRED)
+    assert requests.resume(c, ("house",), 2) == waiting[2:3]
+    assert claim(c).rid == waiting[1]
+    assert requests.resume(c, ("house",), 2) == waiting[3:]
 
 
 def parked(c: apsw.Connection, wanted: Ask | None = None) -> str:
@@ -499,7 +635,7 @@ def test_recover_in_the_same_boot_changes_no_deadline(c: apsw.Connection, clocks
     rid = put(c, ask(deadline_s=100)).rid
     claim(c)
     clocks.advance(30)
-    [row] = requests.recover(c, "boot-1")
+    [row] = requests.recover(c, "boot-1").rows
     assert (row.rid, row.deadline_boot, row.accepted_boot) == (rid, 1100.0, 1000.0)
 
 
@@ -515,7 +651,7 @@ def test_recover_in_another_boot_keeps_what_is_left_by_the_wall_clock(
     waiting = put(c, ask("1", deadline_s=100)).rid
     unlimited = put(c, ask("2")).rid
     clocks.boot, clocks.wall = 7.0, clocks.wall + wall_passed
-    assert requests.recover(c, "boot-2") == []
+    assert requests.recover(c, "boot-2").rows == []
     row = lookup.get(c, waiting)
     assert row.deadline_boot is not None
     assert row.deadline_boot == pytest.approx(7.0 + left)
@@ -611,7 +747,7 @@ def test_history_expires_as_a_whole_and_lives_on_with_its_newest_turn(c: apsw.Co
     assert conversations.history(c, rows[2]) == [PastTurn(turn("1"), True), PastTurn(turn("2"), True)]
     clocks.advance(50)
     assert conversations.history(c, rows[2]) == []
-    retention.trim(c, DAY, "boot-1", PLENTY)
+    retention.trim(c, DAY, "boot-1", PLENTY, ("mqtt",))
     assert c.execute("SELECT count(*) FROM turns").get == 0
 
 
@@ -632,7 +768,8 @@ def test_claim_takes_what_ran_when_the_daemon_died_first(c: apsw.Connection) -> 
     """Until it is over one request runs at a time, so it must not wait behind everything else."""
     survivor = put(c, ask("batch", priority=Priority.BATCH)).rid
     assert claim(c).rid == survivor
-    requests.requeue(c, survivor)
+    _ended(c)
+    requests.put_back(c, survivor)
     put(c, ask("urgent", deadline_s=1.0))
     assert claim(c).rid == survivor
 
@@ -649,10 +786,22 @@ def test_trim_forgets_finished_requests_past_the_retention_with_all_they_had(
     clocks.advance(8 * DAY)
     young = finished(c, ask(id="b"))
     waiting = put(c).rid
-    assert retention.trim(c, 7 * DAY, "boot-1", PLENTY) == 1
+    assert retention.trim(c, 7 * DAY, "boot-1", PLENTY, ("mqtt",)) == 1
     assert [row.rid for row in lookup.latest(c, 9)] == [waiting, young]
     assert c.execute("SELECT (SELECT count(*) FROM steps) + (SELECT count(*) FROM packets)").get == 0
     assert not put(c, ask(id="a")).known
+
+
+def test_trim_forgets_a_reply_that_nobody_can_deliver_any_more(c: apsw.Connection, clocks: Clocks) -> None:
+    """Its transport is gone from the configuration. Until the retention it waits for that to come back."""
+    finished(c, ask(reply_topic="r"))
+    assert outbox.waiting(c, ("mqtt",)) == 1
+    assert outbox.waiting(c, ()) == 0
+    assert retention.trim(c, 7 * DAY, "boot-1", PLENTY, ()) == 0
+    clocks.advance(8 * DAY)
+    assert retention.trim(c, 7 * DAY, "boot-1", PLENTY, ("mqtt",)) == 0
+    assert retention.trim(c, 7 * DAY, "boot-1", PLENTY, ()) == 1
+    assert outbox.waiting(c, ("mqtt",)) == 0
 
 
 def test_trim_keeps_what_is_unfinished_or_not_delivered(c: apsw.Connection, clocks: Clocks) -> None:
@@ -660,10 +809,10 @@ def test_trim_keeps_what_is_unfinished_or_not_delivered(c: apsw.Connection, cloc
     undelivered = finished(c, ask("1", reply_topic="r"))
     waiting = put(c, ask("2")).rid
     clocks.advance(100 * DAY)
-    assert retention.trim(c, 0, "boot-1", 0) == 0
+    assert retention.trim(c, 0, "boot-1", 0, ("mqtt",)) == 0
     [delivery] = outbox.ready(c, ("mqtt",), (), 9)
-    outbox.confirm(c, delivery.id)
-    assert retention.trim(c, -1, "boot-1", 0) == 1
+    outbox.confirm(c, delivery)
+    assert retention.trim(c, -1, "boot-1", 0, ("mqtt",)) == 1
     with pytest.raises(KeyError):
         lookup.get(c, undelivered)
     assert lookup.get(c, waiting).state is State.RECEIVED
@@ -673,9 +822,9 @@ def test_trim_on_a_board_that_learns_the_date_forgets_nothing_of_this_boot(c: ap
     """A clock that jumps by years does not make what was just done old; in a later boot the date is all there is."""
     rid = finished(c, ask(id="a"))
     clocks.wall += 3000 * DAY
-    assert retention.trim(c, 7 * DAY, "boot-1", PLENTY) == 0
+    assert retention.trim(c, 7 * DAY, "boot-1", PLENTY, ("mqtt",)) == 0
     assert put(c, ask(id="a")).rid == rid
-    assert retention.trim(c, 7 * DAY, "boot-2", PLENTY) == 1
+    assert retention.trim(c, 7 * DAY, "boot-2", PLENTY, ("mqtt",)) == 1
 
 
 def test_trim_of_a_nearly_full_store_forgets_the_oldest_first(c: apsw.Connection, clocks: Clocks) -> None:
@@ -684,8 +833,8 @@ def test_trim_of_a_nearly_full_store_forgets_the_oldest_first(c: apsw.Connection
     for _ in range(retention.TRIM_FOR_ROOM + 10):
         rids.append(finished(c))
         clocks.advance(1)
-    assert retention.trim(c, DAY, "boot-1", PLENTY) == 0
-    assert retention.trim(c, DAY, "boot-1", retention.used_bytes(c)) == retention.TRIM_FOR_ROOM
+    assert retention.trim(c, DAY, "boot-1", PLENTY, ("mqtt",)) == 0
+    assert retention.trim(c, DAY, "boot-1", retention.used_bytes(c), ("mqtt",)) == retention.TRIM_FOR_ROOM
     assert [row.rid for row in lookup.latest(c, 99)] == rids[: retention.TRIM_FOR_ROOM - 1 : -1]
 
 

@@ -9,88 +9,19 @@ from typing import Any
 
 import pytest
 
-from edged.config import Config, Database, Node, Publish, PublishTool, SqlTool, Tool
+from edged.config import Config, Database, Node, PublishTool, SqlTool, Tool
 from edged.config.tools import TABLES
-from edged.errors import BadRequest, NoLink, ToolFailed
+from edged.errors import BadRequest, ToolFailed
 from edged.tools import toolbox as toolbox_module
 from edged.tools.kind import Kind
 from edged.tools.sql.kind import SqlKind
 from edged.tools.toolbox import KINDS, Toolbox
 from edged.types import ToolCall
-
-LAMP: dict[str, Any] = {"lamp": {"enum": ["desk", "door"]}, "state": {"enum": ["ON", "OFF"], "default": "ON"}}
-
-
-def lamp(**more: Any) -> PublishTool:
-    """The contract's lamp."""
-    publish = Publish(topic="zigbee2mqtt/{lamp}/set", payload='{"state":"{state}"}', qos=2, retain=True)
-    return PublishTool(description="Switch a lamp.", publish=publish, parameters=LAMP, **more)
-
-
-class Broker:
-    """Keeps what is published."""
-
-    def __init__(self, fault: Exception | None = None, *, silent: bool = False) -> None:
-        self.published: list[tuple[str, bytes, int, bool]] = []
-        self._fault, self._silent = fault, silent
-
-    async def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
-        self.published.append((topic, payload, qos, retain))
-        if self._silent:
-            await asyncio.Event().wait()
-        if self._fault:
-            raise self._fault
-
-
-def one(tool: PublishTool, broker: Broker | None) -> Toolbox:
-    return Toolbox(Config(node=Node(), tools={"lamp": tool}), broker)
+from tests.support.lamps import DESK, Broker, lamp, one
 
 
 def of(tools: dict[str, Tool], databases: dict[str, Database]) -> Toolbox:
     return Toolbox(Config(node=Node(), tools=tools, databases=databases), Broker())
-
-
-DESK = ToolCall("lamp", {"lamp": "desk"})
-
-
-async def test_publish_tool_fills_topic_and_payload_and_tells_where_it_went() -> None:
-    """Defaults are filled in; qos and retain are the configuration's."""
-    broker = Broker()
-    result = await one(lamp(), broker).call(DESK, "r", 0)
-    assert result == {"topic": "zigbee2mqtt/desk/set", "published": True}
-    assert broker.published == [("zigbee2mqtt/desk/set", b'{"state":"ON"}', 2, True)]
-
-
-@pytest.mark.parametrize(
-    ("broker", "call", "error"),
-    [
-        (Broker(ToolFailed("refused")), DESK, "refused"),
-        (Broker(silent=True), DESK, "did not confirm within 0.05 s; it may still"),
-        (None, DESK, "no broker"),
-    ],
-    ids=["refused", "silent", "none"],
-)
-async def test_publish_that_does_not_arrive_fails_with_its_reason(
-    broker: Broker | None, call: ToolCall, error: str
-) -> None:
-    """What is not confirmed is never told as done."""
-    with pytest.raises(ToolFailed, match=error):
-        await one(lamp(timeout_s=0.05), broker).call(call, "r", 0)
-
-
-@pytest.mark.parametrize("arguments", [{"lamp": "a/b"}, {"lamp": "+"}, {}, {"lamp": "desk", "colour": "red"}])
-async def test_publish_with_wrong_arguments_sends_nothing(arguments: dict[str, Any]) -> None:
-    """A call by hand may have any."""
-    broker = Broker()
-    with pytest.raises(ToolFailed):
-        await one(lamp(), broker).call(ToolCall("lamp", arguments), "r", 0)
-    assert broker.published == []
-
-
-async def test_publish_without_a_link_keeps_its_code() -> None:
-    """no_link is retryable, tool_failed is not."""
-    with pytest.raises(NoLink):
-        await one(lamp(), Broker(NoLink("no broker is reachable"))).call(DESK, "r", 0)
 
 
 @pytest.mark.parametrize(("on_uncertain", "sent"), [("retry", 1), ("report", 0)])
@@ -171,19 +102,6 @@ async def test_optional_parameter_of_an_sql_tool_is_null_where_it_is_left_out(pl
     with pytest.raises(BadRequest, match="'x' is not of type 'integer'"):
         await toolbox.call_by_hand("find", {"a": "x"}, "x")
     await toolbox.stop()
-
-
-async def test_optional_parameter_of_a_publish_tool_is_left_out_of_the_message() -> None:
-    """The device sees a message that never had it."""
-    publish = Publish(topic="lamp/set", payload='{"state":"{state}","transition":{seconds}}')
-    parameters: dict[str, dict[str, Any]] = {"state": {}, "seconds": {"type": "number", "optional": True}}
-    broker = Broker()
-    toolbox = one(PublishTool(description="d", publish=publish, parameters=parameters), broker)
-    await toolbox.call(ToolCall("lamp", {"state": "ON"}), "r", 0)
-    await toolbox.call_by_hand("lamp", {"state": "ON", "seconds": None}, "x")
-    await toolbox.call(ToolCall("lamp", {"state": "ON", "seconds": 1.5}), "r", 1)
-    without, whole = b'{"state":"ON"}', b'{"state":"ON","transition":1.5}'
-    assert [payload for _, payload, *_ in broker.published] == [without, without, whole]
 
 
 # -- calls by hand under a name ------------------------------------------------------------------------------------

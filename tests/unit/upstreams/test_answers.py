@@ -10,7 +10,7 @@ import pytest
 from edged.types import RawCall
 from edged.upstreams import answers
 from edged.upstreams.answers import Assembly, Events, Parsed
-from edged.upstreams.failures import Complaint, Trouble
+from edged.upstreams.failures import Complaint, ExchangeFailed
 from edged.upstreams.link import Sign
 
 
@@ -99,7 +99,7 @@ def test_whole_answers_of_many_servers_come_into_one_shape(body: Any, parsed: Pa
 )
 def test_whole_what_is_no_answer_is_weak_and_named(body: Any, words: str) -> None:
     """Never an exception of the parser, never taken for an answer."""
-    with pytest.raises(Trouble, match=words) as caught:
+    with pytest.raises(ExchangeFailed, match=words) as caught:
         whole(body)
     assert caught.value.sign is Sign.WEAK
 
@@ -170,7 +170,7 @@ def test_assembly_tells_calls_apart_however_servers_number_them(deltas: list[Any
 )
 def test_assembly_without_a_finish_reason_is_a_cut_stream(deltas: list[Any], words: str) -> None:
     """Half an answer is none."""
-    with pytest.raises(Trouble, match=words) as caught:
+    with pytest.raises(ExchangeFailed, match=words) as caught:
         streamed(*deltas, finish=None)
     assert caught.value.sign is Sign.WEAK
 
@@ -187,7 +187,7 @@ def test_assembly_error_object_in_the_stream_is_a_complaint() -> None:
 @pytest.mark.parametrize("data", ["<html>", "{", '{"choices": 5}', "[]", '{"choices": [{"delta": {"content": []}}]}'])
 def test_assembly_garbage_is_weak(data: str) -> None:
     """Like an answer that is not streamed."""
-    with pytest.raises(Trouble) as caught:
+    with pytest.raises(ExchangeFailed) as caught:
         Assembly(secret=None).take(data)
     assert caught.value.sign is Sign.WEAK
 
@@ -201,7 +201,7 @@ def test_listed_takes_any_json_object(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b"<html>", b"", b"[]", b'{"data": "m"}'])
 def test_listed_refuses_what_a_captive_portal_answers(body: bytes) -> None:
     """A page with status 200 is no sign of a server."""
-    with pytest.raises(Trouble):
+    with pytest.raises(ExchangeFailed):
         answers.listed(body)
 
 

@@ -143,7 +143,7 @@ async def test_schemas_that_are_large_but_harmless_are_taken(name: str) -> None:
     """In the time that the engine may be kept from computing."""
     began = time.process_time()
     assert await precheck.problem([part(FINE[name])]) is None
-    assert time.process_time() - began < PATIENCE * precheck.TRIAL_CPU_S
+    assert time.process_time() - began < PATIENCE * precheck.CHILD_CPU_S
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -152,7 +152,7 @@ async def test_schemas_that_cannot_be_kept_are_refused_with_the_word(name: str) 
     schema, said = HOSTILE[name]
     began = time.process_time()
     found = await precheck.problem([part(schema)])
-    assert time.process_time() - began < PATIENCE * precheck.TRIAL_CPU_S
+    assert time.process_time() - began < PATIENCE * precheck.CHILD_CPU_S
     assert found is not None
     assert found[0] == 0
     assert re.search(said, found[1]), found[1]
@@ -216,13 +216,13 @@ async def test_as_many_reasons_are_remembered_as_is_said(monkeypatch: pytest.Mon
 
 async def test_a_pattern_that_takes_too_much_memory_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     """The daemon's own memory is not touched."""
-    monkeypatch.setattr(precheck, "CHILD", precheck.CHILD.replace(str(precheck.TRIAL_BYTES), str(64 * 2**20)))
+    monkeypatch.setattr(precheck, "CHILD", precheck.CHILD.replace(str(precheck.CHILD_BYTES), str(64 * 2**20)))
     found = await precheck.problem([part({"type": "string", "pattern": "^a{400000}$"})])
     assert found == (0, precheck.TOO_LARGE)
 
 
 async def test_a_process_that_does_not_answer_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precheck, "TRIAL_S", 0.3)
+    monkeypatch.setattr(precheck, "CHILD_S", 0.3)
     monkeypatch.setattr(precheck, "CHILD", "import time; time.sleep(60)")
     assert await precheck.problem([part({"pattern": "^never$"})]) == (0, precheck.TOO_LONG)
 
@@ -236,7 +236,7 @@ def endless(child: str) -> str:
 async def test_a_process_whose_timer_does_not_end_it_is_ended_by_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Well before the daemon loses its patience with it."""
     monkeypatch.setattr(precheck, "CHILD", endless(precheck.CHILD).replace("signal.setitimer(", "(lambda *_: None)("))
-    monkeypatch.setattr(precheck, "TRIAL_S", 120.0)  # of a busy machine; what ends it counts CPU time
+    monkeypatch.setattr(precheck, "CHILD_S", 120.0)  # of a busy machine; what ends it counts CPU time
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert await precheck.problem([part({"pattern": "^endless$"})]) == (0, precheck.TOO_LONG)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -256,9 +256,9 @@ async def test_killed_daemon_leaves_no_process_behind() -> None:
         "import asyncio, sys\n"
         "from edged.agent.grammars import precheck\n"
         "precheck.CHILD = sys.argv[1]\n"
-        "asyncio.run(precheck.check_answer({'pattern': '^endless$'}))"
+        "asyncio.run(precheck.fitted_answer({'pattern': '^endless$'}))"
     )
-    child = endless(precheck.CHILD).replace(str(precheck.TRIAL_CPU_S), "30")
+    child = endless(precheck.CHILD).replace(str(precheck.CHILD_CPU_S), "30")
     daemon = await asyncio.create_subprocess_exec(sys.executable, "-c", program, child)
     children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
     async with asyncio.timeout(60):

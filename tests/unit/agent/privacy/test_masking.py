@@ -12,7 +12,7 @@ import pytest
 from edged.agent.loop import Run
 from edged.agent.minds.base import Resources
 from edged.agent.minds.cloud import CloudDecider
-from edged.agent.privacy.masking import CUT, Border, is_private
+from edged.agent.privacy.masking import CUT, Masking, is_private
 from edged.config import Agent, Private, PythonTool, Tool, Upstream
 from edged.tools.check import MAX_PROBLEM
 from edged.types import AuditEntry, Chat, ChatAnswer, Message, RawCall, Request, ToolCall, ToolSpec
@@ -51,7 +51,7 @@ def test_is_private(names: tuple[str, ...], path: tuple[str, ...], private: bool
 def test_everything_below_a_private_name_is_hidden() -> None:
     """Names of an object's parts too; what is nothing stays nothing."""
     result = {"who": {"Anna": [1234, None, True]}, "town": "Linz", "said": "Anna is in"}
-    out = Border({"t": tool(("who",))}).out(chat(*asked("t", {}, result)))
+    out = Masking({"t": tool(("who",))}).mask(chat(*asked("t", {}, result)))
     assert json.loads(out.messages[1].content) == {
         "who": {"[PRIVATE_1]": ["[PRIVATE_2]", None, "[PRIVATE_3]"]}, "town": "Linz", "said": "[PRIVATE_1] is in",
     }  # fmt: skip
@@ -61,7 +61,7 @@ def test_tool_that_is_private_or_unknown_is_hidden_whole() -> None:
     """Names of columns are no values."""
     tools: dict[str, Tool] = {"t": tool(True)}
     messages = (*asked("t", {"a": "b-c"}, {"rows": [{"n": "x-y"}]}), *asked("gone", {"a": 1}, "text"))
-    out = Border(tools).out(chat(*messages)).messages
+    out = Masking(tools).mask(chat(*messages)).messages
     assert out[0].tool_calls[0].arguments == {"a": "[PRIVATE_1]"}
     assert json.loads(out[1].content) == {"rows": [{"n": "[PRIVATE_2]"}]}
     assert (out[2].tool_calls[0].arguments, out[3].content) == ({"a": "[PRIVATE_3]"}, '"[PRIVATE_4]"')
@@ -72,8 +72,8 @@ def test_numbers_stay_the_same_when_more_is_said() -> None:
     tools: dict[str, Tool] = {"t": tool(("n",))}
     first = (Message("user", "a@example.com and Anna"), *asked("t", {}, {"n": "Bert"}))
     more = (*asked("t", {}, {"n": "Anna"}), Message("user", "b@example.com"))
-    short, long = Border(tools), Border(tools)
-    before, after = short.out(chat(*first)).messages, long.out(chat(*first, *more)).messages
+    short, long = Masking(tools), Masking(tools)
+    before, after = short.mask(chat(*first)).messages, long.mask(chat(*first, *more)).messages
     assert before[0].content == "[EMAIL_1] and Anna"
     assert after[0].content == "[EMAIL_1] and [PRIVATE_2]"
     assert before[1:] == after[1:3]
@@ -85,9 +85,9 @@ def test_private_parameter_takes_placeholders_for_its_values() -> None:
     parameters: dict[str, dict[str, Any]] = {
         "who": {"enum": ["Anna", "Bert"]}, "pin": {"type": "integer"}, "code": {"type": "string", "pattern": "^4"},
     }  # fmt: skip
-    border = Border({"t": tool(("who", "pin", "code"), **parameters)})
+    masking = Masking({"t": tool(("who", "pin", "code"), **parameters)})
     spec = ToolSpec("t", "d", {"type": "object", "properties": parameters, "required": []})
-    out = border.out(chat(Message("user", "is Bert in?"), *asked("t", {"pin": 4711}, "ok"), tools=(spec,)))
+    out = masking.mask(chat(Message("user", "is Bert in?"), *asked("t", {"pin": 4711}, "ok"), tools=(spec,)))
     assert out.tools[0].parameters["properties"] == {
         "who": {"enum": ["[PRIVATE_1]", "[PRIVATE_2]"]},
         "pin": {"type": ["integer", "string"]},
@@ -95,14 +95,14 @@ def test_private_parameter_takes_placeholders_for_its_values() -> None:
     }
     assert out.messages[0].content == "is [PRIVATE_2] in?"
     call = RawCall("t", '{"who": "[private_2]", "pin": "[PRIVATE_3]", "code": "[PRIVATE_3]"}')
-    back = border.back(answer("", call), shaped=False)
+    back = masking.restore(answer("", call), shaped=False)
     assert json.loads(back.calls[0].arguments) == {"who": "Bert", "pin": 4711, "code": "4711"}
 
 
 def test_operators_own_words_leave_as_they_are() -> None:
     """And a number in them is not given out again."""
     system = (Message("system", "Orders go to shop@example.com, as [EMAIL_1]."),)
-    out = Border({}).out(chat(Message("user", "a@example.com")), system)
+    out = Masking({}).mask(chat(Message("user", "a@example.com")), system)
     assert out.messages == (*system, Message("user", "[EMAIL_2]"))
 
 
@@ -110,7 +110,7 @@ def test_error_that_was_cut_says_nothing_of_what_was_written() -> None:
     """Half a value would not be known for one."""
     correction = Message("tool", json.dumps({"error": "x" * MAX_PROBLEM}))
     call = Message("assistant", tool_calls=(ToolCall("t", {}),))
-    out = Border({"t": tool()}).out(chat(Message("user", "hi")), corrections=(call, correction))
+    out = Masking({"t": tool()}).mask(chat(Message("user", "hi")), corrections=(call, correction))
     assert json.loads(out.messages[-1].content) == {"error": CUT}
 
 

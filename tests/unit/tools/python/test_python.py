@@ -380,7 +380,7 @@ def test_python_tool_has_the_contracts_defaults_and_its_folder_lies_beside_the_f
     [
         ('sql = "SELECT 1"', "tools.t", "exactly one of `sql`, `publish` and `python`"),
         ('effect = "maybe"', "tools.t.effect", "allowed are read, write"),
-        ('on_uncertain = "maybe"', "tools.t.on_uncertain", "allowed are report, retry"),
+        ('on_uncertain = "maybe"', "tools.t.on_uncertain", "allowed are retry, report"),
         ('memory = "lots"', "tools.t.memory", "is no size"),
         ('memory = "1MiB"', "tools.t.memory", "outside 32MiB"),
         ("timeout_s = 0", "tools.t.timeout_s", "outside 0.01"),
