@@ -51,7 +51,8 @@ class CloudMind:
         if decision.go is not Go.CLOUD or decision.upstream is None:
             return None
         [facts] = self._resources.cloud.facts([decision.upstream])
-        if not (facts.up and facts.room and facts.budget_left):  # the decision was made some time ago
+        holds = decision.may_leave and facts.up and facts.room and facts.budget_left
+        if not holds:  # it was made some time ago
             raise Declined
         return CloudDecider(self._resources, run, decision.upstream, decision.reason)
 
