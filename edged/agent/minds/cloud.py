@@ -147,7 +147,9 @@ class CloudDecider(Decider):
         except ModelUnavailable as error:
             raise Declined(error, refused_by=self._upstream) from error
         except (NoLink, OverBudget) as error:
-            log.warning("upstream %s cannot be used: %s", self._upstream, error.message)
+            log.warning(
+                "upstream %s cannot be used: %s", self._upstream, error.message, extra={"event": "upstream_skipped"}
+            )
             raise Declined(unaffordable_at=self._upstream if isinstance(error, OverBudget) else None) from error
 
     def _leaves(self, run: Run, masking: Masking, chat: Chat, body: bytes) -> None:
