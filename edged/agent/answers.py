@@ -110,4 +110,9 @@ async def _problem(known: Mapping[str, ToolSpec], name: str, arguments: JSON) ->
         return f"there is no tool {name!r}; there are {', '.join(known) or 'none'}"
     if not isinstance(arguments, dict):
         return "the arguments are not a JSON object"
-    return await check.problem({**known[name].parameters, "additionalProperties": False}, arguments)
+    return await check.problem(closed(known[name].parameters), arguments)
+
+
+def closed(parameters: dict[str, JSON]) -> dict[str, JSON]:
+    """A tool's parameters: no argument beside those declared, unless the schema says so itself."""
+    return {"additionalProperties": False, **parameters}

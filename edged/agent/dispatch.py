@@ -93,7 +93,7 @@ class Dispatcher:
         """Inexpressible where the board is to answer in a shape that no grammar can be made of. It is checked when the
         request comes, because later a tool may have acted. What a server writes is validated, so it may have any."""
         if request.response_schema is not None and decision.go is Go.LOCAL and not decision.served:
-            await precheck.check_answer(request.response_schema)
+            await precheck.fitted_answer(request.response_schema)
 
     def is_private(self, request: Request) -> bool:
         """Whether nothing of it may ever leave the board: the stricter of what the request and its agent say."""

@@ -18,7 +18,8 @@ from msgspec import Struct
 
 from edged.agent.dialects import Dialects, chat_template
 from edged.agent.dialects.chat_template import Dialect, write_json
-from edged.agent.grammars import grammar
+from edged.agent.grammars import grammar, precheck
+from edged.agent.grammars.kept import Kept
 from edged.config import Agent, Example, Tool
 from edged.tools.values import sample, schema
 from edged.types import Message, Segment, ToolCall, ToolRecord, ToolSpec
@@ -64,12 +65,22 @@ class Prompts:
 
     grammar: of a decision; grammar_here: the same without `escalate`, for a request that stays on the board. The prompt
     is the same for both: its fixed part is computed once.
+    after: schemas of the tools whose arguments a grammar keeps in part only, by name: calls are checked by them.
 
     Args:
+        taken: the tools' parameters as grammars take them, by name.
         escalates: requests of this agent may be handed to an upstream.
     """
 
-    def __init__(self, agent: Agent, tools: Mapping[str, Tool], spoken: Dialect, *, escalates: bool = False) -> None:
+    def __init__(
+        self,
+        agent: Agent,
+        tools: Mapping[str, Tool],
+        spoken: Dialect,
+        taken: Mapping[str, Kept] | None = None,
+        *,
+        escalates: bool = False,
+    ) -> None:
         self.dialect = spoken
         self._system = (Message("system", agent.system),) if agent.system else ()
         self._tools = {name: tools[name] for name in agent.tools}
@@ -78,8 +89,10 @@ class Prompts:
         self._deciding_fixed = (*self._system, *_examples(self._tools, escalates=escalates))
         self._deciding_prefix = spoken.render(self._deciding_fixed, self._specs, generate=False)
         self._answering_prefix = spoken.render(self._system, generate=False) if self._system else ()
-        self.grammar = grammar.one_call(self._specs, spoken.calls)
-        self.grammar_here = grammar.one_call(here, spoken.calls)
+        taken = taken or {}
+        self.grammar = grammar.one_call(grammar.fitted(self._specs, taken), spoken.calls)
+        self.grammar_here = grammar.one_call(grammar.fitted(here, taken), spoken.calls)
+        self.after = {spec.name: spec.parameters for spec in here if spec.name in taken and taken[spec.name].after}
 
     def deciding(self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord]) -> Prompt:
         """The prompt for the next decision, after the calls that were made."""
@@ -196,5 +209,7 @@ class PromptBook:
         settings = self._agents[agent]
         dialect = await self._dialects.of_model(settings.model)
         if (agent, dialect) not in self._made:
-            self._made[agent, dialect] = Prompts(settings, self._tools, dialect, escalates=self._escalates(agent))
+            taken = await precheck.fitted_tools(specs({name: self._tools[name] for name in settings.tools}))
+            escalates = self._escalates(agent)
+            self._made[agent, dialect] = Prompts(settings, self._tools, dialect, taken, escalates=escalates)
         return self._made[agent, dialect]

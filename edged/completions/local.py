@@ -4,19 +4,23 @@ what the model wants called goes back to the client."""
 
 from __future__ import annotations
 
+from msgspec import structs
+
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
-from edged.agent.grammars import grammar, precheck
-from edged.agent.grammars.precheck import Inexpressible
-from edged.completions import request
+from edged.agent.grammars import grammar
+from edged.completions import request, shapes
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
 from edged.completions.output import Output, WaitingLogprobs
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice, model_answer
+from edged.completions.shapes import Shapes
 from edged.config import Model
-from edged.errors import BadRequest
+from edged.errors import ToolFailed
 from edged.interfaces import Engine, OnPiece
 from edged.types import Completion, Job, Segment, TokenLogprob, ToolSpec
 from edged.wire import new_rid
+
+TRIES = 2  # of what a grammar keeps in part only: a small model that is wrong twice would be wrong again
 
 
 class Local:
@@ -32,11 +36,37 @@ class Local:
             None where all that was made are calls whose results are there already: the model has nothing to add. Small
             ones go on like that for ever; without the tools in sight they word an answer.
         """
+        fitted = await shapes.fitted(ask)
+        if not fitted.after:
+            return await self._once(ask, fitted, on_piece, on_call)
+        # A grammar keeps a schema in part only: what is written is checked before anybody sees it.
+        messages, wrong = ask.messages, ""
+        for _ in range(TRIES):
+            answer = await self._once(structs.replace(ask, messages=messages), fitted, None, None)
+            if answer is None:
+                return None
+            problem = await fitted.wrong_with(answer)
+            if problem is None:
+                _tell_whole(answer, on_piece, on_call)
+                return answer
+            wrong, messages = problem, (*ask.messages, *shapes.shown(answer, problem))
+        raise ToolFailed(f"model {ask.model!r}: {wrong}")
+
+    async def _once(
+        self, ask: ModelAsk, fitted: Shapes, on_piece: OnPiece | None, on_call: OnCall | None
+    ) -> ModelAnswer | None:
         dialect, context = await self._dialects.of_model(ask.model), self._models[ask.model].context
-        await _check_schemas(ask)
-        work = _Work(ask, dialect, context, on_piece, on_call)
+        work = _Work(ask, fitted, dialect, context, on_piece, on_call)
         answer = work.answer(await self._engine.generate(work.job, on_piece=work.piece))
         return None if work.repeats else answer
+
+
+def _tell_whole(answer: ModelAnswer, on_piece: OnPiece | None, on_call: OnCall | None) -> None:
+    if on_piece and answer.text:
+        on_piece(answer.text, answer.logprobs)
+    if on_call:
+        for index, call in enumerate(answer.calls):
+            on_call((CallPiece(index, call.name, ""), CallPiece(index, None, call.arguments)))
 
 
 class _Work:
@@ -45,6 +75,7 @@ class _Work:
     def __init__(
         self,
         ask: ModelAsk,
+        fitted: Shapes,
         dialect: Dialect,
         context: int,
         on_piece: OnPiece | None,
@@ -73,7 +104,7 @@ class _Work:
             max_tokens=ask.max_tokens or context,  # the engine bounds it by what the prompt leaves
             sampling=ask.sampling,
             stop=() if self._tools else ask.stop,  # it would also cut calls: text beside them ends by its grammar
-            grammar=_rules(ask, self._tools, dialect),
+            grammar=_rules(ask, self._tools, fitted, dialect),
             logprobs=ask.logprobs,
             priority=ask.priority,
         )
@@ -151,33 +182,17 @@ class _Work:
             self._on_call(held)
 
 
-def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], dialect: Dialect) -> str | None:
+def _rules(ask: ModelAsk, tools: tuple[ToolSpec, ...], fitted: Shapes, dialect: Dialect) -> str | None:
     """The grammar for what may be written; None where anything may."""
     most = grammar.MAX_CALLS if ask.parallel else 1
     if not tools:
-        if ask.response_schema is not None:
-            return grammar.answer(ask.response_schema)
+        if fitted.answer is not None:
+            return grammar.answer(fitted.answer.schema)
         # Behind a result small models copy the JSON they see; what is wanted of one that cannot call is an answer.
         return grammar.words() if ask.messages[-1].role == "tool" else None
+    tools = grammar.fitted(tools, fitted.tools)
     if ask.choice is ToolChoice.REQUIRED:
         return grammar.some_calls(tools, dialect.calls, most=most)
-    if ask.response_schema is not None:
-        return grammar.answer_or_calls(tools, dialect.calls, ask.response_schema, most=most)
+    if fitted.answer is not None:
+        return grammar.answer_or_calls(tools, dialect.calls, fitted.answer.schema, most=most)
     return grammar.text_or_calls(tools, dialect.calls, most=most, stops=ask.stop)
-
-
-async def _check_schemas(ask: ModelAsk) -> None:
-    """Raises Inexpressible for a schema that no grammar can be made of."""
-    tools = request.offered(ask)
-    names: list[str | None] = [tool.name for tool in tools]
-    parts = [precheck.Part(tool.parameters, grammar.arguments(tool)) for tool in tools]
-    if ask.response_schema is not None:
-        names.append(None)
-        parts.append(precheck.Part(ask.response_schema, grammar.answer(ask.response_schema)))
-    found = await precheck.problem(parts)
-    if found is None:
-        return
-    at, why = found
-    if at is None:
-        raise BadRequest(f"tools: too much for one grammar: {why}")
-    raise Inexpressible(names[at], why)

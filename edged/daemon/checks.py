@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from edged.agent.grammars import cost, grammar, precheck
+from edged.agent.grammars import cost, precheck
+from edged.agent.grammars.kept import kept
 from edged.agent.prompts import specs
 from edged.config import Config
 from edged.errors import ConfigError
@@ -33,11 +34,13 @@ async def tools_that_fail(settings: Config) -> list[ConfigError]:
 
 async def _inexpressible(settings: Config) -> list[ConfigError]:
     """Tools whose arguments no grammar can be made of."""
-    return [
-        settings.error(("tools", spec.name, "parameters"), wrong[1])
-        for spec in specs(settings.tools)
-        if (wrong := await precheck.problem([precheck.Part(spec.parameters, grammar.arguments(spec))]))
-    ]
+    wrong = []
+    for spec in specs(settings.tools):
+        try:
+            await precheck.fitted_tools([spec])
+        except precheck.Inexpressible as error:
+            wrong.append(settings.error(("tools", spec.name, "parameters"), error.reason))
+    return wrong
 
 
 async def with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
@@ -45,6 +48,6 @@ async def with_signatures(settings: Config) -> tuple[Config, list[ConfigError]]:
     seen without making grammars of their parameters, which takes a library that an idle daemon does not carry."""
     settings, wrong = await resolve(settings)
     for spec in specs(settings.tools):
-        if (problem := cost.look(spec.parameters).problem) is not None:
+        if (problem := cost.look(kept(spec.parameters, loose=True).schema).problem) is not None:
             wrong.append(settings.error(("tools", spec.name, "parameters"), problem))
     return settings, wrong

@@ -1,5 +1,5 @@
-"""Whether a value fits a JSON Schema, for what no grammar of ours has made: calls by hand, and what an upstream's model
-wrote."""
+"""Whether a value fits a JSON Schema. A grammar keeps what the board's model writes; this is for calls by hand and for
+what an upstream's model wrote."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PATTERN_S = 5.0
 # ... and jsonschema follows references itself, uncounted, where it looks for what no other word has evaluated.
 WITH_PATTERNS = ("pattern", "patternProperties", "unevaluatedProperties", "unevaluatedItems")
 REFERENCES = {"$ref", "$dynamicRef", "$recursiveRef"}
-MOST_REFERENCES = 10_000  # half a second; a result of the largest size has hardly so many values
-MOST_ERRORS = 100  # of which the best is told: a list of a million wrong items has as many
+MOST_REFERENCES = 10_000  # followed in half a second; even a result of the largest size hardly has that many values
+MOST_ERRORS = 100  # of which the best is shown: a list of a million wrong items has a million
 CHILD = (
     "import json, sys; from edged.tools.check import problem_now; "
     "print(json.dumps(problem_now(*json.loads(sys.stdin.read()))))"
@@ -49,8 +49,8 @@ async def problem(schema: dict[str, JSON], value: JSON) -> str | None:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    told: str | None = json.loads(out) if process.returncode == 0 else "it could not be checked"
-    return told
+    answer: str | None = json.loads(out) if process.returncode == 0 else "it could not be checked"
+    return answer
 
 
 def problem_now(schema: dict[str, JSON], value: JSON) -> str | None:
@@ -84,7 +84,7 @@ class _TooMuch(Exception):
 
 
 def _counting(draft: Any) -> Any:
-    """A validator that follows references so often and no more. Two that stand side by side double the work with every
+    """A validator that follows at most MOST_REFERENCES references. Two of them side by side double the work with every
     level, in the schema or in the value: forty levels would take years."""
     from jsonschema import validators
 
@@ -105,7 +105,7 @@ def _counting(draft: Any) -> Any:
 
 
 def _has_patterns(schema: JSON) -> bool:
-    """Whether one of the words stands anywhere in it, in a place of its own or not: a little too often does no harm."""
+    """Whether one of the words is anywhere in a schema. Where it is a value, a child process is started needlessly."""
     rest = [schema]
     while rest:
         item = rest.pop()

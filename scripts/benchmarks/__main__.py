@@ -18,7 +18,18 @@ from benchmarks.peers import PeerError
 from benchmarks.report import Result, machine, table, versions
 from edged.models.catalog import catalog
 
-BENCHES = ("ipc", "routing", "toolcall", "restart", "concurrency", "contention", "memory", "mqtt", "durability")
+BENCHES = (
+    "ipc",
+    "routing",
+    "schemas",
+    "toolcall",
+    "restart",
+    "concurrency",
+    "contention",
+    "memory",
+    "mqtt",
+    "durability",
+)
 NAMES = {name: f"benchmarks.{name}" for name in BENCHES}
 COUNTS = ("rounds", "cycles", "requests")
 

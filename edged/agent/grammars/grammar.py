@@ -11,9 +11,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from msgspec import structs
 
 from edged.agent.dialects.chat_template import CallFormat
+from edged.agent.grammars.kept import Kept
 from edged.types import JSON, ToolSpec
 
 # the spaces json.dumps writes, which the model saw in training; no other white space, which costs tokens for nothing
@@ -31,6 +34,13 @@ LAYOUTS = (
     (r'\{"name": "', ', "arguments": ', "}"),
     (r'\{\n  "name": "', r',\n  "arguments": ', "\n}"),
 )
+
+
+def fitted(tools: Sequence[ToolSpec], taken: Mapping[str, Kept]) -> tuple[ToolSpec, ...]:
+    """Tools with their parameters as grammars take them, by name; those that are not there stay as they are."""
+    return tuple(
+        structs.replace(tool, parameters=taken[tool.name].schema) if tool.name in taken else tool for tool in tools
+    )
 
 
 def one_call(tools: Sequence[ToolSpec], calls: CallFormat) -> str:

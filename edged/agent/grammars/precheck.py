@@ -18,9 +18,10 @@ from msgspec.structs import replace
 
 from edged.agent.grammars import grammar
 from edged.agent.grammars.cost import MAX_MS, Looked, look
+from edged.agent.grammars.kept import Kept, kept
 from edged.engines.llama.limits import LIMITS
 from edged.errors import BadRequest, NoMemory
-from edged.types import JSON
+from edged.types import JSON, ToolSpec
 
 KEPT = 256  # reasons remembered: clients send the same few schemas again and again
 CHILD_CPU_S = 0.5  # of one grammar; as long as it may then keep the engine from computing
@@ -104,10 +105,42 @@ async def problem(parts: Sequence[Part]) -> tuple[int | None, str] | None:
     return (None, f"they cost {total / MAX_MS:.1f} times what they may together") if total > MAX_MS else None
 
 
-async def check_answer(schema: dict[str, JSON]) -> None:
-    """Raises Inexpressible where no grammar can be made of the schema of an answer, else as `problem` does."""
-    if found := await problem([Part(schema, grammar.answer(schema))]):
-        raise Inexpressible(None, found[1])
+async def fitted(schemas: Sequence[dict[str, JSON]], names: Sequence[str | None] = ()) -> list[Kept]:
+    """Schemas as grammars take them: whole where that works, else without what grammars keep in some cases only.
+
+    Args:
+        schemas: as their authors wrote them.
+        names: of the tools whose arguments they describe; None (or none given): it is an answer's.
+
+    Raises:
+        Inexpressible: no grammar can be made of one of them, whatever is left to a check afterwards.
+        BadRequest: all of them together are too much for one grammar.
+        NoMemory: as `problem`.
+    """
+    taken = [kept(schema) for schema in schemas]
+    while (wrong := await problem([Part(each.schema, grammar.answer(each.schema)) for each in taken])) is not None:
+        at, why = wrong
+        if at is None:
+            raise BadRequest(f"tools: too much for one grammar: {why}")
+        looser = kept(schemas[at], loose=True)
+        if looser == taken[at]:
+            raise Inexpressible(names[at] if names else None, why)
+        taken[at] = looser
+    return taken
+
+
+async def fitted_answer(schema: dict[str, JSON]) -> Kept:
+    """The schema of an answer. Raises as `fitted`."""
+    [taken] = await fitted([schema])
+    return taken
+
+
+async def fitted_tools(tools: Sequence[ToolSpec]) -> dict[str, Kept]:
+    """The parameters of tools, by name; no argument beside those declared, unless a schema says so itself. Raises as
+    `fitted`."""
+    closed: list[dict[str, JSON]] = [{"additionalProperties": False, **tool.parameters} for tool in tools]
+    names = [tool.name for tool in tools]
+    return dict(zip(names, await fitted(closed, names), strict=True))
 
 
 def failure(rules: str) -> str | None:

@@ -9,14 +9,18 @@ from typing import ClassVar
 from edged.agent import answers
 from edged.agent.dialects.chat_template import parse_call
 from edged.agent.grammars import grammar, precheck
+from edged.agent.grammars.kept import Kept
 from edged.agent.loop import Answered, Decided, Decider, Declined, Run
 from edged.agent.minds.base import Resources, shown_of_the_board
 from edged.agent.prompts import ESCALATE, REPLY, Prompt, Prompts, Turn
 from edged.agent.router import Decision, Go
 from edged.errors import ContextExceeded, EdgedError, ToolFailed
-from edged.types import Completion, Finding, Finish, Job, Priority, RouteTaken, ToolCall
+from edged.tools import check
+from edged.types import Completion, Finding, Finish, Job, Message, Priority, RouteTaken, ToolCall, ToolRecord
 
 OnText = Callable[[str], None]
+
+TRIES = 2  # of what a grammar keeps in part only: a small model that is wrong twice would be wrong again
 
 
 class LocalMind:
@@ -45,6 +49,7 @@ class LocalDecider(Decider):
         self._decision = decision
         self._may_escalate = decision.may_leave and not decision.degraded
         self._prompts: Prompts | None = None
+        self._shape: Kept | None = None  # of the answer, where the request wants one
 
     async def move(self, run: Run) -> Decided | Answered:
         """See Decider."""
@@ -76,16 +81,33 @@ class LocalDecider(Decider):
         before the engine's thread has to compile it."""
         if self._prompts is None:
             if (schema := run.request.response_schema) is not None:
-                await precheck.check_answer(schema)
+                self._shape = await precheck.fitted_answer(schema)
             with run.accounting.loading():
                 self._prompts = await self._speak(run.request.agent)
         return self._prompts
 
     async def _decide(self, run: Run, prompts: Prompts) -> tuple[ToolCall, float | None]:
-        """The next call, or `reply`, or `escalate`, and its log-probability; the grammar makes it a valid one."""
+        """The next call, or `reply`, or `escalate`, and its log-probability. The grammar makes it a valid one; of a
+        schema that it keeps in part only, the rest is checked here, and a call that is wrong is asked for once more."""
+        problem = ""
+        shown: tuple[ToolRecord, ...] = ()
+        for _ in range(TRIES):
+            call, logprob = await self._decided(run, prompts, shown)
+            schema = prompts.after.get(call.name)
+            wrong = None if schema is None else await check.problem(answers.closed(schema), call.arguments)
+            if wrong is None:
+                return call, logprob
+            problem = f"{call.name} was not called: {wrong}"
+            shown = (ToolRecord(call.name, call.arguments, {"error": wrong}, False),)
+        raise ToolFailed(problem)
+
+    async def _decided(
+        self, run: Run, prompts: Prompts, wrong: tuple[ToolRecord, ...]
+    ) -> tuple[ToolCall, float | None]:
+        """What the model decides; wrong: the call that did not count, with the reason."""
         done = await self._ask(
             run,
-            lambda: prompts.deciding(_turns_so_far(run), run.request.messages, run.records),
+            lambda: prompts.deciding(_turns_so_far(run), run.request.messages, (*run.records, *wrong)),
             prompts.grammar if self._may_escalate else prompts.grammar_here,
             confidence_marker="",
         )
@@ -116,17 +138,38 @@ class LocalDecider(Decider):
         return text
 
     async def _answer(self, run: Run, prompts: Prompts) -> str:
-        schema = run.request.response_schema
+        if self._shape is not None:
+            return await self._answer_in(self._shape, run, prompts)
         done = await self._ask(
             run,
             lambda: prompts.answering(_turns_so_far(run), run.request.messages, run.records),
-            grammar.answer(schema) if schema is not None else None,
+            None,
             stop=run.request.stop,
             on_text=run.stream.piece if run.stream else None,
         )
-        if schema is not None and done.finish is Finish.LENGTH:
-            raise answers.cut_off(run.max_tokens)
-        return done.text if schema is not None else done.text.strip()
+        return done.text.strip()
+
+    async def _answer_in(self, shape: Kept, run: Run, prompts: Prompts) -> str:
+        """An answer in the request's shape. What its grammar does not keep is checked before anybody sees it."""
+        question, problem = run.request.messages, ""
+        for _ in range(TRIES):
+            done = await self._ask(
+                run,
+                lambda question=question: prompts.answering(_turns_so_far(run), question, run.records),  # type: ignore[misc]
+                grammar.answer(shape.schema),
+                stop=run.request.stop,
+                on_text=run.stream.piece if run.stream and not shape.after else None,
+            )
+            if done.finish is Finish.LENGTH:
+                raise answers.cut_off(run.max_tokens)
+            wrong = await answers.wrong_with(done.text, run.request.response_schema) if shape.after else None
+            if wrong is None:
+                if run.stream and shape.after:
+                    run.stream.piece(done.text)
+                return done.text
+            problem = wrong
+            question = (*run.request.messages, Message("assistant", done.text), Message("user", wrong))
+        raise ToolFailed(problem)
 
     async def _ask(
         self,

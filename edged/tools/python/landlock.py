@@ -1,9 +1,9 @@
-"""What the process of a Python tool may not touch: edged's own files. The kernel keeps them from it and from all it
-starts (Landlock), for good. It may not send signals to other processes, either.
+"""Keeps edged's own files from the process of a Python tool and from every process it starts (Landlock). A process
+cannot take that off again. Tools may not send signals to other processes either.
 
-Landlock allows below folders and cannot take out of what it allowed. So on the way to a file of edged's every entry of
-every folder is allowed by itself, and the rest of the disk as a whole: a folder that holds something of edged's, or
-leads there, takes no new entries from a tool.
+A Landlock rule allows access below a folder, and no other rule takes a part of that away. So each entry of each folder
+on the way to a file of edged's is allowed by itself, and the rest of the disk as a whole. A folder that holds a file of
+edged's, or leads to one, takes no new entries from a tool.
 
     https://docs.kernel.org/userspace-api/landlock.html
 """
@@ -34,7 +34,7 @@ REFER = 1 << 13  # since version 2 (Linux 5.19): to rename and link between fold
 TRUNCATE = 1 << 14  # since version 3 (Linux 6.2): before, a tool can empty what it cannot write
 SCOPE_SIGNAL = 1 << 1  # since version 6 (Linux 6.12)
 
-# Not among them: to list folders (the names of edged's files are no secret) and to run programs.
+# Listing folders (the names of edged's files are no secret) and running programs are not restricted.
 FILE = WRITE_FILE | READ_FILE
 FOLDER = REMOVE_DIR | REMOVE_FILE | MAKE_CHAR | MAKE_DIR | MAKE_REG | MAKE_SOCK | MAKE_FIFO | MAKE_BLOCK | MAKE_SYM
 SINCE = {2: REFER, 3: TRUNCATE}
@@ -110,7 +110,7 @@ def _allowed(own: OwnFiles, folder: Path) -> Iterator[tuple[Path, int]]:
     for entry in _entries(folder):
         path = Path(entry.path)
         if entry.is_symlink() or _is_hidden(path, own):
-            continue  # where a link leads to has a rule of its own
+            continue  # what a link leads to has a rule of its own
         if any(path in each.parents for each in own.hidden | own.kept):
             yield from _allowed(own, path)
         elif path in own.kept:

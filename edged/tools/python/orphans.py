@@ -1,7 +1,7 @@
-"""Which processes come of Python tools: those are no clients of edged's.
+"""Which processes were started by Python tools: they are not clients of edged.
 
-What a tool started and left becomes the daemon's child, not that of init, when its parent ends: so a process comes of a
-tool if, and only if, the daemon is among its ancestors. (The daemon's other children talk to nobody.)
+A process that outlives the tool that started it becomes the daemon's child instead of init's. So a tool started a
+process if, and only if, the daemon is among its ancestors. (The daemon's other children connect to nothing.)
 """
 
 from __future__ import annotations
@@ -12,39 +12,40 @@ import ctypes
 import os
 import signal
 from collections.abc import Collection
-from pathlib import Path
+
+from edged.host import process
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl.h
 TRIES = 5  # a parent may end between two looks, and its child then has another one
 
 
 def adopt(living: Collection[int]) -> None:
-    """From now on orphans of tools are this process's children, and are reaped when they end. In the main thread only,
-    as everything about signals.
+    """From now on orphans of tools become this process's children, and are reaped when they end. To be called in the
+    main thread: it installs a signal handler.
 
     Args:
-        living: the tools' own processes, which somebody else waits for.
+        living: numbers of the tools' own processes, which `process` reaps.
     """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, _bury, living)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGCHLD, _reap, living)
 
 
 def comes_of(pid: int, daemon: int) -> bool:
-    """Whether a process of the daemon's own user descends from the daemon. One that is gone, or hides, might,
-    and so it does."""
+    """Whether a process of the daemon's own user descends from the daemon. The answer is yes where nobody can tell: the
+    process is gone, or hidden."""
     for _ in range(TRIES):
         if (answer := _look(pid, daemon)) is not None:
             return answer
     return True
 
 
-def _bury(living: Collection[int]) -> None:
+def _reap(living: Collection[int]) -> None:
     """Reap orphans that have ended."""
     mine = os.getsid(0)
-    for pid in _children():
+    for pid in process.children():
         if pid not in living:
             with contextlib.suppress(OSError):  # gone meanwhile; no child of ours
-                if os.getsid(pid) != mine:  # what has our session was not left by a tool: each has one of its own
+                if os.getsid(pid) != mine:  # tools have sessions of their own, so a child in ours is not from one
                     os.waitpid(pid, os.WNOHANG)
 
 
@@ -53,7 +54,7 @@ def _look(pid: int, daemon: int) -> bool | None:
     first = pid
     while pid > 1:
         try:
-            pid = _parent(pid)
+            pid = process.parent_of(pid)
         except OSError:
             there = _exists(pid)
             if there == "foreign":
@@ -64,13 +65,9 @@ def _look(pid: int, daemon: int) -> bool | None:
     return False
 
 
-def _parent(pid: int) -> int:
-    """Raises OSError: there is no such process, or the unit's ProtectProc= hides it."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 def _exists(pid: int) -> str:
-    """Asked without /proc: `ours` (it hides), `foreign` (another user's, which a tool cannot become) or `gone`."""
+    """What kill(2) tells of a process: `ours` (and /proc hides it), `foreign` (another user's; a tool cannot become
+    one) or `gone`."""
     try:
         os.kill(pid, 0)
     except PermissionError:
@@ -78,12 +75,3 @@ def _exists(pid: int) -> str:
     except ProcessLookupError:
         return "gone"
     return "ours"
-
-
-def _children() -> list[int]:
-    """Of all threads: an orphan may become any one's."""
-    found: list[int] = []
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that ended meanwhile; a kernel without CONFIG_PROC_CHILDREN
-            found += map(int, (task / "children").read_text().split())
-    return found

@@ -1,8 +1,8 @@
-"""The daemon's end of a child process that runs Python tools: start, talk, what it prints, every way it may end.
+"""The daemon's end of a child process that runs Python tools: its start, its calls, its output, every way it may end.
 
 The child has a session and a process group of its own: a signal to the group reaches the programs a tool started. The
 kernel ends the child when the daemon dies, however it dies; what a tool started is then left to the service manager.
-(Until then it is the daemon's child, see `orphans`.)
+(While the daemon lives, such a program becomes its child, see `orphans`.)
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What Python tools say about themselves: read once, at the start, by child processes, into the configuration. After
-that a Python tool has a description and parameters like any other."""
+"""Reads description and parameters of Python tools from their functions, in child processes, before the start. After
+that a Python tool has both in the configuration, like any other tool."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def resolve(settings: Config, tools: Mapping[str, PythonTool]) -> tuple[di
 
 
 async def _read(settings: Config, python: Mapping[str, PythonTool]) -> dict[str, Function]:
-    """Tool name -> what its function says of itself."""
+    """What the function of each tool says about itself, by the tool's name."""
     own = own_files(settings)
     modules = {name: module_of(tool, settings.tools_dir, own) for name, tool in python.items()}
     functions = {name: tool.python.partition(":")[2] for name, tool in python.items()}
@@ -67,7 +67,7 @@ async def _introduce(module: Module, functions: list[str]) -> Hello:
 
 
 def _filled(settings: Config, name: str, tool: PythonTool, told: Function) -> PythonTool:
-    """The tool with what its function says; what the configuration says goes before."""
+    """The tool with what its function says. What the configuration says takes precedence."""
     at = ("tools", name)
     if told.problem:
         raise settings.error((*at, "python"), told.problem)

@@ -1,7 +1,7 @@
-"""Python tools. Each has a process of its own, so that one that hangs, crashes or leaks hurts no other.
+"""Runs one Python tool. Each tool has a process of its own, so that one that hangs, crashes or leaks hurts no other.
 
-The process is started by the first call, serves one call at a time, and ends when it was not needed for a while. What
-hangs longer than `timeout_s`, needs more than `memory` or dies takes its process with it; the next call gets a new one.
+The first call starts the process. It serves one call at a time, and ends after a minute without one. A call that takes
+longer than `timeout_s`, needs more than `memory` or crashes ends the process; the next call gets a new one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from edged.types import JSON
 
 logger = logging.getLogger("edged.tools")
 
-IDLE_S = 60.0  # a pause in a talk; a process holds about 10 MiB, and a new one costs a quarter of a second on a board
+# As long as a pause in a conversation. A process holds about 10 MiB; a new one takes a quarter of a second on a board.
+IDLE_S = 60.0
 DENIED = ("PermissionError", "OperationalError: unable to open", "OperationalError: attempt to write a readonly")
 HINT = "edged's own files are closed to it, and a folder that holds one or leads to one takes no new files from it"
-# A process's ruleset knows what was on the disk when it was made: a file that took another's place beside edged's own
-# (/etc/resolv.conf beside /etc/edged) is there for the next process. What ends of itself after a pause needs no more.
+# A ruleset is made of what is on the disk at the start of a process. A file that takes another's place beside edged's
+# own (/etc/resolv.conf beside /etc/edged) is closed to that process and open to the next one.
 RENEW_S = 600.0
 
 

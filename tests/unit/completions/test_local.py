@@ -13,6 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import CHATML, GENERIC, HERMES, CallFormat
 from edged.agent.grammars import grammar
+from edged.agent.grammars.kept import kept
 from edged.agent.grammars.precheck import Inexpressible
 from edged.completions.calls import CallPiece, WrittenCall
 from edged.completions.plain import Completions
@@ -20,7 +21,7 @@ from edged.completions.request import ModelAnswer, ModelAsk, ToolChoice
 from edged.completions.slots import AT_ONCE
 from edged.config import Model
 from edged.engines.kind import ChatTemplate
-from edged.errors import BadRequest, Busy, ModelUnavailable, NoMemory
+from edged.errors import BadRequest, Busy, ModelUnavailable, NoMemory, ToolFailed
 from edged.interfaces import OnPiece
 from edged.types import Completion, Finish, Job, Message, ModelSpec, Sampling, Segment, TokenLogprob, ToolCall, ToolSpec
 
@@ -451,7 +452,7 @@ async def test_complete_behind_a_result_without_calls_is_in_words(tools: tuple[T
     made = chats(engine)
     await made.complete(ask(*CALLED, tools=tools, choice=ToolChoice.NONE))
     await made.complete(ask(*CALLED, tools=tools, choice=ToolChoice.NONE, response_schema=SHAPE))
-    assert [job.grammar for job in engine.jobs] == [grammar.words(), grammar.answer(SHAPE)]
+    assert [job.grammar for job in engine.jobs] == [grammar.words(), grammar.answer(kept(SHAPE).schema)]
 
 
 async def test_complete_with_a_schema_beside_tools_is_either() -> None:
@@ -480,22 +481,22 @@ async def test_complete_of_what_does_not_go_together_is_refused(wanted: dict[str
     assert engine.jobs == []
 
 
-UNIQUE = {"type": "array", "uniqueItems": True}
+ELSEWHERE = {"$ref": "https://schemas.example/valve"}
 
 
 @pytest.mark.parametrize(
     ("more", "tool"),
     [
-        ({"response_schema": UNIQUE}, None),
-        ({"tools": (VALVE, ToolSpec("t", "d", {"properties": {"a": UNIQUE}}))}, "t"),
-        ({"tools": (ToolSpec("t", "d", {"properties": {"a": UNIQUE}}),), "choice": ToolChoice.NONE,
-          "response_schema": UNIQUE}, None),
+        ({"response_schema": ELSEWHERE}, None),
+        ({"tools": (VALVE, ToolSpec("t", "d", {"properties": {"a": ELSEWHERE}}))}, "t"),
+        ({"tools": (ToolSpec("t", "d", {"properties": {"a": ELSEWHERE}}),), "choice": ToolChoice.NONE,
+          "response_schema": ELSEWHERE}, None),
     ],
 )  # fmt: skip
 async def test_complete_with_a_schema_nobody_can_keep_names_it(more: dict[str, Any], tool: str | None) -> None:
     """With the reason, in the caller's terms, before a model is loaded."""
     engine = Writer()
-    with pytest.raises(Inexpressible, match=r"grammar: `[a-z.]*uniqueItems` is not supported$") as caught:
+    with pytest.raises(Inexpressible, match=r"cannot be made into a grammar: ") as caught:
         await chats(engine).complete(ask(**more))
     assert caught.value.tool == tool
     assert engine.jobs == []
@@ -578,3 +579,42 @@ async def test_complete_of_more_than_may_wait_is_refused_and_places_come_free() 
     done = await asyncio.gather(*tasks, return_exceptions=True)
     kinds = [type(outcome) for outcome in done]
     assert (kinds.count(ModelAnswer), kinds.count(asyncio.CancelledError)) == (AT_ONCE + 1, 2)
+
+
+# What a grammar keeps in part only
+
+UNIQUE = {
+    "type": "object",
+    "properties": {"rooms": {"type": "array", "items": {"type": "string"}, "uniqueItems": True}},
+}
+TWICE, ONCE = '{"rooms": ["a", "a"]}', '{"rooms": ["a", "b"]}'
+
+
+def listed(arguments: str) -> str:
+    """A call as a model writes it."""
+    return f'{{"name": "list", "arguments": {arguments}}}'
+
+
+@pytest.mark.parametrize("of", ["call", "answer"])
+async def test_complete_checks_afterwards_what_a_grammar_does_not_keep(of: str) -> None:
+    """And asks once more, with the reason; a client sees nothing of what was wrong, streamed or whole."""
+    wrong, right = (listed(TWICE), listed(ONCE)) if of == "call" else (TWICE, ONCE)
+    more: dict[str, Any] = {"tools": (ToolSpec("list", "d", UNIQUE),)} if of == "call" else {"response_schema": UNIQUE}
+    engine, pieces, calls = Writer(wrong, right), list[str](), list[str]()
+    answer = await chats(engine).complete(
+        ask(**more),
+        on_piece=lambda text, tokens: pieces.append(text),
+        on_call=lambda each: calls.extend(piece.arguments for piece in each),
+    )
+    assert ([call.arguments for call in answer.calls], answer.text) == (([ONCE], "") if of == "call" else ([], ONCE))
+    assert ("".join(calls), "".join(pieces)) == ((ONCE, "") if of == "call" else ("", ONCE))
+    assert "non-unique" in "".join(segment.text for segment in engine.jobs[1].turn)
+
+
+@pytest.mark.parametrize("of", ["call", "answer"])
+async def test_complete_that_stays_wrong_fails(of: str) -> None:
+    """With what the validator says; the wrong call is nobody's."""
+    wrong = listed(TWICE) if of == "call" else TWICE
+    more: dict[str, Any] = {"tools": (ToolSpec("list", "d", UNIQUE),)} if of == "call" else {"response_schema": UNIQUE}
+    with pytest.raises(ToolFailed, match="non-unique"):
+        await chats(Writer(wrong, wrong)).complete(ask(**more))

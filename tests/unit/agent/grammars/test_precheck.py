@@ -256,7 +256,7 @@ async def test_killed_daemon_leaves_no_process_behind() -> None:
         "import asyncio, sys\n"
         "from edged.agent.grammars import precheck\n"
         "precheck.CHILD = sys.argv[1]\n"
-        "asyncio.run(precheck.check_answer({'pattern': '^endless$'}))"
+        "asyncio.run(precheck.fitted_answer({'pattern': '^endless$'}))"
     )
     child = endless(precheck.CHILD).replace(str(precheck.CHILD_CPU_S), "30")
     daemon = await asyncio.create_subprocess_exec(sys.executable, "-c", program, child)
