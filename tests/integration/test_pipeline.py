@@ -775,6 +775,18 @@ async def test_estimate_follows_what_the_agents_requests_took(house: House) -> N
     assert eta_s == pytest.approx(OVERTIME * need.other_s, abs=0.1)
 
 
+@pytest.mark.parametrize("text", ["wait", "queued"])
+async def test_deadline_comes_though_the_board_sleeps(house: House, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Of what runs, and of what waits: the loop's own clock stands still meanwhile."""
+    if text == "queued":
+        await house.busy()
+    monkeypatch.setattr(asyncio.BaseEventLoop, "time", lambda loop: 1e6)
+    accepted = await house.take(text, deadline_s=0.2)
+    reply = json.loads(await house.pipeline.result(accepted.rid))
+    assert reply["status"] == "expired"
+    monkeypatch.undo()
+
+
 # -- stopping and starting ---------------------------------------------------------------------------------------------
 
 
