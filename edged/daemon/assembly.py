@@ -41,7 +41,7 @@ from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
 from edged.residency.governor import Governor
 from edged.residency.pressure import pressure as relief
-from edged.residency.pressure.low_memory import Floor
+from edged.residency.pressure.low_memory import LowMemory
 from edged.residency.pressure.pressure import Pressure, PressureTiming
 from edged.residency.sizing import ByEngine
 from edged.store.audit import AuditLog
@@ -233,7 +233,7 @@ def _pressure(
             pause=(pipeline.pause_batch, engine.pause_batch),
             refuse=(pipeline.refuse, completions.refuse, embeddings.refuse),
         ),
-        Floor(settings.reserve_bytes),
+        LowMemory(settings.reserve_bytes),
         manager=systemd.memory_pressure(),
         strain=strain.look if strain.exists else None,
         tell=events.publish,
