@@ -95,10 +95,6 @@ def assemble(settings: Config) -> Parts:
             states_bytes=settings.snapshot_bytes,
         ),
     )
-
-    def room() -> int:
-        return governor.room()
-
     budget_bytes = settings.budget_bytes(memory.board_bytes())
     governor = Governor(
         aliases,
@@ -108,7 +104,6 @@ def assemble(settings: Config) -> Parts:
             Sizes(database),
             must_be_here=installed.check,
             most=budget_bytes,
-            spare=room,
         ),
         budget_bytes=budget_bytes,
         reserve_bytes=settings.reserve_bytes,
@@ -116,7 +111,6 @@ def assemble(settings: Config) -> Parts:
         lost_s=engine.lost_s,
         tell=events.publish,
     )
-    engine.residency = governor
     metered = MeteredEngine(engine, metrics, governor.variant)
 
     broker = next((each for each in transports if isinstance(each, MqttTransport)), None)
