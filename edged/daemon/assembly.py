@@ -41,7 +41,7 @@ from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
 from edged.residency.governor import Governor
 from edged.residency.pressure import pressure as relief
-from edged.residency.pressure.low_memory import Floor
+from edged.residency.pressure.low_memory import LowMemory
 from edged.residency.pressure.pressure import Pressure, PressureTiming
 from edged.residency.sizing import ByEngine
 from edged.store.audit import AuditLog
@@ -95,10 +95,6 @@ def assemble(settings: Config) -> Parts:
             states_bytes=settings.snapshot_bytes,
         ),
     )
-
-    def room() -> int:
-        return governor.room()
-
     budget_bytes = settings.budget_bytes(memory.board_bytes())
     governor = Governor(
         aliases,
@@ -108,7 +104,6 @@ def assemble(settings: Config) -> Parts:
             Sizes(database),
             must_be_here=installed.check,
             most=budget_bytes,
-            spare=room,
         ),
         budget_bytes=budget_bytes,
         reserve_bytes=settings.reserve_bytes,
@@ -116,7 +111,6 @@ def assemble(settings: Config) -> Parts:
         lost_s=engine.lost_s,
         tell=events.publish,
     )
-    engine.residency = governor
     metered = MeteredEngine(engine, metrics, governor.variant)
 
     broker = next((each for each in transports if isinstance(each, MqttTransport)), None)
@@ -233,7 +227,7 @@ def _pressure(
             pause=(pipeline.pause_batch, engine.pause_batch),
             refuse=(pipeline.refuse, completions.refuse, embeddings.refuse),
         ),
-        Floor(settings.reserve_bytes),
+        LowMemory(settings.reserve_bytes),
         manager=systemd.memory_pressure(),
         strain=strain.look if strain.exists else None,
         tell=events.publish,

@@ -141,6 +141,7 @@ class Daemon:
     def _list(self) -> list[Step]:
         """All of the life: started from the first to the last, stopped from the last to the first."""
         p = self._parts
+        start_engine = functools.partial(p.engine.start, p.governor)  # each needs the other
         return [
             # To the very end: a reload's stop and start are watched like all else.
             *([Step(name="watchdog", run=self._feed_watchdog)] if systemd.watchdog_s() is not None else []),
@@ -148,7 +149,7 @@ class Daemon:
             Step(name="events", stop=p.events.stop),
             Step(name="news", start=self._tell_news),
             Step(name="tools", stop=p.toolbox.stop),
-            Step(name="engine", start=p.engine.start, stop=p.engine.stop, within_s=ENGINE_S),
+            Step(name="engine", start=start_engine, stop=p.engine.stop, within_s=ENGINE_S),
             Step(name="recovery", start=p.pipeline.recover),
             Step(name="warnings", start=self._warn),
             Step(name="lag", run=functools.partial(watch_loop, p.metrics)),

@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from edged.daemon.assembly import assemble
 from edged.daemon.lifecycle import Daemon
 from edged.daemon.listeners import Listeners
 from edged.errors import ConfigError
-from edged.host import clock, last_end, log, systemd
+from edged.host import clock, last_end, log, process, systemd
 from edged.transport.sockets import group_of
 
 logger = logging.getLogger("edged")
@@ -68,7 +67,7 @@ class Supervisor:
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         try:
             settings = await self._read()
-            first = self._daemon(settings, clock.boot() - process_age_s())
+            first = self._daemon(settings, clock.boot() - process.age_s())
             with _locked(settings.state_dir):
                 await self._listen(first)
                 living = self._live(first)
@@ -161,12 +160,6 @@ def _check_fixed(old: Config, new: Config) -> None:
         if before != after:
             told = f"{after!r}: it stays {before!r} while the daemon runs; restart it instead"
             raise new.error((table, key), told)
-
-
-def process_age_s() -> float:
-    """Seconds since the kernel started this process: what a user waits for, imports included."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _use_one_arena() -> None:

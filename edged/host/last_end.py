@@ -24,7 +24,7 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
-from edged.host import memory
+from edged.host import memory, process
 
 RECORD = "last-end"  # written by ExecStopPost, see systemd/edged.service
 NOTE = "process"  # written by the process when it begins
@@ -56,7 +56,7 @@ class _Note(Struct):
 def take(folder: Path) -> LastEnd | None:
     """How the last process that called this for the folder ended; None: it was this one, which has not ended. Begins
     to watch this process. Blocks for the time of some small files."""
-    me = _Note(os.getpid(), _began_ticks(), memory.oom_kills())
+    me = _Note(os.getpid(), process.began_ticks(), memory.oom_kills())
     before = _read_note(folder / NOTE)
     if before is not None and (before.pid, before.began_ticks) == (me.pid, me.began_ticks):
         return None
@@ -117,8 +117,3 @@ def _take_text(path: Path) -> str:
     except OSError:
         return ""
     return text
-
-
-def _began_ticks() -> int:
-    """When the kernel started this process, in clock ticks since the boot: with its number, nobody else's."""
-    return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])

@@ -394,7 +394,7 @@ class Governor:
             tried = any(way.spec.context < books.alias.variants[0].context for way in books.ways)
             if not tried and all(way.need.total > most for way in books.ways):
                 specs = [shorter(way.spec, context) for way in books.ways for context in books.contexts()]
-                books.ways = [*books.ways, *[Way(spec, await self._sizer.predict(spec)) for spec in specs]]
+                books.ways = [*books.ways, *[Way(spec, await self._sizer.predict(spec, self.room)) for spec in specs]]
         except EdgedError as error:
             self._fail(books, error)
             return
@@ -407,7 +407,7 @@ class Governor:
         missing: list[ModelUnavailable] = []
         for spec in specs:
             try:
-                ways.append(Way(spec, await self._sizer.predict(spec)))
+                ways.append(Way(spec, await self._sizer.predict(spec, self.room)))
             except ModelUnavailable as error:
                 missing.append(error)
         if not ways:
@@ -443,7 +443,7 @@ class Governor:
         board = BoardMemory(self._budget_bytes, reserve, own, memory.available_bytes())
         most = self._most(resident)
         least = min(ways, key=lambda way: way.need.total)
-        small = await self._sizer.predict(shorter(least.spec, LEAST_CONTEXT))
+        small = await self._sizer.predict(shorter(least.spec, LEAST_CONTEXT), self.room)
         at = (least.spec.context, least.need.total)
         fits = Fits(fitting_context(most, at, (LEAST_CONTEXT, small.total)), await self._others(books, most))
         sizes = {_label(way): way.need.total for way in ways}

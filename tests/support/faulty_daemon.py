@@ -36,11 +36,11 @@ from typing import Any
 from edged.daemon import assembly, lifecycle, supervisor
 from edged.engines import scripted
 from edged.engines.scripted import ScriptedEngine
-from edged.host import clock, fault_points
+from edged.host import clock, fault_points, memory
 from edged.interfaces import OnPiece
 from edged.requests import worker
 from edged.residency.pressure.ladder import Calm
-from edged.residency.pressure.low_memory import Floor
+from edged.residency.pressure.low_memory import LowMemory
 from edged.residency.pressure.pressure import Pressure, PressureTiming
 from edged.tools import toolbox
 from edged.tools.publish import PublishKind
@@ -201,7 +201,8 @@ def main() -> int:
     if meminfo := os.environ.get("EDGED_TEST_MEMINFO"):
         vars(assembly)["PRESSURE_PACE"] = PACE
         vars(assembly)["Pressure"] = functools.partial(Pressure, board=NOWHERE, group=lambda: None)
-        vars(assembly)["Floor"] = functools.partial(Floor, meminfo=Path(meminfo), root=NOWHERE, own=NOWHERE)
+        left = functools.partial(memory.left, meminfo=Path(meminfo), root=NOWHERE, listing=NOWHERE)
+        vars(assembly)["LowMemory"] = functools.partial(LowMemory, left=left)
     return supervisor.run(sys.argv[1])
 
 

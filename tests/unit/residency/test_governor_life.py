@@ -60,7 +60,7 @@ class Board:
         _, size, name = spec.path.split("/")
         return MemoryNeed(weights=int(size), kv=spec.context if name.startswith("long") else 0)
 
-    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+    async def predict(self, spec: ModelSpec, spare: Callable[[], int]) -> MemoryNeed:
         if spec.path in self.missing:
             raise ModelUnavailable(f"{spec.path} is not installed: edged models pull {spec.path}")
         return self.need(spec)
