@@ -1,7 +1,7 @@
 """The one shape of all transports: what brings requests in and carries replies out.
 
 A transport is made of the configuration alone, before anything runs. The daemon hands it its listening sockets, opens
-the door behind it at the start, and asks it for nothing else than what is here.
+the backend behind it at the start, and asks it for nothing else than what is here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Readiness(Struct, frozen=True):
     missing: dict[str, str] = field(default_factory=dict)
 
 
-class Door(Struct, frozen=True):
+class Backend(Struct, frozen=True):
     """What a transport finds behind it.
 
     api: what a caller may do. gate: who may come in. state: makes the document of base/state. metrics: the page and its
@@ -61,7 +61,7 @@ class Transport(ABC):
         return
 
     @abstractmethod
-    async def start(self, door: Door) -> asyncio.Task[None] | None:
+    async def start(self, backend: Backend) -> asyncio.Task[None] | None:
         """Let callers in. Returns a task to be watched, where there is one: it ends by `stop` only, or by a bug.
 
         Raises:
@@ -76,7 +76,7 @@ class Transport(ABC):
     async def stop(self) -> None:
         """End all connections; without effect where it was not started."""
 
-    async def arrived(self) -> None:
+    async def until_ready(self) -> None:
         """Returns as soon as nothing is `missing`."""
         return
 
@@ -93,7 +93,7 @@ class Transport(ABC):
         return
 
 
-class Carrier(Transport):
+class ReplyTransport(Transport):
     """A transport that carries replies to those who do not wait for them. Implements `interfaces.Deliverer`."""
 
     @abstractmethod
@@ -101,6 +101,6 @@ class Carrier(Transport):
         """See interfaces.Deliverer."""
 
 
-def carriers(transports: Sequence[Transport]) -> dict[str, Carrier]:
+def deliverers(transports: Sequence[Transport]) -> dict[str, ReplyTransport]:
     """Those that carry replies, by name."""
-    return {each.name: each for each in transports if isinstance(each, Carrier)}
+    return {each.name: each for each in transports if isinstance(each, ReplyTransport)}
