@@ -87,7 +87,7 @@ class Requests:
             if cancel and accepted.reply is None and not self._pipeline.is_awaited(accepted.rid):
                 await self._pipeline.cancel(accepted.rid)
         except EdgedError:
-            pass  # refused: nobody is there to be told, and the audit log knows
+            pass  # a refusal, which is in the audit log; its reader has left
         except Exception:
             log.exception("a request failed through a bug after its client had left")
 

@@ -51,7 +51,8 @@ class CloudMind:
         if decision.go is not Go.CLOUD or decision.upstream is None:
             return None
         [facts] = self._resources.cloud.facts([decision.upstream])
-        if not (facts.up and facts.room and facts.budget_left):  # the decision was made some time ago
+        holds = decision.may_leave and facts.up and facts.room and facts.budget_left
+        if not holds:  # it was made some time ago
             raise Declined
         return CloudDecider(self._resources, run, decision.upstream, decision.reason)
 
@@ -146,7 +147,9 @@ class CloudDecider(Decider):
         except ModelUnavailable as error:
             raise Declined(error, refused_by=self._upstream) from error
         except (NoLink, OverBudget) as error:
-            log.warning("upstream %s cannot be used: %s", self._upstream, error.message)
+            log.warning(
+                "upstream %s cannot be used: %s", self._upstream, error.message, extra={"event": "upstream_skipped"}
+            )
             raise Declined(unaffordable_at=self._upstream if isinstance(error, OverBudget) else None) from error
 
     def _leaves(self, run: Run, masking: Masking, chat: Chat, body: bytes) -> None:

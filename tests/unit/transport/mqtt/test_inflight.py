@@ -174,7 +174,7 @@ async def test_close_ends_all_who_wait_and_all_who_come() -> None:
 
 
 async def test_late_or_foreign_confirmation_is_nothing() -> None:
-    """Of a publish that was grounded, for example."""
+    """Of a publish that started again, for example."""
     broker = Broker()
     broker.inflight.open(1)
     broker.inflight.confirmed(77, 0)
