@@ -213,6 +213,7 @@ class Caller(Struct, frozen=True):
     tools, models: by hand and by an agent for it, plain ones without an agent; None: all there are.
     manage: models and other clients' requests are its business, too.
     highest: the priority its requests may have. rate: how much it may ask; None: no bound. counted_as: who shares that.
+    former: the name under which its requests were stored before; empty: this one.
     """
 
     client: str
@@ -227,6 +228,7 @@ class Caller(Struct, frozen=True):
     rate: Rate | None = None
     counted_as: str = ""
     kept_out: str = ""
+    former: str = ""
 
 
 class AuditEntry(Struct, frozen=True, omit_defaults=True, kw_only=True):

@@ -91,6 +91,7 @@ class Pipeline:
         )
 
         self.accept = inbox.accept
+        self.leave = inbox.leave
         self.forget_packets = inbox.forget_packets
         self.requeue = inbox.requeue
         self.refuse = inbox.refuse
