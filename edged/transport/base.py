@@ -1,8 +1,8 @@
 """The one shape of all transports: what brings requests in and carries replies out.
 
-A transport is made of the configuration alone, before anything runs: `assembly.TRANSPORTS` lists who makes them. Then the
-daemon hands it its listening sockets, starts it with the backend that its callers reach, and asks it for nothing else
-than what is here.
+A transport is made of the configuration alone, before anything runs: `assembly.TRANSPORTS` lists who makes them. The
+daemon then hands it its listening sockets, starts it with the backend that its callers reach, and asks it for nothing
+else than what is here.
 """
 
 from __future__ import annotations
