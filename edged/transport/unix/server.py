@@ -21,7 +21,7 @@ from edged.access.gate import Gate
 from edged.api import Api
 from edged.errors import BadRequest, EdgedError, Internal, TooLarge
 from edged.transport import sockets
-from edged.transport.base import Door, Sockets, Transport
+from edged.transport.base import Backend, Sockets, Transport
 from edged.types import JSON, Caller
 from edged.wire import MAX_DEPTH, depth, fault
 
@@ -108,9 +108,9 @@ class UnixTransport(Transport):
         """See Transport."""
         [self._inherited] = sockets[self._path]
 
-    async def start(self, door: Door) -> None:
+    async def start(self, backend: Backend) -> None:
         """See Transport. ConfigError where the socket cannot be made, or another daemon answers on it."""
-        self._gate, self._methods = door.gate, self._make_methods(door.api)
+        self._gate, self._methods = backend.gate, self._make_methods(backend.api)
         if self._inherited:
             self._gid = sockets.gid_of(self._path, self._gid)
             listening = self._inherited.dup()  # its queue stays when the server closes this one
