@@ -23,7 +23,7 @@ from edged.completions.plain import Completions
 from edged.config import Agent, Config, Model, Node
 from edged.requests.watchers import OnDelta
 from edged.store.requests import Accepted
-from edged.transport.base import Door, Readiness
+from edged.transport.base import Backend, Readiness
 from edged.transport.http.core.limits import Limits
 from edged.transport.http.server import HttpTransport
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
@@ -173,7 +173,7 @@ async def serving(
         api_keys_file=keys_file(folder),
         limits=limits,
     )
-    await transport.start(Door(config, api, gate, dict, lambda: Readiness(True), lambda: (b"", "text/plain")))
+    await transport.start(Backend(config, api, gate, dict, lambda: Readiness(True), lambda: (b"", "text/plain")))
     port = next(address[1] for address in transport.bound if isinstance(address, tuple))
     served = Served(socket, port, house, gate, transport)
     try:
