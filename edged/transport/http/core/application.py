@@ -24,6 +24,7 @@ from edged.transport.http.core.errors import (
     TooSlow,
     Unauthorized,
 )
+from edged.transport.http.core.headers import IGNORED
 from edged.transport.http.core.keys import Keys
 from edged.transport.http.core.limits import BUSY_S, ClientLoad, Limits
 from edged.transport.http.core.surface import Surfaces
@@ -48,6 +49,8 @@ def application(
 
     async def common_headers(request: web.Request, response: web.StreamResponse) -> None:
         _common_headers(response.headers)
+        if IGNORED in request:
+            response.headers[IGNORED] = request[IGNORED]
         response.headers.update(browsers.cors_headers(request.headers))
 
     made.on_response_prepare.append(common_headers)
