@@ -52,7 +52,7 @@ from edged.store.sizes import Sizes
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.transport import http, mqtt, unix
-from edged.transport.base import Transport, carriers
+from edged.transport.base import Transport, deliverers
 from edged.transport.mqtt.transport import MqttTransport
 from edged.types import Alias
 from edged.upstreams import Cloud, LocalServers
@@ -144,7 +144,7 @@ def assemble(settings: Config) -> Parts:
         toolbox,
         cloud,
         gate,
-        deliverers=carriers(transports),
+        deliverers=deliverers(transports),
         last_end=functools.partial(last_end.take, Path(settings.node.runtime_dir)),
         tell=events.publish,
         changed=changed.set,

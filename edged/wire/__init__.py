@@ -17,10 +17,10 @@ from msgspec import Struct
 from edged.errors import BadRequest, EdgedError, TooLarge
 from edged.types import JSON, Fault, Format, Message, Preference, Priority, Privacy, Reply, Request, Status
 from edged.wire import dialogue
-from edged.wire.dialogue import Wrong
+from edged.wire.dialogue import BadParameter
 from edged.wire.values import MAX_DEPTH, checked, depth, is_json
 
-__all__ = ["MAX_DEPTH", "Wrong", "depth", "is_json"]  # what is imported here for everybody
+__all__ = ["MAX_DEPTH", "BadParameter", "depth", "is_json"]  # what is imported here for everybody
 
 MAX_REQUEST_BYTES = 256 * 1024  # CONTRACT section 4; about 60,000 tokens, beyond what a board's model reads
 MAX_NAME_BYTES = 128  # CONTRACT section 3: ids; conversations are names of the same kind
@@ -109,10 +109,10 @@ def request_from_map(body: object, *, agent: str | None) -> Request:
     body = checked(body, "a map with `input` or `messages`")
     raw = dialogue.convert(body, _Body, "")
     if raw.agent is not None and agent is not None and raw.agent != agent:
-        raise Wrong("agent", f"the request was sent to {agent!r} and names {raw.agent!r}; name one or the other")
+        raise BadParameter("agent", f"the request was sent to {agent!r} and names {raw.agent!r}; name one or the other")
     chosen = agent or raw.agent
     if not chosen:
-        raise Wrong("agent", "which agent is meant? Name one of those that are configured")
+        raise BadParameter("agent", "which agent is meant? Name one of those that are configured")
     check_numbers(raw, BOUNDS)
     return Request(
         agent=chosen,
@@ -209,15 +209,15 @@ def _messages(raw: _Body) -> tuple[Message, ...]:
         raise BadRequest("a request has either `input` (text) or `messages` (OpenAI shape)")
     if raw.input is not None:
         if not raw.input.strip():
-            raise Wrong("input", "is empty")
+            raise BadParameter("input", "is empty")
         return (Message("user", raw.input),)
     return question(dialogue.read(raw.messages or []))
 
 
 def question(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """A dialogue that ends with what is asked, as an agent's request has to. Raises Wrong."""
+    """A dialogue that ends with what is asked, as an agent's request has to. Raises BadParameter."""
     if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
-        raise Wrong("messages", "the last one must be the user's, with text")
+        raise BadParameter("messages", "the last one must be the user's, with text")
     return messages
 
 
@@ -232,22 +232,22 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 
 def check_numbers(body: Struct, bounds: Mapping[str, tuple[float, float]]) -> None:
-    """Raises Wrong for a field whose number is out of bounds."""
+    """Raises BadParameter for a field whose number is out of bounds."""
     for name, (low, high) in bounds.items():
         value = getattr(body, name)
         if value is not None and not low <= value <= high:
-            raise Wrong(name, f"{value} is outside {low} to {high}")
+            raise BadParameter(name, f"{value} is outside {low} to {high}")
 
 
 def stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Stop strings, one or several. Raises Wrong."""
+    """Stop strings, one or several. Raises BadParameter."""
     made = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(made) > MAX_STOPS or any(not s for s in made):
-        raise Wrong("stop", f"at most {MAX_STOPS} strings, none of them empty")
+        raise BadParameter("stop", f"at most {MAX_STOPS} strings, none of them empty")
     return made
 
 
 def _name(field: str, value: str | None) -> str | None:
     if value is not None and not 1 <= len(value.encode(errors="surrogatepass")) <= MAX_NAME_BYTES:
-        raise Wrong(field, f"1 to {MAX_NAME_BYTES} bytes, not {len(value.encode(errors='surrogatepass'))}")
+        raise BadParameter(field, f"1 to {MAX_NAME_BYTES} bytes, not {len(value.encode(errors='surrogatepass'))}")
     return value

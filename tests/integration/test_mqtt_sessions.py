@@ -390,7 +390,7 @@ async def test_broker_that_takes_few_publishes_at_a_time_gets_few(tmp_path: Path
 
 
 async def test_broker_that_takes_fewer_than_before_gets_the_rest_later(broker: Mosquitto) -> None:
-    """What is in the air from the last connection counts as well."""
+    """What is in flight from the last connection counts as well."""
     async with Wire(broker.port) as wire, Node(wire.port) as node:
         await node.online()
         await until(lambda: node.transport.status()["in_flight"] == 0)

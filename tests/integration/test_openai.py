@@ -22,6 +22,7 @@ from edged.engines.kind import ChatTemplate
 from edged.engines.scripted import ScriptedEngine
 from edged.errors import Busy, ContextExceeded, NoLink
 from edged.requests.watchers import OnDelta
+from edged.transport.http.core.limits import Limits
 from edged.types import Ask, Fault, ModelSpec, Reply, Status
 from edged.wire import MAX_REQUEST_BYTES
 from tests.support.daemon import entry
@@ -143,6 +144,21 @@ async def test_stream_ends_as_server_sent_events_do(served: Served) -> None:
         lines = [line async for line in response.iter_lines() if line]
         assert response.headers["content-type"] == "text/event-stream"
     assert all(line.startswith("data: ") for line in lines)
+    assert lines[-1] == "data: [DONE]"
+
+
+async def test_silent_stream_shows_signs_of_life_that_clients_skip(tmp_path: Path, engine: ScriptedEngine) -> None:
+    """A proxy would end a connection on which nothing comes."""
+    models = {"small": Model()}
+    chats = Completions(engine, models, Dialects(lambda _: ChatTemplate()), max_waiting=WAITING)
+    async with serving(tmp_path, chats, models, limits=Limits(heartbeat_s=0.02)) as served:
+        async with served.client.chat.completions.with_streaming_response.create(
+            model="small", messages=NOTE, stream=True
+        ) as response:
+            lines = [line async for line in response.iter_lines() if line]
+        stream = await served.client.chat.completions.create(model="small", messages=NOTE, stream=True)
+        assert text_of([chunk async for chunk in stream]) == "done"
+    assert ": still working" in lines[:1]
     assert lines[-1] == "data: [DONE]"
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from edged.access.gate import Gate
 from edged.errors import ConfigError
 from edged.transport import sockets
-from edged.transport.base import Door, Sockets, Transport
+from edged.transport.base import Backend, Sockets, Transport
 from edged.transport.http.core import keys
 from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.limits import Limits
@@ -92,15 +92,17 @@ class HttpTransport(Transport):
         """See Transport."""
         self._inherited = sockets
 
-    async def start(self, door: Door) -> None:
+    async def start(self, backend: Backend) -> None:
         """See Transport. ConfigError where a socket cannot be made, or another process answers on it."""
         from edged.transport.http.core.application import application
         from edged.transport.http.core.connection import Connections
         from edged.transport.http.core.surface import Board, Surfaces
         from edged.transport.http.surfaces import SURFACES
 
-        self._gate = door.gate
-        board = Board(api=door.api, ready=door.ready, metrics=door.metrics, heartbeat_s=self._limits.heartbeat_s)
+        self._gate = backend.gate
+        board = Board(
+            api=backend.api, ready=backend.ready, metrics=backend.metrics, heartbeat_s=self._limits.heartbeat_s
+        )
         surfaces = Surfaces(make(board) for make in SURFACES)
         app = application(surfaces, keys=self._keys, gate=self._gate, browsers=self._browsers, limits=self._limits)
         self._connections = Connections(self._limits, surfaces)

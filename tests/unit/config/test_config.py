@@ -389,7 +389,9 @@ def test_wrong_value_is_refused_with_its_key_and_what_is_allowed(main: Path, tex
 LINES: list[tuple[str, int]] = [
     ("[queue]\nmax_attempts = 1\nmax_wating = 1", 3),
     ("[queue]\n\n# no\nmax_waiting = 0", 4),
-    ('[agents.house]\nmax_steps = 1\ntools = [\n  "level",\n  "rocket",\n]', 3),
+    ('[agents.house]\nmax_steps = 1\ntools = [\n  "level",\n  "rocket",\n]', 5),
+    ('[roles.r]\nagents = [\n  "*",\n  "nobody",\n]', 4),
+    ('[http]\nlisten = [\n  "unix:a",\n  "8377",\n]', 4),
     ('[http]\norigins = [\n  "https://a.example",\n  "ftp://b",\n]', 4),
     ("[agents.other]\nmax_steps = 3", 1),
     ('[tools.level]\nsay = "x"\nparameters."a-b" = {}', 3),
@@ -547,6 +549,18 @@ def test_wrong_cloud_or_listener_names_the_key_and_what_is_allowed(main: Path, t
     error = refused(main, text)
     assert error.key == key
     assert said in error.problem
+
+
+@pytest.mark.parametrize(
+    "url", ["SCHEME://me:pass@host/x", "SCHEMEs://me:pass@[h", "ftp://me:pass@h", "SCHEME://me:pass@"]
+)
+@pytest.mark.parametrize("text", ['[mqtt]\nurl = "URL"', '[upstreams.a]\nmodel = "m"\nbase_url = "URL"'])
+def test_password_in_an_address_is_refused_and_not_shown(main: Path, url: str, text: str) -> None:
+    """Whatever else is wrong with the address: messages go into logs."""
+    scheme = "mqtt" if "mqtt" in text else "http"
+    error = refused(main, text.replace("URL", url.replace("SCHEME", scheme)))
+    assert "password_file" in error.problem or "api_key_file" in error.problem
+    assert "pass@" not in str(error)
 
 
 def test_http_listens_on_a_socket_of_its_own_unless_told_otherwise(main: Path) -> None:

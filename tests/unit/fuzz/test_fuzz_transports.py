@@ -37,7 +37,7 @@ from edged.transport.mqtt.packets import MAX_PACKET_BYTES, publish_properties
 from edged.transport.mqtt.settings import Settings
 from edged.transport.mqtt.topics import Topics
 from edged.types import Ask, Format
-from edged.wire.dialogue import Wrong
+from edged.wire.dialogue import BadParameter
 from tests.support.fuzz import anything, damaged, is_finite, json_values, maps, texts, written
 
 # aiohttp reads what is no UTF-8 in a header as halves of surrogate pairs
@@ -126,7 +126,7 @@ def test_chat_completion_is_a_question_or_wrong_by_name(payload: bytes, key: str
         assert error.message
         told = said(openai_error(error))["error"]
         assert told["message"]
-        assert not isinstance(error, Wrong) or told["param"] == error.param
+        assert not isinstance(error, BadParameter) or told["param"] == error.param
 
 
 inputs = texts | st.lists(texts | st.integers(), max_size=3)

@@ -36,7 +36,7 @@ log = logging.getLogger("edged.http")
 def application(
     surfaces: Surfaces, *, keys: Keys | None, gate: Gate, browsers: Browsers, limits: Limits
 ) -> web.Application:
-    """The surfaces behind the guard. keys: who may come in where the kernel does not say who it is."""
+    """The surfaces behind the guard. keys: of clients that the kernel does not name."""
     guard = _Guard(surfaces, keys, gate, browsers, limits)
 
     @web.middleware
@@ -116,7 +116,7 @@ class _Guard:
             error = _of_aiohttp(response, request)
         except Exception as bug:
             if isinstance(bug, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-                raise  # nobody is there to be told
+                raise  # the client has left
             log.exception("%s %s failed through a bug", request.method, request.rel_url.raw_path)
             error = Internal(BUG)
         return self._surfaces.of(request.path).error(request, error)
@@ -144,11 +144,11 @@ class _Guard:
         raise self._gate.stranger(mine.peer.origin, Unauthorized(needed))
 
     def _admit(self, mine: Connection, request: web.Request) -> None:
-        """Raises what keeps a known caller out."""
+        """Raises what keeps a known caller out: Busy, Forbidden."""
         assert mine.caller is not None
         if mine.crowded:
             most = self._limits.connections
-            raise Busy(f"{mine.caller.client} has more than {most} connections open", retry_after_s=BUSY_S)
+            raise Busy(f"too many connections are open; {mine.caller.client} may have {most}", retry_after_s=BUSY_S)
         if not self._surfaces.is_open(request.path):
             self._gate.enter(mine.caller, "join the group of this socket")
 

@@ -32,8 +32,8 @@ class Board(Struct, frozen=True, kw_only=True):
 class Surface(Protocol):
     """One way to speak HTTP with edged.
 
-    paths: what lies at or below them is this surface's, whether it has a route there or not: also its errors are told
-        in this surface's shape. Of two surfaces the longer path wins; "/" is everything that is nobody else's.
+    paths: what lies at or below them is this surface's, whether it has a route there or not: its errors have this
+        surface's shape, too. Of two surfaces the longer path wins; "/" is everything that is nobody else's.
     open_paths: whole paths that need no key, and no role.
     """
 
@@ -48,7 +48,8 @@ class Surface(Protocol):
         ...
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """The handlers. What they raise is told by `error`; `core.connection` says who asks, `core.stream` streams."""
+        """The handlers. What they raise becomes a response by `error`. `core.connection` knows who asks,
+        `core.stream` streams."""
         ...
 
     def error(self, request: web.BaseRequest, error: EdgedError) -> web.Response:

@@ -57,7 +57,7 @@ def of_model(head: Head, answer: ModelAnswer, *, logprobs: bool) -> JSON:
 
 
 def of_variant(answer: ModelAnswer) -> dict[str, JSON]:
-    """Which variant of the model answered, as OpenAI tells what a model ran on; nothing where it has only one."""
+    """Which variant of the model answered, in OpenAI's field for what a model runs on; none where it has only one."""
     return {"system_fingerprint": answer.variant} if answer.variant else {}
 
 
@@ -120,7 +120,7 @@ def agent_usage(reply: dict[str, JSON]) -> JSON:
 
 
 def ours(reply: dict[str, JSON]) -> JSON:
-    """What edged tells beside OpenAI's shape: how to find the request again, what was done, where the time went."""
+    """What edged adds to OpenAI's shape: how to find the request again, what was done, where the time went."""
     return {name: reply[name] for name in OURS}
 
 

@@ -15,7 +15,7 @@ from edged.completions.request import MAX_TOP, ModelAsk
 from edged.transport.http.openai.tools import choice, tools
 from edged.types import JSON, Format, Message, Request, Sampling, ToolSpec
 from edged.wire import BOUNDS, check_numbers, decode, dialogue, question, stops
-from edged.wire.dialogue import Wrong, convert
+from edged.wire.dialogue import BadParameter, convert
 from edged.wire.values import checked
 
 NUMBERS = {
@@ -111,7 +111,7 @@ class Body(Struct, forbid_unknown_fields=True):
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True):
-    """A request whose every part was checked, whoever is to answer it."""
+    """A request whose every part was checked, for an agent or a plain model."""
 
     body: Body
     messages: tuple[Message, ...]
@@ -130,7 +130,7 @@ def parse(payload: bytes) -> ChatRequest:
     """A request from its bytes.
 
     Raises:
-        Wrong: with the parameter and what is allowed.
+        BadParameter: with the parameter and what is allowed.
         BadRequest, TooLarge: it is no JSON object, or nested too deep.
     """
     body = convert(checked(decode(payload, Format.JSON), "a JSON object with model and messages"), Body, "")
@@ -138,7 +138,7 @@ def parse(payload: bytes) -> ChatRequest:
         value = getattr(body, name)
         if value is not None and value not in allowed:
             instead = f"allowed is {' or '.join(map(_written, allowed))}" if allowed else "leave it out"
-            raise Wrong(name, f"is not supported: {reason}; {instead}")
+            raise BadParameter(name, f"is not supported: {reason}; {instead}")
     check_numbers(body, NUMBERS)
     return ChatRequest(
         body=body,
@@ -155,7 +155,7 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
     body = chat.body
     shown, called, may_be_many = choice(chat.tools, body.tool_choice)
     if body.top_logprobs is not None and not body.logprobs:
-        raise Wrong("top_logprobs", "needs logprobs: true")
+        raise BadParameter("top_logprobs", "needs logprobs: true")
     temperature, top_p = body.temperature, 1.0 if body.top_p is None else body.top_p
     if temperature is None:
         temperature = DEFAULT_TEMPERATURE if body.top_p is None else SAMPLING_TEMPERATURE
@@ -175,14 +175,14 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
 
 
 def agent_request(chat: ChatRequest, id: str | None) -> Request:
-    """For an agent, which has its own tools and speaks for several generations. Raises Wrong."""
+    """For an agent, which has its own tools and speaks for several generations. Raises BadParameter."""
     body = chat.body
     for name in ("tools", "tool_choice"):
         if getattr(body, name):
-            raise Wrong(name, f"{body.model!r} is an agent and has its own tools: leave it out, or name a model")
+            raise BadParameter(name, f"{body.model!r} is an agent and has its own tools: leave it out, or name a model")
     if body.logprobs or body.top_logprobs is not None:
         name = "logprobs" if body.logprobs else "top_logprobs"
-        raise Wrong(name, f"{body.model!r} is an agent, and only models tell log-probabilities: leave it out")
+        raise BadParameter(name, f"{body.model!r} is an agent, and only models give log-probabilities: leave it out")
     return Request(
         agent=body.model,
         messages=question(chat.messages),
@@ -203,15 +203,15 @@ def _response_schema(given: ResponseFormat | None) -> dict[str, JSON] | None:
     if given.type == "json_object":
         return {"type": "object"}
     if given.type != "json_schema":
-        raise Wrong("response_format.type", f"{given.type!r}; allowed are text, json_object, json_schema")
+        raise BadParameter("response_format.type", f"{given.type!r}; allowed are text, json_object, json_schema")
     if given.json_schema is None:
-        raise Wrong("response_format.json_schema", "is required with type json_schema")
+        raise BadParameter("response_format.json_schema", "is required with type json_schema")
     return {"type": "object"} if given.json_schema.schema is None else given.json_schema.schema
 
 
 def _max_tokens(body: Body) -> int | None:
     if body.max_tokens is not None and body.max_completion_tokens is not None:
-        raise Wrong("max_tokens", "and max_completion_tokens mean the same: leave one out")
+        raise BadParameter("max_tokens", "and max_completion_tokens mean the same: leave one out")
     return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
 

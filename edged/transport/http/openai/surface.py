@@ -31,7 +31,7 @@ from edged.transport.http.openai.request import ChatRequest
 from edged.transport.http.openai.stream import Chunks, Piece, Steady
 from edged.types import JSON, Ask, Caller, Fault, Status
 from edged.wire import fault
-from edged.wire.dialogue import Wrong
+from edged.wire.dialogue import BadParameter
 
 PARAM = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+)*): ")  # how errors of edged's own checks begin
 
@@ -99,7 +99,7 @@ class OpenAI:
         who = caller(request)
         job, as_base64 = openai_embeddings.parse(await request.read())
         if self._models.kind(who, job.model) is Kind.AGENT:
-            raise Wrong("model", f"{job.model!r} is an agent, and embeddings are made by embedding models")
+            raise BadParameter("model", f"{job.model!r} is an agent, and embeddings are made by embedding models")
         made = await self._models.embed(who, job)
         return _json(openai_embeddings.answer(job.model, made, as_base64=as_base64))
 
@@ -186,12 +186,12 @@ def _named(chat: ChatRequest) -> Iterator[None]:
         if error.tool is not None:
             place = [tool.name for tool in chat.tools].index(error.tool)
             param = f"tools[{place}].function.parameters"
-        raise Wrong(param, f"this schema cannot be kept: {error.reason}") from None
+        raise BadParameter(param, f"this schema cannot be kept: {error.reason}") from None
 
 
 def _param(error: EdgedError) -> str | None:
     """The parameter an error is about; those of edged begin with it."""
-    if isinstance(error, Wrong):
+    if isinstance(error, BadParameter):
         return error.param
     if isinstance(error, UnknownAgent):
         return "model"
