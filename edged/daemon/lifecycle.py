@@ -198,7 +198,7 @@ class Daemon:
         """What the start found, and that there is one."""
         p = self._parts
         for note in await asyncio.to_thread(p.updater.open):
-            logger.warning("%s", note)
+            logger.warning("%s", note, extra={"event": "update_record_void"})
         if (salvaged := p.database.salvaged) is not None:
             logger.error("%s", salvaged, extra={"event": "store_damaged"})
             p.events.publish("store_damaged", {"aside": salvaged.aside, "rows": salvaged.rows})

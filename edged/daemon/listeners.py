@@ -51,6 +51,7 @@ class Listeners:
                 log.warning(
                     "socket %s passed by systemd is closed: it is no listening stream socket with a name",
                     inherited.getsockname(),
+                    extra={"event": "socket_refused"},
                 )
                 inherited.close()
 
@@ -90,7 +91,11 @@ class Listeners:
         for name in self._open.keys() - {name for names in self._names.values() for name in names}:
             listening = self._open.pop(name)
             if listening.passed:
-                log.warning("socket %s passed by systemd is closed: no listener of the configuration wants it", name)
+                log.warning(
+                    "socket %s passed by systemd is closed: no listener of the configuration wants it",
+                    name,
+                    extra={"event": "socket_refused"},
+                )
                 self._given_up.add(name)
             _close(name, listening)
 

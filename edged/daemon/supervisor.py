@@ -44,7 +44,7 @@ def run(path: str | None) -> int:
         with _threads_watched():
             return asyncio.run(Supervisor(path).run())
     except ConfigError as error:
-        logger.error("%s", error)
+        logger.error("%s", error, extra={"event": "config_wrong"})
         return EX_CONFIG
 
 

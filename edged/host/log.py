@@ -1,4 +1,7 @@
-"""Logs: one line an event, on stderr, with the request's rid wherever there is one.
+"""Logs: one line for each thing that happens, on stderr, with the request's rid wherever there is one.
+
+A line that a person or a program looks for has a stable name: `extra={"event": "model_loaded"}` appears as
+`event=model_loaded` after the text. Texts may change, names do not; each room's README lists its own.
 
 Under systemd a line starts with its priority (sd-daemon(3)), and journald adds the time; elsewhere the time is printed.
 """
@@ -18,14 +21,15 @@ STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskNa
 
 
 class Formatter(logging.Formatter):
-    """`message key=value ... rid=...`"""
+    """`message event=name key=value ... rid=...`"""
 
     def __init__(self, *, under_systemd: bool) -> None:
         super().__init__()
         self._under_systemd = under_systemd
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {k: v for k, v in vars(record).items() if k not in STANDARD}
+        extra = {k: v for k, v in vars(record).items() if k not in STANDARD}
+        fields = {"event": extra.pop("event"), **extra} if "event" in extra else extra
         if (rid := request_id.get()) and "rid" not in fields:
             fields["rid"] = rid
         text = " ".join([f"{record.name}: {record.getMessage()}", *(f"{k}={_word(v)}" for k, v in fields.items())])

@@ -83,7 +83,12 @@ def listen_fds() -> list[socket.socket]:
         return []
     end, most = LISTEN_FDS_START + int(count), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if end > most:
-        log.warning("LISTEN_FDS=%s is not believed: this process may have %d descriptors", count, most)
+        log.warning(
+            "LISTEN_FDS=%s is not believed: this process may have %d descriptors",
+            count,
+            most,
+            extra={"event": "socket_refused"},
+        )
         return []
     passed = []
     for descriptor in range(LISTEN_FDS_START, end):
@@ -91,7 +96,12 @@ def listen_fds() -> list[socket.socket]:
             os.set_inheritable(descriptor, False)
             passed.append(socket.socket(fileno=descriptor))
         except OSError as error:  # a FIFO, say; it is nobody else's, and closed with the process
-            log.warning("descriptor %d passed by systemd is no socket: %s", descriptor, error.strerror)
+            log.warning(
+                "descriptor %d passed by systemd is no socket: %s",
+                descriptor,
+                error.strerror,
+                extra={"event": "socket_refused"},
+            )
     return passed
 
 
@@ -121,7 +131,12 @@ def memory_pressure() -> tuple[Path, bytes] | None:
     try:
         return Path(watch), base64.b64decode(write, validate=True)
     except ValueError as error:
-        log.warning("MEMORY_PRESSURE_WRITE is no base64, so %s is not watched: %s", watch, error)
+        log.warning(
+            "MEMORY_PRESSURE_WRITE is no base64, so %s is not watched: %s",
+            watch,
+            error,
+            extra={"event": "memory_pressure_unwatched"},
+        )
         return None
 
 

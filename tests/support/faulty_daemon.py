@@ -106,7 +106,7 @@ class LateDeath(PublishKind):
     published: Callable[[], None] = staticmethod(lambda: None)
 
     async def call(self, *arguments: Any) -> Any:
-        """See Kind."""
+        """See ToolKind."""
         result = await super().call(*arguments)
         self.published()
         return result

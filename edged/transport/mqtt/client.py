@@ -293,7 +293,12 @@ class Client:
         for name, code in zip(self._subscriptions.pop(mid, ()), codes, strict=False):
             if code.is_failure:
                 self.refused_topics[name] = code.getName()
-                log.error("the broker refused the subscription to %s: %s; check its access list", name, code.getName())
+                log.error(
+                    "the broker refused the subscription to %s: %s; check its access list",
+                    name,
+                    code.getName(),
+                    extra={"event": "mqtt_subscription_refused"},
+                )
             else:
                 self.refused_topics.pop(name, None)
         if not self._subscriptions and not self.refused_topics:

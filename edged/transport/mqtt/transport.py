@@ -136,7 +136,13 @@ class MqttTransport(ReplyTransport):
         if problem is None:
             self._counters.replied += 1
         else:
-            log.error("reply %s on %s cannot be delivered: %s", delivery.rid, message.topic, problem)
+            log.error(
+                "reply %s on %s cannot be delivered: %s",
+                delivery.rid,
+                message.topic,
+                problem,
+                extra={"event": "reply_undeliverable"},
+            )
 
     def delta(self, address: Address, offset: int, text: str) -> None:
         """Publish a piece of a streamed answer, QoS 0; `offset` in characters. Dropped while the broker is away or
@@ -294,7 +300,7 @@ class MqttTransport(ReplyTransport):
         version = self._attempts.version
         if self._client.version == version:
             return
-        log.info("trying MQTT %s", "5" if version == V5 else "3.1.1")
+        log.info("trying MQTT %s", "5" if version == V5 else "3.1.1", extra={"event": "mqtt_version"})
         self._inflight.start_again()
         self._client = self._make_client(version)
 
@@ -334,7 +340,7 @@ class MqttTransport(ReplyTransport):
         try:
             self._client.publish(message)
         except Unsendable as problem:
-            log.warning("nothing is published on %s: %s", message.topic, problem)
+            log.warning("nothing is published on %s: %s", message.topic, problem, extra={"event": "mqtt_unsendable"})
 
     def _send(self, message: Outgoing) -> int:
         return self._client.publish(message)
@@ -360,7 +366,7 @@ class MqttTransport(ReplyTransport):
     async def _announce(self) -> None:
         problem = await self._confirmed(self._presence.online())
         if problem is not None:
-            log.error("nobody sees that this node is online: %s", problem)
+            log.error("nobody sees that this node is online: %s", problem, extra={"event": "mqtt_unsendable"})
 
     async def _say_goodbye(self, within_s: float) -> None:
         try:

@@ -72,7 +72,12 @@ class Session:
         except ConnectionError:
             pass
         except TimeoutError:
-            log.warning("connection of %s closed: it has not read for %g s", self.caller.client, UNREAD_S)
+            log.warning(
+                "connection of %s closed: it has not read for %g s",
+                self.caller.client,
+                UNREAD_S,
+                extra={"event": "connection_closed"},
+            )
             self._writer.transport.abort()
 
 
@@ -150,7 +155,9 @@ class UnixTransport(Transport):
         try:
             await self._serve(session, reader, calls)
         except (BadRequest, TooLarge) as error:
-            log.warning("connection of %s closed: %s", session.caller.client, error)
+            log.warning(
+                "connection of %s closed: %s", session.caller.client, error, extra={"event": "connection_closed"}
+            )
             self._gate.unread(session.caller, error)
             session.notify("error", [_error(error)])
             session.gone.set()
@@ -191,7 +198,7 @@ class UnixTransport(Transport):
             self._gate.unread(session.caller, refused)
             error = _error(refused)
         except Exception:
-            log.exception("method %s failed through a bug", method)
+            log.exception("method %s failed through a bug", method, extra={"event": "bug"})
             error = _error(Internal("an error inside edged; its log has the details"))
         if msgid is not None:  # a notification gets no answer
             await session.respond(msgid, error, result)
