@@ -341,7 +341,7 @@ async def test_schema_that_cannot_be_kept_is_refused_by_name(
     board: Board, fields: dict[str, Any], param: str, stream: bool
 ) -> None:
     """With the reason, and never kept in part."""
-    with pytest.raises(openai.BadRequestError, match="https://schemas.example/valve") as caught:
+    with pytest.raises(openai.BadRequestError, match=r"schemas\.example/valve") as caught:
         await board.chat("smol", stream=stream, **fields)
     assert caught.value.param == param
 
