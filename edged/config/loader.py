@@ -24,17 +24,17 @@ from edged.types import JSON
 
 DEFAULT_FILE = Path("/etc/edged/edged.toml")
 
-# Keys of the contract whose part of edged does not exist yet: refused, so that nobody believes them to work.
+# Keys of the contract whose part of edged does not exist yet: refused, so that nobody relies on them.
 NOT_YET: Mapping[tuple[str, ...], str] = {
     ("mqtt", "shared_group"): "fleets",
 }
 
-# Their defaults ask for nothing, so whoever writes them out is not refused.
+# Their defaults ask for nothing, so a file that writes them out is not refused.
 ASKS_NOTHING: Mapping[tuple[str, ...], JSON] = {
     ("mqtt", "shared_group"): "",
 }
 
-MAX_LEVELS = 32  # of tables in tables: more has no use here, and costs stack in whoever walks through them
+MAX_LEVELS = 32  # of tables in tables: more has no use here, and costs stack in every function that walks through them
 BINARY = "payload"  # the one key whose text may hold NUL: a device may want it; names, paths and statements end there
 
 
@@ -137,7 +137,7 @@ def build(raw: dict[str, Any], origins: Origins, files: tuple[str, ...]) -> Conf
         for name, kind in NAMED.items()
     }
     config = Config(
-        **single,  # type: ignore[arg-type]  # the test of settings compares both with Config's fields
+        **single,  # type: ignore[arg-type]  # tests/unit/config/test_settings compares both with Config's fields
         **named,  # type: ignore[arg-type]
         tools=tools.parse(raw.get("tools", {})),
         files=files,

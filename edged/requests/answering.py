@@ -18,7 +18,7 @@ from edged.agent.loop import Run
 from edged.agent.router import Decision
 from edged.config import Config
 from edged.errors import Cancelled, EdgedError, Expired, Internal, UnknownAgent
-from edged.host import clock
+from edged.host.alarms import Alarms
 from edged.host.fault_points import point
 from edged.host.log import request_id
 from edged.requests.attempt import Attempt, NoRemoteSlot
@@ -57,6 +57,7 @@ class Answering:
         settler: Settler,
         parking: Parking,
         watchers: Watchers,
+        alarms: Alarms,
         signals: Signals,
         needs: Needs,
     ) -> None:
@@ -69,6 +70,7 @@ class Answering:
         self._settler = settler
         self._parking = parking
         self._watchers = watchers
+        self._alarms = alarms
         self._signals = signals
         self._needs = needs
 
@@ -77,12 +79,11 @@ class Answering:
         request_id.set(row.rid)
         point("work.claimed")
         tally = attempt.tally = Accounting(row.accepted_boot, row.spent)
-        left = None if row.deadline_boot is None else row.deadline_boot - clock.boot()
-        limit = asyncio.timeout(left)
+        limit: asyncio.Timeout | None = None
         outcome: Reply | tuple[Status, EdgedError]
         try:
             with attempt.may_be_interrupted():
-                async with limit:
+                async with self._alarms.timeout_at(row.deadline_boot) as limit:
                     answered = await self._answer(row, attempt, tally)
             if answered is None:
                 return
@@ -97,7 +98,7 @@ class Answering:
         except EdgedError as error:
             outcome = Status.FAILED, error
         except Exception as error:
-            if isinstance(error, TimeoutError) and limit.expired():
+            if isinstance(error, TimeoutError) and limit is not None and limit.expired():
                 outcome = Status.EXPIRED, Expired("the deadline passed")
             else:
                 log.exception("request failed through a bug")

@@ -28,7 +28,7 @@ from edged.engines.scripted import ScriptedEngine
 from edged.errors import BadRequest, Busy, NoLink, NoMemory, UnknownAgent
 from edged.host import clock, fault_points
 from edged.host.last_end import LastEnd
-from edged.interfaces import OnPiece
+from edged.interfaces import Deliverer, OnPiece
 from edged.requests.estimate import OVERTIME
 from edged.requests.pipeline import Pipeline
 from edged.requests.worker import MAX_RUNNING
@@ -126,6 +126,7 @@ class House:
         self.store = Stubborn(folder / "edged.db", MIGRATIONS)
         self.engine = Gate()
         self.mailbox = Mailbox()
+        self.deliverers: dict[str, Deliverer] = {"mqtt": self.mailbox}
         self.speeds: dict[str, Speed] = {}  # of the models, as measured
         self.script = folder / "script.toml"
         self.broker: Any = None
@@ -163,7 +164,7 @@ class House:
             self.toolbox,
             self.cloud,
             gate.Gate(Policy(self.config.agents, self.config.roles, self.config.access)),
-            deliverers={"mqtt": self.mailbox},
+            deliverers=self.deliverers,
             last_end=lambda: self.last_end,
             speeds=lambda: self.speeds,
         )
@@ -775,6 +776,18 @@ async def test_estimate_follows_what_the_agents_requests_took(house: House) -> N
     assert eta_s == pytest.approx(OVERTIME * need.other_s, abs=0.1)
 
 
+@pytest.mark.parametrize("text", ["wait", "queued"])
+async def test_deadline_comes_though_the_board_sleeps(house: House, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Of what runs, and of what waits: the loop's own clock stands still meanwhile."""
+    if text == "queued":
+        await house.busy()
+    monkeypatch.setattr(asyncio.BaseEventLoop, "time", lambda loop: 1e6)
+    accepted = await house.take(text, deadline_s=0.2)
+    reply = json.loads(await house.pipeline.result(accepted.rid))
+    assert reply["status"] == "expired"
+    monkeypatch.undo()
+
+
 # -- stopping and starting ---------------------------------------------------------------------------------------------
 
 
@@ -806,6 +819,37 @@ async def test_stop_waits_for_what_is_nearly_done(house: House, monkeypatch: pyt
     house.engine.open.set()
     await asyncio.wait_for(stopping, 3)
     assert await house.state(accepted) is State.DONE
+
+
+class Away:
+    """Implements interfaces.Deliverer: no reply arrives."""
+
+    async def deliver(self, delivery: Delivery) -> None:
+        """See interfaces.Deliverer."""
+        await asyncio.Event().wait()
+
+
+async def test_stop_waits_for_no_reply_whose_transport_is_gone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload took it out of the configuration. Should it come back, the reply goes out."""
+    monkeypatch.setattr("edged.requests.outbox.FLUSH_S", 0.05)
+    await house.end()
+    house.deliverers = {"mqtt": Away()}
+    await house.begin()
+    caller = Caller("mqtt:r", "mqtt", frozenset({"house"}))
+    request = request_from_map({"input": "hello", "agent": "house"}, agent=None)
+    accepted = await house.pipeline.accept(Ask(request=request, caller=caller, address=Address("r", b"c")))
+    await house.reply(accepted)
+    assert (await house.pipeline.counts())["outbox_waiting"] == 1
+    await house.end()
+    house.deliverers = {}
+    await house.begin()
+    monkeypatch.setattr("edged.requests.outbox.FLUSH_S", 60.0)
+    assert (await house.pipeline.counts())["outbox_waiting"] == 0
+    async with asyncio.timeout(10):
+        await house.end()
+    house.deliverers = {"mqtt": house.mailbox}
+    await house.begin()
+    await until(lambda: [delivery.rid for delivery in house.mailbox.got] == [accepted.rid])
 
 
 class Silent:
