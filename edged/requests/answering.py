@@ -155,6 +155,7 @@ class Answering:
             rid=row.rid,
             status=Status.DONE,
             output=outcome.output,
+            finish=outcome.finish,
             tool_calls=run.records,
             route=self._dispatcher.route(row.agent, attempt.routing, run.confidence, run.variant),
             usage=accounting.usage(),
