@@ -82,6 +82,10 @@ class House:
         """See Pipeline."""
         return False
 
+    def leave(self, rid: str, _ask: Ask, _on_delta: OnDelta) -> None:
+        """See Pipeline."""
+        self._watchers.pop(rid, None)
+
     async def cancel(self, rid: str) -> None:
         """See Pipeline."""
         await self.cancelled.put(rid)

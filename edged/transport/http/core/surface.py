@@ -13,6 +13,9 @@ from edged.api import Api
 from edged.errors import EdgedError
 from edged.transport.base import Readiness
 
+# Of a request: names of its parameters that have no effect, which its response names in a header.
+IGNORED = web.RequestKey("ignored", str)
+
 
 class Board(Struct, frozen=True, kw_only=True):
     """What surfaces are made of.

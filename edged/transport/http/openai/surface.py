@@ -22,9 +22,9 @@ from edged.completions.request import ModelAnswer, ModelAsk
 from edged.errors import BadRequest, ContextExceeded, ContextRefused, EdgedError, Forbidden, Internal, UnknownAgent
 from edged.transport.http.core import errors
 from edged.transport.http.core.connection import caller, gone
-from edged.transport.http.core.headers import IDEMPOTENCY_KEY, IGNORED, idempotency_key
+from edged.transport.http.core.headers import IDEMPOTENCY_KEY, idempotency_key
 from edged.transport.http.core.stream import EventStream
-from edged.transport.http.core.surface import Board
+from edged.transport.http.core.surface import IGNORED, Board
 from edged.transport.http.openai import embeddings as openai_embeddings
 from edged.transport.http.openai import lenient
 from edged.transport.http.openai import reply as shapes
@@ -167,7 +167,7 @@ class OpenAI:
                 problem = f"the answer began anew and is another one now; request {reply['rid']} has it whole"
                 return chunks.failed(fault(Internal(problem)), edged=ours)
             last = chunks.written([(rest, ())]) if rest else b""
-            return last + chunks.end("stop", shapes.agent_usage(reply), {"edged": ours})
+            return last + chunks.end(shapes.agent_finish(reply), shapes.agent_usage(reply), {"edged": ours})
 
         answer = self._requests.answer(ask, on_delta, gone=gone(request))
         return await stream.run(answer, ended=ended, failed=lambda error: chunks.failed(fault(error), _code(error)))
