@@ -275,8 +275,9 @@ async def test_parameters_of_other_servers_work_or_are_named_in_a_header(
         return done("It is open.")
 
     served.house.work = work
+    named = ""
     for _ in range(2):
-        raw = await served.client.chat.completions.with_raw_response.create(
+        raw: Any = await served.client.chat.completions.with_raw_response.create(
             model=model, messages=SAY, stream=stream, extra_body=FOREIGN
         )
         named = raw.headers["Edged-Ignored"]
