@@ -27,7 +27,7 @@ STALL_S = 120.0  # a part with work that shows no progress for so long is stuck:
 # Running requests get 5 s, those that were interrupted 2 and replies on their way 2 (see requests); TimeoutStopSec=30.
 REQUESTS_S = 12.0
 READY_WITHIN_S = (
-    3.0  # for the broker's answers; on a local network they take milliseconds, over TLS on a slow board a second
+    3.0  # for the broker: on a local network it answers in milliseconds, by TLS on a slow board in a second
 )
 TRY_S = 60.0  # to open the store, at most: somebody else's lock is waited for 10 s, and a slow card takes its time
 ENGINE_S = 10.0  # a step of a model ends within one; a load that has begun may take longer, and is left behind

@@ -190,5 +190,9 @@ def _group_name(gid: int) -> str:
 
 def _close(name: Name, listening: _Listening) -> None:
     listening.end.close()
-    if listening.file is not None and listening.file == _file(name):
+    if listening.file is None or listening.file != _file(name):
+        return
+    try:
         Path(str(name)).unlink(missing_ok=True)
+    except OSError as error:  # the folder became read-only, say; the next start takes the place of a dead socket
+        log.warning("the socket %s stays there: %s", name, error.strerror, extra={"event": "socket_left"})

@@ -55,12 +55,17 @@ class _Note(Struct):
 
 def take(folder: Path) -> LastEnd | None:
     """How the last process that called this for the folder ended; None: it was this one, which has not ended. Begins
-    to watch this process. Blocks for the time of some small files."""
+    to watch this process. Blocks for the time of some small files.
+
+    Args:
+        folder: the runtime folder by the configuration; the unit knows the one that systemd made.
+    """
     me = _Note(os.getpid(), process.began_ticks(), memory.oom_kills())
     before = _read_note(folder / NOTE)
     if before is not None and (before.pid, before.began_ticks) == (me.pid, me.began_ticks):
         return None
-    record, stacks = _take_text(folder / RECORD), _take_text(folder / STACKS)
+    told_in = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or folder)
+    record, stacks = _take_text(told_in / RECORD), _take_text(folder / STACKS)
     _watch(folder, me)
     then = 0 if before is None or before.oom_kills is None else before.oom_kills
     if record:

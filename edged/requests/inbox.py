@@ -84,7 +84,7 @@ class Inbox:
             decision = self.check(ask)
             if ask.request.response_schema is not None:
                 await self._dispatcher.check_schema(ask.request, decision)
-                self.check(ask)  # we may have begun to stop meanwhile
+                self._check_open()  # we may have begun to stop meanwhile
         except EdgedError as error:
             if not isinstance(error, Forbidden):  # which the gate has told
                 self._gate.refused(ask.caller, "request.refused", error, agent=ask.request.agent)
@@ -165,10 +165,12 @@ class Inbox:
             known = ", ".join(name for name in self._config.agents if name in ask.caller.agents) or "none"
             raise UnknownAgent(f"no agent {request.agent!r}; there are {known}")
         self._gate.ask(ask.caller, request.agent, request.priority)
-        decision = self._dispatcher.decide(request)
+        self._check_open()
+        return self._dispatcher.decide(request)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise Busy("the daemon is stopping", retry_after_s=5.0)
-        return decision
 
 
 def _listener(ask: Ask, on_delta: OnDelta) -> Hashable:

@@ -182,12 +182,16 @@ class Fault(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """The one outcome of a request (CONTRACT section 3). Field order is the order on the wire."""
+    """The one outcome of a request (CONTRACT section 3). Field order is the order on the wire.
+
+    finish: of the output: stop, or length where max_tokens cut it off; None where there is none.
+    """
 
     id: str | None
     rid: str
     status: Status
     output: str | None = None
+    finish: str | None = None
     tool_calls: tuple[ToolRecord, ...] = ()
     route: RouteTaken | None = None
     usage: Usage = Usage()

@@ -16,6 +16,7 @@ import pytest
 from edged import config
 from edged.access import gate
 from edged.access.policy import Policy
+from edged.agent import router
 from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
 from edged.agent.minds.base import Resources
@@ -500,6 +501,32 @@ async def test_new_work_is_refused_before_it_is_stored_and_known_work_is_not(hou
     assert explained["error"] == {"code": "no_memory", "message": "the board is full"}
     house.pipeline.refuse(None)
     assert (await house.ask("hello", id="new"))["status"] == "done"
+
+
+async def test_route_is_decided_once_when_a_request_comes_and_again_after_a_restart(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row keeps the decision; what the agent may do is looked at when it is worked on."""
+    decided: list[str] = []
+
+    def decide(facts: router.Facts) -> router.Decision:
+        decided.append("x")
+        return router_decide(facts)
+
+    router_decide = router.decide
+    monkeypatch.setattr(router, "decide", decide)
+    assert (await house.ask("hello"))["route"]["reason"] == "local_ok"
+    assert (await house.ask("stream", response_schema={"type": "string"}))["status"] in ("done", "failed")
+    assert len(decided) == 2
+    accepted = await house.take("wait")
+    await until(lambda: house.engine.asked[-1:] == ["wait"])
+    assert (await house.pipeline.get(accepted.rid)).decision == "local local_ok 0"
+    await house.end()
+    assert (await house.pipeline.get(accepted.rid)).decision == ""
+    house.engine.open.set()
+    await house.begin()
+    assert (await house.reply(accepted))["status"] == "done"
+    assert len(decided) == 4
 
 
 async def test_interactive_goes_before_batch_and_the_earliest_deadline_first(house: House) -> None:

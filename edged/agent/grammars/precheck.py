@@ -124,7 +124,8 @@ async def fitted(schemas: Sequence[dict[str, JSON]], names: Sequence[str | None]
         if at is None:
             raise BadRequest(f"tools: too much for one grammar: {why}")
         looser = kept(schemas[at], loose=True)
-        if looser == taken[at]:
+        # what is too much for a grammar would be as much for the check afterwards
+        if looser == taken[at] or why in (TOO_LONG, TOO_LARGE):
             raise Inexpressible(names[at] if names else None, why)
         taken[at] = looser
     return taken

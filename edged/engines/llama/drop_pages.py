@@ -24,7 +24,7 @@ EVERY_BYTES = (
 Span = tuple[int, int]
 
 
-class Mapped:
+class MappedPages:
     """The mappings of one model's files.
 
     The rows of its embeddings stay: they are used in place, a few with each prompt, and would come back one by one for

@@ -1,4 +1,4 @@
-"""From segments to tokens. Pure: the vocabulary is handed in.
+"""From segments to tokens, and from a job to a sequence. Pure: the vocabulary is handed in.
 
 The tokens are those of the whole text, as in the model's training, except that nothing spelled in a literal segment
 becomes a token that structures a dialogue: a user who writes `<|im_end|>` writes ten characters.
@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from itertools import groupby, pairwise
 from typing import Protocol
 
-from edged.types import Segment
+from edged.engines.llama.sequence import Sequence, common_length
+from edged.errors import BadRequest, ContextExceeded
+from edged.types import Job, Priority, Segment
 
 
 class Tokenizer(Protocol):
@@ -22,6 +24,37 @@ class Tokenizer(Protocol):
     def piece(self, token: int, *, special: bool) -> bytes: ...
 
     def is_mark(self, token: int) -> bool: ...
+
+
+def new_sequence(job: Job, order: int, vocabulary: Tokenizer, limit: int) -> Sequence:
+    """A job as the scheduler sees it. Its worst case is what `max_tokens` allows, or what the limit leaves after the
+    prompt if that is less: such an answer then ends with Finish.LENGTH.
+
+    Args:
+        order: larger than that of all jobs before.
+        limit: most tokens of prompt and answer.
+
+    Raises:
+        ContextExceeded: the prompt is too long.
+        BadRequest: there is nothing to do.
+    """
+    prompt = encode(job.prefix + job.turn, vocabulary)
+    if not prompt:
+        raise BadRequest("the prompt is empty")
+    if job.max_tokens < 1:
+        raise BadRequest("max_tokens must be at least 1")
+    if len(prompt) >= limit:
+        raise ContextExceeded(len(prompt), limit - 1)
+    shared = common_length(prompt, encode(job.prefix, vocabulary)) if job.prefix else 0
+    return Sequence(
+        order=order,
+        interactive=job.priority is Priority.INTERACTIVE,
+        tokens=prompt,
+        n_prompt=len(prompt),
+        prefix_tokens=min(shared, len(prompt) - 1),
+        max_tokens=min(job.max_tokens, limit - len(prompt)),
+        repeatable=job.sampling.seed is not None,
+    )
 
 
 def encode(segments: Iterable[Segment], vocabulary: Tokenizer) -> list[int]:

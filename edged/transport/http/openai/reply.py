@@ -64,9 +64,14 @@ def of_variant(answer: ModelAnswer) -> dict[str, JSON]:
 def of_agent(head: Head, reply: dict[str, JSON]) -> JSON:
     """A chat.completion of an agent, from its reply (CONTRACT section 3)."""
     message = {"role": "assistant", "content": reply["output"], "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": agent_finish(reply)}
     usage = agent_usage(reply)
     return {**head.fields("chat.completion"), "choices": [choice], "usage": usage, "edged": ours(reply)}
+
+
+def agent_finish(reply: dict[str, JSON]) -> str:
+    """Why an agent's answer ended; replies that an earlier edged stored do not say."""
+    return reply.get("finish") or "stop"
 
 
 def chunk(

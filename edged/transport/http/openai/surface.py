@@ -145,7 +145,7 @@ class OpenAI:
                 problem = f"the answer began anew and is another one now; request {reply['rid']} has it whole"
                 return chunks.failed(fault(Internal(problem)), edged=ours)
             last = chunks.written([(rest, ())]) if rest else b""
-            return last + chunks.end("stop", shapes.agent_usage(reply), {"edged": ours})
+            return last + chunks.end(shapes.agent_finish(reply), shapes.agent_usage(reply), {"edged": ours})
 
         answer = self._requests.answer(ask, on_delta, gone=gone(request))
         return await stream.run(answer, ended=ended, failed=lambda error: chunks.failed(fault(error), _code(error)))
