@@ -16,7 +16,7 @@ from edged.engines.llama.drafts import Drafting
 from edged.engines.llama.generation import Generation
 from edged.engines.llama.grammar_vocab import Lexicon
 from edged.engines.llama.prefixes import Prefixes
-from edged.engines.llama.prompt import encode
+from edged.engines.llama.prompt import encode_prompt
 from edged.engines.llama.rates import Rates
 from edged.engines.llama.sampler import Logits
 from edged.engines.llama.scheduler import BringBack, Budget, Forget, Move, Scheduler, SetAside, Share, StepPlan
@@ -134,10 +134,9 @@ class Runner:
             ContextExceeded, BadRequest: nothing was computed.
         """
         began, job = time.monotonic(), ticket.job
-        prompt = encode(job.prefix + job.turn, self._native)
+        prompt, shared = encode_prompt(job.prefix, job.turn, self._native)
         self._validate(ticket, len(prompt))
         constraint = self._grammars.constraint(job.grammar) if job.grammar is not None else None
-        shared = common_length(prompt, encode(job.prefix, self._native)) if job.prefix else 0
         sequence = Sequence(
             order=next(self._order),
             interactive=job.priority is Priority.INTERACTIVE,
