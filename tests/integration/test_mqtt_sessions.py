@@ -364,12 +364,12 @@ async def test_slow_broker_loses_deltas_and_never_the_reply(broker: Mosquitto) -
         piece = "x" * 50_000
         sent = 0
         while not node.transport._client.congested:
-            node.transport.delta(address, sent * len(piece), piece)
+            node.transport._sender.delta(address, sent * len(piece), piece)
             sent += 1
             await asyncio.sleep(0)
             assert sent < 1000, "nothing stops it"
         for _ in range(1000):
-            node.transport.delta(address, 0, piece)
+            node.transport._sender.delta(address, 0, piece)
         assert node.transport.status()["connected"]
         ask = an_ask(address)
         delivery = asyncio.create_task(node.answer(ask, "hi"))

@@ -7,20 +7,20 @@ import contextlib
 import functools
 import logging
 
-from edged.errors import EdgedError, NoLink, ToolFailed
+from edged.errors import EdgedError
 from edged.host import clock
 from edged.transport.base import Backend, ReplyTransport
 from edged.transport.mqtt import topics
 from edged.transport.mqtt.attempts import Attempts
 from edged.transport.mqtt.client import Client, Will
-from edged.transport.mqtt.inflight import Inflight
 from edged.transport.mqtt.intake import Counters, Handlers, Intake
-from edged.transport.mqtt.messages import Incoming, Outgoing, Unsendable, reply
+from edged.transport.mqtt.messages import Incoming
 from edged.transport.mqtt.pacing import V5, Backoff
-from edged.transport.mqtt.packets import REFUSED, End, Hello, reason
+from edged.transport.mqtt.packets import End, Hello
 from edged.transport.mqtt.presence import Presence
+from edged.transport.mqtt.sender import Sender
 from edged.transport.mqtt.settings import Settings, endpoint
-from edged.types import JSON, Address, Ask, Caller, Delivery, Event
+from edged.types import JSON, Ask, Caller, Delivery, Event
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +49,12 @@ class MqttTransport(ReplyTransport):
         self._settings = settings
         self._backend: Backend
         self._topics = topics.Topics(settings.node_id)
-        self._inflight = Inflight(self._send)
-        self._handlers = Handlers(self._accept, self._cancel, self._confirmed, self._identify, self._refused)
-        self._presence = Presence(self._topics, state=self._state, post=self._post)
-        self._attempts = Attempts(settings, backoff or Backoff())
         self._counters = Counters()
+        self._sender = Sender(self._linked, self._counters)
+        self._inflight = self._sender.inflight
+        self._handlers = Handlers(self._accept, self._cancel, self._sender.confirmed, self._identify, self._refused)
+        self._presence = Presence(self._topics, state=self._state, post=self._sender.post)
+        self._attempts = Attempts(settings, backoff or Backoff())
         self._subscribed = asyncio.Event()
         self._client = self._make_client(settings.version)
         self._inbox: asyncio.Queue[Incoming | End] = asyncio.Queue()
@@ -106,7 +107,8 @@ class MqttTransport(ReplyTransport):
 
     async def _accept(self, ask: Ask) -> None:
         """Returns once a request is committed, or known already. Raises EdgedError for a refusal."""
-        delta = functools.partial(self.delta, ask.address) if ask.request.stream and ask.address else None
+        address = ask.address if ask.request.stream else None
+        delta = functools.partial(self._sender.delta, address) if address else None
         await self._backend.api.requests.submit(ask, delta)
 
     async def _cancel(self, name: str, topic: str) -> None:
@@ -125,52 +127,12 @@ class MqttTransport(ReplyTransport):
     # For the pipeline, tools and the rest of the daemon
 
     async def deliver(self, delivery: Delivery) -> None:
-        """Publish a reply; returns once the broker has it, or will never take it. Waits for the link, and so does not
-        return after `stop`: cancel it."""
-        message = reply(delivery)
-        try:
-            problem = await self._confirmed(message)
-        except NoLink:  # stopped: to return now would say that the reply is delivered
-            await asyncio.get_running_loop().create_future()
-            raise
-        if problem is None:
-            self._counters.replied += 1
-        else:
-            log.error(
-                "reply %s on %s cannot be delivered: %s",
-                delivery.rid,
-                message.topic,
-                problem,
-                extra={"event": "reply_undeliverable"},
-            )
-
-    def delta(self, address: Address, offset: int, text: str) -> None:
-        """Publish a piece of a streamed answer, QoS 0; `offset` in characters. Dropped while the broker is away or
-        slow."""
-        if self._client.congested:
-            return
-        self._post(
-            Outgoing(
-                topic=address.topic + topics.DELTA,
-                payload=text.encode(errors="replace"),
-                qos=0,
-                correlation=address.correlation,
-                content_type="text/plain",
-                user=(("offset", str(offset)),),
-            )
-        )
+        """See Sender."""
+        await self._sender.deliver(delivery)
 
     async def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
-        """Publish for a tool and wait for the broker's confirmation; waits for the link while there is none.
-
-        Raises:
-            ToolFailed: the topic is none, or the broker refused the message.
-            NoLink: the transport was stopped first.
-        """
-        message = Outgoing(topic=topic, payload=payload, qos=qos, retain=retain)
-        problem = await self._confirmed(message)
-        if problem is not None:
-            raise ToolFailed(f"cannot publish to {topic}: {problem}")
+        """See Sender."""
+        await self._sender.publish(topic, payload, qos=qos, retain=retain)
 
     def event(self, event: Event) -> None:
         """Publish an event; dropped while there is no link."""
@@ -281,7 +243,10 @@ class MqttTransport(ReplyTransport):
             else:
                 self._finished()
 
-    # The client's callbacks
+    # The client and its callbacks
+
+    def _linked(self) -> Client | None:
+        return self._client if self._hello is not None else None
 
     def _make_client(self, version: int) -> Client:
         return Client(
@@ -331,47 +296,15 @@ class MqttTransport(ReplyTransport):
             self._attempts.lost()
         self._inbox.put_nowait(end)
 
-    # Helpers
-
-    def _post(self, message: Outgoing) -> None:
-        """Publish with QoS 0 if that is possible now."""
-        if self._hello is None:
-            return
-        try:
-            self._client.publish(message)
-        except Unsendable as problem:
-            log.warning("nothing is published on %s: %s", message.topic, problem, extra={"event": "mqtt_unsendable"})
-
-    def _send(self, message: Outgoing) -> int:
-        return self._client.publish(message)
-
-    async def _confirmed(self, message: Outgoing) -> str | None:
-        """Publish; returns None once the broker has it, else why it will never take it. Waits for the link.
-
-        Raises:
-            NoLink: the transport was stopped.
-        """
-        problem = topics.publish_problem(message.topic)
-        if problem is not None:
-            return problem
-        try:
-            if message.qos == 0:
-                await self._inflight.publish_unconfirmed(message)
-                return None
-            code = await self._inflight.publish(message)
-        except Unsendable as unsendable:
-            return str(unsendable)
-        return f"the broker refused it: {reason(code)}" if code >= REFUSED else None
-
     async def _announce(self) -> None:
-        problem = await self._confirmed(self._presence.online())
+        problem = await self._sender.confirmed(self._presence.online())
         if problem is not None:
             log.error("nobody sees that this node is online: %s", problem, extra={"event": "mqtt_unsendable"})
 
     async def _say_goodbye(self, within_s: float) -> None:
         try:
             async with asyncio.timeout(within_s):
-                await self._confirmed(self._presence.offline())
+                await self._sender.confirmed(self._presence.offline())
                 self._client.disconnect()
                 if self._owner is not None:
                     await asyncio.wait([self._owner])

@@ -13,7 +13,8 @@ import pytest
 
 from edged.errors import ModelUnavailable, NoMemory
 from edged.host import malloc, memory
-from edged.residency.governor import BETTER_S, SPARED_S, Governor
+from edged.residency.governor import Governor
+from edged.residency.variants import BETTER_S, SPARED_S
 from edged.types import JSON, Alias, MemoryNeed, ModelSpec
 
 SOON_S = 2000.0  # of the clock, which some tests put forward
