@@ -83,8 +83,8 @@ class Client:
                     return result
                 case [2, "agent.delta", [self._msgid, _, text]] if on_text:
                     on_text(text)
-                case [2, "models.progress", [self._msgid, told]] if on_progress:
-                    on_progress(told)
+                case [2, "models.progress", [self._msgid, progress]] if on_progress:
+                    on_progress(progress)
                 case [2, "error", [error]]:
                     raise EdgedCallError(error)
         raise ConnectionError("the daemon closed the connection before it answered")

@@ -85,8 +85,11 @@ class Loader(Protocol):
 class Sizer(Protocol):
     """Tells the governor what models take."""
 
-    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+    async def predict(self, spec: ModelSpec, spare: Callable[[], int]) -> MemoryNeed:
         """Before a load.
+
+        Args:
+            spare: gives the bytes that may be taken for a moment.
 
         Raises:
             ModelUnavailable: there is no such file, or it is no model.

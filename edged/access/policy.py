@@ -71,12 +71,23 @@ class Policy:
 
     def mqtt(self, client: str, topic: str) -> Caller:
         """Whoever published on a topic; all that is asked on one topic counts as one against a rate, because anybody
-        may name any Response Topic."""
+        may name any Response Topic. For the same reason that topic is part of the name where roles decide: who may
+        publish on it is the broker's to say, so nobody uses up ids of, or writes into conversations with, others who
+        happen to get their replies on the same topic.
+
+        Args:
+            client: by its Response Topic, else by the topic.
+        """
         if self._access is None:
             return Caller(client, "mqtt", self._agents)
         pattern = roles.most_specific(self._access.mqtt, topic)
         role = self._access.default if pattern is None else self._access.mqtt[pattern]
-        return structs.replace(self._with(client, "mqtt", role), counted_as=f"mqtt:{topic}")
+        whose = f"mqtt:{topic}"
+        # What follows the last ` via ` is a topic that was subscribed to, so no Response Topic can pretend to be one.
+        name = client if client == whose else f"{client} via {topic}"
+        return structs.replace(
+            self._with(name, "mqtt", role), counted_as=whose, former=client if name != client else ""
+        )
 
     def later(self, client: str, transport: str, role: str) -> Caller:
         """Whose request was let in by `role` and is worked on now, by what is configured now: users and keys that

@@ -23,11 +23,13 @@ from edged.host.fault_points import point
 from edged.store.journal import Intent, Journal, Result, Step, packed
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import complete, sentence
-from edged.types import Finding, Message, PastTurn, Request, RouteTaken, Sampling, ToolCall, ToolRecord
+from edged.types import Finding, Finish, Message, PastTurn, Request, RouteTaken, Sampling, ToolCall, ToolRecord
 
 # A run that is being ended tries so long to write down what its last tool did. A disk that refuses must not keep the
 # daemon from stopping: the step then counts as unfinished, and is looked up in the tool's database after the start.
 LAST_WORD_S = 1.0
+# A call with a long text among its arguments fits; one that does not end within it is a model that repeats itself.
+DECISION_TOKENS = 512
 
 
 class Decided(Struct, frozen=True):
@@ -38,9 +40,10 @@ class Decided(Struct, frozen=True):
 
 
 class Answered(Struct, frozen=True):
-    """The final answer."""
+    """The final answer. cut: max_tokens ended it, not the model."""
 
     text: str
+    cut: bool = False
 
 
 class Passed(Struct, frozen=True):
@@ -123,6 +126,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """A finished run. messages: the turn as a conversation keeps it."""
 
     output: str
+    finish: Finish
     messages: Turn
 
 
@@ -194,8 +198,13 @@ class Run:
 
     @property
     def max_tokens(self) -> int:
-        """Of one generation."""
+        """Of the answer that the client sees."""
         return self.request.max_tokens or self.agent.max_tokens
+
+    @property
+    def decision_tokens(self) -> int:
+        """Of a decision. No client sees one, so what a client asks of its answer does not cut it off."""
+        return max(self.max_tokens, DECISION_TOKENS)
 
     @property
     def sampling(self) -> Sampling:
@@ -250,7 +259,10 @@ class Run:
         self._raise_failure()
         point("agent.answered")
         made = (message for record in self._records for message in as_messages(record))
-        return Outcome(output=move.text, messages=(*self.request.messages, *made, Message("assistant", move.text)))
+        finish = Finish.LENGTH if move.cut else Finish.STOP
+        return Outcome(
+            output=move.text, finish=finish, messages=(*self.request.messages, *made, Message("assistant", move.text))
+        )
 
     async def _replay(self) -> None:
         """Take over what an earlier attempt did, and finish the step it may have died in."""

@@ -138,7 +138,7 @@ class Models:
 
 
 def _noted(act: Act, result: JSON) -> JSON:
-    """An update tells of its failure in its result."""
+    """The same result. That of an update that failed has the error in it."""
     if result["error"] is not None:
         act.outcome = result["error"]["code"]
     return result

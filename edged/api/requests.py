@@ -67,16 +67,26 @@ class Requests:
         accepting = asyncio.create_task(self._pipeline.accept(ask, on_delta), name="edged.accept")
         try:
             accepted = await asyncio.shield(accepting)
-            return accepted.reply if accepted.reply is not None else await self._pipeline.result(accepted.rid)
+            if accepted.reply is not None:
+                return accepted.reply
+            try:
+                return await self._pipeline.result(accepted.rid)
+            finally:
+                if on_delta is not None:
+                    self._pipeline.leave(accepted.rid, ask, on_delta)
         except asyncio.CancelledError:
             abandoned = gone is not None and gone.is_set() and ask.request.id is None and ask.key is None
             if abandoned or not accepting.done():
-                leaving = asyncio.create_task(self._see_off(accepting, cancel=abandoned), name="edged.abandoned")
+                leaving = asyncio.create_task(
+                    self._see_off(accepting, ask, on_delta, cancel=abandoned), name="edged.abandoned"
+                )
                 self._leaving.add(leaving)
                 leaving.add_done_callback(self._leaving.discard)
             raise
 
-    async def _see_off(self, accepting: asyncio.Task[Accepted], *, cancel: bool) -> None:
+    async def _see_off(
+        self, accepting: asyncio.Task[Accepted], ask: Ask, on_delta: OnDelta | None, *, cancel: bool
+    ) -> None:
         """See to a request whose client has left, maybe before it was stored.
 
         Args:
@@ -84,10 +94,12 @@ class Requests:
         """
         try:
             accepted = await accepting
+            if on_delta is not None:
+                self._pipeline.leave(accepted.rid, ask, on_delta)
             if cancel and accepted.reply is None and not self._pipeline.is_awaited(accepted.rid):
                 await self._pipeline.cancel(accepted.rid)
         except EdgedError:
-            pass  # refused: nobody is there to be told, and the audit log knows
+            pass  # a refusal, which is in the audit log; its reader has left
         except Exception:
             log.exception("a request failed through a bug after its client had left")
 

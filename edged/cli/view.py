@@ -169,7 +169,8 @@ def request_lines(document: Document) -> Iterator[str]:
         yield f"called  {line(call_text(call['name'], call['arguments']))} -> {result}{_short(call['result'])}"
     if route := document["route"]:
         sure = "" if route["confidence"] is None else f", confidence {route['confidence']:.2f}"
-        yield f"route   {route['where']}, model {route['model']}: {route['reason']}{sure}"
+        model = f", model {route['model']}" if route["model"] else ""
+        yield f"route   {route['where']}{model}: {route['reason']}{sure}"
     yield f"took    {_took(document['timing'], document['usage'])}"
 
 

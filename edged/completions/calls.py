@@ -51,7 +51,7 @@ class WrittenCall(Struct, frozen=True):
 
 
 def joined(pieces: Sequence[CallPiece]) -> list[CallPiece]:
-    """Pieces as few as they can be told in: each name alone, then all there is of its arguments."""
+    """The same in as few pieces as possible: each name alone, then all there is of its arguments."""
     few: list[CallPiece] = []
     for piece in pieces:
         if few and piece.name is None and few[-1].name is None and few[-1].index == piece.index:
@@ -67,8 +67,8 @@ class _At(Enum):
 
 
 class CallReader:
-    """Reads the text that calls stand in, piece by piece. What is told of arguments is never taken back, and together
-    it is one JSON object; white space around its values is not the model's."""
+    """Reads the text that calls stand in, piece by piece. Arguments that were given out are never taken back, and
+    together they are one JSON object; white space around its values is not the model's."""
 
     def __init__(self) -> None:
         self._at = _At.HEAD
@@ -80,19 +80,19 @@ class CallReader:
 
     def feed(self, piece: str) -> tuple[CallPiece, ...]:
         """What is new of each call after this piece, in their order."""
-        told: list[CallPiece] = []
+        fresh: list[CallPiece] = []
         while piece:
             if self._at is _At.ARGUMENTS:
                 written, piece = self._read_arguments(piece)
                 if written:
-                    told.append(self._tell(written))
+                    fresh.append(self._more(written))
             elif self._at is _At.TAIL:
                 _, brace, piece = piece.partition("}")
                 self._at = _At.HEAD if brace else _At.TAIL
             else:
                 began, piece = self._read_head(piece)
-                told += [began] if began else []
-        return tuple(told)
+                fresh += [began] if began else []
+        return tuple(fresh)
 
     def calls(self) -> tuple[WrittenCall, ...]:
         """All calls so far; the last one may be in the middle of its arguments."""
@@ -134,6 +134,6 @@ class CallReader:
                 return "".join(written), piece[i + 1 :]
         return "".join(written), ""
 
-    def _tell(self, written: str) -> CallPiece:
+    def _more(self, written: str) -> CallPiece:
         self._arguments[-1].append(written)
         return CallPiece(len(self._names) - 1, None, written)

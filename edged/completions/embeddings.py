@@ -30,7 +30,7 @@ class EmbeddingModels:
         """A vector for each text. Cancelling the task ends it within one batch.
 
         Raises:
-            BadRequest: there is no such model, it is none for embeddings, or has not so many dimensions.
+            BadRequest: there is no such model, it makes no embeddings, or fewer dimensions.
             Busy: too many wait already.
             ContextExceeded: a text is longer than the model reads.
             ModelUnavailable, NoMemory: the model cannot be loaded; or the board is short of memory.

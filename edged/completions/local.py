@@ -119,7 +119,7 @@ class _Work:
                 break
             systems += bool(message.content)
         if self._tools and not self.dialect.native_tools:
-            systems = max(systems, 1)  # the tools are told in one
+            systems = max(systems, 1)  # the tools are listed in one
         literals = [i for i, segment in enumerate(segments) if segment.literal]
         cut = literals[systems] if systems < len(literals) else 0
         return segments[:cut], segments[cut:]

@@ -1,7 +1,7 @@
 """What a model writes that may answer in words or call tools, taken apart while it comes. Pure.
 
-Whoever reads a stream wants words at once, and never the beginning of a call among them. So text is held back only
-while it may still become one; then the call is told as such. What counts as one is what `grammar.text_or_calls` says.
+The reader of a stream wants words at once, and never the beginning of a call among them. So text is held back only
+while it may still become a call. What counts as one is what `grammar.text_or_calls` says.
 """
 
 from __future__ import annotations

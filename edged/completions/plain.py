@@ -70,7 +70,7 @@ class Completions:
     async def _once(
         self, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None, *, remote: bool
     ) -> ModelAnswer | None:
-        """The answer; None: it is to be asked for without the tools in sight. Nothing was told then."""
+        """The answer; None: it is to be asked for without the tools in sight. Nothing of it was given out then."""
         if remote:
             return await server.complete(self._served, ask, on_piece, on_call)
         return await self._local.complete(ask, on_piece, on_call)

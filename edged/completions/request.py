@@ -15,7 +15,7 @@ from edged.types import JSON, Finish, Message, Priority, Sampling, TokenLogprob,
 
 OnCall = Callable[[tuple[CallPiece, ...]], None]
 
-MAX_TOP = 20  # likeliest tokens told for each token, as OpenAI bounds it
+MAX_TOP = 20  # likeliest tokens beside each token, as OpenAI bounds them
 
 
 class ToolChoice(StrEnum):
@@ -32,7 +32,7 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
     parallel: several calls in one turn are wanted.
     max_tokens: None: as many as the model's context leaves.
     stop: strings that end text and are not part of it; in calls they mean nothing.
-    logprobs: None, or how many likeliest tokens to tell for each token of the text (0 to 20).
+    logprobs: None, or how many likeliest tokens come with each token of the text (0 to 20).
     priority: of what edged runs itself.
     """
 
@@ -112,7 +112,7 @@ def is_among(call: WrittenCall, made: tuple[ToolCall, ...], *, whole: bool) -> b
 
 def check_calls(ask: ModelAsk, calls: Sequence[WrittenCall], finish: Finish) -> None:
     """ModelUnavailable where the calls are not what was asked for: they are of tools that were offered, one at least
-    where one is required, and their arguments are JSON objects. What max_tokens cut off is told as far as it came."""
+    where one is required, and their arguments are JSON objects. What max_tokens cut off is passed on as it is."""
     names = {tool.name for tool in offered(ask)}
     for call in calls:
         if call.name not in names:

@@ -31,7 +31,7 @@ async def complete(
         because servers force a shape on calls or refuse it beside tools; and as Local.complete.
 
     Raises:
-        BadRequest: the server tells no log-probabilities.
+        BadRequest: the server gives no log-probabilities.
         ModelAway, ModelUnavailable, ContextExceeded: as the server says; or it does not keep to what was asked.
     """
     tools_first = ask.response_schema is not None and bool(ask.tools) and ask.choice is ToolChoice.AUTO
@@ -52,7 +52,7 @@ async def complete(
 
 
 async def _ask(served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None) -> ChatAnswer:
-    """The answer; its text is told in pieces, where it can be."""
+    """The answer; `on_piece` gets its text in pieces where that is possible."""
     whole = ask.response_schema is not None or ask.logprobs is not None
     streamed = on_piece if not whole else None
 
@@ -66,7 +66,7 @@ async def _ask(served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None) ->
         once, lambda problem: ModelUnavailable(f"model {ask.model!r} does not keep to the schema: {problem}")
     )
     if ask.logprobs is not None and answer.text and answer.logprobs is None:
-        raise BadRequest(f"logprobs: the server that runs model {ask.model!r} tells none: leave it out")
+        raise BadRequest(f"logprobs: the server that runs model {ask.model!r} gives none: leave it out")
     if whole and on_piece and answer.text:
         on_piece(answer.text, answer.logprobs or ())
     return answer
@@ -89,7 +89,7 @@ def _chat(ask: ModelAsk, corrections: Sequence[Message]) -> Chat:
 
 
 async def _problem(ask: ModelAsk, answer: ChatAnswer) -> str | None:
-    """What is wrong with an answer in a shape. One that max_tokens cut off is told as far as it came."""
+    """What is wrong with an answer in a shape. One that max_tokens cut off is passed on as far as it came."""
     if answer.finish == "content_filter":
         raise ModelUnavailable(f"model {ask.model!r}: its server filtered the answer")
     if ask.response_schema is None or answer.calls or answer.finish == "length":

@@ -23,7 +23,7 @@ from edged.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/edged/edged.toml")
 
-MAX_LEVELS = 32  # of tables in tables: more has no use here, and costs stack in whoever walks through them
+MAX_LEVELS = 32  # of tables in tables: more has no use here, and costs stack in every function that walks through them
 BINARY = "payload"  # the one key whose text may hold NUL: a device may want it; names, paths and statements end there
 
 
@@ -127,7 +127,7 @@ def build(raw: dict[str, Any], origins: Origins, files: tuple[str, ...]) -> Conf
         for name, kind in NAMED.items()
     }
     config = Config(
-        **single,  # type: ignore[arg-type]  # the test of settings compares both with Config's fields
+        **single,  # type: ignore[arg-type]  # tests/unit/config/test_settings compares both with Config's fields
         **named,  # type: ignore[arg-type]
         tools=tools.parse(raw.get("tools", {})),
         files=files,

@@ -26,7 +26,9 @@ force.
 * A path is absolute.
 
 Editors that know JSON Schema (taplo, Even Better TOML) complete keys and mark mistakes if the first line of the file is
-`#:schema PATH`, with the path of `schema.json` in the folder of the package `edged.config`.
+`#:schema PATH`, with the path of `schema.json` in the folder of the package `edged.config`. `scripts/install` puts it
+beside the configuration as `edged.schema.json`. It is for a whole configuration: of a drop-in an editor may say that a
+required key is missing which another file has. What tables may not be beside one another only `edged check` knows.
 """
 
 

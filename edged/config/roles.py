@@ -141,9 +141,12 @@ def _specificity(pattern: str) -> tuple[int, ...]:
 
 
 def _unknown(at: Key, named: Collection[str], known: Collection[str], what: str) -> Mistakes:
-    for name in named:
+    for i, name in enumerate(named):
         if name != EVERY and name not in known:
-            yield at, f'no {what.removesuffix("s")} {name!r}; defined are {", ".join(known) or "none"}, and "*" is all'
+            yield (
+                (*at, f"[{i}]"),
+                f'no {what.removesuffix("s")} {name!r}; defined are {", ".join(known) or "none"}, and "*" is all',
+            )
 
 
 def _roles_named(roles: Mapping[str, Role], access: Access) -> Mistakes:

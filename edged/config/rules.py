@@ -44,31 +44,29 @@ def _scalars(config: Config) -> Mistakes:
 
 
 def _http(config: Config) -> Mistakes:
-    for text in config.http.listen:
+    for i, text in enumerate(config.http.listen):
+        at = ("http", "listen", f"[{i}]")
         try:
             listener = parse_listener(text, Path(config.node.runtime_dir))
         except ValueError:
-            yield ("http", "listen"), f'{text!r}; write "unix:http.sock" or "127.0.0.1:8377"'
+            yield at, f'{text!r}; write "unix:http.sock" or "127.0.0.1:8377"'
             continue
         if isinstance(listener, tuple) and not config.http.api_keys_file:
-            yield ("http", "listen"), f"{text!r} is open to the network: name http.api_keys_file"
-    if len(set(config.http.listen)) != len(config.http.listen):
-        yield ("http", "listen"), "names a listener twice"
+            yield at, f"{text!r} is open to the network: name http.api_keys_file"
+        if text in config.http.listen[:i]:
+            yield at, f"names a listener twice: {text!r}"
 
 
 def _mqtt(config: Config) -> Mistakes:
     mqtt = config.mqtt
     if mqtt is None:
         return
-    try:
-        url = urlsplit(mqtt.url)
-    except ValueError:  # an IPv6 address without its closing bracket
-        url = urlsplit("")
+    url = _url(mqtt.url)
     beyond = url.path not in ("", "/") or url.query or url.fragment
-    if url.scheme not in ("mqtt", "mqtts") or not url.hostname or beyond or not _has_port(url):
-        yield ("mqtt", "url"), f"{mqtt.url!r}; write mqtt://HOST[:PORT], or mqtts:// for TLS"
-    if url.username or url.password:
+    if "@" in mqtt.url:
         yield ("mqtt", "url"), "holds no user; use mqtt.username and mqtt.password_file"
+    elif url.scheme not in ("mqtt", "mqtts") or not url.hostname or beyond or not _has_port(url):
+        yield ("mqtt", "url"), f"{mqtt.url!r}; write mqtt://HOST[:PORT], or mqtts:// for TLS"
     if mqtt.password_file and not mqtt.username:
         yield ("mqtt", "password_file"), "needs mqtt.username"
     if bool(mqtt.cert_file) != bool(mqtt.key_file):
@@ -82,17 +80,14 @@ def _mqtt(config: Config) -> Mistakes:
 
 def _upstreams(config: Config) -> Mistakes:
     for name, upstream in config.upstreams.items():
-        at = ("upstreams", name)
-        try:
-            url = urlsplit(upstream.base_url)
-        except ValueError:
-            url = urlsplit("")
-        if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
-            yield (*at, "base_url"), f"{upstream.base_url!r}; write https://HOST[:PORT]/v1"
-        if url.username or url.password:
-            yield (*at, "base_url"), f"holds a secret; use upstreams.{name}.api_key_file"
-        if not _has_port(url):
-            yield (*at, "base_url"), f"{upstream.base_url!r} has no valid port"
+        at = ("upstreams", name, "base_url")
+        url = _url(upstream.base_url)
+        if url.username or url.password or (not url.hostname and "@" in upstream.base_url):
+            yield at, f"holds a secret; use upstreams.{name}.api_key_file"
+        elif url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment:
+            yield at, f"{upstream.base_url!r}; write https://HOST[:PORT]/v1"
+        elif not _has_port(url):
+            yield at, f"{upstream.base_url!r} has no valid port"
 
 
 def _models(config: Config) -> Mistakes:
@@ -130,10 +125,10 @@ def _agents(config: Config) -> Mistakes:
             known = ", ".join(config.models) or "none: write a [models.NAME] table"
             yield (*at, "model"), f"no model {agent.model!r}; defined are {known}"
             continue
-        for tool in agent.tools:
+        for i, tool in enumerate(agent.tools):
             if tool not in config.tools:
                 known = ", ".join(config.tools) or "none"
-                yield (*at, "tools"), f"no tool {tool!r}; defined are {known}"
+                yield (*at, "tools", f"[{i}]"), f"no tool {tool!r}; defined are {known}"
         if agent.upstream and agent.upstream not in config.upstreams:
             known = ", ".join(config.upstreams) or "none: write an [upstreams.NAME] table"
             yield (*at, "upstream"), f"no upstream {agent.upstream!r}; defined are {known}"
@@ -165,6 +160,14 @@ def _access(config: Config) -> Mistakes:
         models=config.models,
         has_keys=config.http.api_keys_file is not None,
     )
+
+
+def _url(text: str) -> SplitResult:
+    """The parts of a URL; of a text that is none, parts of nothing."""
+    try:
+        return urlsplit(text)
+    except ValueError:  # an IPv6 address without its closing bracket
+        return urlsplit("")
 
 
 def _has_port(url: SplitResult) -> bool:

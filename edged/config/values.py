@@ -24,7 +24,7 @@ class Strict(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Wrong(Exception):
-    """A key is wrong; what is wrong with it, and what is allowed. Whoever knows the files makes a ConfigError of it."""
+    """What is wrong with a key, and what is allowed. The loader knows the files and makes a ConfigError of it."""
 
     def __init__(self, key: Key, problem: str) -> None:
         super().__init__(key, problem)

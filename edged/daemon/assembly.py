@@ -43,7 +43,7 @@ from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
 from edged.residency.governor import Governor
 from edged.residency.pressure import pressure as relief
-from edged.residency.pressure.low_memory import Floor
+from edged.residency.pressure.low_memory import LowMemory
 from edged.residency.pressure.pressure import Pressure, PressureTiming
 from edged.residency.sizing import ByEngine
 from edged.store.audit import AuditLog
@@ -54,7 +54,7 @@ from edged.store.sizes import Sizes
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
 from edged.transport import http, mqtt, unix
-from edged.transport.base import Transport, carriers
+from edged.transport.base import Transport, deliverers
 from edged.transport.mqtt.transport import MqttTransport
 from edged.types import Alias
 from edged.upstreams import Cloud, LocalServers
@@ -100,10 +100,6 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
             states_bytes=settings.snapshot_bytes,
         ),
     )
-
-    def room() -> int:
-        return governor.room()
-
     budget_bytes = settings.budget_bytes(memory.board_bytes())
     governor = Governor(
         aliases,
@@ -113,7 +109,6 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
             Sizes(database),
             must_be_here=installed.check,
             most=budget_bytes,
-            spare=room,
         ),
         budget_bytes=budget_bytes,
         reserve_bytes=settings.reserve_bytes,
@@ -121,7 +116,6 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         lost_s=engine.lost_s,
         tell=events.publish,
     )
-    engine.residency = governor
     metered = MeteredEngine(engine, metrics, governor.variant)
 
     broker = next((each for each in transports if isinstance(each, MqttTransport)), None)
@@ -156,7 +150,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         toolbox,
         cloud,
         gate,
-        deliverers=carriers(transports),
+        deliverers=deliverers(transports),
         last_end=functools.partial(last_end.take, Path(settings.node.runtime_dir)),
         tell=events.publish,
         changed=changed.set,
@@ -241,7 +235,7 @@ def _pressure(
             pause=(pipeline.pause_batch, engine.pause_batch),
             refuse=(pipeline.refuse, completions.refuse, embeddings.refuse),
         ),
-        Floor(settings.reserve_bytes),
+        LowMemory(settings.reserve_bytes),
         manager=systemd.memory_pressure(),
         strain=strain.look if strain.exists else None,
         tell=events.publish,

@@ -18,7 +18,7 @@ from edged.daemon.steps import Step, Steps
 from edged.errors import ConfigError
 from edged.host import clock, mounts, systemd
 from edged.requests.storing import RETRY_S, STORE_REFUSES
-from edged.transport.base import Door, Readiness, SocketAddress, Transport
+from edged.transport.base import Backend, Readiness, SocketAddress, Transport
 from edged.types import AuditEntry
 
 logger = logging.getLogger("edged")
@@ -28,8 +28,8 @@ STALL_S = 120.0  # a part with work that shows no progress for so long is stuck:
 # a prompt in a tenth of it
 # Running requests get 5 s, those that were interrupted 2 and replies on their way 2 (see requests); TimeoutStopSec=30.
 REQUESTS_S = 12.0
-ARRIVAL_S = (
-    3.0  # for the broker's answers; on a local network they take milliseconds, over TLS on a slow board a second
+READY_WITHIN_S = (
+    3.0  # for the broker: on a local network it answers in milliseconds, by TLS on a slow board in a second
 )
 TRY_S = 60.0  # to open the store, at most: somebody else's lock is waited for 10 s, and a slow card takes its time
 ENGINE_S = 10.0  # a step of a model ends within one; a load that has begun may take longer, and is left behind
@@ -147,6 +147,7 @@ class Daemon:
     def _list(self) -> list[Step]:
         """All of the life: started from the first to the last, stopped from the last to the first."""
         p = self._parts
+        start_engine = functools.partial(p.engine.start, p.governor)  # each needs the other
         return [
             # To the very end: a reload's stop and start are watched like all else.
             *([Step(name="watchdog", run=self._feed_watchdog)] if systemd.watchdog_s() is not None else []),
@@ -154,7 +155,7 @@ class Daemon:
             Step(name="events", stop=p.events.stop),
             Step(name="news", start=self._tell_news),
             Step(name="tools", stop=p.toolbox.stop),
-            Step(name="engine", start=p.engine.start, stop=p.engine.stop, within_s=ENGINE_S),
+            Step(name="engine", start=start_engine, stop=p.engine.stop, within_s=ENGINE_S),
             Step(name="recovery", start=p.pipeline.recover),
             Step(name="faults", start=p.faults.start),
             Step(name="lag", run=functools.partial(watch_loop, p.metrics)),
@@ -175,14 +176,14 @@ class Daemon:
     def _transport(self, transport: Transport) -> Step:
         async def start() -> None:
             transport.inherit({address: self._listeners.sockets(address) for address in transport.addresses})
-            if (task := await transport.start(self._door())) is not None:
+            if (task := await transport.start(self._backend())) is not None:
                 self._steps.watch(task)
 
         return Step(name=transport.name, start=start, stop=transport.stop)
 
-    def _door(self) -> Door:
+    def _backend(self) -> Backend:
         p = self._parts
-        return Door(p.settings, p.api, p.gate, p.status.state, self.readiness, p.status.metrics)
+        return Backend(p.settings, p.api, p.gate, p.status.state, self.readiness, p.status.metrics)
 
     async def _open_store(self) -> None:
         """A disk that is full or fails is tried again, without end: to end with an error would have the service manager
@@ -204,7 +205,7 @@ class Daemon:
         """What the start found, and that there is one."""
         p = self._parts
         for note in await asyncio.to_thread(p.updater.open):
-            logger.warning("%s", note)
+            logger.warning("%s", note, extra={"event": "update_record_void"})
         if (salvaged := p.database.salvaged) is not None:
             logger.error("%s", salvaged, extra={"event": "store_damaged"})
             p.events.publish("store_damaged", {"aside": salvaged.aside, "rows": salvaged.rows})
@@ -221,9 +222,9 @@ class Daemon:
         """Say that there is a daemon, when every transport takes requests: the first publish of a device that waits for
         READY=1 must not be lost. Transports that started serve all the while, and one that cannot is not waited for."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ARRIVAL_S):
+            async with asyncio.timeout(READY_WITHIN_S):
                 for transport in self._parts.transports:
-                    await transport.arrived()
+                    await transport.until_ready()
         settings = self.settings
         self._manager.ready()
         self.ready.set()

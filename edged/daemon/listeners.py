@@ -51,6 +51,7 @@ class Listeners:
                 log.warning(
                     "socket %s passed by systemd is closed: it is no listening stream socket with a name",
                     inherited.getsockname(),
+                    extra={"event": "socket_refused"},
                 )
                 inherited.close()
 
@@ -90,7 +91,11 @@ class Listeners:
         for name in self._open.keys() - {name for names in self._names.values() for name in names}:
             listening = self._open.pop(name)
             if listening.passed:
-                log.warning("socket %s passed by systemd is closed: no listener of the configuration wants it", name)
+                log.warning(
+                    "socket %s passed by systemd is closed: no listener of the configuration wants it",
+                    name,
+                    extra={"event": "socket_refused"},
+                )
                 self._given_up.add(name)
             _close(name, listening)
 
@@ -185,5 +190,9 @@ def _group_name(gid: int) -> str:
 
 def _close(name: Name, listening: _Listening) -> None:
     listening.end.close()
-    if listening.file is not None and listening.file == _file(name):
+    if listening.file is None or listening.file != _file(name):
+        return
+    try:
         Path(str(name)).unlink(missing_ok=True)
+    except OSError as error:  # the folder became read-only, say; the next start takes the place of a dead socket
+        log.warning("the socket %s stays there: %s", name, error.strerror, extra={"event": "socket_left"})

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct, field
 
 from edged.agent.minds import MINDS
+from edged.host import process
 from edged.types import Status
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ LAG_PERIOD_S = 1.0  # a stall shorter than this may be missed, and a wake-up a s
 OTHER = "(other)"  # instead of a name the configuration does not have; no name there holds a parenthesis
 KINDS = ("prompt", "cached", "generated", "forced")
 RESULTS = {True: "ok", False: "failed"}
-OWN_IO = Path("/proc/self/io")
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"  # of the text format that every Prometheus reads
 
 
@@ -191,7 +190,7 @@ class _Gauges:
         yield CounterMetricFamily("edged_store_syncs", help, value=now.store_syncs)
         help = "Bytes that edged's own database wrote, its log included, at most."
         yield CounterMetricFamily("edged_store_written_bytes", help, value=now.store_written_bytes)
-        if (written := _written_bytes()) is not None:
+        if (written := process.written_bytes()) is not None:
             help = "Bytes this process had written to the disk: what wears flash."
             yield CounterMetricFamily("edged_disk_written_bytes", help, value=written)
 
@@ -214,12 +213,3 @@ def _gauges(name: str, help: str, label: str, values: Mapping[str, int | None]) 
 
 def _known(name: str, names: Collection[str]) -> str:
     return name if name in names else OTHER
-
-
-def _written_bytes() -> int | None:
-    """What the kernel counted for this process; None where it does not count, or does not tell."""
-    try:
-        lines = OWN_IO.read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith("write_bytes:")), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from msgspec import Struct
 
@@ -28,6 +29,8 @@ from edged.transport.base import Transport
 from edged.types import ModelSpec
 from edged.upstreams import Cloud, LocalServers
 
+log = logging.getLogger("edged.daemon")
+
 
 class Failure:
     """What this daemon cannot live on with, told by the part that finds it; on the event loop."""
@@ -38,10 +41,12 @@ class Failure:
 
     def engine_died(self, error: BaseException) -> None:
         """An engine's thread is gone."""
+        log.critical("an engine's thread died: %r", error, extra={"event": "engine_died"})
         self._fail(f"an engine's thread died: {error!r}")
 
     def store_damaged(self, error: BaseException) -> None:
         """The store's file is no database any more."""
+        log.critical("the store is damaged: %s", error, extra={"event": "store_damage_met"})
         self._fail(f"the store is damaged, the next start salvages it: {error}")
 
     def _fail(self, reason: str) -> None:

@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from edged.daemon.checks.tools import prepare
 from edged.daemon.lifecycle import Daemon
 from edged.daemon.listeners import Listeners
 from edged.errors import ConfigError
-from edged.host import clock, last_end, log, systemd
+from edged.host import clock, last_end, log, process, systemd
 from edged.transport.sockets import group_of
 
 logger = logging.getLogger("edged")
@@ -47,7 +46,7 @@ def run(path: str | None) -> int:
         with _threads_watched():
             return asyncio.run(Supervisor(path).run())
     except ConfigError as error:
-        logger.error("%s", error)
+        logger.error("%s", error, extra={"event": "config_wrong"})
         return EX_CONFIG
 
 
@@ -71,7 +70,7 @@ class Supervisor:
         try:
             settings, found = await prepare(await asyncio.to_thread(config.load, self._path))
             await asyncio.to_thread(table.refuse_start, settings)
-            first = self._daemon(settings, found, clock.boot() - process_age_s())
+            first = self._daemon(settings, found, clock.boot() - process.age_s())
             with _locked(settings.state_dir):
                 await self._listen(first)
                 living = self._live(first)
@@ -161,12 +160,6 @@ def _check_fixed(old: Config, new: Config) -> None:
             raise new.error((name, key), told)
 
 
-def process_age_s() -> float:
-    """Seconds since the kernel started this process: what a user waits for, imports included."""
-    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-
-
 def _use_one_arena() -> None:
     """Let all threads allocate from one heap. glibc gives each its own, and what a model leaves between the lines of
     several heaps does not go back to the kernel when it is unloaded: 40 MiB with the default model."""
@@ -202,7 +195,7 @@ def _locked(folder: Path) -> Iterator[None]:
     take the other's running requests for its own crash."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = open(folder / "edged.lock", "w", opener=_private)  # noqa: SIM115  # held to the end
+        lock = open(folder / "edged.lock", "w", encoding="utf-8", opener=_private)  # noqa: SIM115  # held to the end
     except OSError as error:
         raise ConfigError(str(folder), "node.state_dir", f"cannot be written: {error.strerror}") from None
     with lock:

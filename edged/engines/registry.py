@@ -90,8 +90,14 @@ class Engines(BaseEngine):
         for engine in self._engines.values():
             engine.residency = residency
 
-    async def start(self) -> None:
-        """Start all; they load nothing."""
+    async def start(self, residency: Residency | None = None) -> None:
+        """Start all; they load nothing.
+
+        Args:
+            residency: who decides what is loaded; None: it is set otherwise.
+        """
+        if residency is not None:
+            self.residency = residency
         for engine in self._engines.values():
             await engine.start()
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import time
 from collections.abc import Collection, Iterable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edged.host import cgroups
+from edged.host.kernel_files import NUMBER, text
 from edged.host.thermal import Strain
 
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-OWN_CGROUP = Path("/proc/self/cgroup")
 STAT = Path("/proc/stat")
-NUMBER = re.compile(r"[0-9]{1,20}")  # as the kernel writes 64 bits
+INFO = Path("/proc/cpuinfo")
+FREQUENCY = Path("/sys/devices/system/cpu/cpu0/cpufreq")
 
 # Seconds between two looks. Load: its clock ticks every 0.01 s, so in less time it says little; a look takes 0.1 ms.
 LOAD_S = 0.5
@@ -115,10 +115,7 @@ class _LoadMeter:
 
 
 def _read_times(cpus: Collection[int]) -> tuple[float, float] | None:
-    try:
-        return cpu_times(STAT.read_text(), cpus, os.sysconf("SC_CLK_TCK"))
-    except OSError:
-        return None
+    return cpu_times(text(STAT), cpus, os.sysconf("SC_CLK_TCK"))
 
 
 def cpu_times(stat: str, cpus: Collection[int], ticks: int) -> tuple[float, float] | None:
@@ -147,25 +144,20 @@ def most_threads(configured: int | None) -> int:
 
 
 def _cpu_max_texts() -> list[str]:
-    """`cpu.max` of the own cgroup and of all above it: each of them limits."""
-    texts = []
-    group = CGROUP_ROOT / _own_group()
-    while group.is_relative_to(CGROUP_ROOT):
-        try:
-            texts.append((group / "cpu.max").read_text())
-        except (OSError, ValueError):  # ValueError: no text, no path
-            pass  # the root group has none, nor has cgroup v1
-        group = group.parent
-    return texts
+    """`cpu.max` of the own cgroup and of all above it: each of them limits. The root group has none, nor has cgroup v1,
+    whose quotas nobody asks about here."""
+    return [text(folder / "cpu.max") for version, folder in cgroups.up("cpu") if version == 2]
 
 
-def _own_group() -> str:
-    """Path of the own cgroup below the root, empty where it cannot be told (cgroup v1)."""
-    try:
-        lines = OWN_CGROUP.read_text(errors="surrogateescape").splitlines()  # names of groups are bytes
-    except OSError:
-        return ""
-    return next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
+def model_name() -> str:
+    """What the CPUs, or the board, are called; the architecture where the kernel does not say."""
+    lines = [line for line in text(INFO).splitlines() if line.startswith(("model name", "Model"))]
+    return lines[-1].partition(":")[2].strip() if lines else platform.machine()
+
+
+def governor() -> tuple[str, str]:
+    """(what governs the clock of the CPUs, the driver); empty where the kernel does not change it."""
+    return text(FREQUENCY / "scaling_governor"), text(FREQUENCY / "scaling_driver")
 
 
 def quota_cpus(cpu_max: Iterable[str]) -> float | None:
@@ -175,8 +167,8 @@ def quota_cpus(cpu_max: Iterable[str]) -> float | None:
     documentation). Text that is none of it is no limit.
     """
     limits = []
-    for text in cpu_max:
-        match text.split():
+    for line in cpu_max:
+        match line.split():
             case [quota, period] if NUMBER.fullmatch(quota) and NUMBER.fullmatch(period) and int(period):
                 limits.append(int(quota) / int(period))
     return min(limits, default=None)

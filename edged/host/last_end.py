@@ -24,7 +24,7 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
-from edged.host import memory
+from edged.host import memory, process
 
 RECORD = "last-end"  # written by ExecStopPost, see systemd/edged.service
 NOTE = "process"  # written by the process when it begins
@@ -55,12 +55,17 @@ class _Note(Struct):
 
 def take(folder: Path) -> LastEnd | None:
     """How the last process that called this for the folder ended; None: it was this one, which has not ended. Begins
-    to watch this process. Blocks for the time of some small files."""
-    me = _Note(os.getpid(), _began_ticks(), memory.oom_kills())
+    to watch this process. Blocks for the time of some small files.
+
+    Args:
+        folder: the runtime folder by the configuration; the unit knows the one that systemd made.
+    """
+    me = _Note(os.getpid(), process.began_ticks(), memory.oom_kills())
     before = _read_note(folder / NOTE)
     if before is not None and (before.pid, before.began_ticks) == (me.pid, me.began_ticks):
         return None
-    record, stacks = _take_text(folder / RECORD), _take_text(folder / STACKS)
+    told_in = Path(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0] or folder)
+    record, stacks = _take_text(told_in / RECORD), _take_text(folder / STACKS)
     _watch(folder, me)
     then = 0 if before is None or before.oom_kills is None else before.oom_kills
     if record:
@@ -111,14 +116,9 @@ def _read_note(path: Path) -> _Note | None:
 def _take_text(path: Path) -> str:
     """Read it once; empty where there is none."""
     try:
-        with path.open(errors="replace") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             text = file.read(MAX_BYTES).strip()
         path.unlink()
     except OSError:
         return ""
     return text
-
-
-def _began_ticks() -> int:
-    """When the kernel started this process, in clock ticks since the boot: with its number, nobody else's."""
-    return int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])

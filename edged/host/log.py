@@ -1,10 +1,14 @@
-"""Logs: one line an event, on stderr, with the request's rid wherever there is one.
+"""Logs: one line for each thing that happens, on stderr, with the request's rid wherever there is one.
+
+A line that a person or a program looks for has a stable name: `extra={"event": "model_loaded"}` appears as
+`event=model_loaded` after the text. Texts may change, names do not; each room's README lists its own.
 
 Under systemd a line starts with its priority (sd-daemon(3)), and journald adds the time; elsewhere the time is printed.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -18,14 +22,15 @@ STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskNa
 
 
 class Formatter(logging.Formatter):
-    """`message key=value ... rid=...`"""
+    """`message event=name key=value ... rid=...`"""
 
     def __init__(self, *, under_systemd: bool) -> None:
         super().__init__()
         self._under_systemd = under_systemd
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {k: v for k, v in vars(record).items() if k not in STANDARD}
+        extra = {k: v for k, v in vars(record).items() if k not in STANDARD}
+        fields = {"event": extra.pop("event"), **extra} if "event" in extra else extra
         if (rid := request_id.get()) and "rid" not in fields:
             fields["rid"] = rid
         text = " ".join([f"{record.name}: {record.getMessage()}", *(f"{k}={_word(v)}" for k, v in fields.items())])
@@ -46,6 +51,8 @@ def _word(value: object) -> str:
 
 def set_up(*, under_systemd: bool, level: int = logging.INFO) -> None:
     """Configure the root logger, once, for a daemon."""
+    if isinstance(sys.stderr, io.TextIOWrapper):  # journald reads UTF-8; half a surrogate pair must not cost the line
+        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(under_systemd=under_systemd))
     logging.basicConfig(level=level, handlers=[handler], force=True)

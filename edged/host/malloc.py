@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import re
 from pathlib import Path
 
+from edged.host import process
+
 MADV_DONTNEED = 4  # mman.h
-# Of /proc/self/maps: code that is as the file has it (readable and executable, private, never written).
-CODE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r-xp \S+ \S+ \d+ +(/.*)$", re.MULTILINE)
+CODE = "r-xp"  # rights of code that is as the file has it: readable and executable, private, never written
 M_MMAP_THRESHOLD = -3  # malloc.h
 MMAPPED_BYTES = 256 * 1024  # smaller than any buffer that matters, larger than what Python asks for all the time
 
@@ -29,10 +29,9 @@ def give_back_code(packages: frozenset[str]) -> None:
     """Give the pages with the code of Python packages back, by the names of their folders. Whoever runs it again gets
     them from the page cache, or from the file."""
     advise = ctypes.CDLL(None).madvise
-    for begin, end, path in CODE.findall(Path("/proc/self/maps").read_text()):
-        if packages.intersection(Path(path).parts):
-            start = int(begin, 16)
-            advise(ctypes.c_void_p(start), ctypes.c_size_t(int(end, 16) - start), MADV_DONTNEED)
+    for each in process.mappings():
+        if each.rights == CODE and packages.intersection(Path(each.path).parts):
+            advise(ctypes.c_void_p(each.start), ctypes.c_size_t(each.end - each.start), MADV_DONTNEED)
 
 
 def return_at_once() -> None:

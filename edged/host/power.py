@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edged.host.kernel_files import RASPBERRY, number, text
+from edged.host.kernel_files import number, text
 
+# Flags of the Raspberry Pi's firmware, as hexadecimal text: bit 0 under-voltage, 1 frequency capped, 2 throttled, 3
+# soft temperature limit, each now; the same from bit 16 on, since the boot.
+FIRMWARE = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
 HWMON = Path("/sys/class/hwmon")
 SUPPLIES = Path("/sys/class/power_supply")
 # Of the firmware's flags: the voltage is too low now; it was, since the boot. The second is how a dip between two looks
@@ -17,6 +20,11 @@ SUPPLIES = Path("/sys/class/power_supply")
 UNDERVOLTAGE, UNDERVOLTAGE_SEEN = 1 << 0, 1 << 16
 # What the kernel calls a supply that something is wrong with (its documentation, sysfs-class-power).
 BAD_HEALTH = {"Overheat", "Hot", "Dead", "Over voltage", "Under voltage", "Unspecified failure", "Over current"}
+
+
+def firmware_flags(path: Path | None = None) -> int | None:
+    """What the firmware says; None where it is another board's. path: instead of FIRMWARE."""
+    return number(path or FIRMWARE, 16)
 
 
 class Supply:
@@ -27,8 +35,8 @@ class Supply:
         hwmon, supplies: the folders of sensors and of supplies. What does not exist is never bad.
     """
 
-    def __init__(self, firmware: Path = RASPBERRY, hwmon: Path = HWMON, supplies: Path = SUPPLIES) -> None:
-        flags = number(firmware, 16)
+    def __init__(self, firmware: Path = FIRMWARE, hwmon: Path = HWMON, supplies: Path = SUPPLIES) -> None:
+        flags = firmware_flags(firmware)
         self._firmware = firmware if flags is not None else None
         self._seen_before = bool(flags and flags & UNDERVOLTAGE_SEEN)
         self._alarms = [s / "in0_lcrit_alarm" for s in sorted(hwmon.glob("hwmon*")) if text(s / "name") == "rpi_volt"]
@@ -47,7 +55,7 @@ class Supply:
         return next((wrong for supply in self._supplies if (wrong := _wrong(supply))), None)
 
     def _is_low(self) -> bool:
-        flags = number(self._firmware, 16) if self._firmware else None
+        flags = firmware_flags(self._firmware) if self._firmware else None
         if flags is None:
             return False
         before, self._seen_before = self._seen_before, bool(flags & UNDERVOLTAGE_SEEN)

@@ -15,9 +15,9 @@ import stat
 from pathlib import Path
 from typing import Protocol
 
+from edged.host import cgroups
+
 BOARD = Path("/proc/pressure/memory")
-CGROUP_ROOT = Path("/sys/fs/cgroup")
-OWN_CGROUP = Path("/proc/self/cgroup")
 OFF = Path("/dev/null")
 # Some task waited for memory for a tenth of two seconds: what systemd asks for, too. Who has no CAP_SYS_RESOURCE gets
 # triggers only since Linux 6.5, and with windows of whole multiples of 2 s only (EINVAL for others; EPERM before).
@@ -146,17 +146,14 @@ def trigger(path: Path, name: str) -> Signal:
         raise Unwatchable(f"no trigger on {path}: {_why(error)}") from None
 
 
-def own_group(root: Path = CGROUP_ROOT, own: Path = OWN_CGROUP) -> Path | None:
+def own_group(root: Path | None = None, listing: Path | None = None) -> Path | None:
     """`memory.pressure` of the own cgroup; None where there is none, as with cgroup v1, or where it is the board's, as
-    in the root. A container's root is a group like any other: it has a type."""
-    try:
-        lines = own.read_text(errors="surrogateescape").splitlines()  # names of groups are bytes
-    except OSError:
+    in the root. A container's root is a group like any other: it has a type. root, listing: see `cgroups`."""
+    folder = next((path for version, path in cgroups.own("memory", root, listing) if version == 2), None)
+    if folder is None or not (folder / "memory.pressure").is_file():
         return None
-    group = next((line[3:].strip("/") for line in lines if line.startswith("0::")), "")
-    folder = root / group
-    path = folder / "memory.pressure"
-    return path if path.is_file() and (group or (folder / "cgroup.type").exists()) else None
+    is_group = folder != (root or cgroups.ROOT) or (folder / "cgroup.type").exists()
+    return folder / "memory.pressure" if is_group else None
 
 
 class _Descriptor:

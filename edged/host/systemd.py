@@ -83,7 +83,12 @@ def listen_fds() -> list[socket.socket]:
         return []
     end, most = LISTEN_FDS_START + int(count), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if end > most:
-        log.warning("LISTEN_FDS=%s is not believed: this process may have %d descriptors", count, most)
+        log.warning(
+            "LISTEN_FDS=%s is not believed: this process may have %d descriptors",
+            count,
+            most,
+            extra={"event": "socket_refused"},
+        )
         return []
     passed = []
     for descriptor in range(LISTEN_FDS_START, end):
@@ -91,7 +96,12 @@ def listen_fds() -> list[socket.socket]:
             os.set_inheritable(descriptor, False)
             passed.append(socket.socket(fileno=descriptor))
         except OSError as error:  # a FIFO, say; it is nobody else's, and closed with the process
-            log.warning("descriptor %d passed by systemd is no socket: %s", descriptor, error.strerror)
+            log.warning(
+                "descriptor %d passed by systemd is no socket: %s",
+                descriptor,
+                error.strerror,
+                extra={"event": "socket_refused"},
+            )
     return passed
 
 
@@ -109,8 +119,11 @@ PRIVATE = ("NOTIFY_", "WATCHDOG_", "MEMORY_PRESSURE_", "CREDENTIALS_", "LISTEN_"
 
 
 def child_environment() -> dict[str, str]:
-    """This process's environment without what is meant for it alone."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+    """This process's environment without what is meant for it alone, and with UTF-8 as Python's encoding of everything,
+    whatever the locale: what a child prints and opens is read as UTF-8 here."""
+    shared = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+    shared.pop("PYTHONIOENCODING", None)  # it would go before PYTHONUTF8
+    return shared | {"PYTHONUTF8": "1"}
 
 
 def memory_pressure() -> tuple[Path, bytes] | None:
@@ -121,7 +134,12 @@ def memory_pressure() -> tuple[Path, bytes] | None:
     try:
         return Path(watch), base64.b64decode(write, validate=True)
     except ValueError as error:
-        log.warning("MEMORY_PRESSURE_WRITE is no base64, so %s is not watched: %s", watch, error)
+        log.warning(
+            "MEMORY_PRESSURE_WRITE is no base64, so %s is not watched: %s",
+            watch,
+            error,
+            extra={"event": "memory_pressure_unwatched"},
+        )
         return None
 
 

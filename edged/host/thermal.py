@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edged.host.kernel_files import RASPBERRY, number, text
-from edged.host.power import Supply
+from edged.host.kernel_files import number, text
+from edged.host.power import FIRMWARE, Supply, firmware_flags
 
 THERMAL = Path("/sys/class/thermal")
 # Of the flags of the Raspberry Pi's firmware: frequency capped, throttled, soft temperature limit. It throttles below
@@ -29,10 +29,10 @@ class Thermometer:
         firmware: the file of the Raspberry Pi's flags. What does not exist is never hot.
     """
 
-    def __init__(self, thermal: Path = THERMAL, firmware: Path = RASPBERRY) -> None:
+    def __init__(self, thermal: Path = THERMAL, firmware: Path = FIRMWARE) -> None:
         trips = {zone / "temp": _trip(zone) for zone in sorted(thermal.glob("thermal_zone*"))}
         self._zones = {path: trip for path, trip in trips.items() if trip is not None}
-        self._firmware = firmware if number(firmware, 16) is not None else None
+        self._firmware = firmware if firmware_flags(firmware) is not None else None
         self._hot = False
 
     @property
@@ -51,7 +51,7 @@ class Thermometer:
         return self._hot
 
     def _is_slowed_down(self) -> bool:
-        flags = number(self._firmware, 16) if self._firmware else None
+        flags = firmware_flags(self._firmware) if self._firmware else None
         return bool(flags and flags & SLOWED_DOWN)
 
 
@@ -72,6 +72,12 @@ class Strain:
         if self._thermometer.is_hot():
             return "the board is throttled by its temperature, or about to be"
         return self._supply.trouble()
+
+
+def temperatures(thermal: Path | None = None) -> list[float]:
+    """Degrees of all zones that have a sensor. thermal: instead of THERMAL."""
+    zones = sorted((thermal or THERMAL).glob("thermal_zone*/temp"))
+    return [degrees / 1000 for zone in zones if (degrees := number(zone)) is not None]
 
 
 def _trip(zone: Path) -> int | None:

@@ -18,7 +18,7 @@ from edged.agent.loop import Run
 from edged.agent.router import Decision
 from edged.config import Config
 from edged.errors import Cancelled, EdgedError, Expired, Internal, UnknownAgent
-from edged.host import clock
+from edged.host.alarms import Alarms
 from edged.host.fault_points import point
 from edged.host.log import request_id
 from edged.requests.attempt import Attempt, NoRemoteSlot
@@ -57,6 +57,7 @@ class Answering:
         settler: Settler,
         parking: Parking,
         watchers: Watchers,
+        alarms: Alarms,
         signals: Signals,
         needs: Needs,
     ) -> None:
@@ -69,6 +70,7 @@ class Answering:
         self._settler = settler
         self._parking = parking
         self._watchers = watchers
+        self._alarms = alarms
         self._signals = signals
         self._needs = needs
 
@@ -76,14 +78,13 @@ class Answering:
         """From a claimed row to its stored outcome."""
         request_id.set(row.rid)
         point("work.claimed")
-        tally = attempt.tally = Accounting(row.accepted_boot, row.spent)
-        left = None if row.deadline_boot is None else row.deadline_boot - clock.boot()
-        limit = asyncio.timeout(left)
+        accounting = attempt.accounting = Accounting(row.accepted_boot, row.spent)
+        limit: asyncio.Timeout | None = None
         outcome: Reply | tuple[Status, EdgedError]
         try:
             with attempt.may_be_interrupted():
-                async with limit:
-                    answered = await self._answer(row, attempt, tally)
+                async with self._alarms.timeout_at(row.deadline_boot) as limit:
+                    answered = await self._answer(row, attempt, accounting)
             if answered is None:
                 return
             outcome = answered
@@ -91,16 +92,16 @@ class Answering:
             if not attempt.cancelled:
                 # a disk that refuses: it stays marked as running, and `recover` finds it; or it was parked just now
                 with contextlib.suppress(*STORE_REFUSES, lifecycle.IllegalTransition):
-                    await self._database.write(lambda c: requests.release(c, row.rid, tally.spent()))
+                    await self._database.write(lambda c: requests.release(c, row.rid, accounting.spent()))
                 raise
             outcome = Status.CANCELLED, Cancelled("the request was cancelled")
         except EdgedError as error:
             outcome = Status.FAILED, error
         except Exception as error:
-            if isinstance(error, TimeoutError) and limit.expired():
+            if isinstance(error, TimeoutError) and limit is not None and limit.expired():
                 outcome = Status.EXPIRED, Expired("the deadline passed")
             else:
-                log.exception("request failed through a bug")
+                log.exception("request failed through a bug", extra={"event": "request_bug"})
                 text = "an error inside edged; its log has the details under this rid"
                 outcome = Status.FAILED, Internal(text)
         if not isinstance(outcome, Reply):
@@ -110,7 +111,7 @@ class Answering:
         self._signals.queued.set()  # its slot is free
         await self._settler.settle(row, outcome, attempt.messages, journal=attempt.journal)
 
-    async def _answer(self, row: Row, attempt: Attempt, tally: Accounting) -> Reply | None:
+    async def _answer(self, row: Row, attempt: Attempt, accounting: Accounting) -> Reply | None:
         """The reply; None: it is parked, or in the queue again."""
         agent = self._config.agents.get(row.agent)
         if agent is None:
@@ -129,7 +130,7 @@ class Answering:
             history=history,
             steps=steps,
             stream=self._watchers.stream(row.request, row.rid),
-            accounting=tally,
+            accounting=accounting,
             client=row.client,
         )
         routing = attempt.routing = Routing(
@@ -141,23 +142,24 @@ class Answering:
         try:
             outcome = await self._dispatcher.answer(run, routing)
         except NoRemoteSlot:
-            await self._put_back(row, tally, attempt.journal)
+            await self._put_back(row, accounting, attempt.journal)
             return None
         if outcome is None:
             why = router.in_words(routing.decision) if routing.decision else ""
-            await self._parking.park(row.rid, tally.spent(), attempt.journal, why)
+            await self._parking.park(row.rid, accounting.spent(), attempt.journal, why)
             return None
         attempt.messages = outcome.messages
-        self._needs.learn(row.agent, tally.need())
+        self._needs.learn(row.agent, accounting.need())
         return Reply(
             id=row.id,
             rid=row.rid,
             status=Status.DONE,
             output=outcome.output,
+            finish=outcome.finish,
             tool_calls=run.records,
             route=self._dispatcher.route(row.agent, attempt.routing, run.confidence, run.variant),
-            usage=tally.usage(),
-            timing=tally.timing(),
+            usage=accounting.usage(),
+            timing=accounting.timing(),
             degraded=attempt.routing.degraded,
         )
 
@@ -168,12 +170,12 @@ class Answering:
             self._signals.queued.set()
             self._signals.parked.set()
 
-    async def _put_back(self, row: Row, tally: Accounting, journal: Journal) -> None:
+    async def _put_back(self, row: Row, accounting: Accounting, journal: Journal) -> None:
         """Wait in the queue for a slot."""
 
         def put_back(c: apsw.Connection) -> None:
             journal.catch_up(c)
-            requests.release(c, row.rid, tally.spent(), remote=True)
+            requests.release(c, row.rid, accounting.spent(), remote=True)
 
         # lazy: losing it with the power only means that it runs at the next start
         await until_stored(lambda: self._database.write(put_back, durable=False))

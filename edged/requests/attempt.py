@@ -34,7 +34,7 @@ class Attempt:
         self.remote = remote
         self._has_remote_slot = has_remote_slot
         self.began_boot = clock.boot()
-        self.tally: Accounting | None = None
+        self.accounting: Accounting | None = None
         self.run: Run | None = None
         self.routing: Routing | None = None
         self.journal: Journal | None = None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable
 
 from edged.errors import Expired
-from edged.host import clock
+from edged.host.alarms import Alarms
 from edged.requests.settle import Settler
 from edged.requests.signals import Signals
 from edged.store import lifecycle, lookup
@@ -24,10 +23,17 @@ class Deadlines:
     """
 
     def __init__(
-        self, database: Database, settler: Settler, signals: Signals, *, expired: Callable[[str], None]
+        self,
+        database: Database,
+        settler: Settler,
+        alarms: Alarms,
+        signals: Signals,
+        *,
+        expired: Callable[[str], None],
     ) -> None:
         self._database = database
         self._settler = settler
+        self._alarms = alarms
         self._signals = signals
         self._expired = expired
 
@@ -42,5 +48,5 @@ class Deadlines:
                     self._expired(row.rid)
             deadline = await self._database.read(lookup.next_deadline)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if deadline is None else max(0.0, deadline - clock.boot())):
+                async with self._alarms.timeout_at(deadline):
                     await self._signals.timed.wait()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 import apsw
 
@@ -84,17 +84,31 @@ class Inbox:
             decision = self.check(ask)
             if ask.request.response_schema is not None:
                 await self._dispatcher.check_schema(ask.request, decision)
-                self.check(ask)  # we may have begun to stop meanwhile
+                self._check_open()  # we may have begun to stop meanwhile
         except EdgedError as error:
             if not isinstance(error, Forbidden):  # which the gate has told
                 self._gate.refused(ask.caller, "request.refused", error, agent=ask.request.agent)
             raise
+        try:
+            return await self._store(ask, decision, on_delta)
+        except EdgedError as error:
+            if isinstance(error, requests.StoreFullError):
+                self._signals.crowded.set()
+            self._gate.refused(ask.caller, "request.refused", error, agent=ask.request.agent)
+            raise
+        except STORE_REFUSES as error:
+            raise Busy(f"the store cannot be written: {error}", retry_after_s=60.0) from None
+
+    def leave(self, rid: str, ask: Ask, on_delta: OnDelta) -> None:
+        """Who asked wants no more pieces of the answer."""
+        self._watchers.leave(rid, _listener(ask, on_delta))
+
+    async def _store(self, ask: Ask, decision: Decision, on_delta: OnDelta | None) -> Accepted:
+        """In one commit, and begun in it where there is a slot: one write to the medium less."""
         rid = wire.new_rid()
         queue, size, loop = self._config.queue, self._config.store_bytes, asyncio.get_running_loop()
         short = self._gate.short(ask.caller)
         refusal = short or self._dispatcher.refusal(decision)
-        if on_delta:
-            self._watchers.listen(rid, on_delta)
         slots = self._worker.free(most=1)
 
         def take(c: apsw.Connection) -> tuple[Accepted, list[Row]]:
@@ -115,25 +129,21 @@ class Inbox:
                 loop.call_soon_threadsafe(self._signals.crowded.set)
             if not accepted.known:
                 audit.append(c, _accepted(ask, rid))
-            # Begun in the same commit where there is a slot: one write to the medium less.
             return accepted, requests.claim(c, slots)
 
+        def committed(accepted: Accepted) -> None:
+            if on_delta is not None and accepted.reply is None:
+                self._watchers.listen(accepted.rid, _listener(ask, on_delta), on_delta)
+
+        new = False
         try:
-            accepted, _ = await self._worker.claiming(take, slots, durable=True)
-        except STORE_REFUSES as error:
-            self._watchers.move(rid, None)
-            raise Busy(f"the store cannot be written: {error}", retry_after_s=60.0) from None
-        except EdgedError as error:
-            self._watchers.move(rid, None)
-            if isinstance(error, requests.StoreFullError):
-                self._signals.crowded.set()
-            self._gate.refused(ask.caller, "request.refused", error, agent=ask.request.agent)
-            if short is None:
-                self._gate.give_back(ask.caller)
+            accepted, _ = await self._worker.claiming(take, slots, durable=True, committed=committed)
+            new = not accepted.known
+        except asyncio.CancelledError:  # of whoever waits: the commit goes on
+            new = True
             raise
-        if accepted.known:
-            self._watchers.move(rid, accepted.rid if accepted.reply is None else None)
-            if short is None:
+        finally:
+            if short is None and not new:  # what is known, or was not stored, costs nothing
                 self._gate.give_back(ask.caller)
         point("accept.committed")
         self._changed()
@@ -155,10 +165,17 @@ class Inbox:
             known = ", ".join(name for name in self._config.agents if name in ask.caller.agents) or "none"
             raise UnknownAgent(f"no agent {request.agent!r}; there are {known}")
         self._gate.ask(ask.caller, request.agent, request.priority)
-        decision = self._dispatcher.decide(request)
+        self._check_open()
+        return self._dispatcher.decide(request)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise Busy("the daemon is stopping", retry_after_s=5.0)
-        return decision
+
+
+def _listener(ask: Ask, on_delta: OnDelta) -> Hashable:
+    """What names a listener: where its pieces go, so that a redelivered request does not double them."""
+    return ask.address or on_delta
 
 
 def _accepted(ask: Ask, rid: str) -> AuditEntry:

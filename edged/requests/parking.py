@@ -56,7 +56,7 @@ class Parking:
             lambda: self._database.write(park, durable=False)
         )
         point("link.parked")
-        log.info("waits for a link", extra={"rid": rid})
+        log.info("waits for a link", extra={"event": "request_parked", "rid": rid})
         self._changed()
         self._signals.timed.set()
         self._signals.parked.set()

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from edged.access.gate import Gate
 from edged.agent.dispatch import Dispatcher
 from edged.config import Config
+from edged.host.alarms import Alarms
 from edged.host.last_end import LastEnd
 from edged.interfaces import Deliverer
 from edged.requests.answering import Answering
@@ -72,18 +73,19 @@ class Pipeline:
         speeds: Callable[[], Mapping[str, Speed]] = dict,
     ) -> None:
         self._signals = signals = Signals()
+        self._alarms = alarms = Alarms()
         self._needs = needs = Needs()
         self._watchers = watchers = Watchers(database)
         journals = Journals(database, toolbox)
         settler = Settler(config, database, dispatcher, journals, watchers, signals, changed=changed, settled=settled)
         self._parking = parking = Parking(config, database, cloud, signals, changed=changed)
         answering = Answering(
-            config, database, dispatcher, toolbox, gate, journals, settler, parking, watchers, signals, needs
+            config, database, dispatcher, toolbox, gate, journals, settler, parking, watchers, alarms, signals, needs
         )
         recovery = Recovery(config, database, settler, last_end=last_end, tell=tell)
         self._worker = worker = Worker(database, answering, settler, recovery, signals)
         self._inbox = inbox = Inbox(config, database, dispatcher, gate, worker, watchers, signals, changed=changed)
-        self._deadlines = Deadlines(database, settler, signals, expired=worker.clear)
+        self._deadlines = Deadlines(database, settler, alarms, signals, expired=worker.clear)
         self._outbox = Outbox(database, deliverers, signals)
         self._tidy = Tidy(config, database, tuple(deliverers), signals)
         queries = Queries(
@@ -91,6 +93,7 @@ class Pipeline:
         )
 
         self.accept = inbox.accept
+        self.leave = inbox.leave
         self.forget_packets = inbox.forget_packets
         self.requeue = inbox.requeue
         self.refuse = inbox.refuse
@@ -110,9 +113,10 @@ class Pipeline:
     async def run(self) -> None:
         """Work, expire, deliver and tidy until cancelled; ends with an exception if one of them does."""
         self._signals.everything()
-        async with asyncio.TaskGroup() as group:
-            for owner in (self._worker, self._parking, self._deadlines, self._outbox, self._tidy):
-                group.create_task(owner.run(), name=f"edged.requests.{type(owner).__name__.lower()}")
+        with self._alarms:
+            async with asyncio.TaskGroup() as group:
+                for owner in (self._worker, self._parking, self._deadlines, self._outbox, self._tidy):
+                    group.create_task(owner.run(), name=f"edged.requests.{type(owner).__name__.lower()}")
 
     async def stop(self) -> None:
         """Take nothing more, finish what runs within a grace, put the rest back, let replies go out."""

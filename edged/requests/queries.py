@@ -6,6 +6,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from edged.access import policy
 from edged.access.gate import Gate
 from edged.agent.dispatch import Dispatcher
@@ -124,7 +126,9 @@ class Queries:
             self._gate.spend(ask.caller, "request.refused")
         journal = Journal(self._database, "")  # nothing is written to it
         agent = policy.for_caller(ask.caller, self._config.agents[ask.request.agent])
-        explained = await self._dispatcher.explain(ask.request, agent, self._toolbox, journal, decide=decide)
+        priority = ask.request.priority or ask.caller.highest  # as it would be stored
+        request = msgspec.structs.replace(ask.request, priority=priority)
+        explained = await self._dispatcher.explain(request, agent, self._toolbox, journal, decide=decide)
         if (call := explained["call"]) and call["name"] in agent.tools:
             try:
                 policy.check_tool(ask.caller, call["name"])

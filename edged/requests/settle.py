@@ -77,7 +77,7 @@ class Settler:
         """The reply of a request without an answer; it tells what was done all the same."""
         run = attempt.run if attempt else None
         routing = attempt.routing if attempt else self._routing(row)
-        tally = (attempt.tally if attempt else None) or Accounting(row.accepted_boot, row.spent)
+        accounting = (attempt.accounting if attempt else None) or Accounting(row.accepted_boot, row.spent)
         return Reply(
             id=row.id,
             rid=row.rid,
@@ -89,8 +89,8 @@ class Settler:
                 run.confidence if run else None,
                 run.variant if run else "",
             ),
-            usage=tally.usage(),
-            timing=tally.timing(),
+            usage=accounting.usage(),
+            timing=accounting.timing(),
             error=wire.fault(error),
         )
 
@@ -134,9 +134,8 @@ class Settler:
         if settled:
             self._watchers.ended(row.rid, body)
             self._settled(row.agent, reply)
-            log.info(
-                "%s", reply.status, extra={"rid": row.rid, "agent": row.agent, "total_ms": round(reply.timing.total_ms)}
-            )
+            about = {"rid": row.rid, "agent": row.agent, "total_ms": round(reply.timing.total_ms)}
+            log.info("%s", reply.status, extra={"event": "request_ended", **about})
             self._changed()
             self._signals.outgoing.set()
             self._signals.queued.set()  # the next of a conversation may go

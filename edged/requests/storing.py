@@ -25,6 +25,11 @@ async def until_stored(write: Callable[[], Awaitable[T]]) -> T:
         try:
             return await write()
         except STORE_REFUSES as error:
-            log.error("the store cannot be written, trying again in %.1f s: %s", pause, error)
+            log.error(
+                "the store cannot be written, trying again in %.1f s: %s",
+                pause,
+                error,
+                extra={"event": "store_refuses"},
+            )
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)

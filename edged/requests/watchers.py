@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from edged.agent.loop import Stream
 from edged.store import lookup
@@ -19,7 +19,7 @@ class Watchers:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._results: dict[str, set[asyncio.Future[bytes]]] = {}
-        self._listeners: dict[str, list[OnDelta]] = {}
+        self._listeners: dict[str, dict[Hashable, OnDelta]] = {}
 
     async def result(self, rid: str) -> bytes:
         """The reply's canonical bytes, as soon as there is one. KeyError: no such request."""
@@ -38,15 +38,17 @@ class Watchers:
         """Whether somebody waits in `result`."""
         return bool(self._results.get(rid))
 
-    def listen(self, rid: str, listener: OnDelta) -> None:
-        """From now on the listener gets the pieces of the answer, until the request ends."""
-        self._listeners.setdefault(rid, []).append(listener)
+    def listen(self, rid: str, key: Hashable, listener: OnDelta) -> None:
+        """From now on the listener gets the pieces of the answer, until the request ends or the listener leaves. One
+        that comes again with the same key takes its own place."""
+        self._listeners.setdefault(rid, {})[key] = listener
 
-    def move(self, old: str, new: str | None) -> None:
-        """Listeners of a rid that came to nothing: they listen for another request; None: for nothing any more."""
-        listeners = self._listeners.pop(old, [])
-        if listeners and new is not None:
-            self._listeners.setdefault(new, []).extend(listeners)
+    def leave(self, rid: str, key: Hashable) -> None:
+        """The listener hears no more, if it listened."""
+        listeners = self._listeners.get(rid, {})
+        listeners.pop(key, None)
+        if not listeners:
+            self._listeners.pop(rid, None)
 
     def stream(self, request: Request, rid: str) -> Stream | None:
         """Feeds the listeners. Characters that came before somebody listened are not repeated (the offset tells)."""
@@ -54,7 +56,7 @@ class Watchers:
             return None
 
         def send(offset: int, text: str) -> None:
-            for listener in self._listeners.get(rid, ()):
+            for listener in tuple(self._listeners.get(rid, {}).values()):
                 listener(offset, text)
 
         return Stream(send)

@@ -139,17 +139,29 @@ class Worker:
         return FreeSlots(max(0, left), 0 if self._batch_paused else MAX_BATCH - batch, MAX_REMOTE - remote)
 
     async def claiming(
-        self, work: Callable[[apsw.Connection], tuple[T, list[Row]]], slots: FreeSlots, *, durable: bool = False
+        self,
+        work: Callable[[apsw.Connection], tuple[T, list[Row]]],
+        slots: FreeSlots,
+        *,
+        durable: bool = False,
+        committed: Callable[[T], None] = lambda value: None,
     ) -> tuple[T, list[Row]]:
         """Write what claims rows for these slots, and begin the work on them, also where the caller leaves meanwhile:
-        what is written is written. It is begun before anybody can hear of a later commit, a cancel's for one."""
+        what is written is written. It is begun before anybody can hear of a later commit, a cancel's for one.
+
+        Args:
+            committed: gets the value of `work` as early.
+        """
         writing = self._database.post(work, durable=durable)
         self._promised += slots.all
         self._idle.clear()
 
         def written(done: asyncio.Future[tuple[T, list[Row]]]) -> None:
             self._promised -= slots.all
-            rows = [] if done.cancelled() or done.exception() else done.result()[1]
+            rows: list[Row] = []
+            if not done.cancelled() and not done.exception():
+                value, rows = done.result()
+                committed(value)
             for row in rows:
                 self._begin(row)
             self._look_whether_idle()

@@ -16,29 +16,21 @@ from typing import Any, TypeVar
 
 from msgspec import structs
 
-from edged.errors import EdgedError, ModelUnavailable, NoMemory
+from edged.errors import EdgedError, ModelUnavailable
 from edged.host import memory
 from edged.host.clock import Stopwatch
 from edged.interfaces import Loader, Sizer
-from edged.residency import budget, fairness, measure
-from edged.residency.policy import Action, Plan, Resident, plan
-from edged.residency.record import Books, Change, Waiter, Way, shorter
-from edged.residency.refusal import MIB, BoardMemory, Fits, fitting_context, refusal
+from edged.residency import fairness
+from edged.residency.loading import Loading
+from edged.residency.policy import Plan
+from edged.residency.record import Change, ModelRecord, Waiter, Way
+from edged.residency.turns import Decision, decide
+from edged.residency.variants import Variants
+from edged.residency.ways import Ways
 from edged.types import JSON, Alias, ModelSpec, ModelState
 
 log = logging.getLogger("edged.residency")
 T = TypeVar("T")
-
-REFUSED_RETRY_S = 30.0  # memory that other programs hold comes back in tens of seconds, if it does
-# A better variant than the one in memory: looked for once a minute, when the model was not used for half of one, and
-# taken where a tenth of its size is free beyond it. Else memory that comes and goes would load the one and the other.
-BETTER_S, LULL_S, BETTER_MARGIN = 60.0, 30.0, 1.1
-SPARED_S = 300.0  # a model that was made smaller stays so for as long, unless `grow` says that the reason is gone
-LEAST_CONTEXT = 256  # tokens; the shortest a configuration may name, and what a refusal reckons from
-# Of what a load took, so much may stay without a warning: at the first unload the runtime's libraries (75 MiB at most,
-# measured), later what the allocator cannot give back.
-KEPT_FIRST, KEPT = 96 * MIB, 16 * MIB
-MAX_TOLD = 3  # models that a refusal names as fitting
 
 
 class Governor:
@@ -64,17 +56,13 @@ class Governor:
         lost_s: Callable[[str], float] = lambda name: 0.0,
         tell: Callable[[str, dict[str, JSON]], None] = lambda name, data: None,
     ) -> None:
-        self._models = {name: Books(_alias(spec)) for name, spec in specs.items()}
-        self._loader = loader
-        self._sizer = sizer
-        self._budget_bytes = budget_bytes
-        self._reserve_bytes = reserve_bytes
+        self._models = {name: ModelRecord(_alias(spec)) for name, spec in specs.items()}
         self._idle_unload_s = idle_unload_s
-        self._lost_s = lost_s
         self._tell = tell
-        self._unloads = 0
+        self._ways = Ways(self._models, sizer, budget_bytes=budget_bytes, reserve_bytes=reserve_bytes, lost_s=lost_s)
+        self._loading = Loading(loader, sizer, self._ways, tell)
+        self._variants = Variants(self._models, self._ways, self._loading, self._load)
         self._paused: str | None = None
-        self._warned: set[str] = set()
         self._wishes: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
         self._changed = asyncio.Event()
 
@@ -83,18 +71,18 @@ class Governor:
     @contextlib.asynccontextmanager
     async def hold(self, model: str) -> AsyncIterator[float]:
         """See interfaces.Residency. Not to be nested: whoever holds a model and asks again may wait for himself."""
-        books = self._of(model)
+        record = self._of(model)
         watch = Stopwatch()
-        books.asked()
-        if books.open:
-            books.active += 1
+        record.asked()
+        if record.open:
+            record.active += 1
         else:
-            await self._wait_for(books)
+            await self._wait_for(record)
         try:
             yield watch.ms()
         finally:
-            books.active -= 1
-            books.used()
+            record.active -= 1
+            record.used()
             self._changed.set()
 
     async def load(self, model: str) -> None:
@@ -104,10 +92,10 @@ class Governor:
 
     async def unload(self, model: str) -> bool:
         """Take an idle model out now; False where it is not resident or in use."""
-        books = self._of(model)
-        if not books.ready or books.active:
+        record = self._of(model)
+        if not record.ready or record.active:
             return False
-        return await self._wish(lambda: self._take_out(books))
+        return await self._wish(lambda: self._take_out(record))
 
     def spec(self, model: str) -> ModelSpec:
         """The file and context a name stands for: of what is in memory, else of what was or would be first."""
@@ -124,7 +112,7 @@ class Governor:
     @property
     def aliases(self) -> dict[str, Alias]:
         """What each name stands for."""
-        return {name: books.alias for name, books in self._models.items()}
+        return {name: record.alias for name, record in self._models.items()}
 
     async def relieve(self, reason: str) -> list[str]:
         """Unload every model that nobody uses and that is not pinned, now (behind a load that has begun). Returns
@@ -133,13 +121,12 @@ class Governor:
 
     async def shrink(self, reason: str) -> list[str]:
         """Put a smaller variant in the place of every idle model that has one and is not pinned. Returns their names.
-        They stay smaller until `grow`, or for SPARED_S."""
-        return await self._wish(lambda: self._shrink(reason))
+        They stay smaller until `grow`, or for `variants.SPARED_S`."""
+        return await self._wish(lambda: self._variants.shrink(reason, lambda: self._paused is None))
 
     def grow(self, reason: str) -> None:
         """The reason to `shrink` is gone: better variants may be loaded again, as room allows."""
-        for books in self._models.values():
-            books.spared, books.looked_at, books.ways = (0, 0.0), 0.0, None
+        self._variants.grow()
         self._tell("models_may_grow", {"reason": reason})
         self._changed.set()
 
@@ -161,7 +148,7 @@ class Governor:
         is taken."""
         if spec.name in self._models:
             raise ModelUnavailable(f"there is a model {spec.name!r} already")
-        self._models[spec.name] = Books(Alias((spec,)), admitted=True)
+        self._models[spec.name] = ModelRecord(Alias((spec,)), admitted=True)
         self._tell("model_admitted", {"model": spec.name, "path": spec.path})
 
     async def dismiss(self, name: str) -> None:
@@ -176,41 +163,45 @@ class Governor:
         old file, those that come meanwhile wait and get the new one."""
         await self._change(name, structs.replace(self._of(name).alias, variants=(structs.replace(spec, name=name),)))
 
+    def room(self) -> int:
+        """See Ways.room."""
+        return self._ways.room()
+
     def status(self) -> dict[str, JSON]:
         """Memory and models for `status`, in bytes."""
         paused = {"loads_paused": self._paused} if self._paused is not None else {}
         return {
-            "budget_bytes": self._budget_bytes,
+            "budget_bytes": self._ways.budget_bytes,
             "private_bytes": memory.private_bytes(),
-            "mapped_bytes": sum(books.mapped_bytes for books in self._models.values() if books.ready),
+            "mapped_bytes": sum(record.mapped_bytes for record in self._models.values() if record.ready),
             "available_bytes": memory.available_bytes(),
             **paused,
-            "models": {name: books.status() for name, books in self._models.items()},
+            "models": {name: record.status() for name, record in self._models.items()},
         }
 
-    def _of(self, model: str) -> Books:
-        books = self._models.get(model)
-        if books is None:
+    def _of(self, model: str) -> ModelRecord:
+        record = self._models.get(model)
+        if record is None:
             raise ModelUnavailable(f"no model {model!r} is configured")
-        return books
+        return record
 
-    async def _wait_for(self, books: Books) -> None:
+    async def _wait_for(self, record: ModelRecord) -> None:
         """Until the governor has counted us among those who use it."""
         waiter = Waiter(asyncio.get_running_loop().create_future(), time.monotonic())
-        books.waiting.append(waiter)
+        record.waiting.append(waiter)
         self._changed.set()
         try:
             await waiter.granted
         except asyncio.CancelledError:
             granted = waiter.granted
             if granted.done() and not granted.cancelled() and granted.exception() is None:
-                books.active -= 1  # let in and cancelled in one step of the loop
+                record.active -= 1  # let in and cancelled in one step of the loop
             raise
         finally:
-            if waiter in books.waiting:
-                books.waiting.remove(waiter)
-            if not books.waiting:
-                books.ways = None  # they are looked at anew for who comes next
+            if waiter in record.waiting:
+                record.waiting.remove(waiter)
+            if not record.waiting:
+                record.ways = None  # they are looked at anew for who comes next
             self._changed.set()
 
     async def _wish(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -221,16 +212,16 @@ class Governor:
         return await future
 
     async def _change(self, name: str, alias: Alias | None) -> None:
-        books = self._of(name)
-        while books.change is not None:
-            await asyncio.wait([books.change.done])
-        change = books.change = Change(alias, asyncio.get_running_loop().create_future())
+        record = self._of(name)
+        while record.change is not None:
+            await asyncio.wait([record.change.done])
+        change = record.change = Change(alias, asyncio.get_running_loop().create_future())
         self._changed.set()
         try:
             await change.done
         finally:
-            if books.change is change:  # we leave before it was done
-                books.change = None
+            if record.change is change:  # we leave before it was done
+                record.change = None
             self._changed.set()
 
     # -- the task --------------------------------------------------------------------------------------------------
@@ -244,13 +235,14 @@ class Governor:
             self._changed.clear()
             await self._do_wishes()
             await self._do_changes()
-            for books in list(self._models.values()):  # before somebody else has to make room
-                if books.idle and not books.spec.pin and time.monotonic() - books.used_at >= self._idle_unload_s:
-                    await self._unload(books, "idle")
+            for record in list(self._models.values()):  # before somebody else has to make room
+                if record.idle and not record.spec.pin and time.monotonic() - record.used_at >= self._idle_unload_s:
+                    await self._loading.unload(record, "idle")
             await self._serve()
-            for books in list(self._models.values()):
-                if self._may_improve(books):
-                    await self._improve(books)
+            for record in list(self._models.values()):
+                due = self._variants.due_at(record) if self._paused is None else None
+                if due is not None and time.monotonic() >= due:
+                    await self._variants.improve(record)
 
     async def _do_wishes(self) -> None:
         wishes, self._wishes = self._wishes, []
@@ -268,100 +260,81 @@ class Governor:
 
     async def _do_changes(self) -> None:
         """Names that are to mean something else, where nobody uses them."""
-        for name, books in list(self._models.items()):
-            change = books.change
-            if change is None or books.active:
+        for name, record in list(self._models.items()):
+            change = record.change
+            if change is None or record.active:
                 continue
-            if books.ready and not change.done.done():
-                await self._unload(books, "switched" if change.alias else "dismissed")
-            if books.change is change:  # else another one came for it
-                books.change = None
+            if record.ready and not change.done.done():
+                await self._loading.unload(record, "switched" if change.alias else "dismissed")
+            if record.change is change:  # else another one came for it
+                record.change = None
             if change.done.done():  # whoever wanted it has left
                 continue
             if change.alias is None:
                 del self._models[name]
-                self._answer(books, ModelUnavailable(f"model {name!r} was taken away"))
+                self._answer(record, ModelUnavailable(f"model {name!r} was taken away"))
                 self._tell("model_dismissed", {"model": name})
             else:
-                before = books.spec.path
-                books.become(change.alias)
-                self._tell("model_switched", {"model": name, "path": books.spec.path, "before": before})
+                before = record.spec.path
+                record.become(change.alias)
+                self._tell("model_switched", {"model": name, "path": record.spec.path, "before": before})
             change.done.set_result(None)
 
     async def _serve(self) -> None:
         """Let in whoever can be, and do the next thing for those who cannot: one load or none, then all is looked at
         anew."""
         waiting = sorted((m for m in self._models.values() if m.waiting), key=lambda m: m.waiting[0].since)
-        waiting = [books for books in waiting if not books.ready and books.change is None and self._paused is None]
-        for books in waiting:
-            await self._look(books)
-        resident = self._resident() if waiting else []
-        turn, closed, refused = self._decide([m for m in waiting if m.waiting and m.ways], resident)
-        for books in self._models.values():
-            books.closed = books.name in closed
-            if books.open:
-                self._answer(books, None)
-        for books in refused:
-            self._fail(books, await self._refusal(books, resident))
+        waiting = [record for record in waiting if not record.ready and record.change is None and self._paused is None]
+        for record in waiting:
+            try:
+                await self._ways.look(record)
+            except EdgedError as error:
+                self._fail(record, error)
+        resident = self._ways.resident() if waiting else []
+        able = [record for record in waiting if record.waiting and record.ways]
+        turn, closed, refused = Decision(None, set(), [])
+        if able:  # the kernel is asked only where somebody wants memory, and not with every request that ends
+            now = time.monotonic()
+            turn, closed, refused = decide(
+                able, resident, self._ways.room(), lambda name: now >= _turn_ends(self._models[name])
+            )
+        for record in self._models.values():
+            record.closed = record.name in closed
+            if record.open:
+                self._answer(record, None)
+        for record in refused:
+            self._fail(record, await self._ways.refuse(record, resident))
         if turn:
             await self._bring_in(*turn)
             self._changed.set()
 
-    def _decide(
-        self, waiting: Sequence[Books], resident: Sequence[Resident]
-    ) -> tuple[tuple[Books, Plan] | None, set[str], list[Books]]:
-        """(the model to load and how, those that let nobody in from now on, those that are refused). Who has waited
-        longest is served first; somebody else is before only where that takes nothing from him."""
-        if not waiting:  # with every request that ends: the kernel is asked only where somebody wants memory
-            return None, set(), []
-        room, after = self.room(), None
-        closed: set[str] = set()
-        refused: list[Books] = []
-        sizes = {model.name: model.size_bytes for model in resident}
-        for books in waiting:
-            ways = [way.need.total for way in books.ways or ()]
-            decided = plan(room_bytes=room, resident=resident, wanted=books.name, ways_bytes=ways)
-            if decided.action is Action.REFUSE:
-                refused.append(books)
-            elif decided.action is Action.WAIT:
-                closed |= {name for name in decided.wait_for if self._turn_is_over(self._models[name])}
-                left = room + sum(sizes[name] for name in decided.out) - ways[decided.way]
-                after = left if after is None else min(after, left)
-            elif after is None or (not decided.out and ways[decided.way] <= after):
-                closed |= {name for name in decided.out if self._turn_is_over(self._models[name])}
-                return (books, decided), closed, refused
-        return None, closed, refused
-
-    async def _bring_in(self, books: Books, decided: Plan) -> None:
+    async def _bring_in(self, record: ModelRecord, decided: Plan) -> None:
         """What the plan says, unless a request comes in between, or everybody who waited has left."""
-        ways = books.ways or []
+        ways = record.ways or []
         for name in decided.out:
             victim = self._models[name]
             if not victim.ready or victim.active:  # a request came while the one before was unloaded: plan anew
                 return
-            await self._unload(victim, "evicted", why=f"{books.name} is wanted")
-        if books.waiting:
-            await self._load(books, ways, decided.way)
+            await self._loading.unload(victim, "evicted", why=f"{record.name} is wanted")
+        if record.waiting:
+            await self._load(record, ways, decided.way)
 
-    def _answer(self, books: Books, error: EdgedError | None) -> None:
+    def _answer(self, record: ModelRecord, error: EdgedError | None) -> None:
         """Let in all who wait, or tell them why not."""
-        waiting, books.waiting = books.waiting, []
+        waiting, record.waiting = record.waiting, []
         for waiter in waiting:
             if waiter.granted.done():
                 continue
             if error is None:
-                books.active += 1
+                record.active += 1
                 waiter.granted.set_result(None)
             else:
                 waiter.granted.set_exception(error)
 
-    def _fail(self, books: Books, error: EdgedError) -> None:
-        self._tell("model_load_failed", {"model": books.name, "code": error.code, "reason": error.message})
-        self._answer(books, error)
-        books.ways = None
-
-    def _turn_is_over(self, books: Books) -> bool:
-        return time.monotonic() >= fairness.turn_ends(books.loaded_at, books.load_s)
+    def _fail(self, record: ModelRecord, error: EdgedError) -> None:
+        self._tell("model_load_failed", {"model": record.name, "code": error.code, "reason": error.message})
+        self._answer(record, error)
+        record.ways = None
 
     def _until_next(self) -> float | None:
         """Seconds until something is due though nothing happens; None: nothing is."""
@@ -371,224 +344,45 @@ class Governor:
 
     def _due(self, now: float) -> Iterator[float]:
         wanted = any(m.waiting and not m.ready for m in self._models.values())
-        for books in self._models.values():
-            if not books.ready:
+        for record in self._models.values():
+            if not record.ready:
                 continue
             if wanted:
-                ends = fairness.turn_ends(books.loaded_at, books.load_s)
-                kept = fairness.kept_until(books.loaded_at, books.used_at, books.load_s)
+                ends = _turn_ends(record)
+                kept = fairness.kept_until(record.loaded_at, record.used_at, record.load_s)
                 yield from (at for at in (ends, kept) if at > now)
-            if books.idle and not books.spec.pin:
-                yield books.used_at + self._idle_unload_s
-            if books.idle and books.lesser and self._paused is None:
-                yield max(books.looked_at + BETTER_S, books.used_at + LULL_S)
-
-    # -- ways to load a model --------------------------------------------------------------------------------------
-
-    async def _look(self, books: Books) -> None:
-        """Find out in which ways a model can be loaded; tells those who wait where there is none."""
-        try:
-            if books.ways is None:
-                books.ways = await self._ways(books.name, books.variants())
-            most = self._most(self._resident())
-            tried = any(way.spec.context < books.alias.variants[0].context for way in books.ways)
-            if not tried and all(way.need.total > most for way in books.ways):
-                specs = [shorter(way.spec, context) for way in books.ways for context in books.contexts()]
-                books.ways = [*books.ways, *[Way(spec, await self._sizer.predict(spec)) for spec in specs]]
-        except EdgedError as error:
-            self._fail(books, error)
-            return
-        if books.ways and not books.ready:
-            books.need = min((way.need for way in books.ways), key=lambda need: need.total)
-
-    async def _ways(self, name: str, specs: Sequence[ModelSpec]) -> list[Way]:
-        """Files that are there, best first. ModelUnavailable: the reason of the first one, where none is."""
-        ways: list[Way] = []
-        missing: list[ModelUnavailable] = []
-        for spec in specs:
-            try:
-                ways.append(Way(spec, await self._sizer.predict(spec)))
-            except ModelUnavailable as error:
-                missing.append(error)
-        if not ways:
-            raise missing[0]
-        for why in {error.message for error in missing} - self._warned:
-            log.warning("a variant of model %s is left out: %s", name, why)
-            self._warned.add(why)
-        return ways
-
-    def _resident(self) -> list[Resident]:
-        return [books.resident(self._lost_s(books.name)) for books in self._models.values() if books.ready]
-
-    def room(self) -> int:
-        """Bytes that may still be taken; negative where too much is taken already."""
-        resident = [books for books in self._models.values() if books.ready]
-        return budget.room(
-            budget.Bounds(self._budget_bytes, memory.cgroups(), memory.available_bytes(), self._reserve_bytes),
-            budget.Taken(
-                memory.private_bytes(),
-                sum(books.mapped_bytes for books in resident),
-                sum(budget.promised(books.need.total, books.measured_bytes) for books in resident),
-            ),
-        )
-
-    def _most(self, resident: Sequence[Resident]) -> int:
-        """What a model can take at most, were all others out that may go."""
-        return self.room() + sum(model.size_bytes for model in resident if not model.pinned)
-
-    async def _refusal(self, books: Books, resident: Sequence[Resident]) -> NoMemory:
-        ways = books.ways or []
-        own = max(0, memory.private_bytes() - sum(m.private_bytes for m in self._models.values() if m.ready))
-        reserve = self._reserve_bytes
-        board = BoardMemory(self._budget_bytes, reserve, own, memory.available_bytes())
-        most = self._most(resident)
-        least = min(ways, key=lambda way: way.need.total)
-        small = await self._sizer.predict(shorter(least.spec, LEAST_CONTEXT))
-        at = (least.spec.context, least.need.total)
-        fits = Fits(fitting_context(most, at, (LEAST_CONTEXT, small.total)), await self._others(books, most))
-        sizes = {_label(way): way.need.total for way in ways}
-        return NoMemory(refusal(books.name, sizes, board, resident, fits), retry_after_s=REFUSED_RETRY_S)
-
-    async def _others(self, books: Books, most: int) -> tuple[str, ...]:
-        """Names of other models that are here and would fit."""
-        found: list[str] = []
-        for other in self._models.values():
-            if other is books or other.admitted or len(found) == MAX_TOLD:
-                continue
-            with contextlib.suppress(EdgedError):
-                if any(way.need.total <= most for way in await self._ways(other.name, other.alias.variants)):
-                    found.append(other.name)
-        return tuple(found)
+            if record.idle and not record.spec.pin:
+                yield record.used_at + self._idle_unload_s
+            if self._paused is None and (due := self._variants.due_at(record)) is not None:
+                yield due
 
     # -- in and out ------------------------------------------------------------------------------------------------
 
-    async def _load(self, books: Books, ways: Sequence[Way], number: int) -> None:
+    async def _load(self, record: ModelRecord, ways: Sequence[Way], number: int) -> None:
         """Load in one of the ways; those who wait get it, or the runtime's reason."""
-        way, best = ways[number], books.alias.variants[0]
-        books.state, books.spec, books.need = ModelState.LOADING, way.spec, way.need
-        books.lesser = "" if way.spec == best else self._why_lesser(ways, number, books)
-        before = await asyncio.to_thread(measure.held)
-        watch = Stopwatch()
         try:
-            await self._loader.load(way.spec)
+            await self._loading.load(record, ways, number, lambda: self._answer(record, None))
         except EdgedError as error:
-            books.state = ModelState.UNLOADED
-            self._fail(books, error)
-            return
-        except BaseException:
-            books.state = ModelState.UNLOADED
-            raise
-        books.load_s = watch.ms() / 1000
-        took = await asyncio.to_thread(measure.after_load, before)
-        books.private_bytes, books.mapped_bytes = took.private, took.mapped
-        books.state, books.ways = ModelState.READY, None
-        books.used()
-        books.loaded_at = books.looked_at = books.used_at
-        self._answer(books, None)
-        told: dict[str, JSON] = {
-            "load_ms": books.load_s * 1000,
-            "bytes": books.measured_bytes,
-            "context": way.spec.context,
-        }
-        if way.spec.variant:
-            told["variant"] = way.spec.variant
-        if books.lesser:
-            told["why"] = books.lesser
-        log.info("model %s (%s) loaded in %.0f ms", books.name, _label(way), books.load_s * 1000)
-        self._tell("model_loaded", {"model": books.name, **told})
-        await self._sizer.observe(way.spec, books.measured_bytes)
+            self._fail(record, error)
 
-    def _why_lesser(self, ways: Sequence[Way], number: int, books: Books) -> str:
-        if not number:  # the best of those that may be loaded now, or that are here
-            return (
-                "it was made smaller" if books.variants() != books.alias.variants else "better ones are not installed"
-            )
-        need, most = ways[0].need.total, self._most(self._resident())
-        return f"{_label(ways[0])} needs {need // MIB} MiB, and there is room for {most // MIB} MiB"
-
-    async def _unload(self, books: Books, reason: str, *, why: str = "") -> None:
-        """Free a model, and prove that its memory came back."""
-        books.state = ModelState.UNLOADING
-        before = await asyncio.to_thread(memory.private_bytes)
-        await self._loader.unload(books.name)
-        books.state = ModelState.UNLOADED
-        found = await asyncio.to_thread(measure.after_unload, books.private_bytes, before)
-        self._unloads += 1
-        told: dict[str, JSON] = {"reason": reason, **structs.asdict(found), **({"why": why} if why else {})}
-        log.info(
-            "model %s unloaded (%s): %d MiB of private memory came back, %d of them trimmed",
-            books.name, reason, found.freed_bytes // MIB, found.trimmed_bytes // MIB,
-        )  # fmt: skip
-        if found.kept_bytes > (KEPT_FIRST if self._unloads == 1 else KEPT):
-            log.warning(
-                "model %s: %d MiB of the %d MiB that its load took did not come back when it was unloaded (%s)",
-                books.name, found.kept_bytes // MIB, books.private_bytes // MIB, why or reason,
-            )  # fmt: skip
-        self._tell("model_unloaded", {"model": books.name, **told})
-
-    async def _take_out(self, books: Books) -> bool:
+    async def _take_out(self, record: ModelRecord) -> bool:
         """Where a request came before us, the model stays."""
-        if books.idle:
-            await self._unload(books, "asked")
-        return books.state is ModelState.UNLOADED
+        if record.idle:
+            await self._loading.unload(record, "asked")
+        return record.state is ModelState.UNLOADED
 
     async def _relieve(self, reason: str) -> list[str]:
         gone = []
-        for books in list(self._models.values()):
-            if books.idle and not books.spec.pin:
-                await self._unload(books, "pressure", why=reason)
-                gone.append(books.name)
+        for record in list(self._models.values()):
+            if record.idle and not record.spec.pin:
+                await self._loading.unload(record, "pressure", why=reason)
+                gone.append(record.name)
         return gone
 
-    async def _shrink(self, reason: str) -> list[str]:
-        smaller = []
-        for books in list(self._models.values()):
-            at = next((i for i, spec in enumerate(books.alias.variants) if spec.path == books.spec.path), 0)
-            later = books.alias.variants[at + 1 :]
-            if not later or not books.idle or books.spec.pin:
-                continue
-            try:
-                ways = await self._ways(books.name, later)
-            except ModelUnavailable:  # none of them is here
-                continue
-            fit = [way for way in ways if way.need.total < books.need.total]
-            if not fit or not books.idle:
-                continue
-            first = books.alias.variants.index(fit[0].spec)
-            books.spared = (first, time.monotonic() + SPARED_S)
-            await self._unload(books, "shrunk", why=reason)
-            if self._paused is None:
-                await self._load(books, fit, 0)
-            smaller.append(books.name)
-        return smaller
 
-    def _may_improve(self, books: Books) -> bool:
-        now = time.monotonic()
-        lull = books.idle and books.lesser and self._paused is None and books.change is None
-        return bool(lull) and now >= max(books.looked_at + BETTER_S, books.used_at + LULL_S)
-
-    async def _improve(self, books: Books) -> None:
-        """Load a better variant, or a longer context, where there is room for it again."""
-        books.looked_at = time.monotonic()
-        specs = [*books.variants(), *(shorter(books.spec, context) for context in books.contexts())]
-        better = specs[: specs.index(books.spec)] if books.spec in specs else []
-        if not better:
-            return
-        try:
-            ways = await self._ways(books.name, better)
-        except ModelUnavailable:  # none of them is here
-            return
-        room = self.room() + books.need.returned
-        number = next((i for i, way in enumerate(ways) if way.need.total * BETTER_MARGIN <= room), None)
-        if number is None or not books.idle:
-            return
-        await self._unload(books, "better", why=f"there is room for {_label(ways[number])}")
-        await self._load(books, ways, number)
+def _turn_ends(record: ModelRecord) -> float:
+    return fairness.turn_ends(record.loaded_at, record.load_s)
 
 
 def _alias(spec: ModelSpec | Alias) -> Alias:
     return spec if isinstance(spec, Alias) else Alias((spec,))
-
-
-def _label(way: Way) -> str:
-    return f"{way.spec.variant or way.spec.path.rpartition('/')[2]} with {way.spec.context} tokens of context"

@@ -36,8 +36,8 @@ class Change(Struct, frozen=True):
     done: asyncio.Future[None]
 
 
-class Books:
-    """Of one model.
+class ModelRecord:
+    """What is known of one model.
 
     active: requests that use it. waiting: those that wait for it. closed: no request is let in: others need its memory.
     ways: in which it can be loaded, best first, as predicted for those who wait; None: not looked at yet.

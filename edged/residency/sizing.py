@@ -25,23 +25,21 @@ class Sizer:
 
     Args:
         most: bytes of the largest model there can be: about larger ones nobody is asked, for they are refused anyway.
-        spare: bytes that may be taken for a moment.
     """
 
-    def __init__(self, estimate: Estimate, book: SizeBook, *, most: int, spare: Callable[[], int]) -> None:
+    def __init__(self, estimate: Estimate, book: SizeBook, *, most: int) -> None:
         self._estimate = estimate
         self._book = book
         self._most = most
-        self._spare = spare
         self._libraries: dict[ModelSpec, int] = {}  # what the last prediction counted for them
 
-    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+    async def predict(self, spec: ModelSpec, spare: Callable[[], int]) -> MemoryNeed:
         """See interfaces.Sizer."""
         libraries = self._libraries[spec] = self._estimate.libraries()
         key = await asyncio.to_thread(self._estimate.identity, spec)
         known = await self._book.known(key)
         if known is None:
-            asked = await asyncio.to_thread(self._ask, spec, self._spare())
+            asked = await asyncio.to_thread(self._ask, spec, spare())
             if asked is None:  # perhaps next time there is room to ask
                 calculated = await asyncio.to_thread(self._estimate.calculate, spec)
                 return replace(calculated, libraries=libraries)
@@ -71,7 +69,7 @@ class ByEngine:
         estimates: by `ModelSpec.engine`; None: its models take nothing worth counting.
         must_be_here: raises ModelUnavailable, with what helps, for a model that is not on this board; called in a
             thread.
-        most, spare: see Sizer.
+        most: see Sizer.
     """
 
     def __init__(
@@ -81,18 +79,15 @@ class ByEngine:
         *,
         must_be_here: Callable[[ModelSpec], None],
         most: int,
-        spare: Callable[[], int],
     ) -> None:
         self._must_be_here = must_be_here
-        self._sizers = {
-            engine: Sizer(estimate, book, most=most, spare=spare) for engine, estimate in estimates.items() if estimate
-        }
+        self._sizers = {engine: Sizer(estimate, book, most=most) for engine, estimate in estimates.items() if estimate}
 
-    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+    async def predict(self, spec: ModelSpec, spare: Callable[[], int]) -> MemoryNeed:
         """See interfaces.Sizer."""
         await asyncio.to_thread(self._must_be_here, spec)
         sizer = self._sizers.get(spec.engine)
-        return await sizer.predict(spec) if sizer else MemoryNeed()
+        return await sizer.predict(spec, spare) if sizer else MemoryNeed()
 
     async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:
         """See interfaces.Sizer."""

@@ -34,7 +34,8 @@ class StoreFullError(Busy):
 
 
 class Accepted(Struct, frozen=True):
-    """What became of a request that was handed in. known: it had been asked before; reply: its stored reply."""
+    """What became of a request that was handed in. known: it had been asked before; reply: its stored reply, None
+    where it has not ended."""
 
     rid: str
     known: bool = False
@@ -67,13 +68,16 @@ def accept(
         decision, remote: where it is going, see Row.
     """
     if ask.packet and ask.packet.duplicate:  # (1)
-        known = c.execute("SELECT rid FROM packets WHERE mid = ? AND digest = ?", (ask.packet.mid, ask.packet.digest))
-        if (rid_known := known.get) is not None:
-            return Accepted(cast(str, rid_known), known=True)
+        packet = "SELECT rid FROM packets WHERE mid = ? AND digest = ?"
+        query = f"SELECT rid, {lookup.REPLY} FROM requests WHERE rid = ({packet})"
+        if (again := c.execute(query, (ask.packet.mid, ask.packet.digest)).fetchone()) is not None:
+            return Accepted(cast(str, again[0]), known=True, reply=cast("bytes | None", again[1]))
     key, digest = identity(ask), wire.digest(ask.request)
-    found = c.execute(
-        f"SELECT rid, digest, {lookup.REPLY} FROM requests WHERE client = ? AND key = ?", (ask.caller.client, key)
-    ).fetchone()
+    named = f"SELECT rid, digest, {lookup.REPLY} FROM requests WHERE client = ? AND key = ?"
+    found = c.execute(named, (ask.caller.client, key)).fetchone()
+    if found is None and ask.caller.former:  # by the same role, or when there were none: no other publisher's
+        former = (ask.caller.former, key, ask.caller.role)
+        found = c.execute(f"{named} AND role IN ('', ?)", former).fetchone()
     if found:
         if found[1] != digest:  # (3)
             raise BadRequest(f"{_named(ask)} was used for another request; a new request needs a new one")

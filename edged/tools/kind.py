@@ -1,7 +1,7 @@
 """The seam of kinds of tools: what a kind is to everybody else.
 
 A kind is two classes: its table in the configuration (`config.tools.Tool`: effect, what may be wrong, whether a call is
-repeated after a crash) and its `Kind`, which does the calls. The list of kinds is `toolbox.KINDS`.
+repeated after a crash) and its `ToolKind`, which does the calls. The list of kinds is `toolbox.KINDS`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edged.types import JSON, ToolCall
 T = TypeVar("T", bound=Tool)
 
 
-class Surroundings(Struct, frozen=True):
+class KindContext(Struct, frozen=True):
     """What a kind may use.
 
     publisher: None where no broker is configured.
@@ -34,7 +34,7 @@ class Surroundings(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True):
-    """A call that is known to have happened. intent: as `Kind.call` got it."""
+    """A call that is known to have happened. intent: as `ToolKind.call` got it."""
 
     step: int
     intent: str
@@ -53,27 +53,27 @@ class OtherCall(ToolFailed):
     """Under this identity another call was made before; this one was not."""
 
 
-class Kind(ABC, Generic[T]):
+class ToolKind(ABC, Generic[T]):
     """All tools of one kind that one toolbox has, and the state they need: connections, threads, child processes.
 
     Nothing is opened before it is needed: a toolbox is also made to check a configuration.
 
     Args:
         tools: those that the configuration has, as `resolve` left them.
-        around: what the kind may use.
+        context: what the kind may use.
 
     Attributes:
         table: of the configuration.
         works: what `edged doctor` says of tools that have no problem, behind their number; empty: nothing.
-        tools: of this kind, by name. May be replaced while the daemon runs; `Surroundings.changed` tells of it.
+        tools: of this kind, by name. May be replaced while the daemon runs; `KindContext.changed` tells of it.
     """
 
     table: ClassVar[type[Tool]]
     works: ClassVar[str] = ""
 
-    def __init__(self, tools: Mapping[str, T], around: Surroundings) -> None:
+    def __init__(self, tools: Mapping[str, T], context: KindContext) -> None:
         self.tools = tools
-        self._around = around
+        self._context = context
 
     @classmethod
     async def resolve(cls, settings: Config, tools: Mapping[str, T]) -> tuple[Mapping[str, T], list[ConfigError]]:

@@ -8,23 +8,23 @@ from typing import ClassVar
 from edged.config import PublishTool, Tool
 from edged.errors import ToolFailed
 from edged.tools import values
-from edged.tools.kind import Kind
+from edged.tools.kind import ToolKind
 from edged.types import JSON
 
 
-class PublishKind(Kind[PublishTool]):
+class PublishKind(ToolKind[PublishTool]):
     """Publishes at every call: what the broker was given is not known after a crash."""
 
     table: ClassVar[type[Tool]] = PublishTool
 
     async def call(self, name: str, arguments: dict[str, JSON], rid: str, step: int, intent: str) -> JSON:
-        """See Kind. Returns {"topic": str, "published": true} once the broker has confirmed."""
+        """See ToolKind. Returns {"topic": str, "published": true} once the broker has confirmed."""
         tool = self.tools[name]
-        if self._around.publisher is None:
+        if self._context.publisher is None:
             raise ToolFailed("no broker is configured")
         topic = values.topic(tool.publish.topic, tool.parameters, arguments)
         payload = values.payload(tool.publish.payload, tool.parameters, arguments)
-        publish = self._around.publisher.publish
+        publish = self._context.publisher.publish
         try:
             async with asyncio.timeout(tool.timeout_s):
                 await publish(topic, payload, qos=tool.publish.qos, retain=tool.publish.retain)

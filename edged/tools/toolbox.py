@@ -15,7 +15,7 @@ from edged.config.tools import TABLES
 from edged.errors import BadRequest, ConfigError, ToolFailed
 from edged.interfaces import Publisher
 from edged.tools import check, values
-from edged.tools.kind import Done, Kind, OtherCall, Problem, Surroundings, check_same_call, intent_of
+from edged.tools.kind import Done, KindContext, OtherCall, Problem, ToolKind, check_same_call, intent_of
 from edged.tools.publish import PublishKind
 from edged.tools.python.kind import PythonKind
 from edged.tools.sql.kind import SqlKind
@@ -24,10 +24,10 @@ from edged.types import JSON, ToolCall
 logger = logging.getLogger("edged.tools")
 
 # The kinds of tools. A new one is a file, its line here, and its table's line in `config.tools.TABLES`.
-KINDS: list[type[Kind[Any]]] = [SqlKind, PublishKind, PythonKind]
+KINDS: list[type[ToolKind[Any]]] = [SqlKind, PublishKind, PythonKind]
 
 
-def add_kind(kind: type[Kind[Any]]) -> None:
+def add_kind(kind: type[ToolKind[Any]]) -> None:
     """Let configurations have tools of a kind that lies outside this package. Before any is loaded."""
     KINDS.append(kind)
     TABLES.append(kind.table)
@@ -68,12 +68,12 @@ class Toolbox:
         self._configured = settings.tools
         self._listeners: list[Callable[[], None]] = []
         self._tools: dict[str, Tool] = {}
-        self._kind_of: dict[str, Kind[Any]] = {}
+        self._kind_of: dict[str, ToolKind[Any]] = {}
         self._left_out: dict[str, str] = {}
         self.tools: Mapping[str, Tool] = MappingProxyType(self._tools)
-        around = Surroundings(settings, publisher, self._changed)
-        self.kinds: tuple[Kind[Any], ...] = ()
-        self.kinds = tuple(kind(_of(settings, kind), around) for kind in KINDS)
+        context = KindContext(settings, publisher, self._changed)
+        self.kinds: tuple[ToolKind[Any], ...] = ()
+        self.kinds = tuple(kind(_of(settings, kind), context) for kind in KINDS)
         self._list()
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
@@ -98,7 +98,7 @@ class Toolbox:
         return tool is not None and tool.is_write
 
     def keeps_intents(self, name: str) -> bool:
-        """Whether the tool keeps the intent of a call beside its effect, in one transaction (`Kind.keeps_intents`)."""
+        """Whether the tool keeps the intent of a call beside its effect, in one transaction. See ToolKind."""
         kind = self._kind_of.get(name)
         return kind is not None and kind.keeps_intents(name)
 
@@ -223,7 +223,7 @@ class Toolbox:
         every = [(name, tool, kind) for kind in self.kinds for name, tool in kind.tools.items()]
         order = {name: place for place, name in enumerate(self._configured)}
         every.sort(key=lambda each: order[each[0]] if self._configured.get(each[0]) is each[1] else len(order))
-        found: dict[str, tuple[Tool, Kind[Any]]] = {}
+        found: dict[str, tuple[Tool, ToolKind[Any]]] = {}
         for name, tool, kind in every:
             if found.setdefault(name, (tool, kind)) != (tool, kind):
                 logger.warning("another tool is called %r, too: it is left out", name)
@@ -241,6 +241,6 @@ def silenced(name: str, tool: Tool) -> Tool:
     return msgspec.structs.replace(tool, description=described, parameters={}, examples=(), say=None)
 
 
-def _of(settings: Config, kind: type[Kind[Any]]) -> dict[str, Tool]:
+def _of(settings: Config, kind: type[ToolKind[Any]]) -> dict[str, Tool]:
     """The configured tools of a kind."""
     return {name: tool for name, tool in settings.tools.items() if type(tool) is kind.table}

@@ -190,10 +190,10 @@ def sentence(template: str, parameters: Parameters, arguments: Arguments) -> str
     a parameter belongs to the innermost ones around it.
     """
     left_out = optional(parameters)
-    parts = [_Part()]
+    parts = [_SentencePart()]
     for piece in SENTENCE_TOKEN.findall(template):
         if piece == "[":
-            parts.append(_Part())
+            parts.append(_SentencePart())
         elif piece == "]" and len(parts) > 1:
             part = parts.pop()
             parts[-1].text += part.closed()
@@ -208,7 +208,7 @@ def sentence(template: str, parameters: Parameters, arguments: Arguments) -> str
 SENTENCE_TOKEN = re.compile(rf"[\[\]]|{PLACEHOLDER.pattern.replace('(', '(?:')}|[^\[\]{{]+|{{")
 
 
-class _Part:
+class _SentencePart:
     """A part of a sentence between brackets, while its text is made."""
 
     def __init__(self) -> None:

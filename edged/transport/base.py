@@ -1,7 +1,8 @@
 """The one shape of all transports: what brings requests in and carries replies out.
 
-A transport is made of the configuration alone, before anything runs. The daemon hands it its listening sockets, opens
-the door behind it at the start, and asks it for nothing else than what is here.
+A transport is made of the configuration alone, before anything runs: `assembly.TRANSPORTS` lists who makes them. The
+daemon then hands it its listening sockets, starts it with the backend that its callers reach, and asks it for nothing
+else than what is here.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ Sockets = Mapping[SocketAddress, Sequence[socket.socket]]
 class Readiness(Struct, frozen=True):
     """Whether the daemon takes requests.
 
-    missing: for each part that is not there yet, its name and why. It may take requests without that part.
+    missing: what is not there yet, by the name of the part, each with the reason. Requests may be taken without it.
     """
 
     taking: bool
     missing: dict[str, str] = field(default_factory=dict)
 
 
-class Door(Struct, frozen=True):
-    """What a transport finds behind it.
+class Backend(Struct, frozen=True):
+    """What the callers of a transport reach.
 
-    api: what a caller may do. gate: who may come in. state: makes the document of base/state. metrics: the page and its
-    content type.
+    api: what a caller may do. gate: who may come in. state: makes the document of base/state. ready: whether requests
+    are taken. metrics: the page and its content type.
     """
 
     settings: Config
@@ -49,19 +50,22 @@ class Door(Struct, frozen=True):
 
 
 class Transport(ABC):
-    """A way in. name: as `Caller.transport` of whoever comes in here. addresses: where it wants to listen; the sockets
-    are made for it, outlive it and come by `inherit`."""
+    """A way in.
+
+    name: as `Caller.transport` of whoever comes in here; replies are delivered to the transport of that name.
+    addresses: where it wants to listen. The sockets are made for it, outlive it, and come by `inherit`.
+    """
 
     name: str
     addresses: Sequence[SocketAddress] = ()
 
     def inherit(self, sockets: Sockets) -> None:
-        """Before the start: the sockets of its addresses, which listen already. They stay their maker's: serve a
-        duplicate. A host name may have several."""
+        """Before the start: the sockets of its addresses, which listen already. They belong to whoever made them, so
+        serve a duplicate. A host name may have several."""
         return
 
     @abstractmethod
-    async def start(self, door: Door) -> asyncio.Task[None] | None:
+    async def start(self, backend: Backend) -> asyncio.Task[None] | None:
         """Let callers in. Returns a task to be watched, where there is one: it ends by `stop` only, or by a bug.
 
         Raises:
@@ -76,12 +80,12 @@ class Transport(ABC):
     async def stop(self) -> None:
         """End all connections; without effect where it was not started."""
 
-    async def arrived(self) -> None:
-        """Returns as soon as nothing is `missing`."""
+    async def until_ready(self) -> None:
+        """Return as soon as nothing is `missing`."""
         return
 
     def missing(self) -> str | None:
-        """For people: what keeps callers from getting in, though it was started; None: nothing."""
+        """What keeps callers from getting in, though it was started: for people. None: nothing."""
         return None
 
     def status(self) -> JSON:
@@ -89,18 +93,18 @@ class Transport(ABC):
         return None
 
     def state_changed(self) -> None:
-        """The document of base/state is another one now."""
+        """The document of base/state has changed."""
         return
 
 
-class Carrier(Transport):
-    """A transport that carries replies to those who do not wait for them. Implements `interfaces.Deliverer`."""
+class ReplyTransport(Transport):
+    """A transport that carries replies to callers who do not wait for them. Implements `interfaces.Deliverer`."""
 
     @abstractmethod
     async def deliver(self, delivery: Delivery) -> None:
         """See interfaces.Deliverer."""
 
 
-def carriers(transports: Sequence[Transport]) -> dict[str, Carrier]:
-    """Those that carry replies, by name."""
-    return {each.name: each for each in transports if isinstance(each, Carrier)}
+def deliverers(transports: Sequence[Transport]) -> dict[str, ReplyTransport]:
+    """The transports that carry replies, by name."""
+    return {each.name: each for each in transports if isinstance(each, ReplyTransport)}

@@ -8,6 +8,7 @@ import json
 import secrets
 import sys
 import time
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,10 +18,10 @@ from msgspec import Struct
 from edged.errors import BadRequest, EdgedError, TooLarge
 from edged.types import JSON, Fault, Format, Message, Preference, Priority, Privacy, Reply, Request, Status
 from edged.wire import dialogue
-from edged.wire.dialogue import Wrong
+from edged.wire.dialogue import BadParameter
 from edged.wire.values import MAX_DEPTH, checked, depth, is_json
 
-__all__ = ["MAX_DEPTH", "Wrong", "depth", "is_json"]  # what is imported here for everybody
+__all__ = ["MAX_DEPTH", "BadParameter", "depth", "is_json"]  # what is imported here for everybody
 
 MAX_REQUEST_BYTES = 256 * 1024  # CONTRACT section 4; about 60,000 tokens, beyond what a board's model reads
 MAX_NAME_BYTES = 128  # CONTRACT section 3: ids; conversations are names of the same kind
@@ -73,7 +74,7 @@ def named_rid(client: str, id: str) -> str:
 
 def decode_request(payload: bytes, *, agent: str | None, content_type: str | None) -> tuple[Request, Format]:
     """A request from its bytes. Without a content type: first non-space byte `{` is JSON, else valid UTF-8 is text,
-    else a msgpack map.
+    else a msgpack map. A byte order mark in front is skipped.
 
     Args:
         agent: the agent the topic or path names; None where the body must.
@@ -84,6 +85,7 @@ def decode_request(payload: bytes, *, agent: str | None, content_type: str | Non
     """
     if len(payload) > MAX_REQUEST_BYTES:
         raise TooLarge(f"the request has {len(payload)} bytes; at most {MAX_REQUEST_BYTES} are taken")
+    payload = payload.removeprefix(BOM_UTF8)
     fmt = _format(payload, content_type)
     body = {"input": _text(payload)} if fmt is Format.TEXT else decode(payload, fmt)
     return request_from_map(body, agent=agent), fmt
@@ -92,12 +94,16 @@ def decode_request(payload: bytes, *, agent: str | None, content_type: str | Non
 def decode(payload: bytes, fmt: Format) -> JSON:
     """A payload as the values it holds, of which nothing is checked yet (see values.checked).
 
+    A byte order mark in front of JSON is skipped (RFC 8259, 8.1).
+
     Raises:
         TooLarge: it is nested too deep to be read.
         BadRequest: it is not what its format says.
     """
     try:
-        return (msgspec.json.decode if fmt is Format.JSON else msgspec.msgpack.decode)(payload)
+        if fmt is Format.JSON:
+            return msgspec.json.decode(payload.removeprefix(BOM_UTF8))
+        return msgspec.msgpack.decode(payload)
     except RecursionError:
         raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -109,10 +115,10 @@ def request_from_map(body: object, *, agent: str | None) -> Request:
     body = checked(body, "a map with `input` or `messages`")
     raw = dialogue.convert(body, _Body, "")
     if raw.agent is not None and agent is not None and raw.agent != agent:
-        raise Wrong("agent", f"the request was sent to {agent!r} and names {raw.agent!r}; name one or the other")
+        raise BadParameter("agent", f"the request was sent to {agent!r} and names {raw.agent!r}; name one or the other")
     chosen = agent or raw.agent
     if not chosen:
-        raise Wrong("agent", "which agent is meant? Name one of those that are configured")
+        raise BadParameter("agent", "which agent is meant? Name one of those that are configured")
     check_numbers(raw, BOUNDS)
     return Request(
         agent=chosen,
@@ -209,15 +215,15 @@ def _messages(raw: _Body) -> tuple[Message, ...]:
         raise BadRequest("a request has either `input` (text) or `messages` (OpenAI shape)")
     if raw.input is not None:
         if not raw.input.strip():
-            raise Wrong("input", "is empty")
+            raise BadParameter("input", "is empty")
         return (Message("user", raw.input),)
     return question(dialogue.read(raw.messages or []))
 
 
 def question(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """A dialogue that ends with what is asked, as an agent's request has to. Raises Wrong."""
+    """A dialogue that ends with what is asked, as an agent's request has to. Raises BadParameter."""
     if not messages or messages[-1].role != "user" or not messages[-1].content.strip():
-        raise Wrong("messages", "the last one must be the user's, with text")
+        raise BadParameter("messages", "the last one must be the user's, with text")
     return messages
 
 
@@ -232,22 +238,22 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 
 def check_numbers(body: Struct, bounds: Mapping[str, tuple[float, float]]) -> None:
-    """Raises Wrong for a field whose number is out of bounds."""
+    """Raises BadParameter for a field whose number is out of bounds."""
     for name, (low, high) in bounds.items():
         value = getattr(body, name)
         if value is not None and not low <= value <= high:
-            raise Wrong(name, f"{value} is outside {low} to {high}")
+            raise BadParameter(name, f"{value} is outside {low} to {high}")
 
 
 def stops(stop: str | list[str] | None) -> tuple[str, ...]:
-    """Stop strings, one or several. Raises Wrong."""
+    """Stop strings, one or several. Raises BadParameter."""
     made = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(made) > MAX_STOPS or any(not s for s in made):
-        raise Wrong("stop", f"at most {MAX_STOPS} strings, none of them empty")
+        raise BadParameter("stop", f"at most {MAX_STOPS} strings, none of them empty")
     return made
 
 
 def _name(field: str, value: str | None) -> str | None:
     if value is not None and not 1 <= len(value.encode(errors="surrogatepass")) <= MAX_NAME_BYTES:
-        raise Wrong(field, f"1 to {MAX_NAME_BYTES} bytes, not {len(value.encode(errors='surrogatepass'))}")
+        raise BadParameter(field, f"1 to {MAX_NAME_BYTES} bytes, not {len(value.encode(errors='surrogatepass'))}")
     return value

@@ -21,7 +21,7 @@ ROLES = ("system", "developer", "user", "assistant", "tool")  # a developer's me
 PART_FIELDS = {"type", "text", "refusal", "prompt_cache_breakpoint"}
 
 
-class Wrong(BadRequest):
+class BadParameter(BadRequest):
     """A parameter is wrong. param: its name, with the path to it."""
 
     def __init__(self, param: str, problem: str) -> None:
@@ -29,12 +29,12 @@ class Wrong(BadRequest):
         self.param = param
 
 
-class TooDeep(TooLarge, Wrong):
+class TooDeep(TooLarge, BadParameter):
     """A parameter is nested too deep."""
 
 
 def convert(value: object, kind: type[T], where: str) -> T:
-    """A part of the request, found at `where`, as a Struct. Raises Wrong."""
+    """A part of the request, found at `where`, as a Struct. Raises BadParameter."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
@@ -79,21 +79,21 @@ def read(raw: list[Any], *, strict: bool = False) -> tuple[Message, ...]:
             templates know no ids. Else messages stay as they are: edged's own API takes whatever has a meaning.
 
     Raises:
-        Wrong: with the parameter, as "messages[0].content", and what is allowed.
+        BadParameter: with the parameter, as "messages[0].content", and what is allowed.
     """
     given = [convert(message, _Message, f"messages[{i}]") for i, message in enumerate(raw)]
     messages = [_message(f"messages[{i}]", message) for i, message in enumerate(given)]
     if not strict:
         return tuple(messages)
     if not given:
-        raise Wrong("messages", "at least one is needed")
+        raise BadParameter("messages", "at least one is needed")
     for i, message in enumerate(given):
         _check_strictly(f"messages[{i}]", message, raw[i])
     ordered: list[Message] = []
     at = 0
     while at < len(given):
         if given[at].role == "tool":
-            raise Wrong(f"messages[{at}].role", "a tool's message follows the assistant's that called it")
+            raise BadParameter(f"messages[{at}].role", "a tool's message follows the assistant's that called it")
         ordered.append(messages[at])
         order = _results(given, at) if given[at].tool_calls else []
         ordered += [messages[result] for result in order]
@@ -106,28 +106,30 @@ def _results(given: list[_Message], at: int) -> list[int]:
     where = f"messages[{at}].tool_calls"
     ids = [str(call.id) for call in given[at].tool_calls or ()]
     if len(set(ids)) < len(ids):
-        raise Wrong(where, "two calls have the same id")
+        raise BadParameter(where, "two calls have the same id")
     results: dict[str, int] = {}
     for place in range(at + 1, len(given)):
         if given[place].role != "tool":
             break
         id = given[place].tool_call_id
         if id not in ids or id in results:
-            raise Wrong(f"messages[{place}].tool_call_id", f"{id!r}; expected is one of {', '.join(ids)}, each once")
+            raise BadParameter(
+                f"messages[{place}].tool_call_id", f"{id!r}; expected is one of {', '.join(ids)}, each once"
+            )
         results[id] = place
     if missing := [id for id in ids if id not in results]:
-        raise Wrong(where, f"no message of role tool answers {', '.join(missing)}")
+        raise BadParameter(where, f"no message of role tool answers {', '.join(missing)}")
     return [results[id] for id in ids]
 
 
 def _message(where: str, raw: _Message) -> Message:
     if raw.role not in ROLES:
-        raise Wrong(f"{where}.role", f"{raw.role!r}; allowed are {', '.join(ROLES)}")
+        raise BadParameter(f"{where}.role", f"{raw.role!r}; allowed are {', '.join(ROLES)}")
     if raw.function_call is not None or raw.audio is not None:
         name = "audio" if raw.function_call is None else "function_call"
-        raise Wrong(f"{where}.{name}", "is not supported; allowed are content and tool_calls")
+        raise BadParameter(f"{where}.{name}", "is not supported; allowed are content and tool_calls")
     if raw.tool_calls and raw.role != "assistant":
-        raise Wrong(f"{where}.tool_calls", "only the assistant calls tools")
+        raise BadParameter(f"{where}.tool_calls", "only the assistant calls tools")
     calls = tuple(_call(f"{where}.tool_calls[{i}]", call) for i, call in enumerate(raw.tool_calls or ()))
     content = _content(f"{where}.content", raw.content) if raw.content is not None else raw.refusal
     return Message("system" if raw.role == "developer" else raw.role, content or "", calls)
@@ -136,20 +138,20 @@ def _message(where: str, raw: _Message) -> Message:
 def _check_strictly(where: str, raw: _Message, given: dict[str, JSON]) -> None:
     """What OpenAI asks of a message beyond what gives it a meaning."""
     if (raw.role == "tool") != (raw.tool_call_id is not None):
-        raise Wrong(f"{where}.tool_call_id", "belongs to a message of role tool, and only there")
+        raise BadParameter(f"{where}.tool_call_id", "belongs to a message of role tool, and only there")
     if raw.content is None and raw.refusal is None and not raw.tool_calls:
-        raise Wrong(f"{where}.content", "is required")
+        raise BadParameter(f"{where}.content", "is required")
     for i, part in enumerate(raw.content if isinstance(raw.content, list) else ()):
         kind = str(part["type"])
         if not isinstance(part.get(kind), str):
-            raise Wrong(f"{where}.content[{i}].{kind}", "is required, a text")
+            raise BadParameter(f"{where}.content[{i}].{kind}", "is required, a text")
         if unknown := set(part) - (PART_FIELDS - {"text", "refusal"} | {kind}):
-            raise Wrong(f"{where}.content[{i}].{min(unknown)}", "is not known")
+            raise BadParameter(f"{where}.content[{i}].{min(unknown)}", "is not known")
     for i, call in enumerate(given.get("tool_calls") or ()):
         if unknown := set(call) - set(_Call.__struct_fields__):
-            raise Wrong(f"{where}.tool_calls[{i}].{min(unknown)}", "is not a parameter that is known here")
+            raise BadParameter(f"{where}.tool_calls[{i}].{min(unknown)}", "is not a parameter that is known here")
         if call.get("id") is None:
-            raise Wrong(f"{where}.tool_calls[{i}].id", "is required")
+            raise BadParameter(f"{where}.tool_calls[{i}].id", "is required")
 
 
 def _content(where: str, content: str | list[dict[str, JSON]]) -> str:
@@ -160,36 +162,36 @@ def _content(where: str, content: str | list[dict[str, JSON]]) -> str:
         kind = part.get("type")
         if kind not in ("text", "refusal"):
             problem = f"{kind!r} is not supported: the models read text; only parts of type text are understood"
-            raise Wrong(f"{where}[{i}].type", problem)
+            raise BadParameter(f"{where}[{i}].type", problem)
         text = part.get(kind, "")
         if not isinstance(text, str):
-            raise Wrong(f"{where}[{i}].{kind}", "is required, a text")
+            raise BadParameter(f"{where}[{i}].{kind}", "is required, a text")
         texts.append(text)
     return "".join(texts)
 
 
 def _call(where: str, raw: _Call) -> ToolCall:
     if raw.type != "function" or raw.function is None:
-        raise Wrong(f"{where}.type", f"{raw.type!r}; allowed is function, with its name and arguments")
+        raise BadParameter(f"{where}.type", f"{raw.type!r}; allowed is function, with its name and arguments")
     where = f"{where}.function.arguments"
     arguments: object = raw.function.arguments
     if isinstance(arguments, str):
         try:
-            arguments = msgspec.json.decode(arguments or "{}")
+            arguments = msgspec.json.decode(arguments.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}") or "{}")
         except msgspec.DecodeError as error:
-            raise Wrong(where, f"are not JSON: {error}") from None
+            raise BadParameter(where, f"are not JSON: {error}") from None
         except RecursionError:
             raise TooDeep(where, f"are nested deeper than {MAX_DEPTH} levels") from None
         if depth(arguments) > MAX_DEPTH:  # a text in the request: its depth is not yet counted
             raise TooDeep(where, f"are nested deeper than {MAX_DEPTH} levels")
         if not is_json(arguments):
-            raise Wrong(where, f"are refused: a request {ALLOWED}")
+            raise BadParameter(where, f"are refused: a request {ALLOWED}")
     if not isinstance(arguments, dict):
-        raise Wrong(where, "are not a JSON object")
+        raise BadParameter(where, "are not a JSON object")
     return ToolCall(raw.function.name, arguments)
 
 
-def _wrong(error: str, kind: type[Any], where: str) -> Wrong:
+def _wrong(error: str, kind: type[Any], where: str) -> BadParameter:
     """msgspec's message, with the parameter in front."""
     text, _, path = error.partition(" - at ")
     at = where + path.strip("`").removeprefix("$")
@@ -198,5 +200,5 @@ def _wrong(error: str, kind: type[Any], where: str) -> Wrong:
         if named[1] == "contains unknown":
             names = "" if path else f"; allowed are {', '.join(kind.__struct_fields__)}"
             problem = f"is not a parameter that is known here{names}"
-        return Wrong(f"{at}.{named[2]}".strip("."), problem)
-    return Wrong(at.strip(".") or "request", text[:1].lower() + text[1:])
+        return BadParameter(f"{at}.{named[2]}".strip("."), problem)
+    return BadParameter(at.strip(".") or "request", text[:1].lower() + text[1:])

@@ -8,7 +8,7 @@ from typing import Any
 from edged.errors import BadRequest, TooLarge
 from edged.types import JSON
 
-MAX_DEPTH = 32  # CONTRACT section 5; deeper nesting has no use here and costs stack in whoever walks it
+MAX_DEPTH = 32  # CONTRACT section 5; deeper nesting has no use here and costs stack wherever it is walked
 MAX_INT_BITS = 1024  # of an integer: beyond it nobody who reads numbers as floats, as most of the world, has one for it
 
 # What is checked by `is_json`, in words.

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+from edged.requests.worker import MAX_RUNNING
 from tests.support import cloud as clouds
 from tests.support.broker import Mosquitto, until
 from tests.support.cloud import ScriptedCloud
-from tests.support.cloud_daemon import ask, cloudy, upstream
-from tests.support.daemon import REPLY, Customer, Daemon, Wired
+from tests.support.cloud_daemon import SCRIPT, ask, cloudy, upstream
+from tests.support.daemon import REPLY, Customer, Daemon, Wired, entry
 from tests.support.timing import assert_adds_up
 
 
@@ -195,6 +196,30 @@ async def test_link_that_returns_takes_what_waited_by_deadline_and_not_all_at_on
     assert seen[0] == "too hard 1"
     assert sorted(seen[1:3]) == ["too hard 2", "too hard 3"]
     assert len(seen) == len(set(seen)) == len(order)
+
+
+async def test_requests_that_expire_before_their_turn_leave_the_upstreams_room_to_others(
+    tmp_path: Path, cloud: ScriptedCloud
+) -> None:
+    """The link is back, but the board has no slot for what it queues; later there is one for what is left."""
+    await cloud.stop()
+    script = SCRIPT + entry("never ends", text="word " * 10_000, token_s=0.05)
+    async with cloudy(tmp_path, upstream("far", cloud), script=script) as daemon, Wired(daemon.socket) as client:
+        for number in range(3):
+            await submit(client, number, f"too hard {number}", deadline_s=8)
+        await submit(client, 3, "too hard 3")
+        await parked(daemon, 4)
+        async with Wired(daemon.socket) as others:
+            for number in range(MAX_RUNNING):
+                await submit(others, number, "never ends", id=f"n{number}")
+            await until(lambda: daemon.states().count("running") == MAX_RUNNING)
+            await cloud.start()
+            await until(lambda: "received" in daemon.states())  # there is room for one
+            for number in range(3):
+                assert (await outcome(client, number))["status"] == "expired"
+            for number in range(MAX_RUNNING):
+                await others.call(100 + number, "request.cancel", {"name": f"n{number}"})
+        assert (await outcome(client, 3))["output"] == "ok"
 
 
 async def test_agent_that_was_taken_off_the_cloud_lets_its_waiting_requests_go(

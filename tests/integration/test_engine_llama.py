@@ -265,7 +265,11 @@ async def test_load_of_a_damaged_file_says_why_and_leaves_the_engine_usable(
     garbage, cut = tmp_path / "garbage.gguf", tmp_path / "cut.gguf"
     garbage.write_bytes(b"no model at all" * 100)
     cut.write_bytes(Path(model_path()).read_bytes()[: 5 * MIB])
-    for path, reason in ((garbage, "no GGUF file"), (cut, "tensor|file|read"), (tmp_path / "none.gguf", "not a file")):
+    for path, reason in (
+        (garbage, "no GGUF file"),
+        (cut, "cut off|tensor|file|read"),
+        (tmp_path / "none.gguf", "not a file"),
+    ):
         with pytest.raises(ModelUnavailable, match=reason):
             await engine.load(spec("broken", path=str(path)))
     assert (await engine.generate(job("Hi"))).text

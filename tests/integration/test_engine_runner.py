@@ -26,7 +26,7 @@ from edged.engines.llama.runner import Runner
 from edged.engines.llama.sampler import Logits, logprob
 from edged.engines.llama.sequence import Sequence, common_length
 from edged.engines.llama.snapshots import Snapshots
-from edged.engines.llama.ticket import Ticket
+from edged.engines.thread import Ticket
 from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelUnavailable, NoMemory
 from edged.types import Completion, Finish, Job, ModelSpec, Priority, Sampling, Segment, TokenLogprob
 
@@ -101,16 +101,16 @@ class Bench:
         spec = ModelSpec(name="small", path=str(model_path()), context=context)
         self.runner = Runner(spec, THREADS, snapshots=snapshots, checked=True)
         self.native: Llama = self.runner._native
-        self.texts: dict[Ticket, list[str]] = {}
-        self.told: dict[Ticket, list[tuple[str, tuple[TokenLogprob, ...]]]] = {}
-        self.outcomes: dict[Ticket, Completion | Exception] = {}
+        self.texts: dict[Ticket[Job], list[str]] = {}
+        self.told: dict[Ticket[Job], list[tuple[str, tuple[TokenLogprob, ...]]]] = {}
+        self.outcomes: dict[Ticket[Job], Completion | Exception] = {}
         self.seen: list[tuple[Sequence, tuple[int, ...], Logits]] = []
 
     def watch(self) -> None:
         """Remember the logits every token was chosen from."""
         self.runner.watch = lambda s, row: self.seen.append((s, tuple(s.tokens), row.copy()))
 
-    def submit(self, what: Job, *, warm: bool = False) -> Ticket:
+    def submit(self, what: Job, *, warm: bool = False) -> Ticket[Job]:
         ticket = Ticket(what, None, self.loop.create_future(), 0.0, 0.0, warm)
         self.texts[ticket], self.told[ticket] = [], []
         self.runner.submit(ticket)
@@ -126,7 +126,7 @@ class Bench:
         while self.runner.has_work:
             self.step()
 
-    def sequence(self, ticket: Ticket) -> Sequence:
+    def sequence(self, ticket: Ticket[Job]) -> Sequence:
         return next(s for s, g in self.runner._generations.items() if g.ticket is ticket)
 
     def take(self) -> None:
@@ -135,6 +135,7 @@ class Bench:
             self.told[news.ticket].append((news.text, news.logprobs))
             if news.outcome is not None:
                 assert news.ticket not in self.outcomes
+                assert isinstance(news.outcome, Completion | Exception)
                 self.outcomes[news.ticket] = news.outcome
 
     def run(self, *jobs: Job) -> list[Completion]:
@@ -142,7 +143,7 @@ class Bench:
         self.finish()
         return [self.completion(t) for t in tickets]
 
-    def completion(self, ticket: Ticket) -> Completion:
+    def completion(self, ticket: Ticket[Job]) -> Completion:
         outcome = self.outcomes[ticket]
         assert isinstance(outcome, Completion), outcome
         return outcome
@@ -337,6 +338,23 @@ def test_control_tokens_in_a_users_text_stay_text(bench: Bench) -> None:
     assert bench.run(job(question))[0].text
 
 
+@pytest.mark.parametrize(
+    "text", ["<|im_end|>", "<|im_start|>system", "say <|endoftext|> twice", "the end of a </tool_call><|im_end|>\n"]
+)
+def test_what_a_text_spells_has_no_prefix_computed_again(bench: Bench, text: str) -> None:
+    """Nor where a text of the prefix grows together with what the template writes after it (".\\n\\n# Tools" does)."""
+    prefix = (
+        Segment("<|im_start|>system\n"),
+        Segment("You run a gre", literal=True),
+        Segment("enhouse. You answer in short sentences, and you know lights, heaters and blinds.<|im_end|>\n"),
+    )
+    bench.run(job("hello", prefix=prefix, max_tokens=2))
+    plain = bench.run(job("goodbye", prefix=prefix, max_tokens=2))[0]
+    spelled = bench.run(job(text, prefix=prefix, max_tokens=2))[0]
+    assert plain.cached_tokens >= len(encode(prefix, bench.native))
+    assert spelled.cached_tokens >= len(encode(prefix, bench.native))
+
+
 def test_tokens_are_those_of_the_whole_text(bench: Bench) -> None:
     what = job("How are you?")
     whole = "".join(s.text for s in what.prefix + what.turn)
@@ -514,7 +532,7 @@ def test_books_hold_under_random_arrivals_and_cancels(bench: Bench) -> None:
         {"sampling": Sampling(temperature=1.0)},
         {"max_tokens": 200, "priority": Priority.BATCH, "grammar": "start: /[a-z ]{400}/"},
     ]
-    alive: list[Ticket] = []
+    alive: list[Ticket[Job]] = []
     for i in range(60):
         if i < 30:
             alive.append(bench.submit(job(rng.choice(QUESTIONS), **{"max_tokens": 8, **rng.choice(kinds)})))
@@ -532,7 +550,7 @@ def test_books_hold_under_random_arrivals_and_cancels(bench: Bench) -> None:
 # Making room
 
 
-def crowd(bench: Bench, most: int = 45) -> list[Ticket]:
+def crowd(bench: Bench, most: int = 45) -> list[Ticket[Job]]:
     """Batch generations that want more cells together than there are."""
     grammar = "start: /[a-z ]{2500}/"
     return [bench.submit(job(q, priority=Priority.BATCH, max_tokens=most, grammar=grammar)) for q in QUESTIONS[:5]]
@@ -545,7 +563,7 @@ def test_generations_that_outgrow_the_cells_all_end_and_say_what_they_say_alone(
     tight.finish()
     assert tight.runner.stats.set_aside > 0
     assert all(tight.completion(t).completion_tokens == 45 for t in tickets)
-    assert tight.runner._aside.n_bytes == 0
+    assert tight.runner._swapped.n_bytes == 0
     assert last_drift(tight, scratch) <= DRIFT
 
 
@@ -554,9 +572,9 @@ def test_state_that_is_lost_is_computed_again(
     tight: Bench, scratch: Llama, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """No host memory for a copy, or llama.cpp does not take it back."""
-    aside = tight.runner._aside
+    swapped = tight.runner._swapped
     if broken == "put":
-        monkeypatch.setattr(aside, "put", lambda *_: False)
+        monkeypatch.setattr(swapped, "put", lambda *_: False)
     else:
         monkeypatch.setattr(tight.native, "restore", lambda *_: False)
     tight.watch()
@@ -571,14 +589,14 @@ def test_trim_drops_states_that_were_set_aside_and_they_are_computed_again(tight
     """Until memory is back none is copied out; the grammars in use go on."""
     tight.watch()
     tickets = crowd(tight)
-    while not tight.runner._aside.n_bytes:
+    while not tight.runner._swapped.n_bytes:
         tight.step()
-    held = tight.runner._aside.n_bytes
+    held = tight.runner._swapped.n_bytes
     assert tight.runner.trim() == held
-    assert tight.runner._aside.n_bytes == 0
+    assert tight.runner._swapped.n_bytes == 0
     for _ in range(30):
         tight.step()
-        assert tight.runner._aside.n_bytes == 0
+        assert tight.runner._swapped.n_bytes == 0
     tight.runner.relax()
     tight.finish()
     assert all(tight.completion(t).completion_tokens == 45 for t in tickets)
@@ -621,12 +639,12 @@ def test_interactive_request_does_not_wait_for_batch_work(bench: Bench) -> None:
 
 def test_cancel_of_one_that_was_set_aside_leaves_nothing(tight: Bench) -> None:
     tickets = crowd(tight)
-    while not tight.runner._aside.n_bytes:
+    while not tight.runner._swapped.n_bytes:
         assert tight.runner.has_work
         tight.step()
     for ticket in tickets:
         tight.runner.cancel(ticket)
-    assert tight.runner._aside.n_bytes == 0
+    assert tight.runner._swapped.n_bytes == 0
     assert not tight.runner.has_work
     assert tight.run(job(QUESTIONS[0]))[0].text
 

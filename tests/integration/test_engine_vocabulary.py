@@ -11,7 +11,7 @@ import pytest
 
 from edged.engines.llama import grammar_vocab, vocabulary
 from edged.engines.llama.constraint import Constraint, Grammars
-from edged.engines.llama.grammar_vocab import Lexicon
+from edged.engines.llama.grammar_vocab import GrammarVocabulary
 from edged.engines.llama.vocabulary import Vocabulary
 from edged.errors import ModelUnavailable
 from tests.support.vocabularies import SENTENCEPIECE, Words, model_path, write_file
@@ -101,8 +101,8 @@ def test_a_damaged_file_is_left_to_llama_cpp(tmp_path: Path) -> None:
 
 
 def constraint(path: Path, words: Any, grammar: str) -> Iterator[Constraint]:
-    """Of a lexicon that was begun before the model, and of one that was not."""
-    for begun in (Lexicon(path), None):
+    """Of a vocabulary that was begun before the model, and of one that was not."""
+    for begun in (GrammarVocabulary(path), None):
         grammars = Grammars(words, begun)
         yield grammars.constraint(grammar)
         grammars.clear()
@@ -140,7 +140,7 @@ def test_a_vocabulary_that_is_not_proven_is_asked_for(path: Path, words: Any, mo
     assert read is not None
     wrong = spoil(read, "a letter")
     monkeypatch.setattr(vocabulary, "from_file", lambda _: wrong)
-    found = Lexicon(path)
+    found = GrammarVocabulary(path)
     found.bind(words)
     assert found.tokenizer.n_vocab == words.n_vocab
     grammars = Grammars(words, found)
@@ -171,8 +171,8 @@ def test_a_vocabulary_without_a_way_to_write_texts_forces_nothing(
         assert {vocabulary.piece_of(words, token) for token in found.allowed().ids.tolist()} <= {b"a", b"ab"}
 
 
-def test_a_lexicon_whose_model_never_loads_ends_with_it(path: Path) -> None:
-    found = Lexicon(path)
+def test_a_vocabulary_whose_model_never_loads_ends_with_it(path: Path) -> None:
+    found = GrammarVocabulary(path)
     found.close()
     found.close()
     found._thread.join(5)

@@ -273,3 +273,16 @@ async def test_timing_of_a_reply_adds_up(house: House) -> None:
     parts = sum(timing[name] for name in ("queue_ms", "load_ms", "prefill_ms", "decode_ms", "tools_ms"))
     assert parts <= timing["total_ms"] * 1.02
     assert parts >= timing["total_ms"] * 0.8
+
+
+async def test_a_short_answer_does_not_cut_the_decision_off(house: House) -> None:
+    """A call has more tokens than the client wants to read."""
+    reply = await house.ask("open the north valve", max_tokens=2)
+    assert (reply["status"], reply["output"], reply["finish"]) == ("done", "Valve north is now open.", "stop")
+
+
+async def test_an_answer_that_was_cut_off_says_so(house: House) -> None:
+    """A device cannot see it otherwise."""
+    reply = await house.ask("why do plants need light?", max_tokens=4)
+    assert (reply["status"], reply["finish"]) == ("done", "length")
+    assert len(reply["output"].split()) <= 4

@@ -34,7 +34,7 @@ from tests.support.http_api import (
     METRICS,
     Desk,
     Line,
-    door,
+    backend,
     keys_file,
     listening,
     reply,
@@ -536,7 +536,7 @@ async def test_several_listeners_serve_the_same_and_are_gone_after_a_stop(desk: 
     desk.says(reply())
     served = transport(desk, *paths, TCP, api_keys_file=keys_file(tmp_path))
     for _ in range(2):  # it may be started again
-        await served.start(door(desk))
+        await served.start(backend(desk))
         for path in paths:
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
             async with unix_session(path) as client, client.post(ASK, json={"input": "hi"}) as response:
@@ -555,7 +555,7 @@ async def test_socket_of_a_dead_process_is_replaced_and_a_living_one_is_not(desk
     async with serving(desk, path), unix_session(path) as client:
         other = path.with_name("other.sock")
         with pytest.raises(ConfigError, match="listening here already"):
-            await transport(desk, other, path).start(door(desk))
+            await transport(desk, other, path).start(backend(desk))
         assert not other.exists()
         async with client.get("/livez") as response:
             assert response.status == 200
@@ -566,13 +566,13 @@ async def test_port_that_is_taken_is_a_configuration_error(desk: Desk, tmp_path:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port}: cannot be listened on: .*in use"):
-            await transport(desk, ("127.0.0.1", port), api_keys_file=keys_file(tmp_path)).start(door(desk))
+            await transport(desk, ("127.0.0.1", port), api_keys_file=keys_file(tmp_path)).start(backend(desk))
 
 
 async def test_port_without_keys_is_refused(desk: Desk, path: Path) -> None:
     """It would be open to the network; nothing is left behind."""
     with pytest.raises(ConfigError, match="api_keys_file"):
-        await transport(desk, path, TCP).start(door(desk))
+        await transport(desk, path, TCP).start(backend(desk))
     assert not path.exists()
 
 

@@ -34,6 +34,8 @@ async def test_mind_in_front_answers_and_passes_on(tmp_path: Path) -> None:
         assert (mine["status"], mine["output"]) == ("done", "Good morning to you.")
         assert mine["route"] == {"where": "phrases", "model": "", "reason": "known_phrase", "confidence": None}
         assert mine["usage"]["prompt_tokens"] == 0
+        shown = await edged("requests", "show", mine["rid"], config=daemon.config)
+        assert "route   phrases: known_phrase" in shown.out
         other = await ask(daemon, "open the north valve")
         assert (other["output"], other["route"]["where"]) == ("Valve north is now open.", "local")
         connector = aiohttp.UnixConnector(str(tmp_path / "run" / "http.sock"))

@@ -254,8 +254,8 @@ async def test_deltas_come_before_the_reply_with_their_offsets(node: Node, peer:
     await peer.publish(ASK, "hello", ResponseTopic="app/r", CorrelationData=b"c")
     ask = await node.asked()
     assert ask.address is not None
-    node.transport.delta(ask.address, 0, "Gr\u00fc")
-    node.transport.delta(ask.address, 3, "\u00dfe")
+    node.transport._sender.delta(ask.address, 0, "Gr\u00fc")
+    node.transport._sender.delta(ask.address, 3, "\u00dfe")
     await node.answer(ask, "Gr\u00fc\u00dfe")
     messages = [await peer.next() for _ in range(3)]
     assert [m.topic for m in messages] == ["app/r/delta", "app/r/delta", "app/r"]

@@ -364,12 +364,12 @@ async def test_slow_broker_loses_deltas_and_never_the_reply(broker: Mosquitto) -
         piece = "x" * 50_000
         sent = 0
         while not node.transport._client.congested:
-            node.transport.delta(address, sent * len(piece), piece)
+            node.transport._sender.delta(address, sent * len(piece), piece)
             sent += 1
             await asyncio.sleep(0)
             assert sent < 1000, "nothing stops it"
         for _ in range(1000):
-            node.transport.delta(address, 0, piece)
+            node.transport._sender.delta(address, 0, piece)
         assert node.transport.status()["connected"]
         ask = an_ask(address)
         delivery = asyncio.create_task(node.answer(ask, "hi"))
@@ -390,7 +390,7 @@ async def test_broker_that_takes_few_publishes_at_a_time_gets_few(tmp_path: Path
 
 
 async def test_broker_that_takes_fewer_than_before_gets_the_rest_later(broker: Mosquitto) -> None:
-    """What is in the air from the last connection counts as well."""
+    """What is in flight from the last connection counts as well."""
     async with Wire(broker.port) as wire, Node(wire.port) as node:
         await node.online()
         await until(lambda: node.transport.status()["in_flight"] == 0)

@@ -136,6 +136,23 @@ async def test_answer_is_the_same_whole_and_streamed(board: Board, model: str) -
     assert "<|" not in text
 
 
+@ONE_QUICK
+async def test_penalties_and_samplers_of_other_servers_change_the_answer(board: Board, model: str) -> None:
+    """The same whole and streamed, with a seed; a neutral value is none. Greedy, a small model repeats itself."""
+    count = [{"role": "user", "content": "Write the word tree twenty times."}]
+    plain = (await board.chat(model, count, max_tokens=40)).choices[0].message.content
+    for more in ({"frequency_penalty": 2.0}, {"presence_penalty": 2.0}, {"extra_body": {"repeat_penalty": 1.8}}):
+        penalised = (await board.chat(model, count, max_tokens=40, **more)).choices[0].message.content
+        assert penalised != plain
+        assert penalised.lower().count("tree") <= plain.lower().count("tree")
+        pieces = [c async for c in await board.chat(model, count, max_tokens=40, stream=True, **more)]
+        assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == penalised
+    for neutral in ({"frequency_penalty": 0}, {"extra_body": {"repetition_penalty": 1.0, "top_k": -1, "min_p": 0}}):
+        assert (await board.chat(model, count, max_tokens=40, **neutral)).choices[0].message.content == plain
+    one = {"temperature": 2.0, "seed": 1, "extra_body": {"top_k": 1}}
+    assert (await board.chat(model, count, max_tokens=40, **one)).choices[0].message.content == plain
+
+
 async def test_usage_counts_the_shared_beginning_as_cached(board: Board) -> None:
     """The system text is computed once."""
     await board.chat("smol", max_tokens=1)
@@ -324,15 +341,15 @@ async def test_json_mode_is_an_object(board: Board) -> None:
     assert isinstance(json.loads(done.choices[0].message.content), dict)
 
 
-UNIQUE = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+ELSEWHERE = {"type": "object", "properties": {"a": {"$ref": "https://schemas.example/valve"}}}
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": UNIQUE}}},
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": ELSEWHERE}}},
          "response_format"),
-        ({"tools": [WEATHER, {"type": "function", "function": {"name": "t", "parameters": UNIQUE}}]},
+        ({"tools": [WEATHER, {"type": "function", "function": {"name": "t", "parameters": ELSEWHERE}}]},
          "tools[1].function.parameters"),
     ],
 )  # fmt: skip
@@ -341,7 +358,7 @@ async def test_schema_that_cannot_be_kept_is_refused_by_name(
     board: Board, fields: dict[str, Any], param: str, stream: bool
 ) -> None:
     """With the reason, and never kept in part."""
-    with pytest.raises(openai.BadRequestError, match="uniqueItems") as caught:
+    with pytest.raises(openai.BadRequestError, match=r"schemas\.example/valve") as caught:
         await board.chat("smol", stream=stream, **fields)
     assert caught.value.param == param
 

@@ -293,6 +293,7 @@ WRONG = {
     "python-tool": ('[tools.bad]\npython = "nothing:here"\n', "tools.bad"),
     "model": ('[models.other]\nsource = "catalog:nothing"\n', "models.other.source"),
     "no-file": ('[models.other]\nsource = "file:/tmp/x.gguf"\n', "there is no file /tmp/x.gguf"),
+    "engine": ('[models.other]\nsource = "file:/tmp/x.gguf"\nengine = "onnx"\n', "models.other.engine"),
     "secret": ('[mqtt]\nusername = "x"\npassword_file = "/nothing/here"\n', "/nothing/here"),
     "state": ('[node]\nstate_dir = "/tmp/other"\n', "node.state_dir"),
     "runtime": ('[node]\nruntime_dir = "/tmp/other"\n', "node.runtime_dir"),

@@ -381,7 +381,7 @@ async def test_plain_model_tells_log_probabilities_where_its_server_does(
     answer = await chats.complete(asked(logprobs=1))
     assert answer.logprobs == (TokenLogprob("ü", "ü".encode(), -0.5, (("ü", "ü".encode(), -0.5),)),)
     assert (server.chats[0].body["logprobs"], server.chats[0].body["top_logprobs"]) == (True, 1)
-    with pytest.raises(BadRequest, match="logprobs: the server that runs model 'npu' tells none"):
+    with pytest.raises(BadRequest, match="logprobs: the server that runs model 'npu' gives none"):
         await chats.complete(asked(logprobs=1))
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from edged.access.gate import Gate
 from edged.access.policy import Policy
-from edged.transport.base import Door
+from edged.transport.base import Backend
 from edged.transport.http.core.limits import Limits
 from edged.transport.mqtt import topics
 from edged.transport.mqtt.client import Client, Will
@@ -301,7 +301,7 @@ async def rpc(tmp_path: Path) -> AsyncIterator[tuple[UnixTransport, Path]]:
     methods = {"echo": echo, "large": large}
     transport = UnixTransport(path, mode=0o660, group=None, methods=lambda api: methods)
     nobody: Any = None
-    await transport.start(Door(nobody, nobody, Gate(Policy(["house"])), dict, nobody, nobody))
+    await transport.start(Backend(nobody, nobody, Gate(Policy(["house"])), dict, nobody, nobody))
     yield transport, path
     await transport.stop()
 

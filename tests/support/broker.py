@@ -23,7 +23,7 @@ from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.api import Api
 from edged.host import clock
-from edged.transport.base import Door
+from edged.transport.base import Backend
 from edged.transport.mqtt import Backoff, MqttTransport, Settings
 from edged.types import Ask, Caller, Delivery, Reply, Status
 from edged.wire import reply_bytes
@@ -366,7 +366,7 @@ class Node:
         nobody: Any = None
         api = Api(requests=cast(Any, self), models=nobody, tools=nobody, events=nobody)
         gate = Gate(Policy(["house"]))
-        await self.transport.start(Door(nobody, api, gate, lambda: self.document, nobody, nobody))
+        await self.transport.start(Backend(nobody, api, gate, lambda: self.document, nobody, nobody))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -381,7 +381,7 @@ class Node:
             task.cancel()
         await asyncio.wait([owner])
         self.transport._client.abort("crash")
-        self.transport._flights.close()
+        self.transport._inflight.close()
 
     async def online(self) -> Self:
         """Wait until it can be asked."""

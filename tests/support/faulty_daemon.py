@@ -36,11 +36,11 @@ from typing import Any
 from edged.daemon import assembly, faults, lifecycle, supervisor
 from edged.engines import scripted
 from edged.engines.scripted import ScriptedEngine
-from edged.host import clock, fault_points
+from edged.host import clock, fault_points, memory
 from edged.interfaces import OnPiece
 from edged.requests import worker
 from edged.residency.pressure.ladder import Calm
-from edged.residency.pressure.low_memory import Floor
+from edged.residency.pressure.low_memory import LowMemory
 from edged.residency.pressure.pressure import Pressure, PressureTiming
 from edged.tools import toolbox
 from edged.tools.publish import PublishKind
@@ -106,7 +106,7 @@ class LateDeath(PublishKind):
     published: Callable[[], None] = staticmethod(lambda: None)
 
     async def call(self, *arguments: Any) -> Any:
-        """See Kind."""
+        """See ToolKind."""
         result = await super().call(*arguments)
         self.published()
         return result
@@ -142,7 +142,7 @@ def let_a_thread_die(chance: random.Random) -> None:
 
 def arm_as_planned(plan: Path) -> None:
     """Die at the n-th pass of a point, from now on."""
-    point, number = plan.read_text().split()
+    point, number = plan.read_text(encoding="utf-8").split()
     passes = itertools.count(1)
 
     def passed() -> None:
@@ -185,7 +185,7 @@ def main() -> int:
         vars(lifecycle)["STALL_S"] = STALL_S
     if offset := os.environ.get("EDGED_TEST_CLOCK"):
         right = clock.wall
-        vars(clock)["wall"] = lambda: right() + float(Path(offset).read_text())
+        vars(clock)["wall"] = lambda: right() + float(Path(offset).read_text(encoding="utf-8"))
     if longest := os.environ.get("EDGED_TEST_RECONNECT"):
         vars(mqtt)["MqttTransport"] = functools.partial(
             MqttTransport, backoff=Backoff(base_s=0.1, cap_s=float(longest), taken_over_s=float(longest))
@@ -203,7 +203,8 @@ def main() -> int:
     if meminfo := os.environ.get("EDGED_TEST_MEMINFO"):
         vars(assembly)["PRESSURE_PACE"] = PACE
         vars(assembly)["Pressure"] = functools.partial(Pressure, board=NOWHERE, group=lambda: None)
-        vars(assembly)["Floor"] = functools.partial(Floor, meminfo=Path(meminfo), root=NOWHERE, own=NOWHERE)
+        left = functools.partial(memory.left, meminfo=Path(meminfo), root=NOWHERE, listing=NOWHERE)
+        vars(assembly)["LowMemory"] = functools.partial(LowMemory, left=left)
     return supervisor.run(sys.argv[1])
 
 

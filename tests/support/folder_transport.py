@@ -12,13 +12,13 @@ from typing import Any
 
 from edged.config import Config
 from edged.daemon.assembly import TRANSPORTS
-from edged.transport.base import Carrier, Door
+from edged.transport.base import Backend, ReplyTransport
 from edged.types import Address, Ask, Caller, Delivery
 
 LOOK_S = 0.02
 
 
-class FolderTransport(Carrier):
+class FolderTransport(ReplyTransport):
     """Whoever may write into the folder may use every agent."""
 
     name = "folder"
@@ -29,11 +29,11 @@ class FolderTransport(Carrier):
         self._taking = True
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, door: Door) -> asyncio.Task[None]:
+    async def start(self, backend: Backend) -> asyncio.Task[None]:
         """See Transport."""
         for folder in (self._in, self._out):
             folder.mkdir(parents=True, exist_ok=True)
-        self._task = asyncio.create_task(self._look(door), name="edged.folder")
+        self._task = asyncio.create_task(self._look(backend), name="edged.folder")
         return self._task
 
     def stop_taking(self) -> None:
@@ -61,12 +61,12 @@ class FolderTransport(Carrier):
         """See Transport."""
         return {"waiting": len(list(self._in.iterdir()))}
 
-    async def _look(self, door: Door) -> None:
+    async def _look(self, backend: Backend) -> None:
         while True:
             for path in sorted(self._in.iterdir()) if self._taking else ():
-                request = door.api.requests.request({"input": path.read_text(), "id": path.name})
+                request = backend.api.requests.request({"input": path.read_text(), "id": path.name})
                 caller = Caller("folder:somebody", self.name, self._agents)
-                await door.api.requests.submit(Ask(request=request, caller=caller, address=Address(path.name)))
+                await backend.api.requests.submit(Ask(request=request, caller=caller, address=Address(path.name)))
                 path.unlink()
             await asyncio.sleep(LOOK_S)
 

@@ -22,7 +22,7 @@ from edged.requests.watchers import OnDelta
 from edged.store.lifecycle import State
 from edged.store.lookup import Row
 from edged.store.requests import Accepted
-from edged.transport.base import Door, Readiness
+from edged.transport.base import Backend, Readiness
 from edged.transport.http.core.limits import Limits
 from edged.transport.http.server import HttpTransport, Listener
 from edged.types import JSON, Ask, Caller, Fault, Message, Reply, Request, Status
@@ -143,10 +143,10 @@ def transport(
     return made
 
 
-def door(desk: Desk) -> Door:
+def backend(desk: Desk) -> Backend:
     """What a transport finds of the daemon: the desk."""
     nobody: Any = None
-    return Door(
+    return Backend(
         settings=nobody,
         api=Api(requests=cast(Any, desk), models=nobody, tools=nobody, events=nobody),
         gate=Gate(Policy(["house"])),
@@ -160,7 +160,7 @@ def door(desk: Desk) -> Door:
 async def serving(desk: Desk, *listeners: Listener, **more: Any) -> AsyncIterator[HttpTransport]:
     """The same, started."""
     served = transport(desk, *listeners, **more)
-    await served.start(door(desk))
+    await served.start(backend(desk))
     try:
         yield served
     finally:

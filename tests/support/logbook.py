@@ -18,7 +18,7 @@ from edged.config.tools import Around, OnUncertain
 from edged.config.values import Mistakes, Strict
 from edged.errors import ConfigError, ToolFailed
 from edged.tools import toolbox
-from edged.tools.kind import Done, Kind, Problem
+from edged.tools.kind import Done, Problem, ToolKind
 from edged.types import JSON
 
 
@@ -50,7 +50,7 @@ class AppendTool(Tool, frozen=True, kw_only=True):
             yield ("append", "file"), f"{self.append.file!r} is no absolute path"
 
 
-class AppendKind(Kind[AppendTool]):
+class AppendKind(ToolKind[AppendTool]):
     """Each line holds what was done for whom, so effect and ledger are one write."""
 
     table: ClassVar[type[Tool]] = AppendTool
@@ -60,7 +60,7 @@ class AppendKind(Kind[AppendTool]):
     async def resolve(
         cls, settings: Config, tools: Mapping[str, AppendTool]
     ) -> tuple[Mapping[str, AppendTool], list[ConfigError]]:
-        """See Kind. The file may describe the tool."""
+        """See ToolKind. The file may describe the tool."""
         resolved, problems = {}, []
         for name, tool in tools.items():
             about = Path(tool.append.file).with_suffix(".about")
@@ -74,8 +74,8 @@ class AppendKind(Kind[AppendTool]):
         return resolved, problems
 
     async def call(self, name: str, arguments: dict[str, Any], rid: str, step: int, intent: str) -> JSON:
-        """See Kind."""
-        if name not in self._around.settings.tools:  # what was found while it ran
+        """See ToolKind."""
+        if name not in self._context.settings.tools:  # what was found while it ran
             return {"lines": len(self._lines())}
         text = arguments["text"]
         _die(text, "before")
@@ -90,11 +90,11 @@ class AppendKind(Kind[AppendTool]):
         return result
 
     async def recall(self, rid: str) -> list[Done]:
-        """See Kind."""
+        """See ToolKind."""
         return [Done(line["step"], line["intent"], line["result"]) for line in self._lines() if line["rid"] == rid]
 
     async def check(self) -> list[Problem]:
-        """See Kind."""
+        """See ToolKind."""
         folders = {name: Path(tool.append.file).parent for name, tool in self.tools.items()}
         return [Problem(n, f"there is no folder {f}", "make it") for n, f in folders.items() if not f.is_dir()]
 
@@ -107,11 +107,11 @@ class AppendKind(Kind[AppendTool]):
         if f"{name}_count" not in self.tools:
             count = msgspec.structs.replace(self.tools[name], description="Count the lines.", parameters={})
             self.tools = {**self.tools, f"{name}_count": count}
-            self._around.changed()
+            self._context.changed()
 
 
 def _append(path: str, line: str) -> None:
-    with Path(path).open("a") as file:
+    with Path(path).open("a", encoding="utf-8") as file:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())

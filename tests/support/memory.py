@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from edged.host import memory
@@ -14,7 +16,7 @@ class Even:
     def __init__(self, size: int) -> None:
         self._need = MemoryNeed(weights=size)
 
-    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+    async def predict(self, spec: ModelSpec, spare: Callable[[], int]) -> MemoryNeed:
         return self._need
 
     async def observe(self, spec: ModelSpec, measured_bytes: int) -> None:

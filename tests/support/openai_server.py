@@ -23,7 +23,8 @@ from edged.completions.plain import Completions
 from edged.config import Agent, Config, Model, Node
 from edged.requests.watchers import OnDelta
 from edged.store.requests import Accepted
-from edged.transport.base import Door, Readiness
+from edged.transport.base import Backend, Readiness
+from edged.transport.http.core.limits import Limits
 from edged.transport.http.server import HttpTransport
 from edged.types import Ask, Caller, Reply, RouteTaken, Status, ToolRecord, Usage
 from edged.upstreams import LocalServers
@@ -80,6 +81,10 @@ class House:
     def is_awaited(self, _: str) -> bool:
         """See Pipeline."""
         return False
+
+    def leave(self, rid: str, _ask: Ask, _on_delta: OnDelta) -> None:
+        """See Pipeline."""
+        self._watchers.pop(rid, None)
 
     async def cancel(self, rid: str) -> None:
         """See Pipeline."""
@@ -146,7 +151,13 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, chats: Completions, models: dict[str, Model], embeds: EmbeddingModels | None = None
+    folder: Path,
+    chats: Completions,
+    models: dict[str, Model],
+    embeds: EmbeddingModels | None = None,
+    limits: Limits | None = None,
+    *,
+    strict: bool = False,
 ) -> AsyncIterator[Served]:
     """A server of these models and of the agent `house`."""
     config = Config(node=Node(), models=models, agents={"house": Agent(model="small"), "barn": Agent(model="small")})
@@ -166,8 +177,10 @@ async def serving(
         mode=0o660,
         group=None,
         api_keys_file=keys_file(folder),
+        limits=limits,
+        strict=strict,
     )
-    await transport.start(Door(config, api, gate, dict, lambda: Readiness(True), lambda: (b"", "text/plain")))
+    await transport.start(Backend(config, api, gate, dict, lambda: Readiness(True), lambda: (b"", "text/plain")))
     port = next(address[1] for address in transport.bound if isinstance(address, tuple))
     served = Served(socket, port, house, gate, transport)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def real(folder: Path, *, broker: int | None = None) -> Daemon:
 class Calculated:
     """Implements `interfaces.Sizer` by the files' numbers alone."""
 
-    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+    async def predict(self, spec: ModelSpec, spare: Callable[[], int]) -> MemoryNeed:
         """What they say."""
         return await asyncio.to_thread(predict.predict, spec)
 

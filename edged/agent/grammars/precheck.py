@@ -21,6 +21,7 @@ from edged.agent.grammars.cost import MAX_MS, Looked, look
 from edged.agent.grammars.kept import Kept, kept
 from edged.engines.llama.limits import LIMITS
 from edged.errors import BadRequest, NoMemory
+from edged.host import systemd
 from edged.types import JSON, ToolSpec
 
 KEPT = 256  # reasons remembered: clients send the same few schemas again and again
@@ -123,7 +124,8 @@ async def fitted(schemas: Sequence[dict[str, JSON]], names: Sequence[str | None]
         if at is None:
             raise BadRequest(f"tools: too much for one grammar: {why}")
         looser = kept(schemas[at], loose=True)
-        if looser == taken[at]:
+        # what is too much for a grammar would be as much for the check afterwards
+        if looser == taken[at] or why in (TOO_LONG, TOO_LARGE):
             raise Inexpressible(names[at] if names else None, why)
         taken[at] = looser
     return taken
@@ -209,6 +211,7 @@ async def _tried(rules: Sequence[str]) -> list[str | None]:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            env=systemd.child_environment(),
         )
     except OSError as error:
         raise NoMemory(f"a schema with a pattern cannot be tried: {error.strerror}") from None

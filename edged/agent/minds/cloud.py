@@ -51,7 +51,8 @@ class CloudMind:
         if decision.go is not Go.CLOUD or decision.upstream is None:
             return None
         [facts] = self._resources.cloud.facts([decision.upstream])
-        if not (facts.up and facts.room and facts.budget_left):  # the decision was made some time ago
+        holds = decision.may_leave and facts.up and facts.room and facts.budget_left
+        if not holds:  # it was made some time ago
             raise Declined
         return CloudDecider(self._resources, run, decision.upstream, decision.reason)
 
@@ -74,7 +75,10 @@ class CloudDecider(Decider):
         """See Decider."""
 
         async def ask(corrections: Sequence[Message]) -> Decided | Answered | Wrong:
-            heard = await self._ask(run, corrections)
+            heard = await self._ask(run, corrections, acting=run.may_act)
+            if run.may_act and not heard.answer.calls and heard.answer.completion_tokens > run.max_tokens:
+                # words, in the room of a decision: asked for again, as long as the client wants them
+                heard = await self._ask(run, corrections, acting=False)
             if heard.answer.calls:
                 calls = await answers.checked(self._specs, heard.answer.calls, run.left)
                 return calls if isinstance(calls, Wrong) else Decided(calls)
@@ -96,7 +100,8 @@ class CloudDecider(Decider):
             raise answers.cut_off(run.max_tokens)
         problem = await answers.wrong_with(answer.text, schema)
         if problem is None:
-            return Answered(answer.text if schema is not None else answer.text.strip())
+            text = answer.text if schema is not None else answer.text.strip()
+            return Answered(text, cut=answer.finish == "length")
         if heard.typed is not None and await answers.wrong_with(heard.typed, schema) is None:
             if run.stream:
                 run.stream.begin()
@@ -104,7 +109,8 @@ class CloudDecider(Decider):
             return Answered(heard.typed)
         return answers.corrected(answer.text, problem)
 
-    async def _ask(self, run: Run, corrections: Sequence[Message]) -> Heard:
+    async def _ask(self, run: Run, corrections: Sequence[Message], *, acting: bool) -> Heard:
+        """One question. acting: it may call tools; then its length is bounded as a decision's, not as the answer's."""
         request = run.request
         made = [message for record in run.records for message in as_messages(record)]
         earlier = [message for turn in run.history if not turn.private for message in turn.messages]
@@ -118,9 +124,9 @@ class CloudDecider(Decider):
                 key="",
                 messages=(*earlier, *request.messages, *made),
                 tools=tuple(self._specs.values()),
-                may_call=run.may_act,
+                may_call=acting,
                 response_schema=request.response_schema,
-                max_tokens=run.max_tokens,
+                max_tokens=run.decision_tokens if acting else run.max_tokens,
                 sampling=run.sampling,
                 stop=request.stop,
             ),
@@ -146,7 +152,9 @@ class CloudDecider(Decider):
         except ModelUnavailable as error:
             raise Declined(error, refused_by=self._upstream) from error
         except (NoLink, OverBudget) as error:
-            log.warning("upstream %s cannot be used: %s", self._upstream, error.message)
+            log.warning(
+                "upstream %s cannot be used: %s", self._upstream, error.message, extra={"event": "upstream_skipped"}
+            )
             raise Declined(unaffordable_at=self._upstream if isinstance(error, OverBudget) else None) from error
 
     def _leaves(self, run: Run, masking: Masking, chat: Chat, body: bytes) -> None:

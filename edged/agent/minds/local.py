@@ -63,7 +63,7 @@ class LocalDecider(Decider):
                 return Decided((call,), logprob)
         if run.failed:
             return Answered("")  # the run fails with the tool's error: there is nothing to tell
-        return Answered(await self._say(run, prompts))
+        return await self._say(run, prompts)
 
     async def preview(self, run: Run) -> Decided | Answered:
         """See Decider. `reply` and `escalate` are shown as calls."""
@@ -110,9 +110,10 @@ class LocalDecider(Decider):
             lambda: prompts.deciding(_turns_so_far(run), run.request.messages, (*run.records, *wrong)),
             prompts.grammar if self._may_escalate else prompts.grammar_here,
             confidence_marker="",
+            most=run.decision_tokens,
         )
         if done.finish is Finish.LENGTH:
-            raise ToolFailed(f"the model's call did not end within {run.max_tokens} tokens (max_tokens)")
+            raise ToolFailed(f"the model's call did not end within {run.decision_tokens} tokens")
         return parse_call(done.text, prompts.dialect.calls), done.logprob
 
     def _check_confidence(self, run: Run, call: ToolCall, logprob: float | None) -> None:
@@ -124,20 +125,20 @@ class LocalDecider(Decider):
             message = f"{call.name} was not called: confidence {confidence:.2f} is below min_confidence {least:.2f}"
             raise Declined(ToolFailed(message), finding=Finding.UNSURE)
 
-    async def _say(self, run: Run, prompts: Prompts) -> str:
+    async def _say(self, run: Run, prompts: Prompts) -> Answered:
         if run.stream:
             run.stream.begin()
         said = run.said()
         if said is not None:
             if run.stream:
                 run.stream.piece(said)
-            return said
-        text = await self._answer(run, prompts)
-        if not text.strip() and self._may_escalate:
+            return Answered(said)
+        answered = await self._answer(run, prompts)
+        if not answered.text.strip() and self._may_escalate:
             raise Declined(ToolFailed("the model's answer was empty"), finding=Finding.FAILED)
-        return text
+        return answered
 
-    async def _answer(self, run: Run, prompts: Prompts) -> str:
+    async def _answer(self, run: Run, prompts: Prompts) -> Answered:
         if self._shape is not None:
             return await self._answer_in(self._shape, run, prompts)
         done = await self._ask(
@@ -147,9 +148,9 @@ class LocalDecider(Decider):
             stop=run.request.stop,
             on_text=run.stream.piece if run.stream else None,
         )
-        return done.text.strip()
+        return Answered(done.text.strip(), cut=done.finish is Finish.LENGTH)
 
-    async def _answer_in(self, shape: Kept, run: Run, prompts: Prompts) -> str:
+    async def _answer_in(self, shape: Kept, run: Run, prompts: Prompts) -> Answered:
         """An answer in the request's shape. What its grammar does not keep is checked before anybody sees it."""
         question, problem = run.request.messages, ""
         for _ in range(TRIES):
@@ -166,7 +167,7 @@ class LocalDecider(Decider):
             if wrong is None:
                 if run.stream and shape.after:
                     run.stream.piece(done.text)
-                return done.text
+                return Answered(done.text)
             problem = wrong
             question = (*run.request.messages, Message("assistant", done.text), Message("user", wrong))
         raise ToolFailed(problem)
@@ -180,8 +181,10 @@ class LocalDecider(Decider):
         stop: tuple[str, ...] = (),
         confidence_marker: str | None = None,
         on_text: OnText | None = None,
+        most: int | None = None,
     ) -> Completion:
-        """One generation. While the prompt does not fit, the oldest turn of the conversation is left out."""
+        """One generation of at most `most` tokens, or of as many as the answer may have. While the prompt does not fit,
+        the oldest turn of the conversation is left out."""
         while True:
             parts = prompt()
             job = Job(
@@ -189,7 +192,7 @@ class LocalDecider(Decider):
                 model=run.agent.model,
                 prefix=parts.prefix,
                 turn=parts.turn,
-                max_tokens=run.max_tokens,
+                max_tokens=most or run.max_tokens,
                 sampling=run.sampling,
                 stop=stop,
                 grammar=rules,

@@ -67,7 +67,7 @@ class ServerDecider(Decider):
             return acted
         if run.failed:
             return Answered("")  # the run fails with the tool's error: there is nothing to tell
-        return Answered(await self._say(run))
+        return await self._say(run)
 
     async def preview(self, run: Run) -> Decided | Answered:
         """See Decider. `reply` and `escalate` are shown as calls; servers give no confidence."""
@@ -92,8 +92,8 @@ class ServerDecider(Decider):
         async def ask(corrections: Sequence[Message]) -> Decided | Answered | Wrong | None:
             answer = await self._ask(run, corrections, acting=True)
             if not answer.calls:
-                text = answer.text.strip()
-                return Answered(text) if text and not shaped else None
+                text, long = answer.text.strip(), answer.completion_tokens > run.max_tokens
+                return Answered(text, cut=answer.finish == "length") if text and not shaped and not long else None
             calls = await answers.checked(self._specs, answer.calls, run.left)
             if isinstance(calls, Wrong):
                 return calls
@@ -104,17 +104,18 @@ class ServerDecider(Decider):
 
         return await answers.until_right(ask, self._failure)
 
-    async def _say(self, run: Run) -> str:
+    async def _say(self, run: Run) -> Answered:
         schema = run.request.response_schema
 
-        async def ask(corrections: Sequence[Message]) -> str | Wrong:
+        async def ask(corrections: Sequence[Message]) -> Answered | Wrong:
             answer = await self._ask(run, corrections, acting=False)
             if schema is not None and answer.finish == "length":
                 raise answers.cut_off(run.max_tokens)
             problem = await answers.wrong_with(answer.text, schema)
             if problem is not None:
                 return answers.corrected(answer.text, problem)
-            return answer.text if schema is not None else answer.text.strip()
+            text = answer.text if schema is not None else answer.text.strip()
+            return Answered(text, cut=answer.finish == "length")
 
         return await answers.until_right(ask, self._failure)
 
@@ -125,14 +126,15 @@ class ServerDecider(Decider):
         """One generation. While the prompt does not fit, the oldest turn of the conversation is left out."""
         shaped = run.request.response_schema is not None
         stream = run.stream if not (acting and shaped) else None  # then its words are no answer
+        most = run.decision_tokens if acting else run.max_tokens
         while True:
             chat = self._chat(run, corrections, acting=acting)
             room = self._context - estimated_tokens(prompt_characters(chat))
-            if room < run.max_tokens and run.history:
+            if room < most and run.history:
                 run.history.pop(0)
                 continue
             if room > 0:  # else the estimate may be wrong, and the server counts
-                chat = msgspec.structs.replace(chat, max_tokens=min(run.max_tokens, room))
+                chat = msgspec.structs.replace(chat, max_tokens=min(most, room))
             if stream:
                 stream.begin()
             try:
@@ -159,7 +161,7 @@ class ServerDecider(Decider):
             messages=(*system, *earlier, *request.messages, *made, *corrections),
             tools=tuple(self._specs.values()) if acting else (),
             response_schema=None if acting else request.response_schema,
-            max_tokens=run.max_tokens,
+            max_tokens=run.decision_tokens if acting else run.max_tokens,
             sampling=run.sampling,
             stop=request.stop,
         )

@@ -10,12 +10,10 @@ from pathlib import Path
 import edged
 from edged.cli.common import when
 from edged.daemon.checks.finding import Finding, ok, warn
+from edged.host import cpus, thermal
+from edged.host.power import firmware_flags
 
-CPU0 = Path("/sys/devices/system/cpu/cpu0/cpufreq")
-THERMAL = Path("/sys/class/thermal")
-# A Raspberry Pi's firmware; the bits are those of `vcgencmd get_throttled`.
-THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")
-BITS = {
+BITS = {  # of a Raspberry Pi's firmware, as `vcgencmd get_throttled` has them
     0x1: "the voltage is too low",
     0x2: "the clock is held down",
     0x4: "it is throttled",
@@ -49,8 +47,8 @@ def clock(now: float, installed: float, synchronised: bool | None) -> Finding:
 
 def processor() -> Finding:
     """Whether the processor may run as fast as it can."""
-    governor, driver = _text(CPU0 / "scaling_governor"), _text(CPU0 / "scaling_driver")
-    if governor is None:
+    governor, driver = cpus.governor()
+    if not governor:
         return ok("processor", "the kernel does not change its clock")
     if governor == "powersave" and driver not in OWN_GOVERNOR:
         do = "echo schedutil | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor"
@@ -60,8 +58,7 @@ def processor() -> Finding:
 
 def temperature() -> Iterator[Finding]:
     """The hottest sensor, where there is one."""
-    read = [text for zone in sorted(THERMAL.glob("thermal_zone*/temp")) if (text := _text(zone)) is not None]
-    degrees = [int(text) / 1000 for text in read if text.lstrip("-").isdigit()]
+    degrees = thermal.temperatures()
     if not degrees:
         return
     if (hottest := max(degrees)) >= HOT_C:
@@ -72,9 +69,8 @@ def temperature() -> Iterator[Finding]:
 
 def power() -> Iterator[Finding]:
     """What a Raspberry Pi's firmware says of voltage and throttling."""
-    try:
-        bits = int(_text(THROTTLED) or "", 16)
-    except ValueError:  # another board, or firmware that says something else
+    bits = firmware_flags()
+    if bits is None:  # another board, or firmware that says something else
         return
     now = [word for bit, word in BITS.items() if bits & bit]
     before = [word for bit, word in BITS.items() if bits >> SINCE_BOOT & bit]
@@ -94,10 +90,3 @@ def _synchronised() -> bool | None:
     except (OSError, AttributeError):
         return None
     return None if state < 0 else state != TIME_ERROR
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return None

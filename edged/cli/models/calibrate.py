@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import platform
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from msgspec import Struct
 
 from edged.cli.connection import cache_dir
 from edged.errors import EdgedError
+from edged.host import cpus
 from edged.models import catalog, fit, pull
 from edged.models.catalog import Entry
 from edged.models.fit import BoardSpeed
@@ -46,10 +46,7 @@ class Calibration(Struct, frozen=True):
 
 def machine() -> str:
     """This board, as far as speed goes."""
-    names = [
-        line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith(("model name", "Model"))
-    ]
-    return f"{names[-1] if names else platform.machine()}, {len(os.sched_getaffinity(0))} cores"
+    return f"{cpus.model_name()}, {len(os.sched_getaffinity(0))} cores"
 
 
 def cached() -> Calibration | None:
@@ -139,10 +136,3 @@ def _guess() -> BoardSpeed:
 
 def _path() -> Path:
     return cache_dir() / "calibration.json"
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []

@@ -168,7 +168,7 @@ def main(parent: str) -> None:
     if os.getppid() != int(parent):  # it died before the kernel was told
         return
     with contextlib.suppress(OSError):  # a sandbox may keep it from us
-        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO, encoding="utf-8")
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edged.engines.llama import sizes
-from edged.engines.llama.drop_pages import Mapped
+from edged.engines.llama.drop_pages import MappedPages
 from edged.engines.llama.llama_log import NATIVE_LOG
 from edged.errors import ModelUnavailable
 from edged.types import KvType
@@ -115,7 +115,7 @@ class Llama:
         if not Path(path).is_file():
             raise ModelUnavailable(f"{path} is not a file")
         params = self._params()
-        mapped = Mapped(Path(path))
+        mapped = MappedPages(Path(path))
 
         def progress(fraction: float) -> bool:
             mapped.loaded(fraction)

@@ -26,15 +26,15 @@ def books(scheduler: Scheduler, native: Llama) -> None:
     cells = scheduler.cells
     used = [s.seq_id for s in scheduler.running] + [k.seq_id for k in scheduler.kept]
     _require(len(set(used)) == len(used), f"a sequence id is used twice: {sorted(used)}")
-    _require(set(used).isdisjoint(scheduler.free_ids), f"an id that is used counts as free: {sorted(used)}")
-    _require(len(used) + len(scheduler.free_ids) == scheduler.max_ids, "a sequence id is lost")
+    _require(set(used).isdisjoint(scheduler.context.free_ids), f"an id that is used counts as free: {sorted(used)}")
+    _require(len(used) + len(scheduler.context.free_ids) == scheduler.context.max_ids, "a sequence id is lost")
     _require(cells.used_by(used) + cells.free == cells.total, "cells are lost")
     for sequence in scheduler.running:
         _require_length(scheduler, native, sequence.seq_id, sequence.n_computed)
         _require(sequence.n_computed <= len(sequence.tokens), f"{sequence.seq_id} computed tokens it does not have")
     for kept in scheduler.kept:
         _require_length(scheduler, native, kept.seq_id, len(kept.tokens))
-    for seq_id in scheduler.free_ids:
+    for seq_id in scheduler.context.free_ids:
         _require_length(scheduler, native, seq_id, 0)
 
 

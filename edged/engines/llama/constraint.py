@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edged.engines.llama.bindings import Llama
-from edged.engines.llama.grammar_vocab import Lexicon
+from edged.engines.llama.grammar_vocab import GrammarVocabulary
 from edged.engines.llama.limits import LIMITS
 from edged.engines.llama.llguidance_ffi import GuidanceError, Mask, Matcher
 from edged.errors import BadRequest, Internal
@@ -25,12 +25,12 @@ class Grammars:
     """Compiled grammars of one model, least recently used ones dropped.
 
     Args:
-        lexicon: begun before the model was loaded, so that it is ready when the first grammar comes.
+        vocabulary: begun before the model was loaded, so that it is ready when the first grammar comes.
     """
 
-    def __init__(self, native: Llama, lexicon: Lexicon | None = None) -> None:
-        self._lexicon = lexicon or Lexicon()
-        self._lexicon.bind(native)
+    def __init__(self, native: Llama, vocabulary: GrammarVocabulary | None = None) -> None:
+        self._vocabulary = vocabulary or GrammarVocabulary()
+        self._vocabulary.bind(native)
         self._compiled: OrderedDict[str, Matcher] = OrderedDict()
 
     def constraint(self, grammar: str) -> Constraint:
@@ -46,7 +46,7 @@ class Grammars:
             if len(self._compiled) > KEPT_GRAMMARS:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(grammar)
-        return Constraint(matcher.clone(), self._lexicon)
+        return Constraint(matcher.clone(), self._vocabulary)
 
     def forget(self) -> None:
         """Drop the compiled grammars; constraints that were made of them go on."""
@@ -57,14 +57,14 @@ class Grammars:
     def clear(self) -> None:
         """Let go of everything that refers to the model's vocabulary."""
         self.forget()
-        self._lexicon.close()
+        self._vocabulary.close()
 
     def _compile(self, grammar: str) -> Matcher:
         try:
-            matcher = self._lexicon.tokenizer.matcher(grammar, LIMITS)
+            matcher = self._vocabulary.tokenizer.matcher(grammar, LIMITS)
             first = matcher.clone()  # some show only at their beginning that they have none
             first.forced()
-            first.write_mask(self._lexicon.empty_mask())
+            first.write_mask(self._vocabulary.empty_mask())
         except GuidanceError as error:
             raise BadRequest(f"the grammar is not usable: {error}") from None
         return matcher
@@ -73,9 +73,9 @@ class Grammars:
 class Constraint:
     """The state of one output within its grammar."""
 
-    def __init__(self, matcher: Matcher, lexicon: Lexicon) -> None:
+    def __init__(self, matcher: Matcher, vocabulary: GrammarVocabulary) -> None:
         self._matcher = matcher
-        self._lexicon = lexicon
+        self._vocabulary = vocabulary
 
     def forced(self) -> list[int]:
         """Accept and return the tokens that must come now; often none."""
@@ -92,7 +92,7 @@ class Constraint:
 
     def allowed(self) -> Allowed:
         """The tokens that may come next, until one is accepted."""
-        return Allowed(self._matcher, self._lexicon)
+        return Allowed(self._matcher, self._vocabulary)
 
     def accept(self, token: int) -> None:
         """The token that was chosen among the allowed ones."""
@@ -115,13 +115,13 @@ class Allowed:
         BadRequest: the grammar became too costly at this place.
     """
 
-    def __init__(self, matcher: Matcher, lexicon: Lexicon) -> None:
+    def __init__(self, matcher: Matcher, vocabulary: GrammarVocabulary) -> None:
         self._matcher = matcher
-        self._lexicon = lexicon
+        self._vocabulary = vocabulary
 
     def holds(self, token: int) -> bool:
         """Whether the token is surely among them. False: `ids` knows."""
-        asked = self._lexicon.asked_as(token)
+        asked = self._vocabulary.asked_as(token)
         if asked is None:
             return False
         try:
@@ -132,12 +132,12 @@ class Allowed:
     @property
     def ids(self) -> NDArray[np.intp]:
         """All of them; shape [number of them], at least one."""
-        mask = self._lexicon.empty_mask()
+        mask = self._vocabulary.empty_mask()
         try:
             self._matcher.write_mask(mask)
         except GuidanceError as error:
             raise _failure(error) from None
-        self._lexicon.correct(mask)
+        self._vocabulary.correct(mask)
         ids = tokens_of(mask)
         if not len(ids):
             raise Internal("the grammar allows no token and no end")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from edged.engines.llama.costs import Costs
+from edged.engines.llama.speed import Costs
 
 # Lengths of the endings that are looked up, longest first: a longer one is rarer, and its draft more often right.
 ENDINGS = (4, 3, 2)

@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from edged.engines.llama import gguf
+from edged.host import process
 
 EMBEDDINGS = "token_embd.weight"
 MADV_DONTNEED = 4  # mman.h
 EVERY_BYTES = (
     32 * 2**20
 )  # of a load, between two times: bounds what is held twice, and a look at the mappings takes 1 ms
-# Addresses, rights, offset in the file, device, inode, path (proc_pid_maps(5)).
-MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)")
 
 Span = tuple[int, int]
 
 
-class Mapped:
+class MappedPages:
     """The mappings of one model's files.
 
     The rows of its embeddings stay: they are used in place, a few with each prompt, and would come back one by one for
@@ -51,18 +49,13 @@ class Mapped:
     def release(self) -> None:
         """Give all pages back but the embeddings'. Those that are still used come again by themselves."""
         advise = ctypes.CDLL(None).madvise
-        for start, offset, length, file in _mappings(Path("/proc/self/maps").read_text()):
-            if file in self._kept:
-                for first, end in _without((offset, offset + length), self._kept[file]):
-                    advise(ctypes.c_void_p(start + first - offset), ctypes.c_size_t(end - first), MADV_DONTNEED)
-
-
-def _mappings(text: str) -> Iterator[tuple[int, int, int, tuple[int, int]]]:
-    """(address, offset in the file, length, (device, inode)) of what is mapped from files."""
-    for line in text.splitlines():
-        if (found := MAPPING.match(line)) and (inode := int(found[6])):
-            start, end, offset, major, minor = (int(found[i], 16) for i in range(1, 6))
-            yield start, offset, end - start, (os.makedev(major, minor), inode)
+        for each in process.mappings():
+            kept = self._kept.get((each.device, each.inode)) if each.inode else None
+            if kept is None:
+                continue
+            for first, end in _without((each.offset, each.offset + each.end - each.start), kept):
+                at = each.start + first - each.offset
+                advise(ctypes.c_void_p(at), ctypes.c_size_t(end - first), MADV_DONTNEED)
 
 
 def _identity(path: Path) -> tuple[int, int]:

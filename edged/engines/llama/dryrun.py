@@ -10,23 +10,22 @@ that GCC's library gives it. Where that is another one the process dies and noth
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import re
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from edged.host import process
+
 # The symbol of `llama_get_memory_breakdown(llama_context const *)`: every 64-bit Linux mangles it alike.
 BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 PR_SET_PDEATHSIG = 1
-FIRST_TO_GO = "1000"  # oom_score_adj: where memory runs out after all, this is what nobody misses
 # Recurrent states are allocated and cleared even so, which counts as memory of ours and must not count twice.
 ALLOCATED = re.compile(r"RS buffer size = +([\d.]+) MiB")
 # A tree of a few buffer types; more is a layout that we do not know.
@@ -70,7 +69,7 @@ def measure(path: str, cells: int, kv_type: str) -> Measured:
     receive = lc.llama_log_callback(lambda _level, text, _data: said.append((text or b"").decode("utf-8", "replace")))
     lc.llama_log_set(receive, ctypes.c_void_p(0))
     lc.llama_backend_init()
-    before = _own_bytes()
+    before = process.dirty_bytes()
     params = bindings.model_params()
     params.load_mode = lc.LLAMA_LOAD_MODE_NONE  # what is mapped cannot be counted without mapping it
     params.no_alloc = True
@@ -83,7 +82,7 @@ def measure(path: str, cells: int, kv_type: str) -> Measured:
     if not context:
         raise RuntimeError("llama.cpp makes no context")
     allocated = sum(float(size) for line in said for size in ALLOCATED.findall(line)) * 2**20
-    heap = max(0, _own_bytes() - before - int(allocated))
+    heap = max(0, process.dirty_bytes() - before - int(allocated))
     n_vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(model))
     return Measured(dict(_breakdown(lc.llama_cpp._lib, context)), sizes.output_bytes(n_vocab), heap)
 
@@ -110,19 +109,12 @@ def _values(node: int) -> Iterator[tuple[int, ...]]:
         yield from _values(words[3])
 
 
-def _own_bytes() -> int:
-    """Pages that this process has written."""
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Private_Dirty:"))
-
-
 def main(path: str, cells: str, kv_type: str, parent: str) -> None:
     """The process."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):  # it died before the kernel was told
         return
-    with contextlib.suppress(OSError):  # a sandbox may keep it from us
-        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO)
+    process.be_first_to_go()  # where memory runs out after all, this is what nobody misses
     sys.stdout.write(msgspec.json.encode(measure(path, int(cells), kv_type)).decode())
 
 

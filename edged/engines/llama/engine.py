@@ -1,23 +1,28 @@
-"""The engine as the rest of edged sees it: asyncio outside, one thread inside."""
+"""llama.cpp as the rest of edged sees it: asyncio outside, one thread inside."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
+from edged.engines.llama import predict
 from edged.engines.llama.snapshots import Snapshots
-from edged.engines.llama.ticket import LlamaStats, Ticket
-from edged.engines.llama.worker import LlamaThread
-from edged.engines.thread import Owner, settled
-from edged.errors import Internal
+from edged.engines.llama.stats import LlamaStats
+from edged.engines.threaded import ThreadedEngine
+from edged.errors import ModelUnavailable
+from edged.host import cpus
 from edged.interfaces import OnPiece, Residency
 from edged.types import JSON, Completion, Job, ModelSpec
 
+if TYPE_CHECKING:
+    from edged.engines.llama.runner import Runner
 
-class LlamaEngine(Owner[LlamaThread]):
-    """Implements `interfaces.Engine`, `Loader` and `Yielding` with llama.cpp. Belongs to the loop it is started on.
+SHOWN = ("files", "bytes", "written_bytes", "restored", "refused")  # of the states on the disk
+
+
+class LlamaEngine(ThreadedEngine[Job]):
+    """Language models in llama.cpp. See BaseEngine.
 
     Args:
         residency: who decides what is loaded; may be set later, before the first `generate` (the governor, in turn,
@@ -38,56 +43,22 @@ class LlamaEngine(Owner[LlamaThread]):
         checked: bool = False,
         snapshots: Snapshots | None = None,
     ) -> None:
-        super().__init__("the engine", on_fatal)
+        super().__init__("the engine", thread_name="edged.engines.llama", packages=predict.PACKAGES, on_fatal=on_fatal)
         self.residency = residency
         self._threads = threads
         self._snapshots = snapshots
         self._checked = checked
 
-    def _make(self, loop: asyncio.AbstractEventLoop) -> LlamaThread:
-        return LlamaThread(loop, self._on_fatal, self._threads, snapshots=self._snapshots, checked=self._checked)
-
     async def generate(
         self, job: Job, on_text: Callable[[str], None] | None = None, *, on_piece: OnPiece | None = None
     ) -> Completion:
-        """See `interfaces.Engine`. A cancelled call returns only after the sequence's cells are free, so that its
-        model is not unloaded under it."""
-        return await self._run(job, on_piece or _without_logprobs(on_text), warm=False)
+        """See `interfaces.Engine`."""
+        done: Completion = await self._run(job, on_piece or _without_logprobs(on_text))
+        return done
 
     async def warm(self, job: Job) -> None:
         """See `interfaces.Engine`."""
-        await self._run(job, None, warm=True)
-
-    async def _run(self, job: Job, on_piece: OnPiece | None, *, warm: bool) -> Completion:
-        called_at = time.monotonic()
-        if self.residency is None:
-            raise Internal("the engine has no residency")
-        async with self.residency.hold(job.model) as load_ms:
-            worker = self._running()
-            ticket = Ticket(job, on_piece, self._future(), called_at, load_ms, warm)
-            worker.submit(ticket)
-            try:
-                await asyncio.wait([ticket.future])
-            except asyncio.CancelledError:
-                ticket.on_piece = None  # whoever asked has left
-                worker.cancel(ticket)
-                await settled(ticket.future)
-                raise
-            return ticket.future.result()
-
-    async def load(self, spec: ModelSpec) -> None:
-        """See `interfaces.Loader`; does nothing where the model is loaded. Other models wait meanwhile. A cancelled
-        call leaves the model unloaded."""
-        worker, future, abort = self._running(), self._future(), threading.Event()
-        worker.load(spec, abort, future)
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            abort.set()
-            if await settled(future) is None:
-                await self._unload_anyway(spec.name)
-            raise
-        future.result()
+        await self._run(job, warm=True)
 
     async def settle(self) -> None:
         """Look through the states on the disk."""
@@ -95,7 +66,7 @@ class LlamaEngine(Owner[LlamaThread]):
             await asyncio.to_thread(self._snapshots.start)
 
     async def stop(self) -> None:
-        """See `Owner`. What is queued for the disk is written."""
+        """See `ThreadedEngine`. What is queued for the disk is written."""
         try:
             await super().stop()
         finally:
@@ -105,25 +76,11 @@ class LlamaEngine(Owner[LlamaThread]):
     async def trim(self) -> int:
         """See `interfaces.Yielding`. A load in progress comes first."""
         queued = self._snapshots.forget_queued() if self._snapshots is not None else 0
-        worker, future = self._running(), self._future()
-        worker.trim(future)
-        dropped: int = await future
-        return queued + dropped
+        return queued + await super().trim()
 
-    def relax(self) -> None:
-        """See `interfaces.Yielding`."""
-        if self._worker is not None:
-            self._worker.relax()
-
-    def pause_batch(self, paused: bool) -> None:
-        """See `interfaces.Yielding`."""
-        if self._worker is not None:
-            self._worker.pause_batch(paused)
-
-    def stats(self) -> list[LlamaStats]:
-        """The loaded models, as they were after their last step."""
-        worker = self._worker
-        return list(worker.stats) if worker else []
+    def stats(self) -> Sequence[LlamaStats]:
+        """See `BaseEngine`: as they were after their last step."""
+        return cast("Sequence[LlamaStats]", super().stats())
 
     def lost_s(self, model: str) -> float:
         """See `BaseEngine`: nothing where states of prefixes are kept on the disk."""
@@ -137,8 +94,24 @@ class LlamaEngine(Owner[LlamaThread]):
         if self._snapshots is None:
             return {}
         stats = self._snapshots.stats
-        shown = ("files", "bytes", "written_bytes", "restored", "refused")
-        return {"snapshots": {name: getattr(stats, name) for name in shown}}
+        return {"snapshots": {name: getattr(stats, name) for name in SHOWN}}
+
+    def _open_model(self, spec: ModelSpec, goes_on: Callable[[], bool]) -> Runner:
+        try:
+            cpus.before_loading()
+            from edged.engines.llama.runner import Runner
+
+            configured = spec.threads if spec.threads is not None else self._threads
+            return Runner(
+                spec,
+                cpus.most_threads(configured),
+                lambda fraction: goes_on(),
+                tuned=configured is None,
+                snapshots=self._snapshots,
+                checked=self._checked,
+            )
+        except (ImportError, RuntimeError, OSError, MemoryError) as error:  # libraries missing, or built for other CPUs
+            raise ModelUnavailable(f"llama.cpp cannot be used: {error}") from error
 
 
 def _without_logprobs(on_text: Callable[[str], None] | None) -> OnPiece | None:

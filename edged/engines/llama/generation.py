@@ -7,16 +7,15 @@ import time
 import numpy as np
 
 from edged.engines.llama.bindings import Llama
-from edged.engines.llama.confidence import Confidence
 from edged.engines.llama.constraint import Constraint
 from edged.engines.llama.drafts import Drafter, Drafting
 from edged.engines.llama.logprobs import Trail
 from edged.engines.llama.sampler import Logits, logprob, sampler
 from edged.engines.llama.sequence import Sequence
-from edged.engines.llama.text import TextStream
-from edged.engines.llama.ticket import Ticket
+from edged.engines.llama.text import Confidence, TextStream
+from edged.engines.thread import Ticket
 from edged.errors import ModelUnavailable
-from edged.types import Completion, Finish, TokenLogprob
+from edged.types import Completion, Finish, Job, TokenLogprob
 
 
 class Generation:
@@ -26,7 +25,7 @@ class Generation:
     """
 
     def __init__(
-        self, ticket: Ticket, sequence: Sequence, native: Llama, constraint: Constraint | None, drafting: Drafting
+        self, ticket: Ticket[Job], sequence: Sequence, native: Llama, constraint: Constraint | None, drafting: Drafting
     ) -> None:
         job = ticket.job
         self.ticket = ticket
@@ -49,7 +48,8 @@ class Generation:
         self._first_at: float | None = None
         self._force()
         self._judge()
-        self._sampler = sampler(job.sampling)  # last: it is native, and nobody would free it if one above raised
+        # last: it is native, and nobody would free it if one above raised
+        self._sampler = sampler(job.sampling, sequence.tokens, sequence.n_prompt)
 
     @property
     def n_completion(self) -> int:
@@ -69,6 +69,8 @@ class Generation:
     def admitted(self) -> None:
         """It has got its place among the sequences for the first time."""
         self._admitted_at = time.monotonic()
+        # forced tokens after the prompt may be there, too
+        self.sequence.n_cached = min(self.sequence.n_computed, self.sequence.n_prompt)
 
     def draft(self, rows: int) -> None:
         """Set the sequence's drafts: what may come next, by what was said before.

@@ -23,7 +23,7 @@ MAX_MASKED = 64
 TEXT, END, OTHER = range(3)
 
 
-class Lexicon:
+class GrammarVocabulary:
     """llguidance's tokenizer of a model, and what its masks need besides.
 
     The thread reads the file and builds; `bind` gives it the model, with which it proves what it has read, or asks
@@ -48,7 +48,7 @@ class Lexicon:
         self._ends = np.zeros(0, np.uint32)
         self._text: Mask | None = None
         self._kinds = b""
-        self._thread = threading.Thread(target=self._run, name="edged.lexicon", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="edged.grammar_vocab", daemon=True)
         self._thread.start()
 
     def bind(self, native: Llama) -> None:

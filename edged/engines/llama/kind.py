@@ -9,14 +9,14 @@ from pathlib import Path
 from edged.engines.kind import ChatTemplate, EngineKind, Surroundings, TokenCount
 from edged.engines.llama import gguf, predict
 from edged.engines.llama.engine import LlamaEngine
-from edged.engines.llama.sizes import ASIDE_BYTES, context_cells
+from edged.engines.llama.sizes import SWAPPED_BYTES, context_cells
 from edged.engines.llama.snapshots import Snapshots
 from edged.interfaces import Estimate
 
 # What a model takes beside its weights, by the root of the parameters' number: widths grow with it.
 # Graph and logits, in bytes: 1,431 (135M), 1,957 (0.5B) and 1,629 (1.5B) by `sizes.compute_bytes`.
 COMPUTE_BY_ROOT = 1_960
-# Tables of the vocabulary: 2,500 to 4,100 with the catalog's models, by `predict.TABLE_BYTES`, LEXICON_BYTES.
+# Tables of the vocabulary: 2,500 to 4,100 with the catalog's models, by `predict.TABLE_BYTES`, GRAMMAR_BYTES.
 VOCABULARY_BY_ROOT = 2_500
 # Keys and values of a token, where the manifest does not say: 0.6 to 2 with the catalog's models.
 KV_BY_ROOT = 2
@@ -65,4 +65,4 @@ class LlamaKind(EngineKind):
         """See EngineKind."""
         root = sqrt(parameters)
         kv = (kv_bytes_per_token or KV_BY_ROOT * root) * context_cells(context)
-        return round(file_bytes + kv + (COMPUTE_BY_ROOT + VOCABULARY_BY_ROOT) * root) + ASIDE_BYTES
+        return round(file_bytes + kv + (COMPUTE_BY_ROOT + VOCABULARY_BY_ROOT) * root) + SWAPPED_BYTES

@@ -31,7 +31,7 @@ DRY_RUN_BYTES = 64 * 2**20
 # llama.cpp's tables of a vocabulary, in bytes a token; a token and its merges are kept in several.
 TABLE_BYTES = 400
 # llguidance's, with the tables that go with it: measured at 49k and 152k tokens.
-LEXICON_BYTES = 200
+GRAMMAR_BYTES = 200
 # What requests leave behind: pieces of text that are remembered, masks, books of sequences.
 REQUEST_BYTES = 4 * 2**20
 # What comes in with the first load and stays: llama.cpp, NumPy, llguidance. 24 to 29 MiB, measured.
@@ -93,12 +93,12 @@ def predict(spec: ModelSpec) -> MemoryNeed:
     return MemoryNeed(
         weights=sum(t.size for t in tensors)
         + _used_twice(tensors)
-        + shape.n_vocab * (TABLE_BYTES + LEXICON_BYTES)
+        + shape.n_vocab * (TABLE_BYTES + GRAMMAR_BYTES)
         + REQUEST_BYTES,
         kv=sizes.kv_bytes(shape, cells, spec.kv_type),
         compute=sizes.compute_bytes(shape, cells),
         output=sizes.output_bytes(shape.n_vocab),
-        prefixes=sizes.ASIDE_BYTES,
+        prefixes=sizes.SWAPPED_BYTES,
     )
 
 
@@ -149,12 +149,12 @@ def counted(measured: Measured, tensors: list[gguf.Tensor]) -> MemoryNeed:
     return MemoryNeed(
         weights=sum(each.weights for each in measured.buffers.values())
         + measured.heap
-        + n_vocab * LEXICON_BYTES
+        + n_vocab * GRAMMAR_BYTES
         + REQUEST_BYTES,
         kv=sum(each.context for each in measured.buffers.values()),
         compute=sum(each.compute for each in measured.buffers.values()),
         output=measured.output,
-        prefixes=sizes.ASIDE_BYTES,
+        prefixes=sizes.SWAPPED_BYTES,
         beside=neighbours(tensors, copied),
     )
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable
 
 from edged.engines.llama.bindings import Llama
-from edged.engines.llama.scheduler import Scheduler, StepPlan
+from edged.engines.llama.plan import StepPlan
+from edged.engines.llama.scheduler import Scheduler
 from edged.engines.llama.sequence import Kept
 from edged.engines.llama.snapshots import Entry, Shelf
 
@@ -70,7 +71,7 @@ class Prefixes:
         self._do(room)
         if not self._native.restore(kept.seq_id, state):
             given_up = StepPlan()
-            self._scheduler.drop(kept, given_up)
+            self._scheduler.context.evict(kept, given_up)
             self._do(given_up)
             self._shelf.refuse(entry, "llama.cpp does not take it")
             return False

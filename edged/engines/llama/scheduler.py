@@ -1,89 +1,30 @@
-"""Decides what one model computes next. Pure: it keeps the books of cells and sequence ids, and the runner does to
-llama.cpp what a Step says.
+"""Decides what one model computes next. Pure: it keeps the books of cells and sequence ids (`context`), and the runner
+does to llama.cpp what a StepPlan says.
 
 A sequence gets cells as it grows. Where there are none left, kept states go first, those that are least likely to be of
 use; then running sequences make room, batch work before interactive work and the younger before the older: their state
-is set aside and they go on later. Any sequence fits an empty context, so the first in rank always gets on.
+is copied out and they go on later. Any sequence fits an empty context, so the first in rank always gets on.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
 from itertools import chain
 
-from edged.engines.llama.cells import Cells
-from edged.engines.llama.sequence import MIN_SHARED_TOKENS, Chunk, Kept, Sequence, common_length
+from edged.engines.llama.context import Context
+from edged.engines.llama.plan import Budget, StepPlan, SwapIn, SwapOut
+from edged.engines.llama.sequence import MIN_SHARED_TOKENS, Chunk, Kept, Sequence
 
 # Cells that have to stay free for each running sequence when another one is admitted: some ten steps of growth, so
 # that what was admitted does not have to make room at once.
 GROWTH_CELLS = 16
-# How often a fixed prefix counts as used when it is new: it belongs to an agent, a conversation may have been the last.
-FIXED_USES = 4.0
 # Beside interactive work, batch work gets one token for so many: a step with one of each takes less than twice as long,
 # and a prompt of fifty tokens a fifth longer.
 BATCH_SHARE = 4
 # A prompt whose text is to repeat is computed in chunks of so many tokens, whatever the board's speed allows: chunks of
-# another size round differently. Every budget has room for them (`pace.MIN_RHYTHM_TOKENS`).
+# another size round differently. Every budget has room for them (`speed.MIN_RHYTHM_TOKENS`).
 REPEATABLE_TOKENS = 16
-
-
-@dataclass(slots=True, frozen=True)
-class Forget:
-    """Free what only this sequence id uses."""
-
-    seq_id: int
-
-
-@dataclass(slots=True, frozen=True)
-class Share:
-    """Let `target` use the cells of the first `length` tokens of `source`, too."""
-
-    source: int
-    target: int
-    length: int
-
-
-@dataclass(slots=True, frozen=True)
-class SetAside:
-    """Copy the state of a sequence's first `length` tokens out of the context, if that is the cheaper way, and free its
-    cells; its `n_saved` becomes 0 where nothing was copied."""
-
-    sequence: Sequence
-    seq_id: int
-    length: int
-
-
-@dataclass(slots=True, frozen=True)
-class BringBack:
-    """Put the state that was set aside into the context again, under this id."""
-
-    sequence: Sequence
-    seq_id: int
-
-
-Move = Forget | Share | SetAside | BringBack
-
-
-@dataclass(slots=True)
-class StepPlan:
-    """What to do: the moves in their order, then compute the chunks. admitted: those that begin, or go on."""
-
-    moves: list[Move] = field(default_factory=list)
-    admitted: list[Sequence] = field(default_factory=list)
-    chunks: list[Chunk] = field(default_factory=list)
-
-
-@dataclass(slots=True, frozen=True)
-class Budget:
-    """Tokens of one step. most: of all; it reaches for one of every sequence. rhythm: of prompts, while others
-    generate. outputs: rows that may have logits. batch: generations of a step of batch work alone."""
-
-    most: int
-    rhythm: int
-    outputs: int
-    batch: int
 
 
 class Scheduler:
@@ -97,20 +38,16 @@ class Scheduler:
     """
 
     def __init__(self, cells: int, max_running: int, max_ids: int, *, sharing: bool) -> None:
-        self.cells = Cells(cells)
+        self.context = Context(cells, max_ids, sharing=sharing)
+        self.cells = self.context.cells
         self.max_running = max_running
-        self.max_ids = max_ids
         self.running: list[Sequence] = []
-        self.kept: list[Kept] = []
         # Batch work gets nothing to compute and no place. What runs keeps its cells: copying it out would take memory,
         # and it makes room as ever where interactive work needs it.
         self.batch_paused = False
-        self._sharing = sharing
         self._waiting: tuple[deque[Sequence], deque[Sequence]] = (deque(), deque())  # interactive, batch
-        self._free_ids = set(range(max_ids))
         self._served = 0
         self._batch_waits = False  # it was left out of the last step
-        self._now = 0.0
 
     @property
     def waiting(self) -> Iterator[Sequence]:
@@ -125,13 +62,21 @@ class Scheduler:
         return bool(self._waiting[0]) or any(s.interactive for s in self.running)
 
     @property
-    def free_ids(self) -> frozenset[int]:
-        """Sequence ids that hold nothing."""
-        return frozenset(self._free_ids)
+    def kept(self) -> list[Kept]:
+        """The states that are kept."""
+        return self.context.kept
 
     def is_paused(self, sequence: Sequence) -> bool:
         """Whether it waits until batch work goes on."""
         return self.batch_paused and not sequence.interactive
+
+    def draftable(self) -> list[Sequence]:
+        """Running sequences whose next step computes one token: something may be guessed behind it. What was drafted
+        before is forgotten."""
+        for sequence in self.running:
+            sequence.drafts = ()
+        able = (s for s in self.running if s.prompt_done and s.n_pending == 1 and not s.repeatable)
+        return [s for s in able if not self.is_paused(s)]
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its worst case must fit an empty context, or it could never end."""
@@ -141,7 +86,7 @@ class Scheduler:
 
     def schedule(self, budget: Budget, now: float) -> StepPlan:
         """Admit who fits and hand out tokens. now: seconds, on a clock that does not go back."""
-        self._now = now
+        self.context.now = now
         step = StepPlan()
         self._admit(step)
         self._fill(step, budget)
@@ -152,15 +97,7 @@ class Scheduler:
     def retire(self, sequence: Sequence, step: StepPlan) -> None:
         """A running sequence has ended: its state is kept for whoever goes on from there."""
         self.running.remove(sequence)
-        tokens = tuple(sequence.tokens[: sequence.n_computed])
-        if not self._sharing or len(tokens) < MIN_SHARED_TOKENS:
-            self._forget(sequence.seq_id, step)
-            return
-        kept = Kept(sequence.seq_id, tokens, fixed=False, uses=1.0, used_at=self._now)
-        for older in self._outgrown_by(tokens):
-            kept.used(self._now, older.chance(self._now))
-            self._evict(older, step)
-        self.kept.append(kept)
+        self.context.retire(sequence, step)
 
     def remove(self, sequence: Sequence, step: StepPlan) -> None:
         """Forget a sequence, wherever it is."""
@@ -169,7 +106,7 @@ class Scheduler:
             queue.remove(sequence)
         elif sequence in self.running:
             self.running.remove(sequence)
-            self._forget(sequence.seq_id, step)
+            self.context.forget(sequence.seq_id, step)
 
     def cut(self, sequence: Sequence) -> None:
         """A running sequence has given up what lies behind its computed tokens (drafts that were wrong)."""
@@ -177,48 +114,13 @@ class Scheduler:
 
     # What is kept
 
-    def publish(self, sequence: Sequence, step: StepPlan) -> None:
-        """Keep the prefix that a running sequence has computed, if it is to be kept and is not."""
-        wanted, sequence.prefix_tokens = self._is_unpublished(sequence), 0
-        if not wanted or not self._find_id(step):
-            return
-        kept = Kept(self._free_ids.pop(), sequence.prefix_key, fixed=True, uses=FIXED_USES, used_at=self._now)
-        self._share(sequence.seq_id, kept.seq_id, len(kept.tokens), step)
-        self.kept.append(kept)
-
     def adopt(self, tokens: tuple[int, ...], step: StepPlan) -> Kept | None:
-        """Make a place for a fixed prefix whose state comes from elsewhere; None where only running sequences could
-        make room."""
-        unkept = self.cells.total - self.cells.used_by(s.seq_id for s in self.running)
-        if not self._sharing or unkept < len(tokens) or not self._find_id(step):
-            return None
-        self._evict_until(len(tokens), step)
-        kept = Kept(self._free_ids.pop(), tokens, fixed=True, uses=FIXED_USES, used_at=self._now)
-        self.cells.grow(kept.seq_id, len(tokens))
-        self.kept.append(kept)
-        return kept
-
-    def drop(self, kept: Kept, step: StepPlan) -> None:
-        """Keep it no longer."""
-        self._evict(kept, step)
+        """See `Context.adopt`."""
+        return self.context.adopt(tokens, self.running, step)
 
     def best_match(self, tokens: list[int], without: Collection[int] = ()) -> tuple[int, int]:
-        """(sequence id, length) of the state in the context that has most of these tokens at its beginning; (-1, 0)
-        where none has enough. The last token is never among them: without computing it there are no logits to go on
-        from. without: ids that do not count."""
-        best, most = -1, 0
-        if not self._sharing:
-            return best, most
-        states: Iterable[tuple[int, list[int] | tuple[int, ...], int]] = chain(
-            ((k.seq_id, k.tokens, len(k.tokens)) for k in self.kept),
-            ((s.seq_id, s.tokens, s.n_computed) for s in self.running),
-        )
-        asked = tuple(tokens)
-        for seq_id, known, computed in states:
-            shared = min(common_length(tuple(known[:computed]), asked), len(tokens) - 1)
-            if shared > most and shared >= MIN_SHARED_TOKENS and seq_id not in without:
-                best, most = seq_id, shared
-        return best, most
+        """See `Context.best_match`."""
+        return self.context.best_match(tokens, self.running, without)
 
     # Admission
 
@@ -234,7 +136,7 @@ class Scheduler:
     def _is_prefix_in_progress(self, sequence: Sequence) -> bool:
         """Whether another one computes the same prefix: waiting for it is cheaper than computing it twice."""
         key = sequence.prefix_key
-        if len(key) < MIN_SHARED_TOKENS or sequence.n_saved or not self._sharing:
+        if len(key) < MIN_SHARED_TOKENS or sequence.n_saved or not self.context.sharing:
             return False
         computing = (s for s in self.running if s.prefix_tokens and not self.is_paused(s))
         return any(s.prefix_key == key and s.n_computed < len(key) for s in computing)
@@ -251,15 +153,15 @@ class Scheduler:
         if self.cells.total - self.cells.used_by(stay, beside=(source, shared)) < cells:
             return False
         while len(self.running) >= self.max_running:
-            self._set_aside(victims.pop(), step)
-        if not self._find_id(step, keep=source):
+            self._swap_out(victims.pop(), step)
+        if not self.context.find_id(step, keep=source):
             return False
         self._begin(sequence, source, shared, step)
         while self.cells.free < cells:
-            if not self._evict_one(step):
-                self._set_aside(victims.pop(), step)
+            if not self.context.evict_one(step):
+                self._swap_out(victims.pop(), step)
         if sequence.n_saved:
-            self._bring_back(sequence, step)
+            self._swap_in(sequence, step)
         return True
 
     def _beginning_for(self, sequence: Sequence, leaving: Collection[int]) -> tuple[int, int]:
@@ -268,89 +170,39 @@ class Scheduler:
             return -1, 0
         if not sequence.repeatable:
             return self.best_match(sequence.tokens, leaving)
-        own = (k for k in self.kept if k.fixed and k.tokens == sequence.prefix_key)
-        return next(((k.seq_id, len(k.tokens)) for k in own), (-1, 0))
+        return self.context.prefix_of(sequence)
 
     def _begin(self, sequence: Sequence, source: int, shared: int, step: StepPlan) -> None:
         self._queue(sequence).remove(sequence)
-        sequence.seq_id = self._free_ids.pop()
+        sequence.seq_id = self.context.take_id()
         if shared:
-            self._share(source, sequence.seq_id, shared, step)
-        for kept in self.kept:
-            if kept.seq_id == source or (kept.fixed and kept.tokens == sequence.prefix_key):
-                kept.used(self._now)
+            self.context.share(source, sequence.seq_id, shared, step)
+        self.context.used(source, sequence)
         sequence.n_computed = shared
         self.running.append(sequence)
         step.admitted.append(sequence)
 
-    def _bring_back(self, sequence: Sequence, step: StepPlan) -> None:
+    def _swap_in(self, sequence: Sequence, step: StepPlan) -> None:
         self.cells.grow(sequence.seq_id, sequence.n_saved)
-        step.moves.append(BringBack(sequence, sequence.seq_id))
+        step.moves.append(SwapIn(sequence, sequence.seq_id))
         sequence.n_computed, sequence.n_saved = sequence.n_saved, 0
 
     def _victims_for(self, sequence: Sequence) -> list[Sequence]:
         """Running batch sequences, the one to make room first at the end."""
         return sorted((s for s in self.running if not s.interactive and s.rank > sequence.rank), key=lambda s: s.rank)
 
-    def _set_aside(self, victim: Sequence, step: StepPlan) -> None:
+    def _swap_out(self, victim: Sequence, step: StepPlan) -> None:
         """Let a running sequence make room; it is the next of its kind to be admitted."""
-        step.moves.append(SetAside(victim, victim.seq_id, victim.n_computed))
+        step.moves.append(SwapOut(victim, victim.seq_id, victim.n_computed))
         step.chunks = [chunk for chunk in step.chunks if chunk.sequence is not victim]
         self.running.remove(victim)
-        self.cells.release(victim.seq_id)
-        self._free_ids.add(victim.seq_id)
+        self.context.release(victim.seq_id)
         victim.n_saved, victim.n_computed, victim.seq_id = victim.n_computed, 0, -1
         queue = self._queue(victim)
         queue.append(victim)
         ranked = sorted(queue, key=lambda s: s.rank)
         queue.clear()
         queue.extend(ranked)
-
-    # Room
-
-    def _find_id(self, step: StepPlan, keep: int = -1) -> bool:
-        """See that an id is free; the kept state goes that would save the least."""
-        if self._free_ids:
-            return True
-        others = [k for k in self.kept if k.seq_id != keep]
-        if not others:
-            return False
-        self._evict(min(others, key=lambda k: self.cells.alone(k.seq_id) * k.chance(self._now)), step)
-        return True
-
-    def _evict_one(self, step: StepPlan) -> bool:
-        """Let the kept state go that is least likely to be of use, among those whose cells come back."""
-        if not self.kept:
-            return False
-        least = min(self.kept, key=lambda k: (not self.cells.alone(k.seq_id), k.chance(self._now)))
-        self._evict(least, step)
-        return True
-
-    def _evict_until(self, cells: int, step: StepPlan) -> None:
-        while self.cells.free < cells and self._evict_one(step):
-            pass
-
-    def _evict(self, kept: Kept, step: StepPlan) -> None:
-        self.kept.remove(kept)
-        self._forget(kept.seq_id, step)
-
-    def _forget(self, seq_id: int, step: StepPlan) -> None:
-        self.cells.release(seq_id)
-        self._free_ids.add(seq_id)
-        step.moves.append(Forget(seq_id))
-
-    def _share(self, source: int, target: int, length: int, step: StepPlan) -> None:
-        self.cells.share(source, target, length)
-        step.moves.append(Share(source, target, length))
-
-    def _is_unpublished(self, sequence: Sequence) -> bool:
-        if not self._sharing or sequence.prefix_tokens < MIN_SHARED_TOKENS:
-            return False
-        return all(not k.fixed or k.tokens != sequence.prefix_key for k in self.kept)
-
-    def _outgrown_by(self, tokens: tuple[int, ...]) -> list[Kept]:
-        """Kept states that a longer one makes superfluous; fixed prefixes never are, for other requests."""
-        return [k for k in self.kept if not k.fixed and tokens[: len(k.tokens)] == k.tokens]
 
     def _queue(self, sequence: Sequence) -> deque[Sequence]:
         return self._waiting[0 if sequence.interactive else 1]
@@ -417,14 +269,14 @@ class Scheduler:
 
     def _free_for(self, sequence: Sequence, cells: int, step: StepPlan) -> int:
         """Free cells, after those made room that stand behind the sequence. Without any it waits: those before it
-        end, or set it aside."""
-        self._evict_until(cells, step)
+        end, or have it swapped out."""
+        self.context.evict_until(cells, step)
         while self.cells.free < cells:
             last = max(self.running, key=lambda s: s.rank)
             if last is sequence:
                 break
-            self._set_aside(last, step)
-            self._evict_until(cells, step)
+            self._swap_out(last, step)
+            self.context.evict_until(cells, step)
         return self.cells.free
 
     def _add_drafts(self, step: StepPlan, budget: Budget) -> None:

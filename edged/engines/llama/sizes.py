@@ -14,7 +14,7 @@ MAX_RUNNING = 16
 MAX_SEQUENCES = 24
 # Host memory for the states of sequences that had to make room, in bytes: a thousand tokens of the 0.5B. It is promised
 # with every load, so it must be worth its place; what finds no room there is computed again.
-ASIDE_BYTES = 12 * 2**20
+SWAPPED_BYTES = 12 * 2**20
 # Tokens of one decode. Compute buffers grow with it, and on CPUs prompts hardly get faster (from 32 to 512 tokens a
 # decode by a third at most, with models of 135M and 0.5B); longer chunks would only delay a cancel.
 BATCH_TOKENS = 256

@@ -27,7 +27,7 @@ SURE = 2.0
 CLEAR = 0.5
 # To be turned down a challenger has to be slower by so many standard errors: being wrong costs little, its turn comes.
 DOUBTFUL = 1.0
-# A challenger's step that takes so many times what is usual ends the duel: one thread too many beside a busy process.
+# A challenger's step that takes so many times what is usual ends the trial: one thread too many beside a busy process.
 # A long step (BLOCK_S) is a mean of its own.
 HOPELESS, HOPELESS_LONG = 4.0, 1.5
 # Steps of a block before the other count has its turn, and the seconds after which a block ends anyway. The first step
@@ -188,7 +188,7 @@ class ThreadTrial:
     settled: the count in use.
     usual: seconds of a unit with it, lately.
     noise: variance of the steps with it, lately, in terms of the squared mean.
-    urged: something asked for the duel.
+    urged: something asked for the trial.
     ours: steps with the count in use; some may have been taken before, where they are known to be of the same board.
     """
 

@@ -3,7 +3,7 @@
 No fixed setting is right: as many threads as cores is best on a quiet board, and several times slower than one thread
 beside one busy process, because all threads wait for the slowest at every layer. And the phases differ: a prompt is
 bound by arithmetic, where every core helps; a token of an answer by memory, where some boards are fastest with fewer.
-So each phase starts with what the process may use and goes on from measured step times (`duel`).
+So each phase starts with what the process may use and goes on from measured step times (`thread_trial`).
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ DECODE_TOKENS = 8
 # Weight of the newest step in what is usual: slow enough that a change is seen as one.
 NEWEST = 0.05
 
-# Part of the time that fruitless duels in one direction may cost: what one lost is earned before the next.
+# Part of the time that fruitless trials in one direction may cost: what one lost is earned before the next.
 BUDGET = 0.004
-# Bounds of the time between two duels in one direction, in seconds of computing; doubled while they bring nothing.
+# Bounds of the time between two trials in one direction, in seconds of computing; doubled while they bring nothing.
 LEAST_INTERVAL_S, MOST_INTERVAL_S = 1.0, 64.0
-# ... of the first time where others use the CPUs that more threads would need, and of what a duel has to earn.
+# ... of the first time where others use the CPUs that more threads would need, and of what a trial has to earn.
 CROWDED_INTERVAL_S, MOST_DEBT_S = 30.0, 256.0
 # ... and of the time before one that something asks for.
 HOLD_S = 1.0
@@ -44,7 +44,7 @@ HOLD_S = 1.0
 MOST_NOISE = (HOPELESS - 1) ** 2
 # A move with such a gain is the board's doing rather than the phase's: the other phase follows it.
 BOARD_GAIN = 0.6
-# A duel that lasts longer, because its phase seldom has work, compares times that have nothing to do with one another.
+# A trial that lasts longer, because its phase seldom has work, compares times that have nothing to do with one another.
 STALE_S = 30.0
 # Others use CPUs in parts: what they leave is another count when it is this far from the one before.
 FREE_HYSTERESIS = 0.65
@@ -148,16 +148,16 @@ class _Move:
 class _Side:
     """When fewer threads, or more, are compared with the count in use.
 
-    due: the clock at which the next duel may begin.
+    due: the clock at which the next trial may begin.
     ended: the clock at which the last one did.
-    duels: since the count in use is in use; each tries another count.
+    trials: since the count in use is in use; each tries another count.
     urged: something asks for the next one.
     """
 
     due: float = 0.0
     interval: float = LEAST_INTERVAL_S
     ended: float = -HOLD_S
-    duels: int = 0
+    trials: int = 0
     urged: bool = False
 
 
@@ -173,8 +173,8 @@ class _Phase:
         self._most = most
         self._fit: int | None = None
         self._shapes = Shapes()
-        self._duel: ThreadTrial | None = None
-        self._duel_began = 0.0  # on everybody's clock
+        self._trial: ThreadTrial | None = None
+        self._trial_began = 0.0  # on everybody's clock
         # The board may be busy from the start: at first all of the fewer are compared.
         self._fewer, self._more = _Side(urged=True), _Side()
         self._clock = 0.0  # seconds of computing in this phase
@@ -186,22 +186,22 @@ class _Phase:
     @property
     def count(self) -> int:
         """Threads of the next step."""
-        return self._duel.count if self._duel else self.settled
+        return self._trial.count if self._trial else self.settled
 
     def observe(self, tokens: int, seconds: float, clock: float) -> _Move | None:
         """Learn from a step with `count` threads."""
         self._clock += seconds
         step = TimedStep(tokens, seconds, self._shapes.units(tokens))
-        if self._duel is None:
+        if self._trial is None:
             self._collapsed = TrialScore()
             self._on_usual_step(step)
             self._begin_if_due(clock)
             return None
-        if clock - self._duel_began > STALE_S:
-            self._duel = None
+        if clock - self._trial_began > STALE_S:
+            self._trial = None
             return None
-        won = self._duel.add(step)
-        return None if won is None else self._end_duel(self._duel, won=won)
+        won = self._trial.add(step)
+        return None if won is None else self._end_trial(self._trial, won=won)
 
     def follow(self, move: _Move) -> None:
         """The other phase found that the board has changed."""
@@ -214,18 +214,18 @@ class _Phase:
         before, self._most = self._most, most
         if self.settled > most:
             self._settle(most, None)
-        elif self._duel and self._duel.challenger > most:
-            self._duel = None
+        elif self._trial and self._trial.challenger > most:
+            self._trial = None
         if most > before:
             self._urge(self._more)
 
     def leave(self, fit: int) -> None:
         """Others leave CPUs for so many threads, which is news."""
         self._fit = fit
-        if self._usual is None and self._duel is None:  # nothing is known better
+        if self._usual is None and self._trial is None:  # nothing is known better
             self.settled = min(self.settled, fit)
         elif fit != self.settled:
-            self._duel = None
+            self._trial = None
             self._urge(self._fewer if fit < self.settled else self._more)
 
     # The usual step
@@ -249,14 +249,14 @@ class _Phase:
 
     def _urge(self, side: _Side) -> None:
         side.due = min(side.due, max(self._clock, side.ended + HOLD_S))
-        side.duels = 0
+        side.trials = 0
         side.urged = True
 
     def _begin_if_due(self, clock: float) -> None:
         for side in sorted((self._fewer, self._more), key=lambda s: s.due):
             candidates = self._candidates(side)
             if self._clock >= side.due and len(self._recent) > 1 and candidates:
-                self._begin(candidates[side.duels % len(candidates)], side, clock)
+                self._begin(candidates[side.trials % len(candidates)], side, clock)
                 return
 
     def _candidates(self, side: _Side) -> list[int]:
@@ -275,25 +275,25 @@ class _Phase:
 
     def _begin(self, challenger: int, side: _Side, clock: float) -> None:
         assert self._usual is not None
-        self._duel = ThreadTrial(challenger, self.settled, self._usual, self._noise, side.urged)
-        self._duel_began = clock
+        self._trial = ThreadTrial(challenger, self.settled, self._usual, self._noise, side.urged)
+        self._trial_began = clock
         if side is self._fewer:
-            self._duel.ours = self._collapsed
+            self._trial.ours = self._collapsed
 
-    def _end_duel(self, duel: ThreadTrial, *, won: bool) -> _Move | None:
-        self._duel = None
-        side = self._more if duel.up else self._fewer
+    def _end_trial(self, trial: ThreadTrial, *, won: bool) -> _Move | None:
+        self._trial = None
+        side = self._more if trial.up else self._fewer
         side.ended = self._clock
-        side.duels += 1
+        side.trials += 1
         if won:
-            self._settle(duel.challenger, duel.theirs.mean)
-            return _Move(duel.challenger, duel.up, board=duel.urged or duel.gain < BOARD_GAIN)
-        side.urged = duel.urged and side.duels < len(self._candidates(side))
+            self._settle(trial.challenger, trial.theirs.mean)
+            return _Move(trial.challenger, trial.up, board=trial.urged or trial.gain < BOARD_GAIN)
+        side.urged = trial.urged and side.trials < len(self._candidates(side))
         if not side.urged:
-            side.due = self._clock + max(side.interval, min(MOST_DEBT_S, duel.lost / BUDGET))
+            side.due = self._clock + max(side.interval, min(MOST_DEBT_S, trial.lost / BUDGET))
             side.interval = min(MOST_INTERVAL_S, 2 * side.interval)
-        if self._usual and duel.ours.steps > 1 and not FASTER < duel.ours.mean / self._usual < SLOWER:
-            self._usual = duel.ours.mean
+        if self._usual and trial.ours.steps > 1 and not FASTER < trial.ours.mean / self._usual < SLOWER:
+            self._usual = trial.ours.mean
         self._recent.clear()
         return None
 
@@ -301,12 +301,12 @@ class _Phase:
         """Use another count; go on in the same direction at once, and look back soon."""
         up = count > self.settled
         self.settled = count
-        self._duel = None
+        self._trial = None
         self._usual = usual
         self._recent.clear()
         for side in (self._fewer, self._more):
             crowded = side is self._more and self._fit is not None and self._fit <= count
             side.interval = CROWDED_INTERVAL_S if crowded else LEAST_INTERVAL_S
-            side.duels = 0
+            side.trials = 0
             side.urged = False
             side.due = self._clock + (0 if (side is self._more) == up else side.interval)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
-from edged.engines.onnx.ticket import OnnxStats, Ticket
-from edged.engines.onnx.worker import OnnxThread
-from edged.engines.thread import Owner, settled
-from edged.errors import Internal
+from edged.engines.onnx import sizes
+from edged.engines.threaded import ThreadedEngine
+from edged.errors import ModelUnavailable
+from edged.host import malloc
 from edged.interfaces import Residency
 from edged.types import Embeddings, EmbedJob, ModelSpec
 
+if TYPE_CHECKING:
+    from edged.engines.onnx.runner import EmbeddingRunner, OnnxStats
 
-class OnnxEngine(Owner[OnnxThread]):
-    """Implements `interfaces.Embedder` and `interfaces.Loader` with onnxruntime. Belongs to the loop it is started on.
+
+class OnnxEngine(ThreadedEngine[EmbedJob]):
+    """Embedding models in onnxruntime. See BaseEngine.
 
     Args:
         residency: who decides what is loaded; may be set later, before the first `embed`.
@@ -29,44 +33,34 @@ class OnnxEngine(Owner[OnnxThread]):
         *,
         on_fatal: Callable[[BaseException], None] | None = None,
     ) -> None:
-        super().__init__("the engine of embedding models", on_fatal)
+        super().__init__(
+            "the engine of embedding models",
+            thread_name="edged.engines.onnx",
+            packages=sizes.LIBRARIES,
+            on_fatal=on_fatal,
+        )
         self.residency = residency
         self._threads = threads
 
-    def _make(self, loop: asyncio.AbstractEventLoop) -> OnnxThread:
-        return OnnxThread(loop, self._on_fatal, self._threads)
-
     async def embed(self, job: EmbedJob) -> Embeddings:
-        """See `interfaces.Embedder`. A cancelled call returns only when nothing of it is computed any more, so that its
-        model is not unloaded under it."""
-        if self.residency is None:
-            raise Internal("the engine has no residency")
-        async with self.residency.hold(job.model):
-            worker = self._running()
-            ticket = Ticket(job, self._future())
-            worker.submit(ticket)
-            try:
-                await asyncio.wait([ticket.future])
-            except asyncio.CancelledError:
-                worker.cancel(ticket)
-                await settled(ticket.future)
-                raise
-            return ticket.future.result()
+        """See `interfaces.Embedder`."""
+        made: Embeddings = await self._run(job)
+        return made
 
-    async def load(self, spec: ModelSpec) -> None:
-        """See `interfaces.Loader`; does nothing where the model is loaded. A cancelled call leaves it unloaded, and
-        returns when the session is made: that cannot be broken off."""
-        worker, future = self._running(), self._future()
-        worker.load(spec, future)
+    def stats(self) -> Sequence[OnnxStats]:
+        """See `BaseEngine`: as they were after their last batch."""
+        return cast("Sequence[OnnxStats]", super().stats())
+
+    def _open_model(self, spec: ModelSpec, goes_on: Callable[[], bool]) -> EmbeddingRunner:
+        malloc.return_at_once()
         try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError:
-            if await settled(future) is None:
-                await self._unload_anyway(spec.name)
-            raise
-        future.result()
-
-    def stats(self) -> list[OnnxStats]:
-        """The loaded models, as they were after their last batch."""
-        worker = self._worker
-        return list(worker.stats) if worker else []
+            from edged.engines.onnx.runner import EmbeddingRunner
+        except (ImportError, OSError) as error:  # not installed, or built for another machine
+            raise ModelUnavailable(f"onnxruntime cannot be used: {error}") from error
+        threads = spec.threads or self._threads or len(os.sched_getaffinity(0))
+        try:
+            runner = EmbeddingRunner(spec, threads, goes_on)
+        except MemoryError:
+            raise ModelUnavailable(f"there was no memory to load {spec.name!r}") from None
+        malloc.trim()  # while a session is made, weights are there several times
+        return runner

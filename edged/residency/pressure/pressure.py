@@ -1,5 +1,5 @@
 """Gives up one thing after the other while memory is short, or the board too hot or badly powered, and takes it back
-when that is over. What comes when is `ladder`'s; who says so, `signals` and `floor`; this file waits, does and tells.
+when that is over. What comes when is `ladder`'s; who says so, `psi` and `low_memory`; this file waits, does and tells.
 
 | | memory is short | the board is hot or badly powered |
 |---|---|---|
@@ -23,10 +23,11 @@ from msgspec import Struct
 
 from edged.errors import EdgedError, NoMemory
 from edged.host import clock, psi
+from edged.host.memory import Room
 from edged.host.psi import Signal, Unwatchable
 from edged.interfaces import Relief, Yielding
 from edged.residency.pressure.ladder import Calm, Ladder, Move, Rung
-from edged.residency.pressure.low_memory import PLENTY, Floor, MemoryState, Room
+from edged.residency.pressure.low_memory import PLENTY, LowMemory, MemoryState
 from edged.types import JSON
 
 log = logging.getLogger("edged.residency")
@@ -194,7 +195,7 @@ class Pressure:
     def __init__(
         self,
         parts: Parts,
-        floor: Floor,
+        low_memory: LowMemory,
         *,
         manager: tuple[Path, bytes] | None,
         strain: Callable[[], str | None] | None,
@@ -203,7 +204,7 @@ class Pressure:
         board: Path = psi.BOARD,
         group: Callable[[], Path | None] = psi.own_group,
     ) -> None:
-        self._parts, self._floor, self._manager, self._strain = parts, floor, manager, strain
+        self._parts, self._low_memory, self._manager, self._strain = parts, low_memory, manager, strain
         self._pace = pace
         self._board_file, self._group_file = board, group
         self._paused: set[str] = set()
@@ -248,7 +249,7 @@ class Pressure:
         try:
             while True:
                 await signal.next()
-                _, room = self._floor.look()
+                _, room = self._low_memory.look()
                 if everybody and room.part is not None and room.part > PLENTY:
                     log.debug("%s: others stall, and much of the memory is left", signal.name)
                     continue
@@ -268,10 +269,10 @@ class Pressure:
 
     async def _look(self) -> None:
         while True:
-            state, room = self._floor.look()
+            state, room = self._low_memory.look()
             if state is MemoryState.LOW:
                 mib = 2**20
-                left, low = (room.least or 0) // mib, self._floor.low // mib
+                left, low = (room.least or 0) // mib, self._low_memory.low // mib
                 told = f"{left} MiB of memory are left, and less than {low} MiB is low"
                 self.memory.see(told, _figures(room))
             elif state is MemoryState.UNEASY:

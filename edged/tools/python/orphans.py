@@ -12,7 +12,8 @@ import ctypes
 import os
 import signal
 from collections.abc import Collection
-from pathlib import Path
+
+from edged.host import process
 
 PR_SET_CHILD_SUBREAPER = 36  # prctl.h
 TRIES = 5  # a parent may end between two looks, and its child then has another one
@@ -41,7 +42,7 @@ def comes_of(pid: int, daemon: int) -> bool:
 def _reap(living: Collection[int]) -> None:
     """Reap orphans that have ended."""
     mine = os.getsid(0)
-    for pid in _children():
+    for pid in process.children():
         if pid not in living:
             with contextlib.suppress(OSError):  # gone meanwhile; no child of ours
                 if os.getsid(pid) != mine:  # tools have sessions of their own, so a child in ours is not from one
@@ -53,7 +54,7 @@ def _look(pid: int, daemon: int) -> bool | None:
     first = pid
     while pid > 1:
         try:
-            pid = _parent(pid)
+            pid = process.parent_of(pid)
         except OSError:
             there = _exists(pid)
             if there == "foreign":
@@ -62,11 +63,6 @@ def _look(pid: int, daemon: int) -> bool | None:
         if pid == daemon:
             return True
     return False
-
-
-def _parent(pid: int) -> int:
-    """Raises OSError: there is no such process, or the unit's ProtectProc= hides it."""
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _exists(pid: int) -> str:
@@ -79,12 +75,3 @@ def _exists(pid: int) -> str:
     except ProcessLookupError:
         return "gone"
     return "ours"
-
-
-def _children() -> list[int]:
-    """The children of all threads: the kernel gives an orphan to any of them."""
-    found: list[int] = []
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that ended meanwhile; a kernel without CONFIG_PROC_CHILDREN
-            found += map(int, (task / "children").read_text().split())
-    return found

@@ -9,24 +9,24 @@ from typing import ClassVar
 from edged.config import SqlTool, Tool
 from edged.errors import ToolFailed
 from edged.tools import values
-from edged.tools.kind import Done, Kind, Problem, Surroundings
+from edged.tools.kind import Done, KindContext, Problem, ToolKind
 from edged.tools.sql.database import SqlDatabase
 from edged.types import JSON
 
 
-class SqlKind(Kind[SqlTool]):
+class SqlKind(ToolKind[SqlTool]):
     """A thread and its connections for every database of the configuration, opened by the first use."""
 
     table: ClassVar[type[Tool]] = SqlTool
     works: ClassVar[str] = "statements fit their databases"
 
-    def __init__(self, tools: Mapping[str, SqlTool], around: Surroundings) -> None:
-        super().__init__(tools, around)
+    def __init__(self, tools: Mapping[str, SqlTool], context: KindContext) -> None:
+        super().__init__(tools, context)
         # Also those that no tool uses any more: they know what requests have done before a reload.
-        self._databases = {name: SqlDatabase(name, table) for name, table in around.settings.databases.items()}
+        self._databases = {name: SqlDatabase(name, table) for name, table in context.settings.databases.items()}
 
     async def call(self, name: str, arguments: dict[str, JSON], rid: str, step: int, intent: str) -> JSON:
-        """See Kind. A write happens once for (rid, step), however often it is called."""
+        """See ToolKind. A write happens once for (rid, step), however often it is called."""
         tool = self.tools[name]
         database = self._databases[tool.database]
         bound = dict.fromkeys(values.optional(tool.parameters)) | arguments  # what was left out is NULL
@@ -35,16 +35,16 @@ class SqlKind(Kind[SqlTool]):
         return await database.read(tool, bound)
 
     def keeps_intents(self, name: str) -> bool:
-        """See Kind."""
+        """See ToolKind."""
         return self.tools[name].is_write
 
     async def recall(self, rid: str) -> list[Done]:
-        """See Kind."""
+        """See ToolKind."""
         found = await asyncio.gather(*(database.recall(rid) for database in self._databases.values()))
         return [done for each in found for done in each]
 
     async def check(self) -> list[Problem]:
-        """See Kind. Missing files, tables, columns and parameters: statements are prepared, not run."""
+        """See ToolKind. Missing files, tables, columns and parameters: statements are prepared, not run."""
         problems = []
         for name, tool in self.tools.items():
             try:
@@ -54,6 +54,6 @@ class SqlKind(Kind[SqlTool]):
         return problems
 
     async def close(self) -> None:
-        """See Kind."""
+        """See ToolKind."""
         for database in self._databases.values():
             await database.stop()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from edged.access.gate import Gate
 from edged.errors import ConfigError
 from edged.transport import sockets
-from edged.transport.base import Door, Sockets, Transport
+from edged.transport.base import Backend, Sockets, Transport
 from edged.transport.http.core import keys
 from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.limits import Limits
@@ -40,7 +40,7 @@ class HttpTransport(Transport):
         mode, group: of the Unix sockets; group None: the process's own.
         api_keys_file: as in the configuration; needed where one listens on TCP. Read here: a reload with keys that are
             wrong is refused before anything has stopped.
-        hosts, origins: as in the configuration.
+        hosts, origins, strict: as in the configuration.
 
     Raises:
         ConfigError: the keys are not as they should be, or a TCP listener has none.
@@ -60,6 +60,7 @@ class HttpTransport(Transport):
         limits: Limits | None = None,
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
+        strict: bool = False,
     ) -> None:
         self.addresses = self._listeners = tuple(listeners)
         self._mode = mode
@@ -70,6 +71,7 @@ class HttpTransport(Transport):
         self._browsers = Browsers([*hosts, *named, *_own_names()], origins)
         self._inherited: Sockets = {}
         self._limits = limits or Limits()
+        self._strict = strict
         for listener in self._listeners:
             if isinstance(listener, tuple) and self._keys is None:
                 raise ConfigError(_name(listener), "", "is open to the network: name http.api_keys_file")
@@ -92,15 +94,21 @@ class HttpTransport(Transport):
         """See Transport."""
         self._inherited = sockets
 
-    async def start(self, door: Door) -> None:
+    async def start(self, backend: Backend) -> None:
         """See Transport. ConfigError where a socket cannot be made, or another process answers on it."""
         from edged.transport.http.core.application import application
         from edged.transport.http.core.connection import Connections
         from edged.transport.http.core.surface import Board, Surfaces
         from edged.transport.http.surfaces import SURFACES
 
-        self._gate = door.gate
-        board = Board(api=door.api, ready=door.ready, metrics=door.metrics, heartbeat_s=self._limits.heartbeat_s)
+        self._gate = backend.gate
+        board = Board(
+            api=backend.api,
+            ready=backend.ready,
+            metrics=backend.metrics,
+            heartbeat_s=self._limits.heartbeat_s,
+            strict=self._strict,
+        )
         surfaces = Surfaces(make(board) for make in SURFACES)
         app = application(surfaces, keys=self._keys, gate=self._gate, browsers=self._browsers, limits=self._limits)
         self._connections = Connections(self._limits, surfaces)

@@ -56,7 +56,7 @@ class Client:
         on_message: a publish came in, in the order of the wire.
         on_confirmed: packet id and reason code of a QoS 1 or 2 publish.
         on_session: called with Hello before anything is sent again; returns False when paho must forget what it has
-            in the air.
+            in flight.
         on_subscribed: the broker agreed to all subscriptions.
         on_end: the connection is over.
     """
@@ -192,7 +192,7 @@ class Client:
         )
         client.enable_logger(self._errors.logger)
         client.connect_timeout = DIAL_TIMEOUT_S
-        client.max_inflight_messages_set(0)  # unlimited: Flights bounds them, and paho's own bound forgets resends
+        client.max_inflight_messages_set(0)  # unlimited: Inflight bounds them, and paho's own bound forgets resends
         client.will_set(will.topic, will.payload, qos=1, retain=True)
         if self._settings.username is not None:
             client.username_pw_set(self._settings.username, self._settings.password)
@@ -293,7 +293,12 @@ class Client:
         for name, code in zip(self._subscriptions.pop(mid, ()), codes, strict=False):
             if code.is_failure:
                 self.refused_topics[name] = code.getName()
-                log.error("the broker refused the subscription to %s: %s; check its access list", name, code.getName())
+                log.error(
+                    "the broker refused the subscription to %s: %s; check its access list",
+                    name,
+                    code.getName(),
+                    extra={"event": "mqtt_subscription_refused"},
+                )
             else:
                 self.refused_topics.pop(name, None)
         if not self._subscriptions and not self.refused_topics:

@@ -114,7 +114,11 @@ class Intake:
     async def _work(self, incoming: Incoming) -> Outgoing | None:
         """Hand a message on; returns the refusal to publish, if there is one."""
         if incoming.retained:
-            log.warning("a retained message on %s is ignored: it would be done again at every start", incoming.topic)
+            log.warning(
+                "a retained message on %s is ignored: it would be done again at every start",
+                incoming.topic,
+                extra={"event": "mqtt_ignored"},
+            )
             return None
         target = self._topics.target_of(incoming.topic)
         if target is not None:
@@ -122,12 +126,19 @@ class Intake:
             return None
         agent = self._topics.agent_of(incoming.topic)
         if agent is None:
-            log.warning("a message on %s, which was not asked for, is ignored", incoming.topic)
+            log.warning(
+                "a message on %s, which was not asked for, is ignored", incoming.topic, extra={"event": "mqtt_ignored"}
+            )
             return None
         try:
             return await self._request(agent, incoming)
         except Unanswerable as problem:
-            log.warning("a request on %s can have no reply and is dropped: %s", incoming.topic, problem)
+            log.warning(
+                "a request on %s can have no reply and is dropped: %s",
+                incoming.topic,
+                problem,
+                extra={"event": "mqtt_unanswerable"},
+            )
             self._handlers.refused(self._caller(incoming), BadRequest(str(problem)))
             return None
 
@@ -135,9 +146,9 @@ class Intake:
         try:
             await self._handlers.cancel(target, topic)
         except EdgedError as error:
-            log.info("cannot cancel %s: %s", target, error.message)
+            log.info("cannot cancel %s: %s", target, error.message, extra={"event": "cancel_refused"})
         except Exception:
-            log.exception("cancelling %s failed", target)
+            log.exception("cancelling %s failed", target, extra={"event": "bug"})
 
     async def _request(self, agent: str, incoming: Incoming) -> Outgoing | None:
         # First by the topic and the properties alone: a refusal of whatever is wrong with the rest goes there.
@@ -153,7 +164,7 @@ class Intake:
         except Unanswerable:
             raise
         except Exception:
-            log.exception("a request on %s could not be taken in", incoming.topic)
+            log.exception("a request on %s could not be taken in", incoming.topic, extra={"event": "bug"})
             failure = Internal("a fault of edged's own; its log has the details")
         self._counters.refused += 1
         self._handlers.refused(self._caller(incoming), failure)
@@ -218,5 +229,7 @@ class Intake:
             self._answering.discard(task)
             self._bare_refusals -= bare
         if problem is not None:
-            log.warning("a refusal on %s cannot be delivered: %s", answer.topic, problem)
+            log.warning(
+                "a refusal on %s cannot be delivered: %s", answer.topic, problem, extra={"event": "reply_undeliverable"}
+            )
         return True

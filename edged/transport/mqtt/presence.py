@@ -83,7 +83,7 @@ class Presence:
         try:
             payload = _json(self._state())
         except Exception:  # from a timer it would end in the loop's handler, and tell nobody which part failed
-            log.exception("the state document could not be made")
+            log.exception("the state document could not be made", extra={"event": "bug"})
             return
         self._post(
             Outgoing(topic=self._topics.state, payload=payload, qos=0, retain=True, content_type="application/json")

@@ -7,20 +7,20 @@ import contextlib
 import functools
 import logging
 
-from edged.errors import EdgedError, NoLink, ToolFailed
+from edged.errors import EdgedError
 from edged.host import clock
-from edged.transport.base import Carrier, Door
+from edged.transport.base import Backend, ReplyTransport
 from edged.transport.mqtt import topics
 from edged.transport.mqtt.attempts import Attempts
 from edged.transport.mqtt.client import Client, Will
-from edged.transport.mqtt.flights import Flights
 from edged.transport.mqtt.intake import Counters, Handlers, Intake
-from edged.transport.mqtt.messages import Incoming, Outgoing, Unsendable, reply
+from edged.transport.mqtt.messages import Incoming
 from edged.transport.mqtt.pacing import V5, Backoff
-from edged.transport.mqtt.packets import REFUSED, End, Hello, reason
+from edged.transport.mqtt.packets import End, Hello
 from edged.transport.mqtt.presence import Presence
+from edged.transport.mqtt.sender import Sender
 from edged.transport.mqtt.settings import Settings, endpoint
-from edged.types import JSON, Address, Ask, Caller, Delivery, Event
+from edged.types import JSON, Ask, Caller, Delivery, Event
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ RESUME_READING_AT = 32
 FAREWELL_S = 2.0  # of the grace, for "offline" and DISCONNECT; a broker on the local network needs milliseconds
 
 
-class MqttTransport(Carrier):
+class MqttTransport(ReplyTransport):
     """The device's link to its broker: takes requests in, carries replies out, publishes for tools.
 
     Implements `interfaces.Publisher`, too.
@@ -47,13 +47,14 @@ class MqttTransport(Carrier):
     def __init__(self, settings: Settings, *, backoff: Backoff | None = None) -> None:
         endpoint(settings.url)
         self._settings = settings
-        self._door: Door
+        self._backend: Backend
         self._topics = topics.Topics(settings.node_id)
-        self._flights = Flights(self._send)
-        self._handlers = Handlers(self._accept, self._cancel, self._confirmed, self._identify, self._refused)
-        self._presence = Presence(self._topics, state=self._state, post=self._post)
-        self._attempts = Attempts(settings, backoff or Backoff())
         self._counters = Counters()
+        self._sender = Sender(self._linked, self._counters)
+        self._inflight = self._sender.inflight
+        self._handlers = Handlers(self._accept, self._cancel, self._sender.confirmed, self._identify, self._refused)
+        self._presence = Presence(self._topics, state=self._state, post=self._sender.post)
+        self._attempts = Attempts(settings, backoff or Backoff())
         self._subscribed = asyncio.Event()
         self._client = self._make_client(settings.version)
         self._inbox: asyncio.Queue[Incoming | End] = asyncio.Queue()
@@ -68,10 +69,10 @@ class MqttTransport(Carrier):
 
     # Life
 
-    async def start(self, door: Door) -> asyncio.Task[None]:
+    async def start(self, backend: Backend) -> asyncio.Task[None]:
         """Begin to connect. Returns the owner task: watch it, it ends by `stop` only, or by a bug."""
         assert self._owner is None, "started twice"
-        self._door = door
+        self._backend = backend
         self._owner = asyncio.create_task(self._run(), name="edged.mqtt")
         return self._owner
 
@@ -93,7 +94,7 @@ class MqttTransport(Carrier):
             task.cancel()
         if self._hello is not None:
             await self._say_goodbye(min(FAREWELL_S, grace_s))
-        self._flights.close()
+        self._inflight.close()
         if self._owner is not None:
             self._owner.cancel()  # before the client is touched: it may be connecting, in a thread
             await asyncio.wait([self._owner])
@@ -106,65 +107,32 @@ class MqttTransport(Carrier):
 
     async def _accept(self, ask: Ask) -> None:
         """Returns once a request is committed, or known already. Raises EdgedError for a refusal."""
-        delta = functools.partial(self.delta, ask.address) if ask.request.stream and ask.address else None
-        await self._door.api.requests.submit(ask, delta)
+        address = ask.address if ask.request.stream else None
+        delta = functools.partial(self._sender.delta, address) if address else None
+        await self._backend.api.requests.submit(ask, delta)
 
     async def _cancel(self, name: str, topic: str) -> None:
         """Nobody knows who published; the topic says by which role it came in."""
-        await self._door.api.requests.cancel_unnamed(self._identify(f"mqtt:{topic}", topic), name)
+        await self._backend.api.requests.cancel_unnamed(self._identify(f"mqtt:{topic}", topic), name)
 
     def _identify(self, client: str, topic: str) -> Caller:
-        return self._door.gate.policy.mqtt(client, topic)
+        return self._backend.gate.policy.mqtt(client, topic)
 
     def _state(self) -> dict[str, JSON]:
-        return self._door.state()
+        return self._backend.state()
 
     def _refused(self, caller: Caller, error: EdgedError) -> None:
-        self._door.gate.unread(caller, error)
+        self._backend.gate.unread(caller, error)
 
     # For the pipeline, tools and the rest of the daemon
 
     async def deliver(self, delivery: Delivery) -> None:
-        """Publish a reply; returns once the broker has it, or will never take it. Waits for the link, and so does not
-        return after `stop`: cancel it."""
-        message = reply(delivery)
-        try:
-            problem = await self._confirmed(message)
-        except NoLink:  # stopped: to return now would say that the reply is delivered
-            await asyncio.get_running_loop().create_future()
-            raise
-        if problem is None:
-            self._counters.replied += 1
-        else:
-            log.error("reply %s on %s cannot be delivered: %s", delivery.rid, message.topic, problem)
-
-    def delta(self, address: Address, offset: int, text: str) -> None:
-        """Publish a piece of a streamed answer, QoS 0; `offset` in characters. Dropped while the broker is away or
-        slow."""
-        if self._client.congested:
-            return
-        self._post(
-            Outgoing(
-                topic=address.topic + topics.DELTA,
-                payload=text.encode(errors="replace"),
-                qos=0,
-                correlation=address.correlation,
-                content_type="text/plain",
-                user=(("offset", str(offset)),),
-            )
-        )
+        """See Sender."""
+        await self._sender.deliver(delivery)
 
     async def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
-        """Publish for a tool and wait for the broker's confirmation; waits for the link while there is none.
-
-        Raises:
-            ToolFailed: the topic is none, or the broker refused the message.
-            NoLink: the transport was stopped first.
-        """
-        message = Outgoing(topic=topic, payload=payload, qos=qos, retain=retain)
-        problem = await self._confirmed(message)
-        if problem is not None:
-            raise ToolFailed(f"cannot publish to {topic}: {problem}")
+        """See Sender."""
+        await self._sender.publish(topic, payload, qos=qos, retain=retain)
 
     def event(self, event: Event) -> None:
         """Publish an event; dropped while there is no link."""
@@ -174,7 +142,7 @@ class MqttTransport(Carrier):
         """The state document changed; it is published within a second or so."""
         self._presence.changed()
 
-    async def arrived(self) -> None:
+    async def until_ready(self) -> None:
         """See Transport: the broker has agreed to the subscriptions."""
         await self._subscribed.wait()
 
@@ -198,7 +166,7 @@ class MqttTransport(Carrier):
             "error": self._attempts.error,
             "subscribed": self._subscribed.is_set(),
             "refused_subscriptions": dict(self._client.refused_topics),
-            "in_flight": len(self._flights),
+            "in_flight": len(self._inflight),
             "received": self._counters.received,
             "replied": self._counters.replied,
             "refused": self._counters.refused,
@@ -252,13 +220,13 @@ class MqttTransport(Carrier):
         self._attempts.succeeded()
         # In this order: who sees us online finds us listening.
         self._client.subscribe([self._topics.requests, self._topics.cancels])
-        self._flights.open(hello.send_maximum)
+        self._inflight.open(hello.send_maximum)
         self._birth = asyncio.create_task(self._announce(), name="edged.mqtt.birth")
         self._presence.begin()
 
     async def _forget_session(self) -> None:
         try:
-            await self._door.api.requests.forget_packets()
+            await self._backend.api.requests.forget_packets()
         except Exception as error:  # a full disk, say; without the record an old packet id could hide a new request
             log.debug("the loss of the MQTT session could not be recorded", exc_info=True)
             self._client.abort(f"the loss of the broker's session could not be recorded: {error!r}")
@@ -275,7 +243,10 @@ class MqttTransport(Carrier):
             else:
                 self._finished()
 
-    # The client's callbacks
+    # The client and its callbacks
+
+    def _linked(self) -> Client | None:
+        return self._client if self._hello is not None else None
 
     def _make_client(self, version: int) -> Client:
         return Client(
@@ -283,27 +254,27 @@ class MqttTransport(Carrier):
             version=version,
             will=Will(self._topics.status, self._presence.offline().payload),
             on_message=self._received,
-            on_confirmed=self._flights.land,
+            on_confirmed=self._inflight.confirmed,
             on_session=self._session,
             on_subscribed=self._subscribed.set,
             on_end=self._ended,
         )
 
     def _choose_client(self) -> None:
-        """The protocol version belongs to the client object; publishes in the air start anew on the other one."""
+        """The protocol version belongs to the client object; publishes in flight start anew on the other one."""
         version = self._attempts.version
         if self._client.version == version:
             return
-        log.info("trying MQTT %s", "5" if version == V5 else "3.1.1")
-        self._flights.ground()
+        log.info("trying MQTT %s", "5" if version == V5 else "3.1.1", extra={"event": "mqtt_version"})
+        self._inflight.start_again()
         self._client = self._make_client(version)
 
     def _session(self, hello: Hello) -> bool:
-        """Whether the broker still knows what is in the air. If not, or if it takes less at a time than before, paho
+        """Whether the broker still knows what is in flight. If not, or if it takes less at a time than before, paho
         must not send all of it again at once."""
-        if hello.session_present and len(self._flights) <= hello.send_maximum:
+        if hello.session_present and len(self._inflight) <= hello.send_maximum:
             return True
-        self._flights.ground()
+        self._inflight.start_again()
         return False
 
     def _received(self, incoming: Incoming) -> None:
@@ -318,54 +289,22 @@ class MqttTransport(Carrier):
             self._client.resume_reading()
 
     def _ended(self, end: End) -> None:
-        self._flights.hold()
+        self._inflight.pause()
         self._subscribed.clear()
         if self._hello is not None:
             self._hello = None
             self._attempts.lost()
         self._inbox.put_nowait(end)
 
-    # Helpers
-
-    def _post(self, message: Outgoing) -> None:
-        """Publish with QoS 0 if that is possible now."""
-        if self._hello is None:
-            return
-        try:
-            self._client.publish(message)
-        except Unsendable as problem:
-            log.warning("nothing is published on %s: %s", message.topic, problem)
-
-    def _send(self, message: Outgoing) -> int:
-        return self._client.publish(message)
-
-    async def _confirmed(self, message: Outgoing) -> str | None:
-        """Publish; returns None once the broker has it, else why it will never take it. Waits for the link.
-
-        Raises:
-            NoLink: the transport was stopped.
-        """
-        problem = topics.publish_problem(message.topic)
-        if problem is not None:
-            return problem
-        try:
-            if message.qos == 0:
-                await self._flights.pass_by(message)
-                return None
-            code = await self._flights.fly(message)
-        except Unsendable as unsendable:
-            return str(unsendable)
-        return f"the broker refused it: {reason(code)}" if code >= REFUSED else None
-
     async def _announce(self) -> None:
-        problem = await self._confirmed(self._presence.online())
+        problem = await self._sender.confirmed(self._presence.online())
         if problem is not None:
-            log.error("nobody sees that this node is online: %s", problem)
+            log.error("nobody sees that this node is online: %s", problem, extra={"event": "mqtt_unsendable"})
 
     async def _say_goodbye(self, within_s: float) -> None:
         try:
             async with asyncio.timeout(within_s):
-                await self._confirmed(self._presence.offline())
+                await self._sender.confirmed(self._presence.offline())
                 self._client.disconnect()
                 if self._owner is not None:
                     await asyncio.wait([self._owner])

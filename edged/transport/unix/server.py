@@ -21,7 +21,7 @@ from edged.access.gate import Gate
 from edged.api import Api
 from edged.errors import BadRequest, EdgedError, Internal, TooLarge
 from edged.transport import sockets
-from edged.transport.base import Door, Sockets, Transport
+from edged.transport.base import Backend, Sockets, Transport
 from edged.types import JSON, Caller
 from edged.wire import MAX_DEPTH, depth, fault
 
@@ -72,7 +72,12 @@ class Session:
         except ConnectionError:
             pass
         except TimeoutError:
-            log.warning("connection of %s closed: it has not read for %g s", self.caller.client, UNREAD_S)
+            log.warning(
+                "connection of %s closed: it has not read for %g s",
+                self.caller.client,
+                UNREAD_S,
+                extra={"event": "connection_closed"},
+            )
             self._writer.transport.abort()
 
 
@@ -108,9 +113,9 @@ class UnixTransport(Transport):
         """See Transport."""
         [self._inherited] = sockets[self._path]
 
-    async def start(self, door: Door) -> None:
+    async def start(self, backend: Backend) -> None:
         """See Transport. ConfigError where the socket cannot be made, or another daemon answers on it."""
-        self._gate, self._methods = door.gate, self._make_methods(door.api)
+        self._gate, self._methods = backend.gate, self._make_methods(backend.api)
         if self._inherited:
             self._gid = sockets.gid_of(self._path, self._gid)
             listening = self._inherited.dup()  # its queue stays when the server closes this one
@@ -150,7 +155,9 @@ class UnixTransport(Transport):
         try:
             await self._serve(session, reader, calls)
         except (BadRequest, TooLarge) as error:
-            log.warning("connection of %s closed: %s", session.caller.client, error)
+            log.warning(
+                "connection of %s closed: %s", session.caller.client, error, extra={"event": "connection_closed"}
+            )
             self._gate.unread(session.caller, error)
             session.notify("error", [_error(error)])
             session.gone.set()
@@ -191,7 +198,7 @@ class UnixTransport(Transport):
             self._gate.unread(session.caller, refused)
             error = _error(refused)
         except Exception:
-            log.exception("method %s failed through a bug", method)
+            log.exception("method %s failed through a bug", method, extra={"event": "bug"})
             error = _error(Internal("an error inside edged; its log has the details"))
         if msgid is not None:  # a notification gets no answer
             await session.respond(msgid, error, result)

@@ -148,6 +148,19 @@ def test_rate_counts_a_topic_and_not_what_its_publisher_calls_itself() -> None:
     assert policy().key("panel").counted_as == "key:panel"
 
 
+def test_publisher_is_its_response_topic_and_where_roles_decide_also_the_topic_it_may_publish_on() -> None:
+    """So nobody asks in the name of whoever may publish elsewhere."""
+    house, car = "edged/n1/agents/house/request", "edged/n1/agents/car/request"
+    one, other = (policy().mqtt("mqtt:app/r", topic) for topic in (house, car))
+    assert one.client == f"mqtt:app/r via {house}"
+    assert one.client != other.client
+    assert one.former == other.former == "mqtt:app/r"
+    assert policy().later(one.client, "mqtt", "operator").role == "operator"
+    plain = policy().mqtt(f"mqtt:{house}", house)
+    assert (plain.client, plain.former) == (f"mqtt:{house}", "")
+    assert Policy(["house"]).mqtt("mqtt:app/r", house).client == "mqtt:app/r"
+
+
 @pytest.mark.parametrize(
     ("role", "rate"),
     [

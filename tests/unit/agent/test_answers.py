@@ -1,24 +1,31 @@
-"""What a model wrote that follows no grammar of ours."""
+"""How often a model is asked again, and with what."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import pytest
 
 from edged.agent import answers
-from edged.tools.values import schema
-from edged.types import RawCall, ToolCall, ToolSpec
-
-WATER = ToolSpec("water", "Water a bed.", schema({"bed": {}, "minutes": {"type": "integer", "optional": True}}))
-
-
-@pytest.mark.parametrize("written", ['{"bed":"north"}', '{"bed":"north","minutes":null}'])
-async def test_null_of_what_may_be_left_out_is_left_out(written: str) -> None:
-    """So models of upstreams write it."""
-    calls = await answers.checked({"water": WATER}, (RawCall("water", written),), 5)
-    assert calls == (ToolCall("water", {"bed": "north"}),)
+from edged.agent.answers import MAX_CORRECTIONS, Wrong
+from edged.errors import ToolFailed
+from edged.types import Message
 
 
-@pytest.mark.parametrize("written", ['{"minutes":5}', '{"bed":null}', '{"bed":"north","minutes":"long"}'])
-async def test_optional_parameter_changes_nothing_about_the_others(written: str) -> None:
-    """What is wrong goes back to the model."""
-    assert isinstance(await answers.checked({"water": WATER}, (RawCall("water", written),), 5), answers.Wrong)
+@pytest.mark.parametrize("wrong", range(MAX_CORRECTIONS + 2))
+async def test_model_is_asked_again_with_all_that_was_wrong_and_not_for_ever(wrong: int) -> None:
+    """The last wrong answer's problem is what the request fails with."""
+    asked: list[list[str]] = []
+
+    async def ask(corrections: Sequence[Message]) -> str | Wrong:
+        asked.append([message.content for message in corrections])
+        number = len(asked)
+        return answers.corrected(f"answer {number}", f"problem {number}") if number <= wrong else f"answer {number}"
+
+    if wrong <= MAX_CORRECTIONS:
+        assert await answers.until_right(ask, ToolFailed) == f"answer {wrong + 1}"
+    else:
+        with pytest.raises(ToolFailed, match=f"problem {wrong}"):
+            await answers.until_right(ask, ToolFailed)
+    told = [text for number in range(1, MAX_CORRECTIONS + 1) for text in (f"answer {number}", f"problem {number}")]
+    assert asked == [told[: 2 * number] for number in range(min(wrong, MAX_CORRECTIONS) + 1)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from edged.agent import router
 from edged.agent.router import CHARS_PER_TOKEN, Decision, Facts, Go, Reason
@@ -178,3 +179,20 @@ def test_stricter_privacy_wins() -> None:
     assert router.stricter(Privacy.ANY, None) is Privacy.ANY
     assert router.stricter(Privacy.ANY, Privacy.DEVICE) is Privacy.DEVICE
     assert router.stricter(Privacy.DEVICE, Privacy.ANY) is Privacy.DEVICE
+
+
+@pytest.mark.parametrize("go", list(Go))
+@pytest.mark.parametrize("upstream", [None, "far", "two words"])
+def test_decision_is_kept_in_words(go: Go, upstream: str | None) -> None:
+    """Where and why; what it permits is not kept."""
+    for reason in Reason:
+        for degraded in (False, True):
+            decision = Decision(go, reason, upstream, degraded)
+            kept = structs.replace(decision, served=True, may_leave=True)
+            assert router.from_words(router.in_words(kept)) == decision
+
+
+@pytest.mark.parametrize("words", ["", "local", "local none_such 0", "nowhere local_ok 0 x"])
+def test_words_of_another_edged_are_no_decision(words: str) -> None:
+    """It is made again."""
+    assert router.from_words(words) is None

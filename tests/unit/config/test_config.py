@@ -154,7 +154,7 @@ def test_error_in_a_drop_in_names_the_drop_in_and_one_in_the_file_names_the_file
     error = refused(main, "[queue]\nmax_attempts = 0")
     assert (error.source, error.key) == (str(main.parent / "conf.d" / "50-test.toml"), "queue.max_attempts")
     drop_in(main, "[queue]\nmax_waiting = 7")
-    main.write_text(BASE.replace('model = "small"', 'model = "large"'))
+    main.write_text(BASE.replace('model = "small"', 'model = "large"'), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         config.load(str(main))
     assert (caught.value.source, caught.value.key) == (str(main), "agents.house.model")
@@ -376,7 +376,9 @@ def test_wrong_value_is_refused_with_its_key_and_what_is_allowed(main: Path, tex
 LINES: list[tuple[str, int]] = [
     ("[queue]\nmax_attempts = 1\nmax_wating = 1", 3),
     ("[queue]\n\n# no\nmax_waiting = 0", 4),
-    ('[agents.house]\nmax_steps = 1\ntools = [\n  "level",\n  "rocket",\n]', 3),
+    ('[agents.house]\nmax_steps = 1\ntools = [\n  "level",\n  "rocket",\n]', 5),
+    ('[roles.r]\nagents = [\n  "*",\n  "nobody",\n]', 4),
+    ('[http]\nlisten = [\n  "unix:a",\n  "8377",\n]', 4),
     ('[http]\norigins = [\n  "https://a.example",\n  "ftp://b",\n]', 4),
     ("[agents.other]\nmax_steps = 3", 1),
     ('[tools.level]\nsay = "x"\nparameters."a-b" = {}', 3),
@@ -400,14 +402,14 @@ def test_mistake_of_two_files_names_the_line_in_the_later_one(main: Path) -> Non
     error = refused(main, "[queue]\nmax_waiting = 2\n")
     assert (Path(error.source).name, error.line) == ("10-a.toml", 4)
     drop_in(main, "", "10-a.toml")
-    main.write_text(BASE.replace('sql = "SELECT :tank"', 'sql = "SELECT :tank"\ntimeout_s = 0'))
+    main.write_text(BASE.replace('sql = "SELECT :tank"', 'sql = "SELECT :tank"\ntimeout_s = 0'), encoding="utf-8")
     error = refused(main, '[tools.level]\neffect = "read"\n')
     assert (error.source, error.line) == (str(main), BASE[: BASE.index("sql =")].count("\n") + 2)
 
 
 def test_what_no_file_says_has_no_line(main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the file is the first one."""
-    main.write_text("[memory]\n")
+    main.write_text("[memory]\n", encoding="utf-8")
     monkeypatch.setenv("STATE_DIRECTORY", "relative")
     with pytest.raises(ConfigError) as caught:
         config.load(str(main))
@@ -422,7 +424,7 @@ def test_byte_order_mark_is_skipped(main: Path) -> None:
 
 def test_publish_tool_without_a_broker_is_refused(main: Path) -> None:
     """It could never work."""
-    main.write_text(BASE.replace('[mqtt]\nurl = "mqtt://127.0.0.1:1883"\n', ""))
+    main.write_text(BASE.replace('[mqtt]\nurl = "mqtt://127.0.0.1:1883"\n', ""), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"tools\.lamp\.publish: needs a broker"):
         config.load(str(main))
 
@@ -534,6 +536,18 @@ def test_wrong_cloud_or_listener_names_the_key_and_what_is_allowed(main: Path, t
     error = refused(main, text)
     assert error.key == key
     assert said in error.problem
+
+
+@pytest.mark.parametrize(
+    "url", ["SCHEME://me:pass@host/x", "SCHEMEs://me:pass@[h", "ftp://me:pass@h", "SCHEME://me:pass@"]
+)
+@pytest.mark.parametrize("text", ['[mqtt]\nurl = "URL"', '[upstreams.a]\nmodel = "m"\nbase_url = "URL"'])
+def test_password_in_an_address_is_refused_and_not_shown(main: Path, url: str, text: str) -> None:
+    """Whatever else is wrong with the address: messages go into logs."""
+    scheme = "mqtt" if "mqtt" in text else "http"
+    error = refused(main, text.replace("URL", url.replace("SCHEME", scheme)))
+    assert "password_file" in error.problem or "api_key_file" in error.problem
+    assert "pass@" not in str(error)
 
 
 def test_http_listens_on_a_socket_of_its_own_unless_told_otherwise(main: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,29 @@ def test_socket_whose_file_was_deleted_is_made_again(settings: Config, listeners
             listeners.open(settings, [path], None)
         listeners.close()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_folder_that_became_read_only_keeps_nothing_from_ending(
+    settings: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The files stay, and the next start takes the place of a dead socket."""
+    path, other = settings.socket_path, settings.socket_path.with_name("other.sock")
+    path.parent.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "tmpfs", path.parent], check=False, capture_output=True).returncode:
+        pytest.skip("only root can mount")
+    try:
+        listeners = Listeners()
+        listeners.open(settings, [path, other], None)
+        subprocess.run(["mount", "-o", "remount,ro", path.parent], check=True)
+        listeners.close()
+        assert not connects(path)
+        assert [record.event for record in caplog.records] == ["socket_left"] * 2  # type: ignore[attr-defined]
+        subprocess.run(["mount", "-o", "remount,rw", path.parent], check=True)
+        listeners.open(settings, [path], None)
+        assert connects(path)
+        listeners.close()
+    finally:
+        subprocess.run(["umount", path.parent], check=True)
 
 
 def test_deleted_socket_of_the_service_manager_does_not_stop_a_reload(

@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from edged.daemon import metrics
 from edged.daemon.metrics import LAG_SECONDS, OTHER, SECONDS, Metrics, Snapshot, watch_loop
+from edged.host import process
 from edged.types import Status
 
 NOTHING = Snapshot(queue_waiting=0, outbox_waiting=0, memory_budget_bytes=0, memory_used_bytes=None, threads_in_use=0)
@@ -127,7 +128,7 @@ def test_written_bytes_are_what_the_kernel_counted(tmp_path: Path, monkeypatch: 
     """Not what was handed to the page cache and thrown away; without the file there is no series."""
     own = tmp_path / "io"
     own.write_text("rchar: 1\nwchar: 2\nread_bytes: 3\nwrite_bytes: 4096\ncancelled_write_bytes: 0\n")
-    monkeypatch.setattr(metrics, "OWN_IO", own)
+    monkeypatch.setattr(process, "IO", own)
     of = made()
     assert page(of)["edged_disk_written_bytes_total{}"] == 4096
     own.unlink()
@@ -136,7 +137,7 @@ def test_written_bytes_are_what_the_kernel_counted(tmp_path: Path, monkeypatch: 
 
 def test_page_of_this_process_tells_its_own_writes() -> None:
     """/proc/self/io as this kernel writes it."""
-    if not metrics.OWN_IO.exists():
+    if not process.IO.exists():
         pytest.skip("a kernel without I/O accounting")
     assert page(made())["edged_disk_written_bytes_total{}"] >= 0
 

@@ -22,7 +22,7 @@ from edged.access import policy
 from edged.config import BUILT_IN, Config, roles
 from edged.engines import scripted
 from edged.errors import ConfigError, ToolFailed
-from edged.host import cpus, kernel_files, loopback, memory, mounts, psi, systemd
+from edged.host import cgroups, cpus, kernel_files, loopback, memory, mounts, psi, systemd
 from edged.residency.pressure import low_memory
 from edged.tools import values as tool_values
 from edged.transport.http.core import keys
@@ -354,17 +354,15 @@ def test_kernel_is_believed_or_not(
     with (
         mock.patch.object(memory, "MEMINFO", folder / "meminfo"),
         mock.patch.object(memory, "STATUS", folder / "meminfo"),
-        mock.patch.object(memory, "OWN_CGROUP", folder / "cgroup"),
-        mock.patch.object(memory, "CGROUP_ROOT", root),
-        mock.patch.object(cpus, "OWN_CGROUP", folder / "cgroup"),
-        mock.patch.object(cpus, "CGROUP_ROOT", root),
+        mock.patch.object(cgroups, "OWN", folder / "cgroup"),
+        mock.patch.object(cgroups, "ROOT", root),
     ):
         for number in (memory.available_bytes(), memory.cgroup_limit(), memory.private_bytes(), memory.file_bytes()):
             assert number is None or number >= 0
         assert all(group.limit >= 0 for group in memory.cgroups())
         assert cpus.most_threads(None) >= 1
-    assert psi.own_group(root, folder / "cgroup") is None
-    state, _ = low_memory.Floor(2**20, folder / "meminfo", root, folder / "cgroup").look()
+        assert psi.own_group() is None
+        state, _ = low_memory.LowMemory(2**20).look()
     assert state in low_memory.MemoryState
 
 

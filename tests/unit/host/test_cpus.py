@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.host import cpus
+from edged.host import cgroups, cpus
 from edged.host.cpus import SPIN_COUNT, Board, BoardWatch, before_loading, cpu_times
 from edged.host.power import Supply
 from edged.host.thermal import Strain, Thermometer
@@ -64,7 +64,7 @@ def test_waiting(environment: dict[str, str], machine: str, spin_count: str | No
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="nothing is set on this machine")
 def test_waiting_is_known_to_the_library() -> None:
     """libgomp reads its settings when llama.cpp's libraries are loaded, and nothing before has loaded it."""
-    program = "from edged.host import cpus; cpus.before_loading(); import llama_cpp"
+    program = "from edged.host import cgroups, cpus; cpus.before_loading(); import llama_cpp"
     environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     shown = subprocess.run(
         [sys.executable, "-c", program],
@@ -115,7 +115,7 @@ def look(watch: BoardWatch, now: float) -> Board:
 def write(path: Path, used: float, idle: float) -> None:
     ticks = os.sysconf("SC_CLK_TCK")
     lines = (f"cpu{n} {round(used * ticks / 2)} 0 0 {round(idle * ticks / 2)} 0 0 0 0" for n in (0, 1))
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 def test_watch_tells_what_others_use(stat: Path, nowhere: Strain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,8 +157,8 @@ def test_watch_follows_a_quota(stat: Path, nowhere: Strain, tmp_path: Path, monk
     group = tmp_path / "cgroup" / "edged.service"
     group.mkdir(parents=True)
     (tmp_path / "own").write_text("0::/edged.service\n")
-    monkeypatch.setattr(cpus, "CGROUP_ROOT", tmp_path / "cgroup")
-    monkeypatch.setattr(cpus, "OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path / "cgroup")
+    monkeypatch.setattr(cgroups, "OWN", tmp_path / "own")
     watch = BoardWatch(0.0, None, nowhere)
     assert look(watch, 10.0).most == 2
     (group / "cpu.max").write_text("150000 100000\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.host import last_end, memory
+from edged.host import last_end, memory, process
 from edged.host.last_end import LastEnd
 
 SERVICE = Path(__file__).parents[3] / "systemd" / "edged.service"
@@ -99,7 +99,7 @@ def test_oom_kill_shows_in_the_counter_of_the_cgroup(tmp_path: Path, monkeypatch
     counted = iter([3, 3, 4])
     monkeypatch.setattr(memory, "oom_kills", lambda: next(counted))
     numbers = iter(range(3))
-    monkeypatch.setattr(last_end, "_began_ticks", lambda: next(numbers))  # another process each time
+    monkeypatch.setattr(process, "began_ticks", lambda: next(numbers))  # another process each time
     ends = [last_end.take(tmp_path) for _ in range(3)]
     assert [end.own for end in ends if end is not None] == [False, False, True]
 

@@ -44,6 +44,13 @@ def test_line_carries_the_fields_and_the_rid_of_the_request() -> None:
     assert "rid=" not in line(under_systemd=True)
 
 
+def test_name_of_a_line_comes_first() -> None:
+    """Whatever else it carries; texts may change, names do not."""
+    assert line(under_systemd=True, agent="house", event="request_ended").endswith(
+        "hello you event=request_ended agent=house"
+    )
+
+
 def test_traceback_under_systemd_has_the_priority_on_every_line() -> None:
     """Or journald would file the rest of it as information."""
     try:

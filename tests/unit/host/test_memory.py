@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.host import memory
+from edged.host import cgroups, memory
 from edged.host.memory import Group
 
 MIB = 2**20
@@ -17,8 +17,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A /proc and a /sys of our own, empty."""
     monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
     monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
-    monkeypatch.setattr(memory, "OWN_CGROUP", tmp_path / "cgroup")
-    monkeypatch.setattr(memory, "CGROUP_ROOT", tmp_path / "sys")
+    monkeypatch.setattr(cgroups, "OWN", tmp_path / "cgroup")
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path / "sys")
     return tmp_path
 
 

@@ -72,7 +72,7 @@ class Board:
             tell=lambda name, data: self.events.append((name, data)),
         )
 
-    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+    async def predict(self, spec: ModelSpec, spare: Callable[[], int]) -> MemoryNeed:
         self.predicts.append(spec.name)
         return MemoryNeed(weights=self.SIZES[spec.name])
 
@@ -276,7 +276,7 @@ async def test_file_that_is_no_model_is_refused_before_anything_is_evicted(monke
     """predict says so."""
     board = Board()
 
-    async def refuse(spec: ModelSpec) -> MemoryNeed:
+    async def refuse(spec: ModelSpec, spare: Callable[[], int]) -> MemoryNeed:
         if spec.name == "big":
             raise ModelUnavailable("no GGUF file")
         return MemoryNeed(weights=40)

@@ -13,7 +13,8 @@ import pytest
 
 from edged.errors import ModelUnavailable, NoMemory
 from edged.host import malloc, memory
-from edged.residency.governor import BETTER_S, SPARED_S, Governor
+from edged.residency.governor import Governor
+from edged.residency.variants import BETTER_S, SPARED_S
 from edged.types import JSON, Alias, MemoryNeed, ModelSpec
 
 SOON_S = 2000.0  # of the clock, which some tests put forward
@@ -60,7 +61,7 @@ class Board:
         _, size, name = spec.path.split("/")
         return MemoryNeed(weights=int(size), kv=spec.context if name.startswith("long") else 0)
 
-    async def predict(self, spec: ModelSpec) -> MemoryNeed:
+    async def predict(self, spec: ModelSpec, spare: Callable[[], int]) -> MemoryNeed:
         if spec.path in self.missing:
             raise ModelUnavailable(f"{spec.path} is not installed: edged models pull {spec.path}")
         return self.need(spec)

@@ -36,8 +36,10 @@ class Board:
             ),
             self,
             most=5_000,
-            spare=lambda: self.spare,
         )
+
+    async def predicted(self) -> MemoryNeed:
+        return await self.sizer.predict(SPEC, lambda: self.spare)
 
     def _identity(self, spec: ModelSpec) -> str:
         if self.gone:
@@ -62,52 +64,52 @@ def board() -> Board:
 
 async def test_runtime_is_asked_once_for_each_model_as_it_is(board: Board) -> None:
     """Another file, context or runtime is asked about anew."""
-    assert await board.sizer.predict(SPEC) == ASKED
-    assert await board.sizer.predict(SPEC) == ASKED
+    assert await board.predicted() == ASKED
+    assert await board.predicted() == ASKED
     assert board.asked == 1
     board.identity = "m 1024"
-    await board.sizer.predict(SPEC)
+    await board.predicted()
     assert board.asked == 2
 
 
 async def test_calculation_counts_where_the_runtime_says_nothing(board: Board) -> None:
     """And is not kept: another time it may say something."""
     board.says = None
-    assert await board.sizer.predict(SPEC) == CALCULATED
+    assert await board.predicted() == CALCULATED
     board.says = ASKED
-    assert await board.sizer.predict(SPEC) == ASKED
+    assert await board.predicted() == ASKED
 
 
 async def test_nobody_is_asked_where_that_takes_memory_that_is_not_there(board: Board) -> None:
     """Asking must not be what kills the board."""
     board.spare = 99
-    assert await board.sizer.predict(SPEC) == CALCULATED
+    assert await board.predicted() == CALCULATED
     assert board.asked == 0
 
 
 async def test_nobody_is_asked_about_a_model_that_can_never_fit(board: Board) -> None:
     """It is refused at once."""
-    board.sizer = Sizer(board.sizer._estimate, board, most=699, spare=lambda: 10_000)
-    assert await board.sizer.predict(SPEC) == CALCULATED
+    board.sizer = Sizer(board.sizer._estimate, board, most=699)
+    assert await board.predicted() == CALCULATED
     assert board.asked == 0
 
 
 async def test_measurement_of_a_first_load_is_taken_without_the_libraries(board: Board) -> None:
     """They come with the first model and are there for the second."""
     board.libraries = 45
-    assert (await board.sizer.predict(SPEC)).loaded == 1045
+    assert (await board.predicted()).loaded == 1045
     await board.sizer.observe(SPEC, 1100 + 45)
     board.libraries = 0
-    assert (await board.sizer.predict(SPEC)).loaded == 1100
+    assert (await board.predicted()).loaded == 1100
 
 
 async def test_observing_a_model_whose_file_went_is_nothing(board: Board) -> None:
     """It is loaded, and works."""
-    await board.sizer.predict(SPEC)
+    await board.predicted()
     board.gone = True
     await board.sizer.observe(SPEC, 1100)
     board.gone = False
-    assert (await board.sizer.predict(SPEC)).loaded == 1000
+    assert (await board.predicted()).loaded == 1000
 
 
 @pytest.mark.parametrize(

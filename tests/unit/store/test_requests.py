@@ -8,6 +8,7 @@ from typing import Any
 
 import apsw
 import pytest
+from msgspec.structs import replace
 
 from edged.errors import BadRequest, Busy, NoLink
 from edged.host import clock
@@ -465,6 +466,22 @@ def test_resume_leaves_room_for_those_that_are_queued_for_it(c: apsw.Connection)
     assert requests.resume(c, ("house",), 2) == waiting[2:3]
     assert claim(c).rid == waiting[1]
     assert requests.resume(c, ("house",), 2) == waiting[3:]
+
+
+@pytest.mark.parametrize(("stored", "found"), [("operator", True), ("", True), ("viewer", False)])
+def test_request_is_found_under_the_name_that_its_client_had_before(
+    c: apsw.Connection, stored: str, found: bool
+) -> None:
+    """Where it came by the same role, or before there were any; else it may be somebody else's."""
+
+    def named(client: str, role: str, former: str = "") -> Ask:
+        wanted = ask(client=client, id="q")
+        return replace(wanted, caller=replace(wanted.caller, role=role, former=former))
+
+    old = put(c, named("mqtt:r", stored))
+    again = put(c, named("mqtt:r via t", "operator", "mqtt:r"))
+    assert (again.rid == old.rid, again.known) == (found, found)
+    assert put(c, named("mqtt:r via t", "operator", "mqtt:r")).rid == again.rid
 
 
 def parked(c: apsw.Connection, wanted: Ask | None = None) -> str:

@@ -13,7 +13,7 @@ from edged.config import Config, Database, Node, PublishTool, SqlTool, Tool
 from edged.config.tools import TABLES
 from edged.errors import BadRequest, ToolFailed
 from edged.tools import toolbox as toolbox_module
-from edged.tools.kind import Kind
+from edged.tools.kind import ToolKind
 from edged.tools.sql.kind import SqlKind
 from edged.tools.toolbox import KINDS, Toolbox
 from edged.types import ToolCall
@@ -203,7 +203,7 @@ async def test_database_that_cannot_be_read_holds_up_no_other_one(plant: Path, t
 # -- the list ------------------------------------------------------------------------------------------------------
 
 
-class Growing(Kind[PublishTool]):
+class Growing(ToolKind[PublishTool]):
     """Gets tools while it runs, as from a server that is found later."""
 
     table = PublishTool
@@ -211,10 +211,10 @@ class Growing(Kind[PublishTool]):
     def now_has(self, *names: str) -> None:
         """Its tools from now on."""
         self.tools = {name: lamp() for name in names}
-        self._around.changed()
+        self._context.changed()
 
     async def call(self, name: str, arguments: dict[str, Any], rid: str, step: int, intent: str) -> str:
-        """See Kind."""
+        """See ToolKind."""
         return f"{name} of {type(self).__name__}"
 
 

@@ -9,7 +9,7 @@ import pytest
 from edged.errors import TooLarge
 from edged.types import Message, ToolCall
 from edged.wire import dialogue
-from edged.wire.dialogue import TooDeep, Wrong
+from edged.wire.dialogue import BadParameter, TooDeep
 
 USER = {"role": "user", "content": "Hi"}
 
@@ -69,7 +69,7 @@ LENIENT: list[tuple[list[dict[str, Any]], str]] = [
 def test_what_has_a_meaning_is_taken_on_edgeds_own_api_only(messages: list[dict[str, Any]], param: str) -> None:
     """OpenAI's names what is wrong."""
     assert len(dialogue.read(messages)) == len(messages)
-    with pytest.raises(Wrong) as caught:
+    with pytest.raises(BadParameter) as caught:
         dialogue.read(messages, strict=True)
     assert caught.value.param == param
 

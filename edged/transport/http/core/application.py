@@ -12,6 +12,7 @@ from aiohttp.typedefs import Handler
 
 from edged.access.gate import Gate
 from edged.errors import Busy, EdgedError, Forbidden, Internal, TooLarge
+from edged.transport.http.core import headers, surface
 from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.connection import Connection, connection
 from edged.transport.http.core.errors import (
@@ -36,7 +37,7 @@ log = logging.getLogger("edged.http")
 def application(
     surfaces: Surfaces, *, keys: Keys | None, gate: Gate, browsers: Browsers, limits: Limits
 ) -> web.Application:
-    """The surfaces behind the guard. keys: who may come in where the kernel does not say who it is."""
+    """The surfaces behind the guard. keys: of clients that the kernel does not name."""
     guard = _Guard(surfaces, keys, gate, browsers, limits)
 
     @web.middleware
@@ -48,6 +49,8 @@ def application(
 
     async def common_headers(request: web.Request, response: web.StreamResponse) -> None:
         _common_headers(response.headers)
+        if surface.IGNORED in request:
+            response.headers[headers.IGNORED] = request[surface.IGNORED]
         response.headers.update(browsers.cors_headers(request.headers))
 
     made.on_response_prepare.append(common_headers)
@@ -116,7 +119,7 @@ class _Guard:
             error = _of_aiohttp(response, request)
         except Exception as bug:
             if isinstance(bug, ConnectionError) and (request.transport is None or request.transport.is_closing()):
-                raise  # nobody is there to be told
+                raise  # the client has left
             log.exception("%s %s failed through a bug", request.method, request.rel_url.raw_path)
             error = Internal(BUG)
         return self._surfaces.of(request.path).error(request, error)
@@ -144,11 +147,11 @@ class _Guard:
         raise self._gate.stranger(mine.peer.origin, Unauthorized(needed))
 
     def _admit(self, mine: Connection, request: web.Request) -> None:
-        """Raises what keeps a known caller out."""
+        """Raises what keeps a known caller out: Busy, Forbidden."""
         assert mine.caller is not None
         if mine.crowded:
             most = self._limits.connections
-            raise Busy(f"{mine.caller.client} has more than {most} connections open", retry_after_s=BUSY_S)
+            raise Busy(f"too many connections are open; {mine.caller.client} may have {most}", retry_after_s=BUSY_S)
         if not self._surfaces.is_open(request.path):
             self._gate.enter(mine.caller, "join the group of this socket")
 

@@ -61,14 +61,14 @@ class Pool:
         return self._members.get(connection)
 
     def oldest_of_the_largest(self) -> Connection:
-        """The oldest connection of whoever has the most; there is one."""
+        """The oldest connection of the client, or address, that has the most; there is one."""
         largest = self._load.largest
         return next(each for each, whose in self._members.items() if whose == largest)
 
 
 class Connections:
-    """All of them, in pools that take nothing from one another: of the Unix sockets' clients, of those who showed a key
-    on TCP, and of strangers, who are whoever did neither.
+    """All of them, in pools that take nothing from one another: of the Unix sockets' clients, of clients that showed a
+    key on TCP, and of strangers, which are all others.
 
     closing: the daemon ends them itself, so nobody went away.
     """
@@ -246,8 +246,8 @@ class Connection(web.RequestHandler):
         return response
 
     def log_exception(self, *args: Any, **more: Any) -> None:
-        """What aiohttp has to say of failures between two requests. A broken body was told to who sent it: others could
-        fill the log with it."""
+        """What aiohttp has to say of failures between two requests. A broken body has had its answer: in the log it
+        would be a way to fill that."""
         if not isinstance(more.get("exc_info"), web.RequestPayloadError):
             log.error(*args, **more)
 

@@ -1,4 +1,4 @@
-"""Errors as HTTP tells them: a status, headers, and a body in the shape of the surface that was asked."""
+"""Errors in HTTP: a status, headers, and a body in the shape of the surface that was asked."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ STATUS_OF = {
     "expired": 504,
 }
 BUG = "an error inside edged; its log has the details"  # all that a client hears of one
-RETRY_AFTER_S = 5.0  # told with a 503 or 429 where edged cannot say better: about two answers of a small board
+RETRY_AFTER_S = 5.0  # of a 503 or 429 where edged does not know better: about two answers of a small board
 
 
 class HttpError(EdgedError):
-    """What HTTP has a status of its own for. headers: told with it."""
+    """What HTTP has a status of its own for. headers: of its response."""
 
     code = "bad_request"
     status: ClassVar[int] = 400
@@ -92,7 +92,7 @@ def retry_after(error: EdgedError | Fault) -> str | None:
     return str(max(1, round(error.retry_after_s or RETRY_AFTER_S)))
 
 
-ERROR = web.ResponseKey("edged.error", EdgedError)  # what a response tells, for the audit log
+ERROR = web.ResponseKey("edged.error", EdgedError)  # that a response is made of, for the audit log
 
 
 def response(
@@ -104,11 +104,11 @@ def response(
         body: the error in the shape of a surface.
         headers: of that surface, beside those that every error has.
     """
-    told = {"Content-Type": content_type, **(headers or {})}
+    made = {"Content-Type": content_type, **(headers or {})}
     if isinstance(error, HttpError):
-        told |= error.headers
+        made |= error.headers
     if (after := retry_after(error)) is not None:
-        told["Retry-After"] = after
-    made = web.Response(body=body, status=status_of(error), headers=told)
-    made[ERROR] = error
-    return made
+        made["Retry-After"] = after
+    answer = web.Response(body=body, status=status_of(error), headers=made)
+    answer[ERROR] = error
+    return answer

@@ -54,7 +54,7 @@ def load(reference: str) -> Keys:
 
 
 def _pair(reference: str, number: int, line: str) -> tuple[str, str]:
-    """Name and key of a line. What is wrong with it is told without quoting: a name may be a key in the wrong place."""
+    """Name and key of a line. An error does not quote it: a name may be a key in the wrong place."""
     name, colon, key = line.partition(":")
     name, key = name.strip(), key.strip()
     if not colon or not config.NAME.fullmatch(name):

@@ -38,9 +38,9 @@ class EventStream(Generic[Piece]):
     """The answer to one request: pieces as they come, then how it ended.
 
     Args:
-        written: gets all pieces that have come since the last time, and gives the events that tell of them. A client
+        written: gets all pieces that have come since the last time, and gives their events. A client
             that reads slowly so gets fewer and larger events, if the surface joins pieces.
-        start_s: the answer begins after so many seconds, whether there is a piece or not; before, an error is an
+        start_s: after so many seconds the answer begins, whether there is a piece or not; before, an error is an
             ordinary response.
         heartbeat_s: the longest silence after that.
     """
@@ -152,7 +152,7 @@ def _as_ours(error: Exception) -> EdgedError:
 
 
 async def _end(work: asyncio.Task[Any]) -> None:
-    """Nothing of the work stays, and its error is taken: whoever could be told has been."""
+    """Nothing of the work stays. Its error is retrieved, so that asyncio does not report it as nobody's."""
     left_early = not work.done()
     if left_early:
         work.cancel()

@@ -13,6 +13,9 @@ from edged.api import Api
 from edged.errors import EdgedError
 from edged.transport.base import Readiness
 
+# Of a request: names of its parameters that have no effect, which its response names in a header.
+IGNORED = web.RequestKey("ignored", str)
+
 
 class Board(Struct, frozen=True, kw_only=True):
     """What surfaces are made of.
@@ -21,19 +24,21 @@ class Board(Struct, frozen=True, kw_only=True):
     ready: whether requests are taken, and which parts of the daemon are not there yet.
     metrics: the document and its content type.
     heartbeat_s: the longest silence in a stream of events, in seconds.
+    strict: whether parameters without an effect are refused, as in the configuration.
     """
 
     api: Api
     ready: Callable[[], Readiness]
     metrics: Callable[[], tuple[bytes, str]]
     heartbeat_s: float
+    strict: bool = False
 
 
 class Surface(Protocol):
     """One way to speak HTTP with edged.
 
-    paths: what lies at or below them is this surface's, whether it has a route there or not: also its errors are told
-        in this surface's shape. Of two surfaces the longer path wins; "/" is everything that is nobody else's.
+    paths: what lies at or below them is this surface's, whether it has a route there or not: its errors have this
+        surface's shape, too. Of two surfaces the longer path wins; "/" is everything that is nobody else's.
     open_paths: whole paths that need no key, and no role.
     """
 
@@ -48,7 +53,8 @@ class Surface(Protocol):
         ...
 
     def routes(self) -> Iterable[web.AbstractRouteDef]:
-        """The handlers. What they raise is told by `error`; `core.connection` says who asks, `core.stream` streams."""
+        """The handlers. What they raise becomes a response by `error`. `core.connection` knows who asks,
+        `core.stream` streams."""
         ...
 
     def error(self, request: web.BaseRequest, error: EdgedError) -> web.Response:

@@ -113,8 +113,8 @@ class Agents:
 
 
 def _deltas(pieces: list[Delta]) -> bytes:
-    told = ({"offset": offset, "text": text} for offset, text in pieces)
-    return b"".join(event(msgspec.json.encode(piece), "delta") for piece in told)
+    documents = ({"offset": offset, "text": text} for offset, text in pieces)
+    return b"".join(event(msgspec.json.encode(document), "delta") for document in documents)
 
 
 def _content_type(http: web.Request, payload: bytes) -> str | None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from edged.types import JSON, Embeddings, EmbedJob, Format
 from edged.wire import decode
-from edged.wire.dialogue import Wrong, convert
+from edged.wire.dialogue import BadParameter, convert
 from edged.wire.values import checked
 
 MAX_INPUTS = 2048  # as OpenAI bounds them; the size of the request bounds their length
@@ -35,14 +35,14 @@ def parse(payload: bytes) -> tuple[EmbedJob, bool]:
     """(what is asked, whether vectors are wanted in base64).
 
     Raises:
-        Wrong: with the parameter and what is allowed.
+        BadParameter: with the parameter and what is allowed.
         BadRequest, TooLarge: it is no JSON object, or nested too deep.
     """
     body = convert(checked(decode(payload, Format.JSON), "a JSON object with model and input"), Body, "")
     if body.encoding_format is not None and body.encoding_format not in FORMATS:
-        raise Wrong("encoding_format", f"{body.encoding_format!r}; allowed are {', '.join(FORMATS)}")
+        raise BadParameter("encoding_format", f"{body.encoding_format!r}; allowed are {', '.join(FORMATS)}")
     if body.dimensions is not None and body.dimensions < 1:
-        raise Wrong("dimensions", f"{body.dimensions} is less than 1")
+        raise BadParameter("dimensions", f"{body.dimensions} is less than 1")
     job = EmbedJob(model=body.model, texts=_texts(body.input), dimensions=body.dimensions)
     return job, body.encoding_format == "base64"
 
@@ -60,19 +60,21 @@ def answer(model: str, made: Embeddings, *, as_base64: bool) -> JSON:
 def _texts(given: JSON) -> tuple[str, ...]:
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list):
-        raise Wrong("input", "is a string or a list of strings")
+        raise BadParameter("input", "is a string or a list of strings")
     if not texts:
-        raise Wrong("input", "is an empty list; at least one string is needed")
+        raise BadParameter("input", "is an empty list; at least one string is needed")
     if len(texts) > MAX_INPUTS:
-        raise Wrong("input", f"{len(texts)} of them; at most {MAX_INPUTS} are taken")
+        raise BadParameter("input", f"{len(texts)} of them; at most {MAX_INPUTS} are taken")
     for i, text in enumerate(texts):
         where = "input" if isinstance(given, str) else f"input[{i}]"
         if isinstance(text, int | list):
-            raise Wrong("input", "token ids are not taken: each model has a vocabulary of its own; send the text")
+            raise BadParameter(
+                "input", "token ids are not taken: each model has a vocabulary of its own; send the text"
+            )
         if not isinstance(text, str):
-            raise Wrong(where, "is not a string")
+            raise BadParameter(where, "is not a string")
         if not text:
-            raise Wrong(where, "is an empty string")
+            raise BadParameter(where, "is an empty string")
     return tuple(texts)
 
 

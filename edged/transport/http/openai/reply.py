@@ -57,16 +57,21 @@ def of_model(head: Head, answer: ModelAnswer, *, logprobs: bool) -> JSON:
 
 
 def of_variant(answer: ModelAnswer) -> dict[str, JSON]:
-    """Which variant of the model answered, as OpenAI tells what a model ran on; nothing where it has only one."""
+    """Which variant of the model answered, in OpenAI's field for what a model runs on; none where it has only one."""
     return {"system_fingerprint": answer.variant} if answer.variant else {}
 
 
 def of_agent(head: Head, reply: dict[str, JSON]) -> JSON:
     """A chat.completion of an agent, from its reply (CONTRACT section 3)."""
     message = {"role": "assistant", "content": reply["output"], "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": agent_finish(reply)}
     usage = agent_usage(reply)
     return {**head.fields("chat.completion"), "choices": [choice], "usage": usage, "edged": ours(reply)}
+
+
+def agent_finish(reply: dict[str, JSON]) -> str:
+    """Why an agent's answer ended; replies that an earlier edged stored do not say."""
+    return reply.get("finish") or "stop"
 
 
 def chunk(
@@ -120,7 +125,7 @@ def agent_usage(reply: dict[str, JSON]) -> JSON:
 
 
 def ours(reply: dict[str, JSON]) -> JSON:
-    """What edged tells beside OpenAI's shape: how to find the request again, what was done, where the time went."""
+    """What edged adds to OpenAI's shape: how to find the request again, what was done, where the time went."""
     return {name: reply[name] for name in OURS}
 
 

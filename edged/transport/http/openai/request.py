@@ -1,5 +1,5 @@
 """A request for a chat completion as OpenAI documents it, checked: what edged does not do is refused by name, never
-ignored. Pure.
+ignored. What other servers' clients send beside it is read by `lenient`, unless the configuration is strict. Pure.
 
 https://platform.openai.com/docs/api-reference/chat/create
 """
@@ -9,13 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edged.completions.request import MAX_TOP, ModelAsk
+from edged.transport.http.openai import lenient
+from edged.transport.http.openai.lenient import UNSET, Samplers
 from edged.transport.http.openai.tools import choice, tools
 from edged.types import JSON, Format, Message, Request, Sampling, ToolSpec
 from edged.wire import BOUNDS, check_numbers, decode, dialogue, question, stops
-from edged.wire.dialogue import Wrong, convert
+from edged.wire.dialogue import BadParameter, convert
 from edged.wire.values import checked
 
 NUMBERS = {
@@ -24,7 +26,7 @@ NUMBERS = {
     "top_logprobs": (0, MAX_TOP),
 }
 DEFAULT_TEMPERATURE = 0.0  # as an agent's: small models go astray at OpenAI's 1
-# ... but who sets top_p wants to sample; and without a temperature it would change nothing.
+# ... but who sets top_p, top_k or min_p wants to sample; and without a temperature it would change nothing.
 SAMPLING_TEMPERATURE = 1.0
 
 # Parameters that edged knows and has one way for: the values it takes (null is one always), and what to do instead.
@@ -111,7 +113,7 @@ class Body(Struct, forbid_unknown_fields=True):
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True):
-    """A request whose every part was checked, whoever is to answer it."""
+    """A request whose every part was checked, for an agent or a plain model. ignored: names of what has no effect."""
 
     body: Body
     messages: tuple[Message, ...]
@@ -119,6 +121,8 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     response_schema: dict[str, JSON] | None
     max_tokens: int | None
     stop: tuple[str, ...]
+    samplers: Samplers = UNSET
+    ignored: tuple[str, ...] = ()
 
     @property
     def include_usage(self) -> bool:
@@ -126,19 +130,24 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
         return bool(self.body.stream_options and self.body.stream_options.include_usage)
 
 
-def parse(payload: bytes) -> ChatRequest:
+def parse(payload: bytes, *, strict: bool = False) -> ChatRequest:
     """A request from its bytes.
 
+    Args:
+        strict: refuse what OpenAI does not document and what has no effect.
+
     Raises:
-        Wrong: with the parameter and what is allowed.
+        BadParameter: with the parameter and what is allowed.
         BadRequest, TooLarge: it is no JSON object, or nested too deep.
     """
-    body = convert(checked(decode(payload, Format.JSON), "a JSON object with model and messages"), Body, "")
+    raw = checked(decode(payload, Format.JSON), "a JSON object with model and messages")
+    read = lenient.Read(raw, UNSET, ()) if strict else lenient.read(raw, Body.__struct_fields__)
+    body = convert(read.body, Body, "")
     for name, (allowed, reason) in FIXED.items():
         value = getattr(body, name)
         if value is not None and value not in allowed:
             instead = f"allowed is {' or '.join(map(_written, allowed))}" if allowed else "leave it out"
-            raise Wrong(name, f"is not supported: {reason}; {instead}")
+            raise BadParameter(name, f"is not supported: {reason}; {instead}")
     check_numbers(body, NUMBERS)
     return ChatRequest(
         body=body,
@@ -147,6 +156,8 @@ def parse(payload: bytes) -> ChatRequest:
         response_schema=_response_schema(body.response_format),
         max_tokens=_max_tokens(body),
         stop=stops(body.stop),
+        samplers=read.samplers,
+        ignored=read.ignored,
     )
 
 
@@ -155,10 +166,11 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
     body = chat.body
     shown, called, may_be_many = choice(chat.tools, body.tool_choice)
     if body.top_logprobs is not None and not body.logprobs:
-        raise Wrong("top_logprobs", "needs logprobs: true")
+        raise BadParameter("top_logprobs", "needs logprobs: true")
     temperature, top_p = body.temperature, 1.0 if body.top_p is None else body.top_p
     if temperature is None:
-        temperature = DEFAULT_TEMPERATURE if body.top_p is None else SAMPLING_TEMPERATURE
+        samples = body.top_p is not None or chat.samplers.need_temperature
+        temperature = SAMPLING_TEMPERATURE if samples else DEFAULT_TEMPERATURE
     return ModelAsk(
         model=body.model,
         messages=chat.messages,
@@ -168,21 +180,21 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
         parallel=may_be_many and body.parallel_tool_calls is True,
         response_schema=chat.response_schema,
         max_tokens=chat.max_tokens,
-        sampling=Sampling(temperature, top_p, body.seed),
+        sampling=Sampling(temperature, top_p, body.seed, **structs.asdict(chat.samplers)),
         stop=chat.stop,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
 
 
 def agent_request(chat: ChatRequest, id: str | None) -> Request:
-    """For an agent, which has its own tools and speaks for several generations. Raises Wrong."""
+    """For an agent, which has its own tools and speaks for several generations. Raises BadParameter."""
     body = chat.body
     for name in ("tools", "tool_choice"):
         if getattr(body, name):
-            raise Wrong(name, f"{body.model!r} is an agent and has its own tools: leave it out, or name a model")
+            raise BadParameter(name, f"{body.model!r} is an agent and has its own tools: leave it out, or name a model")
     if body.logprobs or body.top_logprobs is not None:
         name = "logprobs" if body.logprobs else "top_logprobs"
-        raise Wrong(name, f"{body.model!r} is an agent, and only models tell log-probabilities: leave it out")
+        raise BadParameter(name, f"{body.model!r} is an agent, and only models give log-probabilities: leave it out")
     return Request(
         agent=body.model,
         messages=question(chat.messages),
@@ -203,15 +215,15 @@ def _response_schema(given: ResponseFormat | None) -> dict[str, JSON] | None:
     if given.type == "json_object":
         return {"type": "object"}
     if given.type != "json_schema":
-        raise Wrong("response_format.type", f"{given.type!r}; allowed are text, json_object, json_schema")
+        raise BadParameter("response_format.type", f"{given.type!r}; allowed are text, json_object, json_schema")
     if given.json_schema is None:
-        raise Wrong("response_format.json_schema", "is required with type json_schema")
+        raise BadParameter("response_format.json_schema", "is required with type json_schema")
     return {"type": "object"} if given.json_schema.schema is None else given.json_schema.schema
 
 
 def _max_tokens(body: Body) -> int | None:
     if body.max_tokens is not None and body.max_completion_tokens is not None:
-        raise Wrong("max_tokens", "and max_completion_tokens mean the same: leave one out")
+        raise BadParameter("max_tokens", "and max_completion_tokens mean the same: leave one out")
     return body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
 
 

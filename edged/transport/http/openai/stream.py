@@ -31,7 +31,7 @@ class Chunks:
         self._begun = False
 
     def written(self, pieces: list[Piece]) -> bytes:
-        """More of the answer, in as few chunks as can tell it. All words come before the first call."""
+        """More of the answer, in as few chunks as possible. All words come before the first call."""
         events: list[bytes] = []
         words = [piece for piece in pieces if not isinstance(piece, CallPiece)]
         if words:
@@ -52,7 +52,7 @@ class Chunks:
         return b"".join((*events, DONE))
 
     def failed(self, failure: Fault, code: str | None = None, *, edged: JSON = None) -> bytes:
-        """There will be no more of it. code: OpenAI's own word; edged: what edged tells beside its shape."""
+        """There will be no more of it. code: OpenAI's own word; edged: what edged adds to its shape."""
         return _encoded({**shapes.error(failure, code=code), **({"edged": edged} if edged else {})})
 
     def _begin(self, content: str | None) -> list[bytes]:
@@ -75,14 +75,14 @@ class Steady:
 
     An answer begins anew when the daemon or the link dies under it, or another model takes over. What was sent is then
     skipped if it comes again; if something else comes, no more is sent, and `rest` says whether the answer, once it is
-    known, can be told by going on. White space around an answer is not part of it.
+    known, can be reached by going on. White space around an answer is not part of it.
     """
 
     def __init__(self) -> None:
         self._sent = ""
         self._at = 0  # how far into what was sent the answer has come again
         self._expected = 0  # offset of the next piece
-        self._space = ""  # behind what has come: the answer's end, until more comes
+        self._space = ""  # after what has come: the answer's end, until more comes
         self._lost = False
 
     def feed(self, offset: int, text: str) -> str:

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from edged.completions.request import ToolChoice
 from edged.types import JSON, ToolSpec
-from edged.wire.dialogue import Wrong, convert
+from edged.wire.dialogue import BadParameter, convert
 
 MAX_TOOLS = 128  # as OpenAI bounds them; the grammar's size bounds what they may hold
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # OpenAI's, and the dot that edged's own tools may have
@@ -35,17 +35,19 @@ class AllowedTools(Struct, forbid_unknown_fields=True):
 
 def tools(raw: list[Any]) -> tuple[ToolSpec, ...]:
     if len(raw) > MAX_TOOLS:
-        raise Wrong("tools", f"{len(raw)} of them; at most {MAX_TOOLS} are taken")
+        raise BadParameter("tools", f"{len(raw)} of them; at most {MAX_TOOLS} are taken")
     specs: dict[str, ToolSpec] = {}
     for i, item in enumerate(raw):
         tool = convert(item, Tool, f"tools[{i}]")
         if tool.type != "function":
-            raise Wrong(f"tools[{i}].type", f"{tool.type!r}; allowed is function")
+            raise BadParameter(f"tools[{i}].type", f"{tool.type!r}; allowed is function")
         if tool.function is None:
-            raise Wrong(f"tools[{i}].function", "is required")
+            raise BadParameter(f"tools[{i}].function", "is required")
         name = tool.function.name
         if not TOOL_NAME.fullmatch(name) or name in specs:
-            raise Wrong(f"tools[{i}].function.name", f"{name!r}; 1 to 64 letters, digits, _, - or ., each name once")
+            raise BadParameter(
+                f"tools[{i}].function.name", f"{name!r}; 1 to 64 letters, digits, _, - or ., each name once"
+            )
         parameters = _parameters(f"tools[{i}].function.parameters", tool.function.parameters)
         specs[name] = ToolSpec(name, tool.function.description or "", parameters)
     return tuple(specs.values())
@@ -57,7 +59,7 @@ def _parameters(where: str, given: dict[str, JSON] | None) -> dict[str, JSON]:
     if given is None:
         return {"type": "object", "properties": {}}
     if given.get("type", "object") != "object" or not isinstance(given.get("properties", {}), dict):
-        raise Wrong(where, "is a JSON Schema of type object, with a map of properties")
+        raise BadParameter(where, "is a JSON Schema of type object, with a map of properties")
     if "properties" not in given:
         return {"type": "object", "properties": {}, "additionalProperties": True, **given}
     return {"type": "object", **given}
@@ -70,7 +72,7 @@ def choice(
     if given is None or given in ("none", "auto"):
         return tools, ToolChoice(given or "auto"), True
     if not tools:
-        raise Wrong("tool_choice", "needs tools to choose from")
+        raise BadParameter("tool_choice", "needs tools to choose from")
     if given == "required":
         return tools, ToolChoice.REQUIRED, True
     if isinstance(given, dict) and given.get("type") == "function":
@@ -78,10 +80,10 @@ def choice(
     if isinstance(given, dict) and given.get("type") == "allowed_tools":
         allowed = convert(given.get("allowed_tools"), AllowedTools, "tool_choice.allowed_tools")
         if not allowed.tools or allowed.mode not in ("auto", "required"):
-            raise Wrong("tool_choice.allowed_tools", "has a mode (auto or required) and a list of tools")
+            raise BadParameter("tool_choice.allowed_tools", "has a mode (auto or required) and a list of tools")
         named = [_named("tool_choice.allowed_tools.tools", item, tools) for item in allowed.tools]
         return tuple(tool for tool in tools if tool in named), ToolChoice(allowed.mode), True
-    raise Wrong("tool_choice", "allowed are none, auto, required, and objects of type function or allowed_tools")
+    raise BadParameter("tool_choice", "allowed are none, auto, required, and objects of type function or allowed_tools")
 
 
 def _named(where: str, item: JSON, tools: tuple[ToolSpec, ...]) -> ToolSpec:
@@ -90,4 +92,4 @@ def _named(where: str, item: JSON, tools: tuple[ToolSpec, ...]) -> ToolSpec:
     for tool in tools:
         if tool.name == name:
             return tool
-    raise Wrong(where, f"names {name!r}, which is none of the tools: {', '.join(tool.name for tool in tools)}")
+    raise BadParameter(where, f"names {name!r}, which is none of the tools: {', '.join(tool.name for tool in tools)}")

@@ -15,7 +15,7 @@ from edged import __version__
 from edged.cli.checks import board, files, service
 from edged.config import Config, Node
 from edged.daemon.checks.finding import Finding, Level
-from edged.host import mounts
+from edged.host import cpus, mounts, power, thermal
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
 from tests.support.msgpack_server import StandIn
@@ -293,7 +293,7 @@ def test_processor_held_at_its_lowest_clock_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, governor: str | None, driver: str | None, level: str
 ) -> None:
     """A driver that governs by itself means something else by that word."""
-    monkeypatch.setattr(board, "CPU0", tmp_path)
+    monkeypatch.setattr(cpus, "FREQUENCY", tmp_path)
     for name, text in (("scaling_governor", governor), ("scaling_driver", driver)):
         if text is not None:
             (tmp_path / name).write_text(f"{text}\n")
@@ -314,7 +314,7 @@ def test_raspberrys_firmware_is_read(
     """The usual cable that is too thin."""
     told = tmp_path / "get_throttled"
     told.write_text(text)
-    monkeypatch.setattr(board, "THROTTLED", told)
+    monkeypatch.setattr(power, "FIRMWARE", told)
     (finding,) = board.power()
     assert said(finding)[0] == level
     assert word in finding.message
@@ -323,18 +323,18 @@ def test_raspberrys_firmware_is_read(
 def test_board_that_tells_nothing_gets_no_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No firmware of that kind, or one that says something else; no sensors."""
     told = tmp_path / "get_throttled"
-    monkeypatch.setattr(board, "THROTTLED", told)
+    monkeypatch.setattr(power, "FIRMWARE", told)
     assert list(board.power()) == []
     told.write_text("unknown\n")
     assert list(board.power()) == []
-    monkeypatch.setattr(board, "THERMAL", tmp_path)
+    monkeypatch.setattr(thermal, "THERMAL", tmp_path)
     assert list(board.temperature()) == []
 
 
 @pytest.mark.parametrize(("degrees", "level"), [("45000", "ok"), ("83500", "warn")])
 def test_hottest_sensor_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, degrees: str, level: str) -> None:
     """In thousandths of a degree."""
-    monkeypatch.setattr(board, "THERMAL", tmp_path)
+    monkeypatch.setattr(thermal, "THERMAL", tmp_path)
     for zone, text in (("thermal_zone0", "30000"), ("thermal_zone1", degrees)):
         (tmp_path / zone).mkdir()
         (tmp_path / zone / "temp").write_text(f"{text}\n")

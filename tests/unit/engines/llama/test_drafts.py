@@ -6,8 +6,8 @@ from itertools import takewhile
 
 import pytest
 
-from edged.engines.llama.costs import Costs
 from edged.engines.llama.drafts import MOST_DRAFTS, RETRY, Drafter, Drafting, Lookup
+from edged.engines.llama.speed import Costs
 
 # Seconds of a step by its rows, as measured with a 0.5B on two x86 cores and with what a GPU-like board would show.
 CPU = {1: 0.0193, 2: 0.038, 4: 0.050, 8: 0.085}

@@ -20,7 +20,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 def resident(path: Path) -> int:
     """Bytes of a file that are mapped and in memory here."""
     found = re.findall(
-        rf"{re.escape(str(path.resolve()))}\n(?:.*\n)*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text()
+        rf"{re.escape(str(path.resolve()))}\n(?:.*\n)*?Rss: +(\d+) kB",
+        Path("/proc/self/smaps").read_text(encoding="utf-8"),
     )
     return sum(int(size) * 1024 for size in found)
 
@@ -44,7 +45,7 @@ def test_all_but_the_embeddings_is_given_back_and_comes_again(model: Path) -> No
         touch(data)
         assert resident(path) >= path.stat().st_size
         before = bytes(data[-PAGE:])
-        drop_pages.Mapped(path).release()
+        drop_pages.MappedPages(path).release()
         assert embeddings <= resident(path) < embeddings + 4 * PAGE
         assert bytes(data[-PAGE:]) == before
 
@@ -54,7 +55,7 @@ def test_load_gives_back_as_it_goes_on(model: Path) -> None:
     path = model
     step = drop_pages.EVERY_BYTES / path.stat().st_size
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        pages = drop_pages.Mapped(path)
+        pages = drop_pages.MappedPages(path)
         touch(data)
         pages.loaded(0.9 * step)
         assert resident(path) >= path.stat().st_size
@@ -71,7 +72,7 @@ def test_other_files_stay(tmp_path: Path) -> None:
     other.write_bytes(bytes(8 * PAGE))
     with other.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         touch(data)
-        drop_pages.Mapped(model_path()).release()
+        drop_pages.MappedPages(model_path()).release()
         assert resident(other) == 8 * PAGE
 
 
@@ -80,4 +81,4 @@ def test_file_that_is_no_model_is_told(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b"no model")
     with pytest.raises(ModelUnavailable, match="is no GGUF file"):
-        drop_pages.Mapped(path)
+        drop_pages.MappedPages(path)

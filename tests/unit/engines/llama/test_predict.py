@@ -72,9 +72,9 @@ def test_counted_parts_are_what_the_buffers_hold() -> None:
     """What is kept in another order is mapped no more."""
     buffers = {"CPU": Buffers(60_000, 5_000, 700), "CPU_REPACK": Buffers(10_000, 0, 0)}
     need = predict.counted(Measured(buffers, output=96_000, heap=3_000), [EMBEDDING])
-    around = 3_000 + 1000 * predict.LEXICON_BYTES + predict.REQUEST_BYTES
+    around = 3_000 + 1000 * predict.GRAMMAR_BYTES + predict.REQUEST_BYTES
     assert (need.weights, need.kv, need.compute, need.output) == (60_000 + 10_000 + around, 5_000, 700, 96_000)
-    assert need.prefixes == sizes.ASIDE_BYTES
+    assert need.prefixes == sizes.SWAPPED_BYTES
     assert need.total == need.loaded + need.prefixes
 
 

@@ -6,17 +6,8 @@ import random
 
 import pytest
 
-from edged.engines.llama.scheduler import (
-    BATCH_SHARE,
-    GROWTH_CELLS,
-    BringBack,
-    Budget,
-    Forget,
-    Scheduler,
-    SetAside,
-    Share,
-    StepPlan,
-)
+from edged.engines.llama.plan import Budget, Forget, Share, StepPlan, SwapIn, SwapOut
+from edged.engines.llama.scheduler import BATCH_SHARE, GROWTH_CELLS, Scheduler
 from edged.engines.llama.sequence import HALF_LIFE_S, MIN_SHARED_TOKENS, Sequence, common_length
 
 PREFIX = list(range(1000, 1000 + 2 * MIN_SHARED_TOKENS))
@@ -49,7 +40,7 @@ def compute(scheduler: Scheduler, step: StepPlan) -> None:
         s = chunk.sequence
         s.n_computed += chunk.count
         if s.prefix_tokens and s.n_computed >= s.prefix_tokens:
-            scheduler.publish(s, StepPlan())
+            scheduler.context.publish(s, StepPlan())
         if chunk.is_last:
             right = common_length((7,) * len(chunk.drafts), chunk.drafts)
             s.tokens += [7] * (right + 1)
@@ -138,7 +129,7 @@ def test_sequence_that_makes_way_is_nothing_to_begin_from() -> None:
     s.add(fresh)
     step = s.schedule(budget(), 0)
     assert step.admitted == [fresh]
-    assert [type(move) for move in step.moves] == [SetAside]
+    assert [type(move) for move in step.moves] == [SwapOut]
     assert handed_out(step) == [(1, 0, 60)]
 
 
@@ -432,13 +423,13 @@ def test_interactive_request_takes_the_place_of_a_batch_one_which_goes_on_later(
     urgent = sequence(2)
     s.add(urgent)
     step = s.schedule(budget(), 0)
-    aside = [m for m in step.moves if isinstance(m, SetAside)]
+    aside = [m for m in step.moves if isinstance(m, SwapOut)]
     assert [(m.sequence, m.length) for m in aside] == [(batch[1], 10)]  # the younger one, with all it had computed
     assert urgent in s.running
     compute(s, step)
     s.remove(urgent, StepPlan())
     step = s.schedule(budget(), 0)
-    assert [m.sequence for m in step.moves if isinstance(m, BringBack)] == [batch[1]]
+    assert [m.sequence for m in step.moves if isinstance(m, SwapIn)] == [batch[1]]
     assert (1, 10, 1) in handed_out(step)
 
 
@@ -458,7 +449,7 @@ def test_state_that_was_not_copied_is_computed_again() -> None:
     batch.n_saved = 0  # the runner found that cheaper
     s.remove(urgent, StepPlan())
     step = s.schedule(budget(), 0)
-    assert not [m for m in step.moves if isinstance(m, BringBack)]
+    assert not [m for m in step.moves if isinstance(m, SwapIn)]
     assert handed_out(step) == [(0, 0, 11)]
 
 
@@ -471,7 +462,7 @@ def test_younger_one_makes_room_when_running_ones_grow_out_of_the_cells() -> Non
     aside = 0
     for _ in range(300):
         step = s.schedule(budget(), 0)
-        aside += sum(isinstance(m, SetAside) for m in step.moves)
+        aside += sum(isinstance(m, SwapOut) for m in step.moves)
         compute(s, step)
         for each in list(s.running):
             if len(each.tokens) - each.n_prompt >= each.max_tokens:
@@ -560,7 +551,7 @@ def test_books_balance_on_a_random_walk_and_everybody_ends(seed: int) -> None:
             each.drafts = tuple(rng.choice((7, 7, 8)) for _ in range(rng.randint(0, 3)))
         step = s.schedule(budget(rng.choice((32, 64))), float(now))
         for move in step.moves:
-            if isinstance(move, SetAside) and rng.random() < 0.3:
+            if isinstance(move, SwapOut) and rng.random() < 0.3:
                 move.sequence.n_saved = 0
         compute(s, step)
         for each in [a for a in alive if len(a.tokens) - a.n_prompt >= a.max_tokens]:
@@ -568,7 +559,7 @@ def test_books_balance_on_a_random_walk_and_everybody_ends(seed: int) -> None:
             s.retire(each, StepPlan())
         used = [r.seq_id for r in s.running] + [k.seq_id for k in s.kept]
         assert len(set(used)) == len(used)
-        assert len(used) + len(s.free_ids) == s.max_ids
+        assert len(used) + len(s.context.free_ids) == s.context.max_ids
         assert s.cells.used_by(used) + s.cells.free == s.cells.total
         assert all(s.cells.length(r.seq_id) == r.n_computed for r in s.running)
         assert all(s.cells.length(k.seq_id) == len(k.tokens) for k in s.kept)
@@ -616,13 +607,13 @@ def test_paused_batch_work_makes_room_for_interactive_work() -> None:
     urgent = sequence(1, prompt=60, most=20)
     s.add(urgent)
     step = s.schedule(budget(), 0)
-    assert SetAside(batch, 0, 40) in step.moves
+    assert SwapOut(batch, 0, 40) in step.moves
     assert s.running == [urgent]
     s.remove(urgent, step)
     assert not s.has_work
     s.batch_paused = False
     step = s.schedule(budget(), 0)
-    assert BringBack(batch, batch.seq_id) in step.moves
+    assert SwapIn(batch, batch.seq_id) in step.moves
 
 
 def test_nobody_waits_for_a_prefix_that_paused_batch_work_computes() -> None:

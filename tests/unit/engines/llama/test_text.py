@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edged.engines.llama.confidence import Confidence
-from edged.engines.llama.text import TextStream
+from edged.engines.llama.text import Confidence, TextStream
 
 
 def cuts(raw: bytes) -> Iterator[list[bytes]]:

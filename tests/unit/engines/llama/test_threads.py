@@ -1,4 +1,4 @@
-"""How many threads compute, on boards that are made up from measured figures; and how many tokens a step."""
+"""How many threads compute, on boards that are made up from measured figures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from statistics import mean
 
 import pytest
 
-from edged.engines.llama.step_budget import MIN_TOKENS, STEP_S, StepBudget
 from edged.engines.llama.thread_trial import Shapes
 from edged.engines.llama.threads import DECODE_TOKENS, Counts, Tuner
 from edged.host.cpus import Board, Load, quota_cpus, thread_limit
@@ -353,21 +352,3 @@ def test_shapes_learn_what_a_size_costs() -> None:
     assert shapes.units(4) == pytest.approx(first, rel=0.02)
     assert shapes.units(1) == first
     assert shapes.units(3) < shapes.units(4), "alike but for their tokens"
-
-
-@pytest.mark.parametrize(
-    ("tokens_per_s", "budget"), [(5, MIN_TOKENS), (100, MIN_TOKENS), (130, 64), (300, 128), (100_000, 256)]
-)
-def test_pace_keeps_steps_short(tokens_per_s: float, budget: int) -> None:
-    pace = StepBudget(256)
-    for _ in range(20):
-        pace.observe(pace.budget, pace.budget / tokens_per_s)
-    assert pace.budget == budget
-    assert budget == MIN_TOKENS or budget / tokens_per_s <= STEP_S
-
-
-def test_pace_learns_nothing_from_single_tokens() -> None:
-    pace = StepBudget(256)
-    before = pace.budget
-    pace.observe(1, 10.0)
-    assert pace.budget == before

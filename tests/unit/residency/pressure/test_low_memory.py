@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edged.residency.pressure.low_memory import Floor, MemoryState, Room
+from edged.host import memory
+from edged.host.memory import Room
+from edged.residency.pressure.low_memory import LowMemory, MemoryState
 
 MIB = 2**20
 RESERVE = 96 * MIB
@@ -19,8 +21,8 @@ def board(folder: Path, available: int | str, total: int = 1024) -> Path:
     return folder
 
 
-def floor(folder: Path, reserve: int = RESERVE) -> Floor:
-    return Floor(reserve, folder / "meminfo", folder / "cgroup", folder / "own")
+def judge(folder: Path, reserve: int = RESERVE) -> LowMemory:
+    return LowMemory(reserve, lambda: memory.left(folder / "meminfo", folder / "cgroup", folder / "own"))
 
 
 def group(folder: Path, path: str, files: dict[str, str]) -> None:
@@ -48,19 +50,19 @@ def group(folder: Path, path: str, files: dict[str, str]) -> None:
 )
 def test_floor_of_the_board(tmp_path: Path, available: int | str, reserve: int, state: MemoryState) -> None:
     """Half of the reserve is low, all of it is fine."""
-    found, room = floor(board(tmp_path, available), reserve).look()
+    found, room = judge(board(tmp_path, available), reserve).look()
     assert found is state
     if isinstance(available, int):
         assert room == Room(available * MIB, None, available / 1024)
 
 
 def test_without_any_file_all_is_well(tmp_path: Path) -> None:
-    assert floor(tmp_path).look() == (MemoryState.FINE, Room())
+    assert judge(tmp_path).look() == (MemoryState.FINE, Room())
 
 
 def test_file_that_is_no_text_is_none(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_bytes(b"\xff\xfe\x00MemAvailable")
-    assert floor(tmp_path).look() == (MemoryState.FINE, Room())
+    assert judge(tmp_path).look() == (MemoryState.FINE, Room())
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,7 @@ def test_what_a_group_leaves(tmp_path: Path, limits: dict[str, str], left: int |
     (tmp_path / "own").write_text("0::/edged\n")
     stat = f"anon {100 * MIB}\nfile {500 * MIB}\nfile_mapped {120 * MIB}\nkernel {20 * MIB}\n"
     group(tmp_path, "edged", {"memory.stat": stat, **limits})
-    state, room = floor(board(tmp_path, 900)).look()
+    state, room = judge(board(tmp_path, 900)).look()
     assert room.group == (None if left is None else left * MIB)
     assert state is (MemoryState.FINE if left is None else MemoryState.UNEASY if left == 60 else MemoryState.LOW)
     assert room.least == (900 if left is None else left) * MIB
@@ -89,7 +91,7 @@ def test_the_tightest_of_nested_groups_counts(tmp_path: Path) -> None:
     (tmp_path / "own").write_text("0::/a/b\n")
     group(tmp_path, "a/b", {"memory.stat": f"anon {10 * MIB}\n", "memory.max": str(500 * MIB)})
     group(tmp_path, "a", {"memory.stat": f"anon {190 * MIB}\n", "memory.max": str(200 * MIB)})
-    _, room = floor(board(tmp_path, 900)).look()
+    _, room = judge(board(tmp_path, 900)).look()
     assert room == Room(900 * MIB, 10 * MIB, 0.05)
 
 
@@ -99,10 +101,10 @@ def test_old_cgroups(tmp_path: Path) -> None:
     stat = f"cache {700 * MIB}\ntotal_rss {100 * MIB}\ntotal_mapped_file {50 * MIB}\n"
     group(tmp_path, "memory/x/y", {"memory.stat": stat, "memory.limit_in_bytes": str(800 * MIB)})
     group(tmp_path, "memory/x", {"memory.stat": stat, "memory.limit_in_bytes": "9223372036854771712"})
-    state, room = floor(board(tmp_path, 2000, 4000)).look()
+    state, room = judge(board(tmp_path, 2000, 4000)).look()
     assert (state, room.group, room.part) == (MemoryState.FINE, 650 * MIB, 0.5)
 
 
 def test_group_that_has_just_gone_leaves_the_board(tmp_path: Path) -> None:
     (tmp_path / "own").write_text("nonsense\n0::/gone\n")
-    assert floor(board(tmp_path, 900)).look()[1].group is None
+    assert judge(board(tmp_path, 900)).look()[1].group is None

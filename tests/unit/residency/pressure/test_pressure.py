@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from edged.errors import Internal, NoMemory
+from edged.host import memory
 from edged.host.psi import from_manager
 from edged.residency.pressure.ladder import Calm
-from edged.residency.pressure.low_memory import Floor
+from edged.residency.pressure.low_memory import LowMemory
 from edged.residency.pressure.pressure import Parts, Pressure, PressureTiming
 from edged.types import JSON
 
@@ -95,8 +96,8 @@ class Board:
         parts = Parts(self, self, (self.pause_batch,), (self.refuse,))
         nowhere = self.folder / "none"
         settings: dict[str, Any] = {"manager": None, "strain": None, "pace": PACE, "board": nowhere, **more}
-        floor = Floor(96 * MIB, self.folder / "meminfo", nowhere, nowhere)
-        return Pressure(parts, floor, tell=lambda *event: self.events.append(event), group=lambda: None, **settings)
+        judge = LowMemory(96 * MIB, lambda: memory.left(self.folder / "meminfo", nowhere, nowhere))
+        return Pressure(parts, judge, tell=lambda *event: self.events.append(event), group=lambda: None, **settings)
 
     def told(self, name: str, key: str) -> list[Any]:
         return [data[key] for event, data in self.events if event == name]
@@ -175,7 +176,7 @@ async def test_signal_of_the_manager_makes_caches_and_idle_models_go(board: Boar
         assert board.told("pressure_falls", "level") == [1, 0]
 
 
-async def test_signal_is_missed_by_nothing_while_the_floor_looks(board: Board, tmp_path: Path) -> None:
+async def test_signal_is_missed_by_nothing_while_memory_is_looked_at(board: Board, tmp_path: Path) -> None:
     """A plain file cannot be watched: that is said, and looking is enough."""
     (tmp_path / "plain").touch()
     async with at_work(board.pressure(manager=(tmp_path / "plain", b"x"))) as pressure:
@@ -195,7 +196,7 @@ async def test_what_cannot_be_watched_is_said_once(
     assert sorted(message.split()[0] for message in caplog.messages) == ["no", "the", "this"]
 
 
-async def test_switched_off_by_the_manager_leaves_the_floor(board: Board, caplog: pytest.LogCaptureFixture) -> None:
+async def test_switched_off_by_the_manager_leaves_our_own_looks(board: Board, caplog: pytest.LogCaptureFixture) -> None:
     """No trigger is set; what is left is looked at all the same."""
     caplog.set_level(logging.INFO, "edged.residency")
     async with at_work(board.pressure(manager=(Path("/dev/null"), b""))) as pressure:

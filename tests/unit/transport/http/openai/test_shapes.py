@@ -17,7 +17,7 @@ from edged.transport.http.openai import reply as shapes
 from edged.transport.http.openai import request as openai_request
 from edged.transport.http.openai.stream import Steady
 from edged.types import Fault, Finish, Message, Sampling, TokenLogprob, ToolCall
-from edged.wire.dialogue import Wrong
+from edged.wire.dialogue import BadParameter
 
 USER = {"role": "user", "content": "Hi"}
 SET = {"type": "function", "function": {"name": "set", "parameters": {"properties": {"v": {"type": "string"}}}}}
@@ -25,7 +25,8 @@ GET = {"type": "function", "function": {"name": "get"}}
 
 
 def parsed(**fields: Any) -> openai_request.ChatRequest:
-    return openai_request.parse(json.dumps({"model": "m", "messages": [USER], **fields}).encode())
+    """As [http] strict has it; test_lenient.py has what is read without."""
+    return openai_request.parse(json.dumps({"model": "m", "messages": [USER], **fields}).encode(), strict=True)
 
 
 def asked(**fields: Any) -> Any:
@@ -165,7 +166,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("fields", "param", "problem"), REFUSED, ids=[param for _, param, _ in REFUSED])
 def test_parameter_that_does_not_work_is_refused_by_name(fields: dict[str, Any], param: str, problem: str) -> None:
     """With what is allowed instead."""
-    with pytest.raises(Wrong, match=problem) as caught:
+    with pytest.raises(BadParameter, match=problem) as caught:
         asked(**fields)
     assert caught.value.param == param
     assert caught.value.message.startswith(f"{param}: ")
@@ -190,7 +191,7 @@ def test_request_without_what_is_required_names_it(missing: str) -> None:
     """There is no default model."""
     body = {"model": "m", "messages": [USER]}
     del body[missing]
-    with pytest.raises(Wrong, match="is required") as caught:
+    with pytest.raises(BadParameter, match="is required") as caught:
         openai_request.parse(json.dumps(body).encode())
     assert caught.value.param == missing
 
@@ -306,7 +307,7 @@ WRONG_MESSAGES: list[tuple[list[Any], str, str]] = [
 @pytest.mark.parametrize(("messages", "param", "problem"), WRONG_MESSAGES)
 def test_message_that_is_wrong_is_named(messages: list[Any], param: str, problem: str) -> None:
     """With its place and what is allowed."""
-    with pytest.raises(Wrong, match=problem) as caught:
+    with pytest.raises(BadParameter, match=problem) as caught:
         parsed(messages=messages)
     assert caught.value.param == param
 
@@ -354,7 +355,7 @@ def test_request_to_an_agent_leaves_what_it_does_not_say_to_the_agent() -> None:
 )
 def test_request_to_an_agent_with_what_only_models_do_is_refused(fields: dict[str, Any], param: str) -> None:
     """It has its own tools."""
-    with pytest.raises(Wrong, match="'m' is an agent") as caught:
+    with pytest.raises(BadParameter, match="'m' is an agent") as caught:
         openai_request.agent_request(parsed(**fields), None)
     assert caught.value.param == param
 

@@ -10,16 +10,16 @@ from edged.errors import NoLink
 from edged.transport.mqtt.messages import Outgoing
 
 
-class Grounded(Exception):
+class SessionLost(Exception):
     """The broker's session is gone and with it what it knew of this publish: it has to start again."""
 
 
-class Flights:
+class Inflight:
     """Bounds and awaits publishes.
 
     MQTT 5 ends the connection of a client that has more unconfirmed publishes than the broker's Receive Maximum, and
-    paho does not look at it. While the link is down nothing starts, and what was sent stays in the air: paho sends it
-    again, with the same packet id, when the session goes on. When it does not, `ground` starts everything anew.
+    paho does not look at it. While the link is down nothing starts, and what was sent stays in flight: paho sends it
+    again, with the same packet id, when the session goes on. When it does not, `start_again` starts everything anew.
 
     Args:
         send: hands a publish to the client and returns its packet id; raises Unsendable.
@@ -28,14 +28,14 @@ class Flights:
     def __init__(self, send: Callable[[Outgoing], int]) -> None:
         self._send = send
         self._limit = 0
-        self._air: dict[int, asyncio.Future[int]] = {}
+        self._unconfirmed: dict[int, asyncio.Future[int]] = {}
         self._queue: deque[asyncio.Future[None]] = deque()
         self._closed = False
 
     def __len__(self) -> int:
-        return len(self._air)
+        return len(self._unconfirmed)
 
-    async def fly(self, message: Outgoing) -> int:
+    async def publish(self, message: Outgoing) -> int:
         """Publish and wait for the broker's confirmation; waits for the link while there is none.
 
         Returns:
@@ -47,23 +47,23 @@ class Flights:
         """
         while True:
             await self._room()
-            landed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            answer: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             try:
                 mid = self._send(message)
             except BaseException:
                 self._wake()  # the room that was given to it is the next one's
                 raise
-            self._air[mid] = landed
+            self._unconfirmed[mid] = answer
             try:
-                return await landed
-            except Grounded:
+                return await answer
+            except SessionLost:
                 continue
 
-    async def pass_by(self, message: Outgoing) -> None:
+    async def publish_unconfirmed(self, message: Outgoing) -> None:
         """Publish without a confirmation, QoS 0; waits for the link while there is none, and behind who came before.
 
         Raises:
-            Unsendable, NoLink: as `fly`.
+            Unsendable, NoLink: as `publish`.
         """
         await self._room()
         try:
@@ -89,40 +89,40 @@ class Flights:
         self._limit = limit
         self._wake()
 
-    def hold(self) -> None:
+    def pause(self) -> None:
         """The link is down."""
         self._limit = 0
 
-    def land(self, mid: int, code: int) -> None:
+    def confirmed(self, mid: int, code: int) -> None:
         """The broker confirmed a packet id. Until then it keeps its place, even when nobody waits for it any more."""
-        landed = self._air.pop(mid, None)
-        if landed is not None and not landed.done():
-            landed.set_result(code)
+        answer = self._unconfirmed.pop(mid, None)
+        if answer is not None and not answer.done():
+            answer.set_result(code)
         self._wake()
 
-    def ground(self) -> None:
-        """The session is lost: every publish that was in the air starts again, with a new packet id."""
-        lost, self._air = self._air, {}
-        for landed in lost.values():
-            if not landed.done():
-                landed.set_exception(Grounded())
+    def start_again(self) -> None:
+        """The session is lost: every publish that was in flight starts again, with a new packet id."""
+        lost, self._unconfirmed = self._unconfirmed, {}
+        for answer in lost.values():
+            if not answer.done():
+                answer.set_exception(SessionLost())
 
     def close(self) -> None:
         """Nothing will be sent any more: all who wait get NoLink."""
         self._closed = True
-        lost, self._air = self._air, {}
-        for landed in lost.values():
-            if not landed.done():
-                landed.set_exception(_stopped())
+        lost, self._unconfirmed = self._unconfirmed, {}
+        for answer in lost.values():
+            if not answer.done():
+                answer.set_exception(_stopped())
         self._wake()
 
     def _free(self) -> bool:
         if self._closed:
             raise _stopped()
-        return len(self._air) < self._limit
+        return len(self._unconfirmed) < self._limit
 
     def _wake(self) -> None:
-        room = len(self._queue) if self._closed else self._limit - len(self._air)
+        room = len(self._queue) if self._closed else self._limit - len(self._unconfirmed)
         while room > 0 and self._queue:
             waiter = self._queue.popleft()
             if not waiter.done():

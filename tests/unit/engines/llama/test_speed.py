@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edged.engines.llama.rates import MEMORY_S, Rates
+from edged.engines.llama.speed import MEMORY_S, MIN_TOKENS, STEP_S, Rates, StepBudget
 
-PREFILL_S, STEP_S = 0.002, 0.05  # a token of a prompt, a step that generates: 500 and 20 a second
+PREFILL_S, DECODE_S = 0.002, 0.05  # a token of a prompt, a step that generates: 500 and 20 a second
 
 
 def seen(*steps: tuple[int, int], slower: float = 1.0) -> Rates:
@@ -18,7 +18,7 @@ def seen(*steps: tuple[int, int], slower: float = 1.0) -> Rates:
 
 def run(rates: Rates, *steps: tuple[int, int], slower: float = 1.0) -> None:
     for prompt, rows in steps:
-        rates.observe(prompt, rows, slower * (prompt * PREFILL_S + (STEP_S if rows else 0.0)))
+        rates.observe(prompt, rows, slower * (prompt * PREFILL_S + (DECODE_S if rows else 0.0)))
 
 
 def told(rates: Rates) -> tuple[float | None, float | None, float | None]:
@@ -55,14 +55,14 @@ def test_what_cannot_be_is_no_step(step: tuple[int, int, float]) -> None:
 def test_short_end_of_a_prompt_does_not_count_as_much_as_its_long_pieces() -> None:
     """Three tokens cost what reading the weights costs."""
     rates = seen(*[(256, 0)] * 8)
-    rates.observe(3, 0, STEP_S)
+    rates.observe(3, 0, DECODE_S)
     assert rates.prefill_tokens_s == pytest.approx(500, rel=0.02)
 
 
 def test_board_that_becomes_hot_is_followed_within_the_memory() -> None:
     """Steps take twice as long; after as many seconds as are remembered most of it is known."""
     rates = seen(*[(256, 0), (0, 4)] * 100)
-    for _ in range(int(2 * MEMORY_S / (2 * STEP_S))):
+    for _ in range(int(2 * MEMORY_S / (2 * DECODE_S))):
         run(rates, (0, 4), slower=2.0)
     assert rates.decode_tokens_s == pytest.approx(10, rel=0.15)
     assert rates.prefill_tokens_s == pytest.approx(500)  # nothing was seen of it
@@ -78,4 +78,22 @@ def test_mixed_steps_alone_show_a_board_that_slows_down() -> None:
     assert decode == pytest.approx(20 / 1.5, rel=0.15)
     assert prefill is not None
     assert decode is not None
-    assert 64 / prefill + 1 / decode == pytest.approx(1.5 * (64 * PREFILL_S + STEP_S), rel=0.02)
+    assert 64 / prefill + 1 / decode == pytest.approx(1.5 * (64 * PREFILL_S + DECODE_S), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_s", "budget"), [(5, MIN_TOKENS), (100, MIN_TOKENS), (130, 64), (300, 128), (100_000, 256)]
+)
+def test_budget_keeps_steps_short(tokens_per_s: float, budget: int) -> None:
+    budgets = StepBudget(256)
+    for _ in range(20):
+        budgets.observe(budgets.budget, budgets.budget / tokens_per_s)
+    assert budgets.budget == budget
+    assert budget == MIN_TOKENS or budget / tokens_per_s <= STEP_S
+
+
+def test_budget_learns_nothing_from_single_tokens() -> None:
+    budgets = StepBudget(256)
+    before = budgets.budget
+    budgets.observe(1, 10.0)
+    assert budgets.budget == before
