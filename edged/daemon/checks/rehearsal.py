@@ -30,6 +30,7 @@ from edged.config import Agent, Tool
 from edged.engines import registry
 from edged.engines.kind import ChatTemplate, TokenCount
 from edged.errors import BadRequest, ModelUnavailable
+from edged.host import process
 from edged.tools.toolbox import silenced
 from edged.tools.values import sample
 from edged.types import JSON, Message, ToolRecord
@@ -37,7 +38,6 @@ from edged.types import JSON, Message, ToolRecord
 DATA_BYTES = 2**30  # private memory; the largest vocabularies and their grammars take a third of it
 NICE = 10  # requests of the daemon go before
 PR_SET_PDEATHSIG = 1
-FIRST_TO_GO = "1000"  # oom_score_adj: where memory runs out after all, this is what nobody misses
 PAST = (Message("user", "Hello"), Message("assistant", "Hello."))  # an earlier turn of a conversation
 
 
@@ -167,8 +167,7 @@ def main(parent: str) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != int(parent):  # it died before the kernel was told
         return
-    with contextlib.suppress(OSError):  # a sandbox may keep it from us
-        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_GO, encoding="utf-8")
+    process.be_first_to_go()  # where memory runs out after all, this is what nobody misses
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_DATA, (DATA_BYTES, DATA_BYTES))
     out = os.fdopen(os.dup(sys.stdout.fileno()), "wb", buffering=0)
