@@ -24,9 +24,10 @@ NO_SECOND_TURN = (
     "{% if messages | selectattr('role', 'equalto', 'user') | list | length > 1 %}{{ raise_exception('too many') }}"
     "{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 )
+# An agent with two tools has so many messages before a question: the examples of its tools are among them.
 ENDLESS = (
-    "{% if messages[0]['role'] == 'system' %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}"
-    "{% endfor %}{% endif %}x{# tools <tool_call> #}"  # so it needs no system text that describes tools
+    "{% if messages | length > 12 %}{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    "{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 )
 TOOL = '[tools.t{0}]\ndescription = "Switch device {0} of the house."\ndatabase = "d"\nsql = "SELECT :s"\n'
 ENUM = 'parameters.s = { enum = ["on", "off"] }\n'
@@ -80,8 +81,13 @@ async def test_template_without_end_is_ended(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(agents, "CPU_S", 3.0)  # the imports take a third of it
     model = tmp_path / "m.gguf"
     with_template(real.model_path(), model, ENDLESS)
-    findings = await found(settings(tmp_path, model, '[agents.silent]\nmodel = "small"\n'))
-    assert {finding.subject.name: finding.message for finding in findings} == {"talk": "trying it takes too long"}
+    more = '[agents.busy]\nmodel = "small"\ntools = ["t0", "t1"]\n[agents.last]\nmodel = "small"\n'
+    verdicts = Verdicts(tmp_path / "kept", writes=False)
+    made = settings(tmp_path, model, more + "".join(TOOL.format(i) + ENUM for i in range(2)))
+    findings = await found(made, verdicts)
+    assert {finding.subject.name: finding.message for finding in findings} == {"busy": "trying it takes too long"}
+    trial = agents.trials(made, offered_only=True)[0]
+    assert all(verdicts.get(digest) for digest in trial.digests.values())
 
 
 async def test_tools_that_do_not_fit_the_context_are_counted(tmp_path: Path) -> None:
