@@ -54,7 +54,7 @@ def cpu_signature() -> str:
     """The CPU lines that decide which instructions a native build may use; the same text on every core of a board."""
     wanted = {"model name", "flags", "Features", "CPU implementer", "CPU part", "CPU variant"}
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor()
     lines = {line for line in text.splitlines() if line.partition(":")[0].strip() in wanted}
@@ -101,7 +101,7 @@ def say(text: str) -> None:
 def parallel_jobs() -> int:
     """How many compilers to run at once: as many as CPUs that we may use, as far as memory allows."""
     cpus = len(os.sched_getaffinity(0))
-    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())
+    match = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="utf-8"))
     available = int(match[1]) * 1024 if match else BYTES_PER_COMPILER
     return max(1, min(cpus, available // BYTES_PER_COMPILER))
 
@@ -174,7 +174,7 @@ def run_build(work: Path, log_path: Path) -> Path:
         status = process.wait()
     wheel = cached_wheel(work / "wheel")
     if status or wheel is None:
-        tail = "\n".join(log_path.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+        tail = "\n".join(log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:])
         raise BuildError(f"{tail}\n\nbuilding llama-cpp-python {VERSION} failed; the whole log: {log_path}")
     return wheel
 

@@ -59,7 +59,7 @@ def _stdin() -> str:
     if len(data) > MAX_REQUEST_BYTES:
         raise Stop("too_large", f"stdin has more than {MAX_REQUEST_BYTES} bytes")
     try:
-        return data.decode().removesuffix("\n")
+        return data.decode("utf-8-sig").removesuffix("\n")
     except UnicodeDecodeError:
         raise Stop("bad_request", "stdin is not UTF-8 text") from None
 

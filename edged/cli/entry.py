@@ -22,11 +22,13 @@ SIGNALLED = 128  # + the signal: what a shell reports of a process that a signal
 def command() -> int:
     """Run what the command line asks for; the exit code."""
     as_json = "--json" in sys.argv
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
     if sys.stdout is not None:
         sys.stdout = io.TextIOWrapper(
             io.BufferedWriter(_Stdout(STDOUT, "wb", closefd=False)),
-            encoding=sys.stdout.encoding,
-            errors="replace",  # an answer in a terminal that cannot show it is better than none
+            encoding="utf-8",  # whatever the locale: what reads the output has to know
+            errors="backslashreplace",  # half a surrogate pair must not cost the rest of the answer
             line_buffering=sys.stdout.isatty(),
         )
     try:

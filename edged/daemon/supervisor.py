@@ -197,7 +197,7 @@ def _locked(folder: Path) -> Iterator[None]:
     take the other's running requests for its own crash."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = open(folder / "edged.lock", "w", opener=_private)  # noqa: SIM115  # held to the end
+        lock = open(folder / "edged.lock", "w", encoding="utf-8", opener=_private)  # noqa: SIM115  # held to the end
     except OSError as error:
         raise ConfigError(str(folder), "node.state_dir", f"cannot be written: {error.strerror}") from None
     with lock:

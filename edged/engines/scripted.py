@@ -67,7 +67,7 @@ class Script(Struct, frozen=True, forbid_unknown_fields=True):
 def read_script(path: Path) -> Script:
     """A script from its file; ConfigError names what is wrong."""
     try:
-        return msgspec.convert(tomllib.loads(path.read_text()), Script)
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8-sig")), Script)
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(str(path), "", f"no script: {error}") from None
 

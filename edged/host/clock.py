@@ -21,7 +21,7 @@ def wall() -> float:
 
 def boot_id() -> str:
     """Identity of this boot; boot times of different boots cannot be compared."""
-    return BOOT_ID.read_text().strip()
+    return BOOT_ID.read_text(encoding="utf-8").strip()
 
 
 class Stopwatch:

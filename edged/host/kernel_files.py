@@ -12,7 +12,7 @@ NUMBER = re.compile(r"[0-9]{1,20}")  # as the kernel writes 64 bits
 def text(path: Path, errors: str = "replace") -> str:
     """What a file says, without spaces around it; empty where it cannot be read. errors: see `open`."""
     try:
-        return path.read_text(errors=errors).strip()
+        return path.read_text(encoding="utf-8", errors=errors).strip()
     except (OSError, ValueError):  # ValueError: a NUL in the path
         return ""
 

@@ -116,7 +116,7 @@ def _read_note(path: Path) -> _Note | None:
 def _take_text(path: Path) -> str:
     """Read it once; empty where there is none."""
     try:
-        with path.open(errors="replace") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             text = file.read(MAX_BYTES).strip()
         path.unlink()
     except OSError:

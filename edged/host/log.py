@@ -8,6 +8,7 @@ Under systemd a line starts with its priority (sd-daemon(3)), and journald adds 
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import sys
@@ -50,6 +51,8 @@ def _word(value: object) -> str:
 
 def set_up(*, under_systemd: bool, level: int = logging.INFO) -> None:
     """Configure the root logger, once, for a daemon."""
+    if isinstance(sys.stderr, io.TextIOWrapper):  # journald reads UTF-8; half a surrogate pair must not cost the line
+        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Formatter(under_systemd=under_systemd))
     logging.basicConfig(level=level, handlers=[handler], force=True)

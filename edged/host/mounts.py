@@ -41,7 +41,7 @@ class Danger(Struct, frozen=True):
 
 def read() -> str:
     """The kernel's list; empty where it has none."""
-    return LIST.read_text(errors="surrogateescape") if LIST.exists() else ""
+    return LIST.read_text(encoding="utf-8", errors="surrogateescape") if LIST.exists() else ""
 
 
 def mount_of(path: Path, listing: str) -> Mount | None:

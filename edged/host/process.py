@@ -55,7 +55,7 @@ def children() -> list[int]:
     found: list[int] = []
     for task in (OWN / "task").iterdir():
         with contextlib.suppress(OSError):  # a thread that ended meanwhile; a kernel without CONFIG_PROC_CHILDREN
-            found += map(int, (task / "children").read_text().split())
+            found += map(int, (task / "children").read_text(encoding="utf-8").split())
     return found
 
 
@@ -71,7 +71,7 @@ def dirty_bytes() -> int:
 
 def mappings() -> Iterator[Mapping]:
     """All mappings of our address space; about a millisecond."""
-    for found in MAPPING.finditer((OWN / "maps").read_text()):
+    for found in MAPPING.finditer((OWN / "maps").read_text(encoding="utf-8", errors="replace")):
         start, end, offset, major, minor = (int(found[i], 16) for i in (1, 2, 4, 5, 6))
         yield Mapping(start, end, found[3], offset, os.makedev(major, minor), int(found[7]), found[8] or "")
 
@@ -79,9 +79,9 @@ def mappings() -> Iterator[Mapping]:
 def be_first_to_go() -> None:
     """Where memory runs out, this process is ended before others; a sandbox may keep us from saying so."""
     with contextlib.suppress(OSError):
-        (OWN / "oom_score_adj").write_text(FIRST_TO_GO)
+        (OWN / "oom_score_adj").write_text(FIRST_TO_GO, encoding="utf-8")
 
 
 def _stat(pid: str) -> list[str]:
     """Fields of /proc/PID/stat from the third on, the state: the second is a name, which may hold anything."""
-    return (PROC / pid / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    return (PROC / pid / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()

@@ -119,8 +119,11 @@ PRIVATE = ("NOTIFY_", "WATCHDOG_", "MEMORY_PRESSURE_", "CREDENTIALS_", "LISTEN_"
 
 
 def child_environment() -> dict[str, str]:
-    """This process's environment without what is meant for it alone."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+    """This process's environment without what is meant for it alone, and with UTF-8 as Python's encoding of everything,
+    whatever the locale: what a child prints and opens is read as UTF-8 here."""
+    shared = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+    shared.pop("PYTHONIOENCODING", None)  # it would go before PYTHONUTF8
+    return shared | {"PYTHONUTF8": "1"}
 
 
 def memory_pressure() -> tuple[Path, bytes] | None:

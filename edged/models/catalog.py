@@ -6,6 +6,7 @@ A model is its sha256, wherever the bytes come from. `resolve` turns a configure
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import hashlib
 import re
@@ -202,7 +203,7 @@ def load(where: Path) -> dict[str, Entry]:
 
 def _read(path: Path) -> Entry:
     try:
-        entry = msgspec.toml.decode(path.read_bytes(), type=Entry)
+        entry = msgspec.toml.decode(path.read_bytes().removeprefix(codecs.BOM_UTF8), type=Entry)
     except msgspec.ValidationError as error:
         problem, _, key = str(error).partition(" - at ")
         raise ConfigError(str(path), key.strip("`").removeprefix("$."), problem) from None

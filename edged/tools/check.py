@@ -9,6 +9,7 @@ import json
 import sys
 from typing import Any
 
+from edged.host import systemd
 from edged.types import JSON
 
 # A schema with regular expressions is checked in a child process: Python's matcher can take years for an expression and
@@ -38,7 +39,10 @@ async def problem(schema: dict[str, JSON], value: JSON) -> str | None:
     if not _has_patterns(schema):
         return problem_now(schema, value)
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", CHILD),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=systemd.child_environment(),
     )
     try:
         async with asyncio.timeout(PATTERN_S):

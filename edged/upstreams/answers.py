@@ -3,6 +3,7 @@ expected shape is a weak failure of the link, named by what came instead."""
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -150,6 +151,7 @@ class Events:
         if not line:
             data, self._data = self._data, []
             return "\n".join(data) if data else None
+        line = line.removeprefix(BOM_UTF8)  # the stream's first may have it
         field, _, value = line.partition(b":")  # a comment is a line without a field before the colon
         if field == b"data":
             self._data.append(value.removeprefix(b" ").decode())
@@ -282,7 +284,7 @@ def _count(tokens: int | None) -> int | None:
 
 def _decode(body: bytes, shape: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=shape)
+        return msgspec.json.decode(body.removeprefix(BOM_UTF8), type=shape)
     except msgspec.ValidationError as error:
         raise ExchangeFailed(Sign.WEAK, f"not an answer of the OpenAI API: {error}") from None
     except (ValueError, RecursionError):

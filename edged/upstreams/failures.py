@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.utils
 import re
+from codecs import BOM_UTF8
 from typing import Any
 
 import msgspec
@@ -111,7 +112,7 @@ class Complaint(Exception):
 def complaint(status: int | None, body: bytes, *, secret: str | None, pause_s: float | None = None) -> Complaint:
     """From an answer's status and body, which may be anything."""
     try:
-        value = msgspec.json.decode(body)
+        value = msgspec.json.decode(body.removeprefix(BOM_UTF8))
     except (ValueError, RecursionError):
         return Complaint(status, "an HTML page" if is_html(body) else "", pause_s=pause_s)
     error = value.get("error", value) if isinstance(value, dict) else value

@@ -8,6 +8,7 @@ import json
 import secrets
 import sys
 import time
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from typing import Any
 
@@ -73,7 +74,7 @@ def named_rid(client: str, id: str) -> str:
 
 def decode_request(payload: bytes, *, agent: str | None, content_type: str | None) -> tuple[Request, Format]:
     """A request from its bytes. Without a content type: first non-space byte `{` is JSON, else valid UTF-8 is text,
-    else a msgpack map.
+    else a msgpack map. A byte order mark in front is skipped.
 
     Args:
         agent: the agent the topic or path names; None where the body must.
@@ -84,6 +85,7 @@ def decode_request(payload: bytes, *, agent: str | None, content_type: str | Non
     """
     if len(payload) > MAX_REQUEST_BYTES:
         raise TooLarge(f"the request has {len(payload)} bytes; at most {MAX_REQUEST_BYTES} are taken")
+    payload = payload.removeprefix(BOM_UTF8)
     fmt = _format(payload, content_type)
     body = {"input": _text(payload)} if fmt is Format.TEXT else decode(payload, fmt)
     return request_from_map(body, agent=agent), fmt
@@ -92,12 +94,16 @@ def decode_request(payload: bytes, *, agent: str | None, content_type: str | Non
 def decode(payload: bytes, fmt: Format) -> JSON:
     """A payload as the values it holds, of which nothing is checked yet (see values.checked).
 
+    A byte order mark in front of JSON is skipped (RFC 8259, 8.1).
+
     Raises:
         TooLarge: it is nested too deep to be read.
         BadRequest: it is not what its format says.
     """
     try:
-        return (msgspec.json.decode if fmt is Format.JSON else msgspec.msgpack.decode)(payload)
+        if fmt is Format.JSON:
+            return msgspec.json.decode(payload.removeprefix(BOM_UTF8))
+        return msgspec.msgpack.decode(payload)
     except RecursionError:
         raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -177,7 +177,7 @@ def _call(where: str, raw: _Call) -> ToolCall:
     arguments: object = raw.function.arguments
     if isinstance(arguments, str):
         try:
-            arguments = msgspec.json.decode(arguments or "{}")
+            arguments = msgspec.json.decode(arguments.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}") or "{}")
         except msgspec.DecodeError as error:
             raise BadParameter(where, f"are not JSON: {error}") from None
         except RecursionError:

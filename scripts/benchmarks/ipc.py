@@ -86,7 +86,10 @@ def _start_once(folder: Path) -> tuple[float, float]:
     """(milliseconds from exec to READY=1, MiB private memory when idle)."""
     with daemon(folder) as (pid, ready_ms):
         time.sleep(IDLE_S)
-        fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+        fields = dict(
+            line.split(":", 1)
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
+        )
         private = sum(int(fields[name].split()[0]) for name in ("Private_Clean", "Private_Dirty"))
         return ready_ms, private / 1024
 

@@ -80,5 +80,5 @@ def _run(command: list[str], log: Path, environment: dict[str, str] | None = Non
             command, check=False, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
         )
     if done.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-30:])
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
         raise PeerError(f"{tail}\n\n{command[0]} failed; the whole log: {log}")

@@ -261,7 +261,7 @@ def _answers(port: int, path: str) -> bool:
 
 def tail(log: Path) -> str:
     """The end of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:])
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_TAIL_LINES:])
 
 
 def free_port() -> int:

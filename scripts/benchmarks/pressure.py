@@ -161,7 +161,7 @@ def _squeeze(
 
 def _stalled_s() -> float:
     """Seconds in which some task has waited for memory since the start of the board."""
-    some = STALLS.read_text().splitlines()[0]
+    some = STALLS.read_text(encoding="utf-8").splitlines()[0]
     return int(some.rsplit("total=", 1)[1]) / 1e6
 
 

@@ -28,12 +28,12 @@ def machine() -> dict[str, Any]:
     cpu = next(
         (
             line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
             if line.startswith(("model name", "Model"))
         ),
         platform.machine(),
     )
-    memory = int(Path("/proc/meminfo").read_text().split()[1]) // 1024
+    memory = int(Path("/proc/meminfo").read_text(encoding="utf-8").split()[1]) // 1024
     return {
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),

@@ -32,7 +32,7 @@ class Memory:
 
 def of(pid: int) -> Memory:
     """Of a process; OSError where there is none, or it is somebody else's."""
-    return parsed(Path(f"/proc/{pid}/smaps").read_text())
+    return parsed(Path(f"/proc/{pid}/smaps").read_text(encoding="utf-8"))
 
 
 def parsed(text: str) -> Memory:

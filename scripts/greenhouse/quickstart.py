@@ -89,7 +89,7 @@ def choose_model() -> tuple[str, Path]:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "models"
     available = next(
         int(line.split()[1])
-        for line in Path("/proc/meminfo").read_text().splitlines()
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
         if line.startswith("MemAvailable")
     )
     if available < DEFAULT_NEEDS_KIB:

@@ -31,7 +31,7 @@ def module(path: Path) -> str:
 def imported(path: Path) -> set[str]:
     """Modules of edged that a file imports, anywhere in it, functions included."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -112,8 +112,8 @@ def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
             socket.create_connection(("127.0.0.1", port), START_S).close()
             return
         except ConnectionRefusedError:
-            assert server.poll() is None, f"the server ended:\n{log.read_text()}"
-            assert time.monotonic() < until, f"the server does not listen:\n{log.read_text()}"
+            assert server.poll() is None, f"the server ended:\n{log.read_text(encoding='utf-8')}"
+            assert time.monotonic() < until, f"the server does not listen:\n{log.read_text(encoding='utf-8')}"
             time.sleep(0.1)
 
 

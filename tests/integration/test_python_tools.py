@@ -178,13 +178,13 @@ async def make(folder: Path) -> AsyncIterator[Make]:
 
 def children() -> set[int]:
     """Processes of this test."""
-    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+    return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()}
 
 
 def alive(pid: int) -> bool:
     """Whether a process runs (a dead one that nobody reaped does not)."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
@@ -561,7 +561,7 @@ async def test_daemon_killed_while_a_tool_runs_takes_it_along_and_follows_on_unc
         async with Wired(daemon.socket) as client:
             client.send([0, 1, "agent.ask", [{"agent": "gardener", "input": "wait", "id": "wait"}]])
             await until(daemon.begun)
-            (child,) = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+            (child,) = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text(encoding="utf-8").split()
             await daemon.kill()
         await until(lambda: not alive(int(child)))
         daemon.go.touch()
@@ -620,7 +620,7 @@ async def test_stop_of_the_daemon_ends_a_tool_that_hangs(folder: Path) -> None:
         async with Wired(daemon.socket) as client:
             client.send([0, 1, "agent.ask", [{"agent": "gardener", "input": "wait", "id": "wait"}]])
             await until(daemon.begun)
-            (child,) = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+            (child,) = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text(encoding="utf-8").split()
             assert await daemon.stop() == 0
         assert not alive(int(child))
         daemon.go.touch()

@@ -247,7 +247,7 @@ def record(request: pytest.FixtureRequest) -> Iterator[Record]:
     yield record
     document = {"bench": "service", "machine": report.machine(), "versions": report.versions(), "rows": record.rows}
     path = Path(os.environ.get("EDGED_TEST_SERVICE_JSON") or machines.LAB / "service.json")
-    path.write_text(json.dumps(document, indent=2) + "\n")
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     capture = request.config.pluginmanager.get_plugin("capturemanager")
     assert capture is not None
     with capture.global_and_fixture_disabled():

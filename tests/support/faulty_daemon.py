@@ -142,7 +142,7 @@ def let_a_thread_die(chance: random.Random) -> None:
 
 def arm_as_planned(plan: Path) -> None:
     """Die at the n-th pass of a point, from now on."""
-    point, number = plan.read_text().split()
+    point, number = plan.read_text(encoding="utf-8").split()
     passes = itertools.count(1)
 
     def passed() -> None:
@@ -185,7 +185,7 @@ def main() -> int:
         vars(lifecycle)["STALL_S"] = STALL_S
     if offset := os.environ.get("EDGED_TEST_CLOCK"):
         right = clock.wall
-        vars(clock)["wall"] = lambda: right() + float(Path(offset).read_text())
+        vars(clock)["wall"] = lambda: right() + float(Path(offset).read_text(encoding="utf-8"))
     if longest := os.environ.get("EDGED_TEST_RECONNECT"):
         vars(mqtt)["MqttTransport"] = functools.partial(
             MqttTransport, backoff=Backoff(base_s=0.1, cap_s=float(longest), taken_over_s=float(longest))

@@ -111,7 +111,7 @@ class AppendKind(ToolKind[AppendTool]):
 
 
 def _append(path: str, line: str) -> None:
-    with Path(path).open("a") as file:
+    with Path(path).open("a", encoding="utf-8") as file:
         file.write(line)
         file.flush()
         os.fsync(file.fileno())

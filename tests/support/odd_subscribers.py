@@ -39,7 +39,7 @@ def writing(parts: Parts) -> Heard:
     async def heard(event: Event) -> None:
         await asyncio.sleep(0.05)
         line = {"name": event.name, "node": parts.settings.node.id, "data": event.data}
-        with path.open("a") as file:  # noqa: ASYNC230  # a line
+        with path.open("a", encoding="utf-8") as file:  # noqa: ASYNC230  # a line
             file.write(json.dumps(line, default=str) + "\n")
 
     return heard

@@ -101,7 +101,9 @@ async def level(rig: Rig) -> Level:
     async with Wired(rig.daemon.socket) as client:
         status = (await client.call(1, "status"))[1]
     pid = rig.daemon.pid
-    private = re.findall(r"^Private_\w+: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    private = re.findall(
+        r"^Private_\w+: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8"), re.MULTILINE
+    )
     return Level(
         private=round(sum(map(int, private)) / 1024, 1),
         descriptors=sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir()),

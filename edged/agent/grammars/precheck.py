@@ -21,6 +21,7 @@ from edged.agent.grammars.cost import MAX_MS, Looked, look
 from edged.agent.grammars.kept import Kept, kept
 from edged.engines.llama.limits import LIMITS
 from edged.errors import BadRequest, NoMemory
+from edged.host import systemd
 from edged.types import JSON, ToolSpec
 
 KEPT = 256  # reasons remembered: clients send the same few schemas again and again
@@ -210,6 +211,7 @@ async def _tried(rules: Sequence[str]) -> list[str | None]:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
+            env=systemd.child_environment(),
         )
     except OSError as error:
         raise NoMemory(f"a schema with a pattern cannot be tried: {error.strerror}") from None

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import os
 import shutil
 import sys
 import tarfile
@@ -22,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 from msgspec import Struct
 
+from edged.host import systemd
 from edged.models.pull.disk import CHUNK, Sink
 from edged.models.pull.errors import SourceFailed
 
@@ -115,7 +115,7 @@ async def _ask(*command: str, **environment: str) -> bytes:
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env=os.environ | environment,
+        env=systemd.child_environment() | environment,
     )
     name = "pip" if "pip" in command else command[0]
     try:
@@ -201,7 +201,7 @@ class Journal:
         """Another part is in the file, safely on disk, and the file ends there."""
         self.ends.append(end)
         scratch = self._path.with_name(self._path.name + "~")
-        scratch.write_text(json.dumps({"source": self._source, "ends": self.ends}))
+        scratch.write_text(json.dumps({"source": self._source, "ends": self.ends}), encoding="utf-8")
         scratch.replace(self._path)
 
     def clear(self) -> None:

@@ -74,7 +74,7 @@ def set_aside(path: Path) -> Path:
     stamp, number = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()), 0
     while (aside := path.with_name(f"{path.name}.damaged-{stamp}{f'-{number}' if number else ''}")).exists():
         number += 1
-    with marker(path).open("w") as file:
+    with marker(path).open("w", encoding="utf-8") as file:
         file.write(aside.name)
         file.flush()
         os.fsync(file.fileno())
@@ -115,7 +115,7 @@ def is_under_way(path: Path) -> bool:
 
 def _named(path: Path) -> Path | None:
     with contextlib.suppress(OSError):
-        if name := marker(path).read_text():
+        if name := marker(path).read_text(encoding="utf-8"):
             aside = path.with_name(name)
             return aside if aside.exists() else None
     return None

@@ -16,6 +16,7 @@ import ctypes
 import faulthandler
 import importlib
 import inspect
+import io
 import os
 import resource
 import signal
@@ -103,9 +104,10 @@ def _confine(parent: int, memory: int, file_bytes: int) -> None:
     _limit(resource.RLIMIT_CORE, 0)  # a crash must not write a tool's memory to the board's card
     os.nice(NICE)
     with contextlib.suppress(OSError):  # a container may forbid it
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE))
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(line_buffering=True)  # what a tool printed before it crashed is in the log
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE), encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # lines: what a tool printed before it crashed is in the log
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
     faulthandler.enable()  # ... and so is the line it crashed in
 
 

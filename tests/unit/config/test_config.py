@@ -154,7 +154,7 @@ def test_error_in_a_drop_in_names_the_drop_in_and_one_in_the_file_names_the_file
     error = refused(main, "[queue]\nmax_attempts = 0")
     assert (error.source, error.key) == (str(main.parent / "conf.d" / "50-test.toml"), "queue.max_attempts")
     drop_in(main, "[queue]\nmax_waiting = 7")
-    main.write_text(BASE.replace('model = "small"', 'model = "large"'))
+    main.write_text(BASE.replace('model = "small"', 'model = "large"'), encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         config.load(str(main))
     assert (caught.value.source, caught.value.key) == (str(main), "agents.house.model")
@@ -415,14 +415,14 @@ def test_mistake_of_two_files_names_the_line_in_the_later_one(main: Path) -> Non
     error = refused(main, "[queue]\nmax_waiting = 2\n")
     assert (Path(error.source).name, error.line) == ("10-a.toml", 4)
     drop_in(main, "", "10-a.toml")
-    main.write_text(BASE.replace('sql = "SELECT :tank"', 'sql = "SELECT :tank"\ntimeout_s = 0'))
+    main.write_text(BASE.replace('sql = "SELECT :tank"', 'sql = "SELECT :tank"\ntimeout_s = 0'), encoding="utf-8")
     error = refused(main, '[tools.level]\neffect = "read"\n')
     assert (error.source, error.line) == (str(main), BASE[: BASE.index("sql =")].count("\n") + 2)
 
 
 def test_what_no_file_says_has_no_line(main: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then the file is the first one."""
-    main.write_text("[memory]\n")
+    main.write_text("[memory]\n", encoding="utf-8")
     monkeypatch.setenv("STATE_DIRECTORY", "relative")
     with pytest.raises(ConfigError) as caught:
         config.load(str(main))
@@ -437,7 +437,7 @@ def test_byte_order_mark_is_skipped(main: Path) -> None:
 
 def test_publish_tool_without_a_broker_is_refused(main: Path) -> None:
     """It could never work."""
-    main.write_text(BASE.replace('[mqtt]\nurl = "mqtt://127.0.0.1:1883"\n', ""))
+    main.write_text(BASE.replace('[mqtt]\nurl = "mqtt://127.0.0.1:1883"\n', ""), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"tools\.lamp\.publish: needs a broker"):
         config.load(str(main))
 

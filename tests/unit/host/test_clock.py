@@ -13,7 +13,7 @@ from edged.host import clock
 def test_boot_counts_from_the_kernels_boot_and_only_forward() -> None:
     """The same clock as /proc/uptime, which is what `systemctl` and people see."""
     before = clock.boot()
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
     after = clock.boot()
     assert before - 0.1 <= uptime <= after + 0.1
     assert before <= after

@@ -115,7 +115,7 @@ def look(watch: BoardWatch, now: float) -> Board:
 def write(path: Path, used: float, idle: float) -> None:
     ticks = os.sysconf("SC_CLK_TCK")
     lines = (f"cpu{n} {round(used * ticks / 2)} 0 0 {round(idle * ticks / 2)} 0 0 0 0" for n in (0, 1))
-    path.write_text("\n".join(lines))
+    path.write_text("\n".join(lines), encoding="utf-8")
 
 
 def test_watch_tells_what_others_use(stat: Path, nowhere: Strain, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from edged.host import malloc
 
 def code_of(package: str) -> int:
     """Resident KiB of a package's code."""
-    text = Path("/proc/self/smaps").read_text()
+    text = Path("/proc/self/smaps").read_text(encoding="utf-8")
     found = re.findall(rf"r-xp .*/{package}/.*\n(?:[A-Z].*\n)*?Rss: +(\d+) kB", text)
     return sum(map(int, found))
 

@@ -169,7 +169,7 @@ def test_listen_fds_without_systemd_are_none(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_listen_fds_leave_out_what_is_no_socket(listening: list[socket.socket]) -> None:
     """A file, say: the sockets beside it are served."""
-    with open(os.devnull) as file:  # noqa: PTH123  # a descriptor is wanted
+    with open(os.devnull, encoding="utf-8") as file:  # noqa: PTH123  # a descriptor is wanted
         names, *_ = taken("own", file.fileno(), listening[0].fileno())
     assert names == [listening[0].getsockname()]
 

@@ -55,6 +55,21 @@ def test_decode_finds_the_format_and_the_question(payload: bytes, content_type: 
     assert request.messages == (Message("user", "hi"),)
 
 
+@pytest.mark.parametrize("content_type", [None, JSON_TYPE])
+def test_decode_skips_a_byte_order_mark_in_front_of_json(content_type: str | None) -> None:
+    """Windows' editors, PowerShell and .NET's UTF-8 writers put one there; the id is not lost to a text."""
+    payload = b'\xef\xbb\xbf{"input": "hi", "id": "a"}'
+    request, found = wire.decode_request(payload, agent="house", content_type=content_type)
+    assert (found, request.id, request.messages) == (Format.JSON, "a", (Message("user", "hi"),))
+    assert wire.decode(payload, Format.JSON) == {"input": "hi", "id": "a"}
+
+
+def test_decode_skips_a_byte_order_mark_in_front_of_a_text_and_of_arguments() -> None:
+    """It is no character of what was said, and a call's arguments are JSON in a text."""
+    assert wire.decode_request(b"\xef\xbb\xbfhi", agent="house", content_type=None)[0].messages[0].content == "hi"
+    assert decode(called('\ufeff{"on": true}')).messages[1].tool_calls[0].arguments == {"on": True}
+
+
 def test_decode_text_keeps_every_character() -> None:
     """A bare text is the question as it stands, spaces and all."""
     request, _ = wire.decode_request("  Grüße 🌱\n".encode(), agent="house", content_type=None)

@@ -262,7 +262,7 @@ async def test_killed_daemon_leaves_no_process_behind() -> None:
     daemon = await asyncio.create_subprocess_exec(sys.executable, "-c", program, child)
     children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
     async with asyncio.timeout(60):
-        while not (found := children.read_text().split()):
+        while not (found := children.read_text(encoding="utf-8").split()):
             await asyncio.sleep(0.05)
         process = Path(f"/proc/{found[0]}")
         while float((process / "schedstat").read_text().split()[0]) < 1e9:  # it is past its start: computing

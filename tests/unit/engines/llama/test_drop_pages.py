@@ -20,7 +20,8 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 def resident(path: Path) -> int:
     """Bytes of a file that are mapped and in memory here."""
     found = re.findall(
-        rf"{re.escape(str(path.resolve()))}\n(?:.*\n)*?Rss: +(\d+) kB", Path("/proc/self/smaps").read_text()
+        rf"{re.escape(str(path.resolve()))}\n(?:.*\n)*?Rss: +(\d+) kB",
+        Path("/proc/self/smaps").read_text(encoding="utf-8"),
     )
     return sum(int(size) * 1024 for size in found)
 
