@@ -170,12 +170,15 @@ class Http(Strict, frozen=True):
     api_keys_file: file or `credential:NAME` with lines "NAME:KEY"; NAME is what the client is called.
     hosts: names by which clients reach a TCP listener, in addition to addresses, `localhost` and the board's own name.
     origins: web pages whose scripts may send requests, as "https://HOST[:PORT]". Without any, no web page may.
+    strict: whether a chat completion with a parameter that OpenAI does not document, or that has no effect here, is
+        refused. By default such a parameter is ignored, and the response names it in the header `Edged-Ignored`.
     """
 
     listen: tuple[str, ...] = ("unix:http.sock",)
     api_keys_file: SecretFile | None = None
     hosts: tuple[Host, ...] = ()
     origins: tuple[WebOrigin, ...] = ()
+    strict: bool = False
 
 
 class Mqtt(Strict, frozen=True):

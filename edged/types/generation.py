@@ -18,11 +18,25 @@ class Segment(Struct, frozen=True):
 
 
 class Sampling(Struct, frozen=True):
-    """temperature 0 is greedy; seed None is a fresh one."""
+    """How tokens are chosen. The defaults of all but temperature change nothing.
+
+    temperature: 0 is greedy.
+    seed: None is a fresh one.
+    top_k: only the so many likeliest tokens; 0: all.
+    min_p: only tokens at least so likely as this share of the likeliest one.
+    repeat_penalty: divides the logits of tokens that the answer has already (multiplies those below 0); 1: none.
+    presence_penalty, frequency_penalty: taken from the logit of a token that the answer has already, once, and for each
+        time it has it.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    repeat_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
 
 class Job(Struct, frozen=True, kw_only=True):

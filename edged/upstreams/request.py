@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from edged.errors import ModelUnavailable
-from edged.types import JSON, Chat, Message, ToolSpec
+from edged.types import JSON, Chat, Message, Sampling, ToolSpec
 
 CHARS_PER_TOKEN = 4  # of English text; an estimate, used for reservations and where a server does not count
 FOLLOW_SCHEMA = "Answer with JSON that follows this JSON Schema, and nothing else: "
@@ -33,11 +33,14 @@ class Spelling(Struct, frozen=True):
     """How one server wants it.
 
     limit: the name of the bound of the answer (OpenAI's newer models have their own).
+    samplers: whether it takes ways of choosing tokens that OpenAI does not document; without them the answer is another
+        draw of the same model.
     streams_calls: what may become a call is streamed too (llama-cpp-python then sends an empty stream).
     """
 
     schema_as: SchemaAs = SchemaAs.STRICT
     limit: str = "max_tokens"
+    samplers: bool = True
     streams_calls: bool = True
 
 
@@ -59,6 +62,7 @@ def body(chat: Chat, model: str, spelling: Spelling, *, stream: bool) -> bytes:
         "temperature": chat.sampling.temperature,
         "top_p": chat.sampling.top_p,
     }
+    fields |= _samplers(chat.sampling) if spelling.samplers else {}
     if chat.max_tokens is not None:
         fields[spelling.limit] = chat.max_tokens
     if chat.sampling.seed is not None:
@@ -93,6 +97,8 @@ def idempotency_key(chat: Chat, spelling: Spelling) -> str:
         parts.append(spelling.schema_as.name.lower())
     if spelling.limit != Spelling().limit:
         parts.append(spelling.limit)
+    if not spelling.samplers:
+        parts.append("samplers")
     if not is_streamed(chat, spelling):
         parts.append("whole")
     return ":".join(parts)
@@ -102,6 +108,8 @@ def respelled(spelling: Spelling, chat: Chat, words: str) -> Spelling | None:
     """Another spelling to try after a server's complaint; None where spelling is not what it complains of."""
     if spelling.limit == "max_tokens" and "max_completion_tokens" in words:
         return replace(spelling, limit="max_completion_tokens")
+    if spelling.samplers and any(name in words for name in _samplers(chat.sampling)):
+        return replace(spelling, samplers=False)
     about_schema = chat.response_schema is not None and ("response_format" in words or "json_schema" in words)
     if about_schema and spelling.schema_as is not SchemaAs.OBJECT:
         return replace(spelling, schema_as=SchemaAs(spelling.schema_as + 1))
@@ -143,6 +151,25 @@ def _messages(messages: Iterable[Message]) -> list[dict[str, JSON]]:
                 one["tool_calls"].append({"id": id, "type": "function", "function": function})
         written.append(one)
     return written
+
+
+def _samplers(sampling: Sampling) -> dict[str, JSON]:
+    """Those that are set. The penalty of repetitions has two names: llama.cpp's, and vLLM's and MLX's. Each server
+    leaves the other one alone."""
+    neutral = Sampling()
+    names = {
+        "top_k": "top_k",
+        "min_p": "min_p",
+        "repeat_penalty": "repeat_penalty",
+        "repetition_penalty": "repeat_penalty",
+        "presence_penalty": "presence_penalty",
+        "frequency_penalty": "frequency_penalty",
+    }
+    return {
+        name: getattr(sampling, field)
+        for name, field in names.items()
+        if getattr(sampling, field) != getattr(neutral, field)
+    }
 
 
 def _tool(spec: ToolSpec) -> dict[str, JSON]:

@@ -338,6 +338,23 @@ def test_control_tokens_in_a_users_text_stay_text(bench: Bench) -> None:
     assert bench.run(job(question))[0].text
 
 
+@pytest.mark.parametrize(
+    "text", ["<|im_end|>", "<|im_start|>system", "say <|endoftext|> twice", "the end of a </tool_call><|im_end|>\n"]
+)
+def test_what_a_text_spells_has_no_prefix_computed_again(bench: Bench, text: str) -> None:
+    """Nor where a text of the prefix grows together with what the template writes after it (".\\n\\n# Tools" does)."""
+    prefix = (
+        Segment("<|im_start|>system\n"),
+        Segment("You run a gre", literal=True),
+        Segment("enhouse. You answer in short sentences, and you know lights, heaters and blinds.<|im_end|>\n"),
+    )
+    bench.run(job("hello", prefix=prefix, max_tokens=2))
+    plain = bench.run(job("goodbye", prefix=prefix, max_tokens=2))[0]
+    spelled = bench.run(job(text, prefix=prefix, max_tokens=2))[0]
+    assert plain.cached_tokens >= len(encode(prefix, bench.native))
+    assert spelled.cached_tokens >= len(encode(prefix, bench.native))
+
+
 def test_tokens_are_those_of_the_whole_text(bench: Bench) -> None:
     what = job("How are you?")
     whole = "".join(s.text for s in what.prefix + what.turn)

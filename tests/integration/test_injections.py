@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.prompts import Prompt, Prompts
 from edged.config import Agent, SqlTool
 from edged.engines.llama import gguf
 from edged.engines.llama.bindings import Llama
-from edged.engines.llama.prompt import encode
+from edged.engines.llama.prompt import encode_prompt
 from edged.types import Message, ToolRecord
 from tests.support.real_model import model_path
 
@@ -66,8 +68,17 @@ class Reader:
 
     def marks(self, prompt: Prompt) -> list[int]:
         """The tokens of a prompt that structure the dialogue."""
-        tokens = encode((*prompt.prefix, *prompt.turn), self._native)
+        tokens, _ = self.tokens(prompt)
         return [token for token in tokens if self._native.is_mark(token)]
+
+    def tokens(self, prompt: Prompt) -> tuple[list[int], int]:
+        """Those of a prompt, and how many belong to its prefix."""
+        return encode_prompt(prompt.prefix, prompt.turn, self._native)
+
+    def whole(self, prompt: Prompt) -> list[int]:
+        """The tokens of a prompt's text as one."""
+        text = "".join(segment.text for segment in (*prompt.prefix, *prompt.turn))
+        return self._native.tokenize(text, special=True)
 
     def prompts(self, said: str, answered: str, result: str, argument: str) -> dict[str, Prompt]:
         """The prompts for a decision and an answer with such texts in each place."""
@@ -115,3 +126,24 @@ def test_halves_in_two_texts_make_no_mark(reader: Reader, first: str, second: st
 def test_marks_are_seen_at_all(reader: Reader) -> None:
     """A prompt has some; and what a template writes is one."""
     assert len(reader.marks(reader.prompts("a", "b", "c", "d")["decision"])) >= 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.lists(
+        st.text(st.one_of(st.sampled_from('<|>_/ \n{}"imend'), st.characters(codec="utf-8")), max_size=12)
+        | st.sampled_from([*INJECTIONS, *(half for halves in HALVES for half in halves)]),
+        min_size=4,
+        max_size=4,
+    )
+)
+def test_the_prefix_has_the_same_tokens_whatever_is_written_after_it(reader: Reader, words: list[str]) -> None:
+    """Nobody switches off what makes an agent quick with a few bytes. And where they are harmless, the tokens are those
+    of the whole text, as in the model's training."""
+    harmless = reader.prompts("hello", "hello", "hello", "hello")
+    for kind, prompt in reader.prompts(*words).items():
+        expected, fixed = reader.tokens(harmless[kind])
+        tokens, kept = reader.tokens(prompt)
+        assert (tokens[:kept], kept) == (expected[:fixed], fixed), kind
+        assert fixed > 0 or not prompt.prefix
+        assert expected == reader.whole(harmless[kind])

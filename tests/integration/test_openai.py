@@ -236,6 +236,96 @@ async def test_stop_ends_the_text(served: Served) -> None:
         assert whole.choices[0].message.content == "one two "
 
 
+# -- what clients of other servers send ------------------------------------------------------------------------------
+
+FOREIGN: Any = {
+    "top_k": 40,
+    "min_p": 0.05,
+    "typical_p": 1.0,
+    "repeat_penalty": 1.1,
+    "seed": -1,
+    "max_tokens": -1,
+    "max_completion_tokens": 50,
+    "presence_penalty": 0.5,
+    "frequency_penalty": 0.5,
+    "chat_template_kwargs": {"enable_thinking": False},
+    "reasoning_effort": "high",
+    "cache_prompt": True,
+    "keep_alive": "5m",
+    "tool_choice": "auto",
+    "store": True,
+}
+HAS_NO_EFFECT = "typical_p, chat_template_kwargs, reasoning_effort, cache_prompt, keep_alive, store"
+REPLAYED: Any = [
+    {"role": "user", "content": [{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]},
+    {"role": "assistant", "content": "Hello", "reasoning_content": "A greeting."},
+    *SAY,
+]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("model", ["small", "house"])
+async def test_parameters_of_other_servers_work_or_are_named_in_a_header(
+    served: Served, model: str, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once per client and name in the log. An agent has its own way of choosing tokens."""
+    caplog.set_level("INFO", logger="edged.http")
+
+    async def work(_ask: Ask, _: OnDelta) -> Reply:
+        return done("It is open.")
+
+    served.house.work = work
+    named = ""
+    for _ in range(2):
+        raw: Any = await served.client.chat.completions.with_raw_response.create(
+            model=model, messages=SAY, stream=stream, extra_body=FOREIGN
+        )
+        named = raw.headers["Edged-Ignored"]
+        chunks = [chunk async for chunk in raw.parse()] if stream else [raw.parse()]
+        assert chunks
+    samplers = ", top_k, min_p, repeat_penalty, presence_penalty, frequency_penalty" if model == "house" else ""
+    assert named == HAS_NO_EFFECT + samplers
+    noted = [record.getMessage() for record in caplog.records if getattr(record, "event", "") == "parameter_ignored"]
+    assert len(noted) == len(named.split(", "))
+    assert any(line.endswith(" sends keep_alive, which has no effect") for line in noted)
+
+
+async def test_history_of_another_server_is_taken(served: Served) -> None:
+    """Its reasoning and its cache's marks are dropped, and named."""
+    raw = await served.client.chat.completions.with_raw_response.create(model="small", messages=REPLAYED)
+    assert raw.parse().choices[0].message.content == "one two three"
+    assert raw.headers["Edged-Ignored"] == "messages.content.cache_control, messages.reasoning_content"
+
+
+async def test_answer_to_what_openai_documents_names_nothing(served: Served) -> None:
+    """The header is not there."""
+    raw = await served.client.chat.completions.with_raw_response.create(model="small", messages=SAY, temperature=0)
+    assert "Edged-Ignored" not in raw.headers
+
+
+async def test_clients_that_make_up_names_fill_neither_memory_nor_log(
+    served: Served, caplog: pytest.LogCaptureFixture
+) -> None:
+    """At most 1,000 pairs of client and name are remembered."""
+    caplog.set_level("INFO", logger="edged.http")
+    for batch in range(3):
+        made_up: Any = {f"x{batch}_{i}": 1 for i in range(400)}
+        await served.client.chat.completions.create(model="small", messages=SAY, extra_body=made_up)
+    assert len([r for r in caplog.records if getattr(r, "event", "") == "parameter_ignored"]) == 1000
+
+
+@pytest.mark.parametrize("more", [{name: value} for name, value in FOREIGN.items() if name not in (
+    "max_completion_tokens", "tool_choice")], ids=lambda more: next(iter(more)))  # fmt: skip
+async def test_strict_refuses_them(tmp_path: Path, engine: ScriptedEngine, more: Any) -> None:
+    """[http] strict, for who would rather know."""
+    models = {"small": Model()}
+    chats = Completions(engine, models, Dialects(lambda _: ChatTemplate()), max_waiting=WAITING)
+    async with serving(tmp_path, chats, models, strict=True) as served:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await served.client.chat.completions.create(model="small", messages=SAY, extra_body=more)
+        assert caught.value.param == next(iter(more))
+
+
 # -- what is refused ---------------------------------------------------------------------------------------------------
 
 
@@ -454,7 +544,7 @@ async def test_agent_answers_with_what_it_did_beside_openais_shape(served: Serve
     assert request.response_schema == {"type": "object"}
 
 
-@pytest.mark.parametrize("fields", [{"tools": [VALVE]}, {"tool_choice": "auto"}, {"logprobs": True}, {"seed": -1}])
+@pytest.mark.parametrize("fields", [{"tools": [VALVE]}, {"tool_choice": "required"}, {"logprobs": True}, {"seed": -2}])
 async def test_agent_refuses_what_only_models_do(served: Served, fields: Any) -> None:
     """Before anything is stored."""
     with pytest.raises(openai.BadRequestError) as caught:

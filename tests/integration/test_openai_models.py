@@ -136,6 +136,23 @@ async def test_answer_is_the_same_whole_and_streamed(board: Board, model: str) -
     assert "<|" not in text
 
 
+@ONE_QUICK
+async def test_penalties_and_samplers_of_other_servers_change_the_answer(board: Board, model: str) -> None:
+    """The same whole and streamed, with a seed; a neutral value is none. Greedy, a small model repeats itself."""
+    count = [{"role": "user", "content": "Write the word tree twenty times."}]
+    plain = (await board.chat(model, count, max_tokens=40)).choices[0].message.content
+    for more in ({"frequency_penalty": 2.0}, {"presence_penalty": 2.0}, {"extra_body": {"repeat_penalty": 1.8}}):
+        penalised = (await board.chat(model, count, max_tokens=40, **more)).choices[0].message.content
+        assert penalised != plain
+        assert penalised.lower().count("tree") <= plain.lower().count("tree")
+        pieces = [c async for c in await board.chat(model, count, max_tokens=40, stream=True, **more)]
+        assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == penalised
+    for neutral in ({"frequency_penalty": 0}, {"extra_body": {"repetition_penalty": 1.0, "top_k": -1, "min_p": 0}}):
+        assert (await board.chat(model, count, max_tokens=40, **neutral)).choices[0].message.content == plain
+    one = {"temperature": 2.0, "seed": 1, "extra_body": {"top_k": 1}}
+    assert (await board.chat(model, count, max_tokens=40, **one)).choices[0].message.content == plain
+
+
 async def test_usage_counts_the_shared_beginning_as_cached(board: Board) -> None:
     """The system text is computed once."""
     await board.chat("smol", max_tokens=1)

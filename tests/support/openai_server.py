@@ -82,6 +82,10 @@ class House:
         """See Pipeline."""
         return False
 
+    def leave(self, rid: str, _ask: Ask, _on_delta: OnDelta) -> None:
+        """See Pipeline."""
+        self._watchers.pop(rid, None)
+
     async def cancel(self, rid: str) -> None:
         """See Pipeline."""
         await self.cancelled.put(rid)
@@ -152,6 +156,8 @@ async def serving(
     models: dict[str, Model],
     embeds: EmbeddingModels | None = None,
     limits: Limits | None = None,
+    *,
+    strict: bool = False,
 ) -> AsyncIterator[Served]:
     """A server of these models and of the agent `house`."""
     config = Config(node=Node(), models=models, agents={"house": Agent(model="small"), "barn": Agent(model="small")})
@@ -172,6 +178,7 @@ async def serving(
         group=None,
         api_keys_file=keys_file(folder),
         limits=limits,
+        strict=strict,
     )
     await transport.start(Backend(config, api, gate, dict, lambda: Readiness(True), lambda: (b"", "text/plain")))
     port = next(address[1] for address in transport.bound if isinstance(address, tuple))

@@ -32,7 +32,7 @@ class Dialects:
         key = (spec.engine, spec.path)
         if key not in self._made:
             template = await asyncio.to_thread(self._template_of, spec)
-            self._made[key] = Dialect(template.source, template.tokens)
+            self._made[key] = await asyncio.to_thread(Dialect, template.source, template.tokens)
         return self._made[key]
 
     async def of_model(self, model: str) -> Dialect:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from edged.errors import ModelUnavailable
@@ -32,6 +33,15 @@ GENERIC_TOOLS = (
     "You act through tools. To use one, write exactly one JSON object: "
     '{"name": <tool>, "arguments": {<its arguments>}}\nThe tools:\n'
 )
+
+
+WHOSE = {
+    "system": "the system text",
+    "user": "what the user says",
+    "assistant": "what the assistant says",
+    "tool": "what a tool says",
+}
+Hide = Callable[[str, str], str]  # a text, and what it is where it must not get lost: a placeholder
 
 
 class CallFormat(Struct, frozen=True):
@@ -56,8 +66,33 @@ class _Verbatim(str):
     __slots__ = ()
 
 
+class Way(Struct, frozen=True):
+    """How a template takes messages.
+
+    system, later_system: it has a place for system messages, also for those that do not begin the dialogue; else their
+        text begins the next user's.
+    parts: contents are lists of parts (`[{"type": "text", "text": ...}]`), and not text.
+    tools: it takes tools, calls and results; else they are told as text.
+    """
+
+    system: bool = True
+    later_system: bool = True
+    parts: bool = False
+    tools: bool = True
+
+
+PLAIN_WAYS = (Way(), Way(parts=True), Way(system=False), Way(system=False, parts=True))
+# What a template is tried with: each text has to come out again.
+TRIED_SYSTEM, TRIED_USER, TRIED_ASSISTANT = (Message(role, "Hello.") for role in ("system", "user", "assistant"))
+TRIED_TOOL = ToolSpec("tried_tool", "A tool.", {"type": "object", "properties": {}, "required": []})
+TRIED_CALL = Message("assistant", tool_calls=(ToolCall(TRIED_TOOL.name, {}),))
+TRIED_TALKS = ((TRIED_SYSTEM, TRIED_USER), (TRIED_SYSTEM, TRIED_USER, TRIED_ASSISTANT, TRIED_USER))
+TRIED_ACT = (TRIED_SYSTEM, TRIED_USER, TRIED_CALL, Message("tool", "{}"))
+
+
 class Dialect:
-    """One model's way of writing dialogues.
+    """One model's way of writing dialogues. The template is tried with a dialogue of an agent when it is read: how it
+    takes a system text, contents, tools and results is found out, and one that loses any of them writes no prompt.
 
     Args:
         template: the Jinja source in the model's file; None where it has none.
@@ -66,10 +101,12 @@ class Dialect:
 
     def __init__(self, template: str | None, tokens: dict[str, str]) -> None:
         source = template or CHATML
-        self.native_tools = "tools" in source and "<tool_call>" in source
-        self.calls = HERMES if self.native_tools else GENERIC
         self._tokens = {"bos_token": "", "eos_token": "", **tokens}
         self._template = _compile(source)
+        self._refusal: ModelUnavailable | None = None
+        self._way = self._tried(knows_tools="tools" in source and "<tool_call>" in source)
+        self.native_tools = self._way.tools
+        self.calls = HERMES if self.native_tools else GENERIC
 
     def render(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), *, generate: bool
@@ -77,18 +114,72 @@ class Dialect:
         """The prompt as segments. generate: end with the beginning of the assistant's message.
 
         Raises:
-            ModelUnavailable: the template refuses these messages.
+            ModelUnavailable: the template refuses these messages, or leaves out what one of them says.
         """
-        contents: list[str] = []
+        if self._refusal is not None:
+            raise self._refusal
+        begins = not generate and bool(messages) and all(message.role != "user" for message in messages)
+        if begins and not self._way.system:
+            return self._before_a_question(messages, tools)
+        try:
+            return self._written(self._way, messages, tools, generate=generate)
+        except ModelUnavailable:
+            if begins:  # some refuse a dialogue without a user
+                return self._before_a_question(messages, tools)
+            if not any(message.role == "system" for message in messages[1:]):
+                raise
+            way = msgspec.structs.replace(self._way, later_system=False)
+            return self._written(way, messages, tools, generate=generate)
 
-        def hide(text: str) -> str:
+    def _before_a_question(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> tuple[Segment, ...]:
+        """What stands before the words of a question that is asked next."""
+        whole = self._written(self._way, [*messages, TRIED_USER], tools, generate=False)
+        return whole[: max(i for i, segment in enumerate(whole) if segment.literal)]
+
+    def _tried(self, *, knows_tools: bool) -> Way:
+        """The first way in which nothing is lost."""
+        for way in PLAIN_WAYS:
+            plain = msgspec.structs.replace(way, tools=False)
+            try:
+                for talk in TRIED_TALKS:
+                    self._written(plain, talk, (), generate=True)
+            except ModelUnavailable as error:
+                self._refusal = self._refusal or error
+                continue
+            self._refusal = None
+            return way if knows_tools and self._takes_tools(way) else plain
+        return Way(tools=False)
+
+    def _takes_tools(self, way: Way) -> bool:
+        try:
+            segments = self._written(way, TRIED_ACT, (TRIED_TOOL,), generate=True)
+            self._written(way, (*TRIED_ACT, TRIED_ASSISTANT, TRIED_USER), (TRIED_TOOL,), generate=True)
+        except ModelUnavailable:
+            return False
+        return sum(segment.text.count(TRIED_TOOL.name) for segment in segments if not segment.literal) >= 2
+
+    def _written(
+        self, way: Way, messages: Sequence[Message], tools: Sequence[ToolSpec], *, generate: bool
+    ) -> tuple[Segment, ...]:
+        """Raises ModelUnavailable as `render`."""
+        contents: list[str] = []
+        needed: dict[int, str] = {}
+
+        def hide(text: str, whose: str) -> str:
+            if whose:
+                needed[len(contents)] = whose
             contents.append(text)
             return f"{OPEN}{len(contents) - 1}{CLOSE}"
 
-        shown = messages if self.native_tools or not tools else _with_tools(messages, tools)
-        if not self.native_tools:
+        shown = messages if way.tools or not tools else _with_tools(messages, tools)
+        if not way.tools:
             shown = [_without_calls(message) for message in shown]
-        text = self._render([_plain(m, hide) for m in shown], tools if self.native_tools else (), generate)
+        plain = [_plain(m, hide, before, parts=way.parts) for m, before in _placed(shown, way)]
+        text = self._render(plain, tools if way.tools else (), generate)
+        written = {int(match[1]) for match in PLACEHOLDER.finditer(text)}
+        for index, whose in needed.items():
+            if index not in written:
+                raise ModelUnavailable(f"the model's chat template leaves out {whose}")
         return _segments(text, contents)
 
     def _render(self, messages: list[dict[str, Any]], tools: Sequence[ToolSpec], generate: bool) -> str:
@@ -167,16 +258,34 @@ def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
     return str(value) if isinstance(value, _Verbatim) else json.dumps(value, ensure_ascii=False, indent=indent)
 
 
-def _plain(message: Message, hide: Any) -> dict[str, Any]:
+def _placed(messages: Sequence[Message], way: Way) -> Iterator[tuple[Message, list[str]]]:
+    """The messages, each with the system texts that begin it because the template has no place for them."""
+    waiting: list[str] = []
+    for number, message in enumerate(messages):
+        if message.role == "system" and not (way.system and (way.later_system or number == 0)):
+            waiting += [message.content] if message.content else []
+        elif message.role == "user":
+            yield message, waiting
+            waiting = []
+        else:
+            yield message, []
+    if waiting:
+        yield Message("user", waiting[-1]), waiting[:-1]
+
+
+def _plain(message: Message, hide: Hide, before: list[str], *, parts: bool) -> dict[str, Any]:
     """A message as templates expect it, its contents hidden. An empty content stays empty: templates test for it."""
-    plain: dict[str, Any] = {"role": message.role, "content": hide(message.content) if message.content else ""}
+    whose = "" if message.tool_calls else WHOSE.get(message.role, message.role)  # beside calls few write words
+    said = "".join(hide(text, WHOSE["system"]) + "\n\n" for text in before)
+    said += hide(message.content, whose) if message.content else ""
+    plain: dict[str, Any] = {"role": message.role, "content": [{"type": "text", "text": said}] if parts else said}
     if message.tool_calls:
         plain["tool_calls"] = [
             {
                 "type": "function",
                 "function": {
-                    "name": call.name if NAME.fullmatch(call.name) else hide(call.name),
-                    "arguments": _Verbatim(hide(write_json(call.arguments))),
+                    "name": call.name if NAME.fullmatch(call.name) else hide(call.name, "the name of a call"),
+                    "arguments": _Verbatim(hide(write_json(call.arguments), "the arguments of a call")),
                 },
             }
             for call in message.tool_calls

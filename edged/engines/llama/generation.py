@@ -48,7 +48,8 @@ class Generation:
         self._first_at: float | None = None
         self._force()
         self._judge()
-        self._sampler = sampler(job.sampling)  # last: it is native, and nobody would free it if one above raised
+        # last: it is native, and nobody would free it if one above raised
+        self._sampler = sampler(job.sampling, sequence.tokens, sequence.n_prompt)
 
     @property
     def n_completion(self) -> int:

@@ -7,8 +7,10 @@ becomes a token that structures a dialogue: a user who writes `<|im_end|>` write
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
-from itertools import groupby, pairwise
+from collections.abc import Sequence as Row
+from itertools import accumulate, groupby, pairwise
 from typing import Protocol
 
 from edged.engines.llama.sequence import Sequence, common_length
@@ -38,14 +40,13 @@ def new_sequence(job: Job, order: int, vocabulary: Tokenizer, limit: int) -> Seq
         ContextExceeded: the prompt is too long.
         BadRequest: there is nothing to do.
     """
-    prompt = encode(job.prefix + job.turn, vocabulary)
+    prompt, shared = encode_prompt(job.prefix, job.turn, vocabulary)
     if not prompt:
         raise BadRequest("the prompt is empty")
     if job.max_tokens < 1:
         raise BadRequest("max_tokens must be at least 1")
     if len(prompt) >= limit:
         raise ContextExceeded(len(prompt), limit - 1)
-    shared = common_length(prompt, encode(job.prefix, vocabulary)) if job.prefix else 0
     return Sequence(
         order=order,
         interactive=job.priority is Priority.INTERACTIVE,
@@ -58,12 +59,56 @@ def new_sequence(job: Job, order: int, vocabulary: Tokenizer, limit: int) -> Seq
 
 
 def encode(segments: Iterable[Segment], vocabulary: Tokenizer) -> list[int]:
-    """Tokens of the segments: in one go where that lets no literal text become a mark, else piece by piece."""
+    """Tokens of the segments. Literal text out of which a mark would become is written piece by piece; what stands
+    before and after it keeps the tokens that it has as one text."""
     joined = _join(segments)
     tokens = vocabulary.tokenize("".join(s.text for s in joined), special=True)
-    if _marks_are_ours(tokens, joined, vocabulary):
+    spelling = _spelling_marks(tokens, joined, vocabulary)
+    if not spelling:
         return tokens
-    return [token for segment in joined for token in _encode_alone(segment, vocabulary)]
+    if len(joined) == 1:
+        return _encode_alone(joined[0], vocabulary)
+    parts = groupby(enumerate(joined), lambda each: each[0] if each[0] in spelling else -1)
+    return [token for _, part in parts for token in encode([segment for _, segment in part], vocabulary)]
+
+
+def encode_prompt(prefix: Row[Segment], turn: Row[Segment], vocabulary: Tokenizer) -> tuple[list[int], int]:
+    """(tokens of a prompt, how many of them belong to its prefix and can be kept for the next one).
+
+    The prefix has the same tokens whatever the turn holds: both are tokenized apart, in front of the first mark of the
+    turn or the last one of the prefix. No token reaches across a mark. A template that writes no mark there has no such
+    border; then the prefix's tokens are those that begin the whole.
+    """
+    if not prefix:
+        return encode(turn, vocabulary), 0
+    prefix, turn, mark = _border(list(prefix), list(turn), vocabulary)
+    fixed = encode(prefix, vocabulary)
+    # A mark may also take the spaces in front of it (some vocabularies' attribute lstrip): then this is no border.
+    if mark is not None and encode([*prefix, mark], vocabulary) == fixed + encode([mark], vocabulary):
+        return fixed + encode(turn, vocabulary), len(fixed)
+    tokens = encode([*prefix, *turn], vocabulary)
+    return tokens, common_length(tokens, fixed)
+
+
+def _border(
+    prefix: list[Segment], turn: list[Segment], vocabulary: Tokenizer
+) -> tuple[list[Segment], list[Segment], Segment | None]:
+    """(prefix, turn, the mark that the turn begins with): the border moved to where it cannot move any more; None where
+    there is no mark."""
+    if turn and not turn[0].literal:
+        tokens = vocabulary.tokenize(turn[0].text, special=True)
+        if tokens and vocabulary.is_mark(tokens[0]) and turn[0].text.startswith(_spelling(tokens[0], vocabulary)):
+            return prefix, turn, Segment(_spelling(tokens[0], vocabulary))
+    *before, last = prefix
+    marks = [] if last.literal else [t for t in vocabulary.tokenize(last.text, special=True) if vocabulary.is_mark(t)]
+    if not marks:
+        return prefix, turn, None
+    spelling = _spelling(marks[-1], vocabulary)
+    at = last.text.rfind(spelling)
+    if at < 0 or not (at or before):
+        return prefix, turn, None
+    head = [Segment(last.text[:at])] if at else []
+    return [*before, *head], [Segment(last.text[at:]), *turn], Segment(spelling)
 
 
 def _join(segments: Iterable[Segment]) -> list[Segment]:
@@ -71,24 +116,26 @@ def _join(segments: Iterable[Segment]) -> list[Segment]:
     return [Segment("".join(s.text for s in group), kind) for kind, group in groupby(segments, lambda s: s.literal)]
 
 
-def _marks_are_ours(tokens: list[int], segments: list[Segment], vocabulary: Tokenizer) -> bool:
-    """Whether no mark among the tokens touches a byte of a literal segment. False where that cannot be told, because
-    the pieces do not add up to the text (a vocabulary that normalises)."""
-    if not any(s.literal for s in segments) or not any(vocabulary.is_mark(t) for t in tokens):
-        return True
+def _spelling_marks(tokens: list[int], segments: list[Segment], vocabulary: Tokenizer) -> set[int]:
+    """Which literal segments hold a byte of a mark among the tokens. All of them where that cannot be told, because the
+    pieces do not add up to the text (a vocabulary that normalises)."""
+    literals = {i for i, segment in enumerate(segments) if segment.literal}
+    if not literals or not any(vocabulary.is_mark(t) for t in tokens):
+        return set()
     pieces = [vocabulary.piece(t, special=True) for t in tokens]
-    literal = b"".join((b"\1" if s.literal else b"\0") * len(_bytes(s.text)) for s in segments)
     text, rebuilt = b"".join(_bytes(s.text) for s in segments), b"".join(pieces)
-    if rebuilt == b" " + text:  # some vocabularies put a space in front
-        literal = b"\0" + literal
-    elif rebuilt != text:
-        return False
     at = 0
+    if rebuilt == b" " + text:  # some vocabularies put a space in front
+        at = -1
+    elif rebuilt != text:
+        return literals
+    ends = list(accumulate(len(_bytes(segment.text)) for segment in segments))
+    found = set[int]()
     for token, piece in zip(tokens, pieces, strict=True):
-        if vocabulary.is_mark(token) and b"\1" in literal[at : at + len(piece)]:
-            return False
+        if vocabulary.is_mark(token) and piece:
+            found.update(range(bisect_right(ends, max(at, 0)), bisect_right(ends, at + len(piece) - 1) + 1))
         at += len(piece)
-    return True
+    return found & literals
 
 
 def _encode_alone(segment: Segment, vocabulary: Tokenizer) -> list[int]:

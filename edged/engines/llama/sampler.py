@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ctypes
 import secrets
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import llama_cpp as lc
@@ -18,7 +20,7 @@ Ids = NDArray[np.intp]
 
 # llama_token_data
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
-# top_p keeps at least so many candidates.
+# top_p and min_p keep at least so many candidates.
 MIN_KEEP = 1
 # The seed that tells llama.cpp to find one of its own (LLAMA_DEFAULT_SEED); all below are taken as they are.
 RANDOM_SEED = 0xFFFFFFFF
@@ -64,15 +66,19 @@ class Greedy:
 
 
 class Chain:
-    """llama.cpp's samplers: nucleus (top_p), temperature, a draw."""
+    """llama.cpp's samplers, in llama.cpp's order: top_k, nucleus (top_p), min_p, temperature, a draw."""
 
     def __init__(self, sampling: Sampling) -> None:
         seed = secrets.randbelow(RANDOM_SEED) if sampling.seed is None else sampling.seed % RANDOM_SEED
         params = lc.llama_sampler_chain_default_params()
         params.no_perf = True
         self._chain: Any = lc.llama_sampler_chain_init(params)
+        if sampling.top_k > 0:
+            lc.llama_sampler_chain_add(self._chain, lc.llama_sampler_init_top_k(sampling.top_k))
         if sampling.top_p < 1:
             lc.llama_sampler_chain_add(self._chain, lc.llama_sampler_init_top_p(sampling.top_p, MIN_KEEP))
+        if sampling.min_p > 0:
+            lc.llama_sampler_chain_add(self._chain, lc.llama_sampler_init_min_p(sampling.min_p, MIN_KEEP))
         lc.llama_sampler_chain_add(self._chain, lc.llama_sampler_init_temp(sampling.temperature))
         lc.llama_sampler_chain_add(self._chain, lc.llama_sampler_init_dist(seed))
 
@@ -92,9 +98,47 @@ class Chain:
         self._chain = None
 
 
-def sampler(sampling: Sampling) -> Sampler:
-    """The sampler for these settings."""
-    return Greedy() if sampling.temperature <= 0 else Chain(sampling)
+class Penalized:
+    """Makes tokens that the answer has already less likely, then leaves the choice to another sampler.
+
+    Only the answer's own tokens count, forced ones included. Those of the prompt do not: the marks by which a turn ends
+    are among them, and an answer has to end.
+
+    Args:
+        tokens: of the sequence, which grows; drafts are not among them.
+        begin: where in `tokens` the answer begins.
+    """
+
+    def __init__(self, sampling: Sampling, inner: Sampler, tokens: Sequence[int], begin: int) -> None:
+        self._repeat = np.float32(sampling.repeat_penalty)
+        self._presence = np.float32(sampling.presence_penalty)
+        self._frequency = np.float32(sampling.frequency_penalty)
+        self._inner, self._tokens, self._counted = inner, tokens, begin
+        self._counts: Counter[int] = Counter()
+
+    def pick(self, logits: Logits, allowed: Allowed | None) -> int:
+        self._counts.update(self._tokens[self._counted :])
+        self._counted = len(self._tokens)
+        if not self._counts:
+            return self._inner.pick(logits, allowed)
+        ids = np.fromiter(self._counts.keys(), np.intp, len(self._counts))
+        times = np.fromiter(self._counts.values(), np.float32, len(self._counts))
+        seen = logits[ids]
+        seen = np.where(seen > 0, seen / self._repeat, seen * self._repeat)
+        row = logits.copy()  # the row itself is llama.cpp's
+        row[ids] = seen - self._presence - self._frequency * times
+        return self._inner.pick(row, allowed)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def sampler(sampling: Sampling, tokens: Sequence[int] = (), begin: int = 0) -> Sampler:
+    """The sampler for these settings. tokens, begin: see Penalized; read only where a penalty is set."""
+    chosen: Sampler = Greedy() if sampling.temperature <= 0 else Chain(sampling)
+    if sampling.repeat_penalty == 1 and not sampling.presence_penalty and not sampling.frequency_penalty:
+        return chosen
+    return Penalized(sampling, chosen, tokens, begin)
 
 
 def logprob(logits: Logits, token: int) -> float:

@@ -18,4 +18,5 @@ def make(settings: Config) -> HttpTransport:
         api_keys_file=settings.http.api_keys_file,
         hosts=settings.http.hosts,
         origins=settings.http.origins,
+        strict=settings.http.strict,
     )

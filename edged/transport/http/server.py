@@ -40,7 +40,7 @@ class HttpTransport(Transport):
         mode, group: of the Unix sockets; group None: the process's own.
         api_keys_file: as in the configuration; needed where one listens on TCP. Read here: a reload with keys that are
             wrong is refused before anything has stopped.
-        hosts, origins: as in the configuration.
+        hosts, origins, strict: as in the configuration.
 
     Raises:
         ConfigError: the keys are not as they should be, or a TCP listener has none.
@@ -60,6 +60,7 @@ class HttpTransport(Transport):
         limits: Limits | None = None,
         hosts: Collection[str] = (),
         origins: Collection[str] = (),
+        strict: bool = False,
     ) -> None:
         self.addresses = self._listeners = tuple(listeners)
         self._mode = mode
@@ -70,6 +71,7 @@ class HttpTransport(Transport):
         self._browsers = Browsers([*hosts, *named, *_own_names()], origins)
         self._inherited: Sockets = {}
         self._limits = limits or Limits()
+        self._strict = strict
         for listener in self._listeners:
             if isinstance(listener, tuple) and self._keys is None:
                 raise ConfigError(_name(listener), "", "is open to the network: name http.api_keys_file")
@@ -101,7 +103,11 @@ class HttpTransport(Transport):
 
         self._gate = backend.gate
         board = Board(
-            api=backend.api, ready=backend.ready, metrics=backend.metrics, heartbeat_s=self._limits.heartbeat_s
+            api=backend.api,
+            ready=backend.ready,
+            metrics=backend.metrics,
+            heartbeat_s=self._limits.heartbeat_s,
+            strict=self._strict,
         )
         surfaces = Surfaces(make(board) for make in SURFACES)
         app = application(surfaces, keys=self._keys, gate=self._gate, browsers=self._browsers, limits=self._limits)

@@ -27,7 +27,7 @@ from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.headers import IDEMPOTENCY_KEY, idempotency_key
 from edged.transport.http.core.surface import Board
 from edged.transport.http.native.surface import Native
-from edged.transport.http.openai import embeddings
+from edged.transport.http.openai import embeddings, lenient
 from edged.transport.http.openai import request as openai_request
 from edged.transport.http.openai.surface import OpenAI
 from edged.transport.mqtt import messages, topics
@@ -81,7 +81,14 @@ openai_messages = st.lists(
     }), max_size=4,
 )  # fmt: skip
 chats = maps(
-    tuple(field.name for field in msgspec.structs.fields(openai_request.Body)),
+    (
+        *openai_request.Body.__struct_fields__,
+        *lenient.SAMPLERS,
+        *lenient.REFUSED,
+        "chat_template_kwargs",
+        "keep_alive",
+        "x\r\ny",
+    ),
     {
         "model": st.just("small"),
         "messages": openai_messages | st.just([{"role": "user", "content": "hi"}]),
@@ -104,17 +111,21 @@ TOOLED = {
 }
 
 
-@given(chats.map(written) | anything(RIGHT) | damaged(chats.map(written)), header)
-@example(RIGHT, "\udcff")
-@example(written(TOOLED), "q")
-@example(written({"model": "m", "messages": [{"role": "user", "content": "x"}], "seed": 10**4000}), "q")
+@given(chats.map(written) | anything(RIGHT) | damaged(chats.map(written)), header, st.booleans())
+@example(RIGHT, "\udcff", False)
+@example(written(TOOLED), "q", False)
+@example(written({"model": "m", "messages": [{"role": "user", "content": "x"}], "seed": 10**4000}), "q", True)
 @example(written({"model": "m", "messages": [{"role": "user", "content": "x"}], "response_format": {
-    "type": "json_schema", "json_schema": {"name": "x", "schema": {"multipleOf": 10**4000}}}}), "q")  # fmt: skip
-@example(written({"model": "m", "messages": [{"role": "user", "content": "x"}], "n": {"x": [1]}}), "q")
-def test_chat_completion_is_a_question_or_wrong_by_name(payload: bytes, key: str) -> None:
-    """For a model and for an agent, whose id comes from a header."""
+    "type": "json_schema", "json_schema": {"name": "x", "schema": {"multipleOf": 10**4000}}}}), "q", True)  # fmt: skip
+@example(written({"model": "m", "messages": [{"role": "user", "content": "x"}], "n": {"x": [1]}}), "q", True)
+def test_chat_completion_is_a_question_or_wrong_by_name(payload: bytes, key: str, strict: bool) -> None:
+    """For a model and for an agent, whose id comes from a header. What is ignored fits into one."""
     try:
-        chat = openai_request.parse(payload)
+        chat = openai_request.parse(payload, strict=strict)
+        told = lenient.header(chat.ignored)
+        assert told.isascii()
+        assert told.isprintable()
+        assert len(told) < 8000
         asked = openai_request.model_ask(chat)
         assert asked.messages
         assert is_finite(msgspec.to_builtins(asked))
@@ -124,9 +135,9 @@ def test_chat_completion_is_a_question_or_wrong_by_name(payload: bytes, key: str
         msgspec.json.encode(request)
     except CallerError as error:
         assert error.message
-        told = said(openai_error(error))["error"]
-        assert told["message"]
-        assert not isinstance(error, BadParameter) or told["param"] == error.param
+        refusal = said(openai_error(error))["error"]
+        assert refusal["message"]
+        assert not isinstance(error, BadParameter) or refusal["param"] == error.param
 
 
 inputs = texts | st.lists(texts | st.integers(), max_size=3)

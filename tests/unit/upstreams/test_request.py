@@ -174,3 +174,22 @@ def test_prompt_characters_count_everything_the_model_reads() -> None:
     made = a_chat(Message("user", "hi"), Message("assistant", "", (call("abc", x=1),)))
     assert request.prompt_characters(made) == len('hiabc{"x":1}')
     assert [request.estimated_tokens(n) for n in (0, 1, 4, 5)] == [0, 1, 1, 2]
+
+
+def test_samplers_that_are_set_go_along_until_a_server_refuses_one() -> None:
+    """The penalty of repetitions by both of its names; a neutral value is not sent."""
+    plain = written(a_chat())
+    chat = a_chat(sampling=Sampling(0.5, top_k=40, repeat_penalty=1.1, presence_penalty=0.5))
+    sent = written(chat)
+    assert {name: sent[name] for name in sent if name not in plain} == {
+        "top_k": 40,
+        "repeat_penalty": 1.1,
+        "repetition_penalty": 1.1,
+        "presence_penalty": 0.5,
+    }
+    other = request.respelled(Spelling(), chat, "Unrecognized request argument supplied: top_k")
+    assert other == Spelling(samplers=False)
+    assert written(chat, other).keys() == plain.keys()
+    assert request.idempotency_key(chat, other) != request.idempotency_key(chat, Spelling())
+    assert request.respelled(other, chat, "top_k") is None
+    assert request.respelled(Spelling(), a_chat(), "top_k") is None

@@ -17,7 +17,7 @@ FOREIGN = ("cross-site", "same-site")  # Sec-Fetch-Site of what another page, or
 METHODS = "GET, POST, DELETE"
 # What clients of ours send; the first of them carries the key, and nothing else of a browser's does.
 HEADERS = "Authorization, X-Api-Key, Content-Type, Accept, Idempotency-Key, Prefer"
-EXPOSED = "Location, Preference-Applied, Retry-After"
+EXPOSED = "Edged-Ignored, Location, Preference-Applied, Retry-After"
 REMEMBER_S = 600  # how long a browser may believe a preflight: a reload that takes an origin out counts soon
 
 

@@ -8,6 +8,7 @@ from edged.wire import MAX_NAME_BYTES
 from edged.wire.dialogue import BadParameter
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
+IGNORED = "Edged-Ignored"  # names of parameters that had no effect
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:

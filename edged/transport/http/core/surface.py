@@ -13,6 +13,9 @@ from edged.api import Api
 from edged.errors import EdgedError
 from edged.transport.base import Readiness
 
+# Of a request: names of its parameters that have no effect, which its response names in a header.
+IGNORED = web.RequestKey("ignored", str)
+
 
 class Board(Struct, frozen=True, kw_only=True):
     """What surfaces are made of.
@@ -21,12 +24,14 @@ class Board(Struct, frozen=True, kw_only=True):
     ready: whether requests are taken, and which parts of the daemon are not there yet.
     metrics: the document and its content type.
     heartbeat_s: the longest silence in a stream of events, in seconds.
+    strict: whether parameters without an effect are refused, as in the configuration.
     """
 
     api: Api
     ready: Callable[[], Readiness]
     metrics: Callable[[], tuple[bytes, str]]
     heartbeat_s: float
+    strict: bool = False
 
 
 class Surface(Protocol):

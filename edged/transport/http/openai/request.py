@@ -1,5 +1,5 @@
 """A request for a chat completion as OpenAI documents it, checked: what edged does not do is refused by name, never
-ignored. Pure.
+ignored. What other servers' clients send beside it is read by `lenient`, unless the configuration is strict. Pure.
 
 https://platform.openai.com/docs/api-reference/chat/create
 """
@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from edged.completions.request import MAX_TOP, ModelAsk
+from edged.transport.http.openai import lenient
+from edged.transport.http.openai.lenient import UNSET, Samplers
 from edged.transport.http.openai.tools import choice, tools
 from edged.types import JSON, Format, Message, Request, Sampling, ToolSpec
 from edged.wire import BOUNDS, check_numbers, decode, dialogue, question, stops
@@ -24,7 +26,7 @@ NUMBERS = {
     "top_logprobs": (0, MAX_TOP),
 }
 DEFAULT_TEMPERATURE = 0.0  # as an agent's: small models go astray at OpenAI's 1
-# ... but who sets top_p wants to sample; and without a temperature it would change nothing.
+# ... but who sets top_p, top_k or min_p wants to sample; and without a temperature it would change nothing.
 SAMPLING_TEMPERATURE = 1.0
 
 # Parameters that edged knows and has one way for: the values it takes (null is one always), and what to do instead.
@@ -111,7 +113,7 @@ class Body(Struct, forbid_unknown_fields=True):
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True):
-    """A request whose every part was checked, for an agent or a plain model."""
+    """A request whose every part was checked, for an agent or a plain model. ignored: names of what has no effect."""
 
     body: Body
     messages: tuple[Message, ...]
@@ -119,6 +121,8 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     response_schema: dict[str, JSON] | None
     max_tokens: int | None
     stop: tuple[str, ...]
+    samplers: Samplers = UNSET
+    ignored: tuple[str, ...] = ()
 
     @property
     def include_usage(self) -> bool:
@@ -126,14 +130,19 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
         return bool(self.body.stream_options and self.body.stream_options.include_usage)
 
 
-def parse(payload: bytes) -> ChatRequest:
+def parse(payload: bytes, *, strict: bool = False) -> ChatRequest:
     """A request from its bytes.
+
+    Args:
+        strict: refuse what OpenAI does not document and what has no effect.
 
     Raises:
         BadParameter: with the parameter and what is allowed.
         BadRequest, TooLarge: it is no JSON object, or nested too deep.
     """
-    body = convert(checked(decode(payload, Format.JSON), "a JSON object with model and messages"), Body, "")
+    raw = checked(decode(payload, Format.JSON), "a JSON object with model and messages")
+    read = lenient.Read(raw, UNSET, ()) if strict else lenient.read(raw, Body.__struct_fields__)
+    body = convert(read.body, Body, "")
     for name, (allowed, reason) in FIXED.items():
         value = getattr(body, name)
         if value is not None and value not in allowed:
@@ -147,6 +156,8 @@ def parse(payload: bytes) -> ChatRequest:
         response_schema=_response_schema(body.response_format),
         max_tokens=_max_tokens(body),
         stop=stops(body.stop),
+        samplers=read.samplers,
+        ignored=read.ignored,
     )
 
 
@@ -158,7 +169,8 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
         raise BadParameter("top_logprobs", "needs logprobs: true")
     temperature, top_p = body.temperature, 1.0 if body.top_p is None else body.top_p
     if temperature is None:
-        temperature = DEFAULT_TEMPERATURE if body.top_p is None else SAMPLING_TEMPERATURE
+        samples = body.top_p is not None or chat.samplers.need_temperature
+        temperature = SAMPLING_TEMPERATURE if samples else DEFAULT_TEMPERATURE
     return ModelAsk(
         model=body.model,
         messages=chat.messages,
@@ -168,7 +180,7 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
         parallel=may_be_many and body.parallel_tool_calls is True,
         response_schema=chat.response_schema,
         max_tokens=chat.max_tokens,
-        sampling=Sampling(temperature, top_p, body.seed),
+        sampling=Sampling(temperature, top_p, body.seed, **structs.asdict(chat.samplers)),
         stop=chat.stop,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )

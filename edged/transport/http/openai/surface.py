@@ -7,6 +7,7 @@ plain model does what the request says, and nothing of it is stored.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Iterator
@@ -23,8 +24,9 @@ from edged.transport.http.core import errors
 from edged.transport.http.core.connection import caller, gone
 from edged.transport.http.core.headers import IDEMPOTENCY_KEY, idempotency_key
 from edged.transport.http.core.stream import EventStream
-from edged.transport.http.core.surface import Board
+from edged.transport.http.core.surface import IGNORED, Board
 from edged.transport.http.openai import embeddings as openai_embeddings
+from edged.transport.http.openai import lenient
 from edged.transport.http.openai import reply as shapes
 from edged.transport.http.openai import request as openai_request
 from edged.transport.http.openai.request import ChatRequest
@@ -33,6 +35,11 @@ from edged.types import JSON, Ask, Caller, Fault, Status
 from edged.wire import fault
 from edged.wire.dialogue import BadParameter
 
+log = logging.getLogger("edged.http")
+
+# Pairs of client and parameter that the log has named; beyond them only the header does. A client that makes up names
+# fills neither the memory nor the log.
+MAX_NOTED = 1000
 PARAM = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+)*): ")  # how errors of edged's own checks begin
 
 # OpenAI's words for what its clients handle apart
@@ -53,6 +60,8 @@ class OpenAI:
         self._requests = board.api.requests
         self._models = board.api.models
         self._heartbeat_s = board.heartbeat_s
+        self._strict = board.strict
+        self._noted: set[tuple[str, str]] = set()
         self._created = int(time.time())  # of agents and models: since when they are as they are
 
     def routes(self) -> list[web.RouteDef]:
@@ -73,8 +82,13 @@ class OpenAI:
         """POST /v1/chat/completions. The header Idempotency-Key is the id of an agent's request; a plain model's answer
         has no effect that could happen twice."""
         who = caller(request)
-        chat = openai_request.parse(await request.read())
-        if self._models.kind(who, chat.body.model) is Kind.AGENT:
+        chat = openai_request.parse(await request.read(), strict=self._strict)
+        to_agent = self._models.kind(who, chat.body.model) is Kind.AGENT
+        # an agent decides about calls, too: what makes words rarer would make them wrong
+        if ignored := (*chat.ignored, *(chat.samplers.named if to_agent else ())):
+            request[IGNORED] = lenient.header(ignored)
+            self._note(who.client, ignored)
+        if to_agent:
             asked = openai_request.agent_request(chat, await self._id(request, who))
             ask = Ask(request=asked, caller=who)
             return await (self._stream_agent if chat.body.stream else self._ask_agent)(request, chat, ask)
@@ -102,6 +116,14 @@ class OpenAI:
             raise BadParameter("model", f"{job.model!r} is an agent, and embeddings are made by embedding models")
         made = await self._models.embed(who, job)
         return _json(openai_embeddings.answer(job.model, made, as_base64=as_base64))
+
+    def _note(self, client: str, ignored: tuple[str, ...]) -> None:
+        """Log what has no effect, once for each client and name."""
+        for name in ignored:
+            if (client, name) in self._noted or len(self._noted) >= MAX_NOTED:
+                continue
+            self._noted.add((client, name))
+            log.info("%s sends %s, which has no effect", client, name, extra={"event": "parameter_ignored"})
 
     async def _id(self, request: web.Request, who: Caller) -> str | None:
         """The id of an agent's request: its Idempotency-Key. Quotes around it were part of the id once, on this

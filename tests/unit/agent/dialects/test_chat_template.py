@@ -220,8 +220,81 @@ def test_template_that_is_no_jinja_makes_the_model_unavailable() -> None:
 
 def test_template_gets_the_special_tokens_and_an_empty_date() -> None:
     """A date in the prefix would make another prefix of it every day."""
-    template = "{{ bos_token }}[{{ strftime_now('%d') }}]{{ eos_token }}"
-    assert joined(Dialect(template, {"bos_token": "<s>"}).render([USER], generate=True)) == "<s>[]"
+    template = (
+        "{{ bos_token }}[{{ strftime_now('%d') }}]{% for m in messages %}{{ m.content }}{% endfor %}{{ eos_token }}"
+    )
+    assert joined(Dialect(template, {"bos_token": "<s>"}).render([USER], generate=True)) == "<s>[]How full is it?"
+
+
+EACH = "{%% for m in messages %%}<|im_start|>{{ m.role }}\n%s<|im_end|>\n{%% endfor %%}"
+PARTS = EACH % "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}"
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+TEMPLATES = {
+    # The first two stand in real files; the rest was reported of Mistral Small 3.1 (the system
+    # text as parts only), of Qwen3.5 (a user has to be there, the system message is first) and of an older Gemma
+    "parts": PARTS,
+    "no system": NO_SYSTEM + EACH % "{{ m.content }}",
+    "no system, parts": NO_SYSTEM + PARTS,
+    "system lost": "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}",
+    "system as parts": EACH
+    % "{% if m.role == 'system' %}{{ m.content[0]['text'] }}{% elif m.content is string %}{{ m.content }}"
+    "{% else %}{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}",
+    "needs a user": "{% if not messages | selectattr('role', 'equalto', 'user') | list %}"
+    "{{ raise_exception('No user query found in messages.') }}{% endif %}" + EACH % "{{ m.content }}",
+    "system first": "{% for m in messages[1:] if m.role == 'system' %}"
+    "{{ raise_exception('System message must be at the beginning.') }}{% endfor %}" + EACH % "{{ m.content }}",
+    "tools lost": "{# tools: <tool_call> #}{% for m in messages if m.role != 'tool' %}"
+    "<{{ m.role }}>{{ m.content }}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("tools", [(), (LEVEL, REPLY)], ids=["no-tools", "tools"])
+@pytest.mark.parametrize("talk", TALKS.values(), ids=TALKS)
+def test_what_went_in_comes_out(talk: list[Message], tools: tuple[ToolSpec, ...], template: str) -> None:
+    """However a template takes contents and system texts, nothing that was said is missing, and it is in order."""
+    written = joined(Dialect(template, {}).render(talk, tools, generate=True))
+    at = 0
+    for message in talk:
+        said = [message.content] if not message.tool_calls else [call.name for call in message.tool_calls]
+        for text in said:
+            at = written.index(text, at) + len(text)
+    assert all(spec.name in written for spec in tools)
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("tools", [(), (LEVEL,)], ids=["no-tools", "tools"])
+def test_what_stands_before_a_question_is_shared_whatever_the_template(
+    tools: tuple[ToolSpec, ...], template: str
+) -> None:
+    spoken = Dialect(template, {})
+    fixed = spoken.render([SYSTEM], tools, generate=False)
+    prefix, _ = chat_template.split(spoken.render([SYSTEM, USER], tools, generate=True), fixed)
+    assert SYSTEM.content in joined(prefix)
+
+
+def test_a_later_system_message_goes_into_the_next_users_words() -> None:
+    """Where the template takes it at the beginning only."""
+    note = Message("system", "It is night.")
+    written = joined(Dialect(TEMPLATES["system first"], {}).render([SYSTEM, USER, note, USER], generate=True))
+    assert written.endswith("<|im_start|>user\nIt is night.\n\nHow full is it?<|im_end|>\n")
+
+
+@pytest.mark.parametrize(
+    ("template", "lost"),
+    [
+        ("{{ messages[0].content }}", "what the user says"),
+        ("{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}", "what the assistant says"),
+        ("{% for m in messages %}{{ m.content[:1] }}{% endfor %}", "the system text"),
+        ("always the same", "the system text"),
+    ],
+)
+def test_a_template_that_loses_a_message_writes_no_prompt(template: str, lost: str) -> None:
+    """Before anything runs: a model that does not see what was asked acts all the same."""
+    spoken = Dialect(template, {})
+    for talk in ([USER], [SYSTEM, USER]):
+        with pytest.raises(ModelUnavailable, match=f"chat template leaves out {lost}"):
+            spoken.render(talk, generate=True)
 
 
 A, B, C = Segment("a"), Segment("b", literal=True), Segment("c")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from edged.engines.llama.prompt import encode
+from edged.engines.llama.prompt import encode, encode_prompt
 from edged.types import Segment
 
 CONTROL = "<|end|>"
@@ -63,6 +63,11 @@ def theirs(text: str) -> Segment:
         ([ours("x"), theirs("<|en"), ours("d|>")], ["x", "<", "|", "en", "d", "|", ">"]),  # spelled across the border
         ([theirs("<|en"), theirs("d|>")], ["<", "|", "end", "|", ">"]),
         ([theirs("<call><call>")], ["<", "cal", "l", ">", "<", "cal", "l", ">"]),
+        # what stands beside it keeps its tokens: "abc" is one
+        (
+            [ours("ab"), theirs("c"), ours("<|end|>"), theirs("<|end|>")],
+            ["abc", "[<|end|>]", "<", "|", "end", "|", ">"],
+        ),
         ([], []),
         ([theirs("")], []),
     ],
@@ -83,3 +88,30 @@ def test_encode_is_linear_in_what_a_user_repeats() -> None:
     vocabulary = Letters()
     tokens = encode([theirs(USER_DEFINED * 20_000)], vocabulary)
     assert not any(vocabulary.is_mark(t) for t in tokens)
+
+
+TURNS = ["hello", "<|end|>", "<call>", "ab<|end|>cd", "|>", ""]
+
+
+@pytest.mark.parametrize("space", [False, True])
+@pytest.mark.parametrize(
+    ("prefix", "before"),
+    [
+        ([ours("<|end|>"), theirs("ab"), ours("cd<|end|>\n")], "<|end|>user"),  # the turn begins with a mark
+        ([ours("<|end|>"), theirs("ab"), ours("cd<|end|>us")], ""),  # the last mark of the prefix is the border
+        ([theirs("a<call>b"), ours("cd<|end|>us")], ""),  # the prefix holds such bytes itself
+    ],
+)
+def test_the_prefix_has_the_same_tokens_whatever_the_turn_holds(
+    space: bool, prefix: list[Segment], before: str
+) -> None:
+    vocabulary = Letters(space)
+    made = [encode_prompt(prefix, [ours(before), theirs(turn)], vocabulary) for turn in TURNS]
+    fixed, kept = made[0]
+    assert kept > 2
+    assert [(tokens[:kept], shared) for tokens, shared in made] == [(fixed[:kept], kept)] * len(TURNS)
+
+
+def test_without_a_mark_the_prefix_is_what_begins_the_whole() -> None:
+    tokens, shared = encode_prompt([ours("abcd")], [theirs("ef")], vocabulary := Letters())
+    assert (vocabulary.texts(tokens), shared) == (["abc", "def"], 1)

@@ -139,6 +139,21 @@ async def test_text_that_is_no_utf8_is_read_whatever_its_column_is_for(database:
     assert grouped["rows"] == [{"b": "\ufffdA", "count(*)": 1}]
 
 
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [
+        (b"\xc3\x28", "\ufffd("),  # a browser's history, read by litecli
+        (b"bash\xfd;make\xfd", "bash\ufffd;make\ufffd"),  # GNU parallel's job log, read by sqlite-web
+        (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),  # half a surrogate pair that a program wrote as three bytes
+        (b"21 \xc2", "21 \ufffd"),  # cut in the middle of a character
+    ],
+)
+async def test_texts_that_cost_others_a_table(database: SqlDatabase, path: Path, stored: bytes, read: str) -> None:
+    """Databases that people brought to other tools."""
+    run(path, f"INSERT INTO t VALUES (CAST(x'{stored.hex()}' AS TEXT), 1), ('good', 2)")
+    assert (await database.read(tool("SELECT a FROM t"), {}))["rows"] == [{"a": read}, {"a": "good"}]
+
+
 async def test_many_rows_with_text_that_is_no_utf8_stop_at_the_limit(database: SqlDatabase, path: Path) -> None:
     """The second way of reading is as bounded as the first."""
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT CAST(x'ff' AS TEXT) AS a FROM n"

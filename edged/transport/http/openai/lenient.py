@@ -1,0 +1,258 @@
+"""What clients of other servers send beyond what OpenAI documents. It becomes a request as OpenAI documents it,
+samplers that OpenAI does not have, and the names of what has no effect. Pure.
+
+Ignored is only what leaves the answer's meaning as it is. What would change it and cannot be done is refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct, structs
+
+from edged.types import JSON
+from edged.wire.dialogue import BadParameter, convert
+
+MAX_NAMES = 32  # in the header: all its lines together have to fit into what proxies take
+MAX_NAME = 64  # characters of one
+UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")  # a name is what the client made up, and goes into a header and the log
+
+UNLIMITED = (-1, -2)  # llama.cpp's words, and Ollama's second one, for no limit of tokens
+RANDOM_SEEDS = (-1,)
+LIMITS = ("max_tokens", "max_completion_tokens")
+# By nature of no effect, whatever their value: who asks, and what a cache of OpenAI's would do.
+SILENT = (
+    "user",
+    "safety_identifier",
+    "metadata",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+)
+# Documented by OpenAI, and without effect here: the values that ask for what is done anyhow. Others are named.
+WITHOUT_EFFECT: dict[str, tuple[JSON, ...]] = {
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "reasoning_effort": ("none",),
+    "verbosity": ("medium",),
+    "prediction": (),
+}
+# Parameters of other servers that change the answer: why they are refused, and what to do instead.
+REFUSED = {
+    "format": "name the shape in response_format",
+    "grammar": "name the shape in response_format",
+    "json_schema": "name the shape in response_format",
+    "structured_outputs": "name the shape in response_format",
+    "guided_json": "name the shape in response_format",
+    "guided_regex": "name the shape in response_format",
+    "guided_choice": "name the shape in response_format",
+    "guided_grammar": "name the shape in response_format",
+    "system": "write it as a message of role system",
+    "prompt": "write it as a message of role user",
+    "input": "write it as a message of role user",
+    "images": "the models read text",
+    "n_predict": "name the bound in max_tokens",
+    "num_predict": "name the bound in max_tokens",
+    "max_output_tokens": "name the bound in max_tokens",
+    "min_tokens": "an answer ends where the model ends it",
+    "ignore_eos": "an answer ends where the model ends it",
+    "best_of": "one choice is made",
+    "use_beam_search": "one choice is made",
+    "echo": "the prompt is not part of the answer",
+    "continue_final_message": "an answer that is begun is not continued",
+    "stop_token_ids": "name texts in stop",
+    "bad_words": "words cannot be forbidden",
+    "allowed_token_ids": "tokens cannot be forbidden",
+}
+HARMLESS_VALUES: dict[str, JSON] = {"best_of": 1, "min_tokens": 0}  # beside false, which asks for none of these
+MEANS_SOMETHING = ("model", "messages", "web_search_options")  # of which an empty value is not the same as none
+
+MESSAGE_FIELDS = {
+    "role", "content", "name", "tool_calls", "tool_call_id",
+    "refusal", "audio", "function_call", "annotations", "parsed",
+}  # fmt: skip
+CALL_FIELDS = {"id", "type", "function", "custom", "index"}
+CALLED_FIELDS = {"name", "arguments", "parsed_arguments"}
+TOOL_FIELDS = {"type", "function", "custom"}
+FUNCTION_FIELDS = {"name", "description", "parameters", "strict"}
+SCHEMA_FIELDS = {"name", "schema", "description", "strict"}
+PART_FIELDS = {"type", "text", "refusal", "prompt_cache_breakpoint", "image_url", "input_audio", "file"}
+REASONING_PARTS = ("thinking", "redacted_thinking", "reasoning")  # of an assistant's content
+
+
+class Samplers(Struct, frozen=True, kw_only=True):
+    """Ways of choosing tokens beside temperature, top_p and seed, with bounds. Fields as in types.Sampling."""
+
+    top_k: Annotated[int, Meta(le=2**31 - 1)] = 0
+    min_p: Annotated[float, Meta(le=1)] = 0.0
+    repeat_penalty: Annotated[float, Meta(ge=0.01, le=10)] = 1.0
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """Those that are set."""
+        return tuple(name for name in self.__struct_fields__ if getattr(self, name) != getattr(UNSET, name))
+
+    @property
+    def need_temperature(self) -> bool:
+        """Whether one is set that changes nothing about the likeliest token."""
+        return self.top_k > 1 or self.min_p > 0
+
+
+UNSET = Samplers()
+SAMPLERS = {**{name: name for name in Samplers.__struct_fields__}, "repetition_penalty": "repeat_penalty"}
+
+
+class Read(Struct, frozen=True):
+    """body: as OpenAI documents it. ignored: names of what has no effect, each once."""
+
+    body: dict[str, JSON]
+    samplers: Samplers
+    ignored: tuple[str, ...]
+
+
+def read(raw: dict[str, JSON], documented: Collection[str]) -> Read:
+    """A request as it came.
+
+    Args:
+        documented: the parameters that OpenAI documents.
+
+    Raises:
+        BadParameter: it asks for what cannot be done, and would get something else; or a value is of the wrong kind.
+    """
+    ignored: dict[str, None] = {}
+    body: dict[str, JSON] = {}
+    samplers: dict[str, JSON] = {}
+    for name, value in raw.items():
+        if value is None or (name not in MEANS_SOMETHING and value in ("", [], {})) or name in SILENT:
+            continue
+        if name in SAMPLERS:
+            samplers[SAMPLERS[name]] = value
+        elif name in WITHOUT_EFFECT:
+            if value not in WITHOUT_EFFECT[name]:
+                ignored[name] = None
+        elif name in documented:
+            body[name] = value
+        elif name in REFUSED and value is not False and value != HARMLESS_VALUES.get(name):
+            raise BadParameter(name, f"is not supported: {REFUSED[name]}")
+        elif name not in REFUSED:
+            ignored[safe(name)] = None
+    _limits(body)
+    _tool_choice(body)
+    if body.get("seed") in RANDOM_SEEDS:
+        del body["seed"]
+    if not body.get("logprobs") and body.get("top_logprobs") == 0:
+        body.pop("top_logprobs", None)
+    keep = _Keep(ignored)
+    _each(body, "messages", lambda one: _message(one, keep))
+    _each(body, "tools", lambda one: _tool(one, keep))
+    if isinstance(options := body.get("stream_options"), dict):
+        body["stream_options"] = keep(options, {"include_usage", "include_obfuscation"}, "stream_options")
+    if isinstance(shape := body.get("response_format"), dict):
+        body["response_format"] = _response_format(shape, keep)
+    return Read(body, _samplers(samplers), tuple(ignored))
+
+
+def safe(name: str) -> str:
+    """A name that a client made up, as it may stand in a header."""
+    return UNSAFE.sub("_", name[:MAX_NAME]) or "_"
+
+
+def header(ignored: Collection[str]) -> str:
+    """The value of the header that names them; at most MAX_NAMES, then how many more there are."""
+    names = list(ignored)
+    return ", ".join([*names[:MAX_NAMES], *([f"+{len(names) - MAX_NAMES}"] if len(names) > MAX_NAMES else [])])
+
+
+def _samplers(given: dict[str, JSON]) -> Samplers:
+    made = convert(given, Samplers, "")
+    return structs.replace(made, top_k=max(0, made.top_k), min_p=max(0.0, made.min_p))  # -1: unset
+
+
+def _limits(body: dict[str, JSON]) -> None:
+    """Of both names for one bound the smaller counts."""
+    for name in LIMITS:
+        if body.get(name) in UNLIMITED:
+            del body[name]
+    one, other = (body.get(name) for name in LIMITS)
+    if isinstance(one, int) and isinstance(other, int):
+        body["max_tokens"] = min(one, other)
+        del body["max_completion_tokens"]
+
+
+def _tool_choice(body: dict[str, JSON]) -> None:
+    """Nothing to choose from: whatever leaves the model free means nothing."""
+    chosen = body.get("tool_choice")
+    if isinstance(chosen, dict) and set(chosen) == {"type"} and chosen["type"] in ("auto", "none", "required"):
+        body["tool_choice"] = chosen = chosen["type"]
+    if chosen in ("auto", "none") and not body.get("tools"):
+        del body["tool_choice"]
+
+
+class _Keep:
+    """Keeps the known fields of a part of the request, and notes the names of the others."""
+
+    def __init__(self, ignored: dict[str, None]) -> None:
+        self._ignored = ignored
+
+    def __call__(self, part: dict[str, JSON], fields: Collection[str], where: str) -> dict[str, JSON]:
+        for name, value in part.items():
+            if name not in fields and value is not None:
+                self.note(f"{where}.{safe(name)}")
+        return {name: value for name, value in part.items() if name in fields}
+
+    def note(self, name: str) -> None:
+        """It has no effect."""
+        self._ignored[name] = None
+
+
+def _each(part: dict[str, JSON], name: str, change: Callable[[dict[str, JSON]], dict[str, JSON]]) -> None:
+    """Change each object in a list. What is of another kind is left to the check that names it."""
+    given = part.get(name)
+    if isinstance(given, list):
+        part[name] = [change(one) if isinstance(one, dict) else one for one in given]
+
+
+def _message(message: dict[str, JSON], keep: _Keep) -> dict[str, JSON]:
+    made = keep(message, MESSAGE_FIELDS, "messages")
+    by_model = made.get("role") == "assistant"
+    if by_model and isinstance(parts := made.get("content"), list):
+        kept = [part for part in parts if not (isinstance(part, dict) and part.get("type") in REASONING_PARTS)]
+        if len(kept) < len(parts):
+            keep.note("messages.content.thinking")
+        made["content"] = kept
+    _each(made, "content", lambda part: keep(part, PART_FIELDS, "messages.content"))
+    _each(made, "tool_calls", lambda call: _call(call, keep))
+    if by_model and made.get("content") is None and made.get("refusal") is None and not made.get("tool_calls"):
+        made["content"] = ""  # all it wrote was reasoning
+    return made
+
+
+def _call(call: dict[str, JSON], keep: _Keep) -> dict[str, JSON]:
+    made = keep(call, CALL_FIELDS, "messages.tool_calls")
+    if isinstance(function := made.get("function"), dict):
+        made["function"] = keep(function, CALLED_FIELDS, "messages.tool_calls.function")
+    return made
+
+
+def _tool(tool: dict[str, JSON], keep: _Keep) -> dict[str, JSON]:
+    made = keep(tool, TOOL_FIELDS, "tools")
+    if isinstance(function := made.get("function"), dict):
+        made["function"] = keep(function, FUNCTION_FIELDS, "tools.function")
+    return made
+
+
+def _response_format(shape: dict[str, JSON], keep: _Keep) -> dict[str, JSON]:
+    """A schema counts wherever servers look for one, and needs no name."""
+    beside: Any = shape.get("schema")
+    made = keep(shape, {"type", "json_schema", "schema"}, "response_format")
+    made.pop("schema", None)
+    named = made.get("json_schema")
+    if made.get("type") in ("json_object", "json_schema") and beside is not None and named is None:
+        made = {"type": "json_schema", "json_schema": {"name": "answer", "schema": beside}}
+    elif isinstance(named, dict):
+        made["json_schema"] = {"name": "answer", **keep(named, SCHEMA_FIELDS, "response_format.json_schema")}
+    return made
