@@ -143,7 +143,7 @@ class Runner(ModelRunner[Job]):
     def step(self) -> None:
         """Compute some tokens of those who are next, and go on from their logits."""
         self._draft()
-        speed = self._speed
+        speed, self._unchecked = self._speed, True
         batch = max(MIN_BATCH_ROWS, speed.costs.rows_within(BATCH_STEP_S, sizes.MAX_RUNNING))
         budget = Budget(speed.budget.budget, speed.budget.rhythm, sizes.MAX_SEQUENCES, batch)
         began = time.monotonic()
@@ -153,7 +153,6 @@ class Runner(ModelRunner[Job]):
             prompt_tokens = sum(c.count for c in step.chunks if not c.sequence.prompt_done)
             generated = self._postprocess(step.chunks)
             speed.stepped(prompt_tokens, generated, time.monotonic() - began)
-        self._unchecked = True
         if self._checked:
             self._check_books()
         self.stats = self._take_stats()
@@ -194,7 +193,7 @@ class Runner(ModelRunner[Job]):
         return news
 
     def close(self) -> None:
-        """Store prefixes, free everything native. Jobs that have not ended get no outcome."""
+        """See ModelRunner. Prefixes are stored."""
         if self._prefixes and not self._trimmed:  # copying them out takes memory, and time that there is none of
             self._prefixes.save(self._speed.prompt_tokens_s, wait=True)
         for generation in self._generations.values():

@@ -13,7 +13,8 @@ import contextlib
 import hashlib
 import os
 import struct
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -196,3 +197,18 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(fd)  # the name, not only the bytes
     finally:
         os.close(fd)
+
+
+def key_digest(key: Key) -> str:
+    return hashlib.sha256(msgspec.msgpack.encode((VERSION, key))).hexdigest()[:16]
+
+
+def file_name(key: Key, tokens: Sequence[int]) -> str:
+    """The file's name: another format, key or list of tokens has another one, so what does not fit is not even seen."""
+    return f"{key_digest(key)}-{hashlib.sha256(array('i', tokens).tobytes()).hexdigest()[:32]}{SUFFIX}"
+
+
+def check_name(name: str, key: Key, header: Header) -> None:
+    """Digests in names are short, and files can be renamed."""
+    if header.key != key or name != file_name(key, header.tokens):
+        raise Damaged("it holds something else than its name says")

@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import threading
 import time
-from array import array
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,31 +27,29 @@ from msgspec import Struct
 
 from edged.engines.llama import snapshot_file
 from edged.engines.llama.fingerprint import model_fingerprint
-from edged.engines.llama.sequence import MIN_SHARED_TOKENS, common_length
-from edged.engines.llama.snapshot_file import SUFFIX, UNFINISHED, VERSION, Buffer, Damaged, Header, Key, Stopped
+from edged.engines.llama.snapshot_file import (
+    SUFFIX,
+    UNFINISHED,
+    Damaged,
+    Header,
+    Key,
+    Stopped,
+    check_name,
+    key_digest,
+)
+from edged.engines.llama.snapshot_shelf import SHORTEST_S, Entry, Shelf
 from edged.engines.llama.snapshot_worth import Worth
+from edged.engines.llama.snapshot_writer import Job, Writer
 
 __all__ = ["Entry", "Key", "Shelf", "Snapshots", "Stats", "model_fingerprint"]
 
 log = logging.getLogger(__name__)
 
-# States that wait for the card lie in memory: two prefixes of 1,000 tokens of a 1.5B model, on a board with 1 GB.
-MOST_QUEUED_BYTES = 64 * 2**20
 # Left free on the disk: the store lies there too, and a request that cannot be stored is not accepted.
 LEFT_FREE_BYTES = 64 * 2**20
 RECORD_S = 86_400.0  # how long the use of a file may be known in memory only
 CLOSE_S = 10.0  # a third of what the service manager allows for a stop; an SD card writes 100 MB meanwhile
-SHORTEST_S = 1e-6  # what took no time at all took this long: rates stay finite
 WORTH_FILE = "worth.json"
-
-
-class Entry(Struct, frozen=True):
-    """A stored state. computed_s: seconds that computing its tokens took on this board; name: its file's."""
-
-    tokens: tuple[int, ...]
-    n_bytes: int
-    computed_s: float
-    name: str
 
 
 class Stats(Struct, frozen=True):
@@ -87,15 +82,6 @@ class _File:
     entry: Entry | None = None
 
 
-@dataclass(slots=True)
-class _Job:
-    """Something for the writer. n_bytes: memory that it holds meanwhile, for the state of this name."""
-
-    run: Callable[[], None]
-    n_bytes: int = 0
-    name: str = ""
-
-
 class Snapshots:
     """The folder. Making one touches nothing: `start`, or the first `open`, does.
 
@@ -110,12 +96,9 @@ class Snapshots:
         self._lock = threading.Condition()  # guards all below; never held while the disk is waited for
         self._files: dict[str, _File] = {}
         self._pending: set[str] = set()  # names that are being written
-        self._jobs: deque[_Job] = deque()
-        self._queued_bytes = 0
-        self._writer: threading.Thread | None = None
+        self._writer = Writer(self._lock)
         self._starting = threading.Lock()
         self._started = False
-        self._end_at: float | None = None  # time.monotonic(); set: nothing new is taken
         self._worth = Worth()
         self._worth_on_disk = Worth()
         self._trouble: str | None = None  # why the last write failed, as it was logged
@@ -146,7 +129,7 @@ class Snapshots:
     def open(self, key: Key) -> Shelf:
         """The states that fit a loaded model: reads their headers."""
         self.start()
-        prefix = _key_digest(key)
+        prefix = key_digest(key)
         with self._lock:
             names = [name for name, file in self._files.items() if name.startswith(prefix) and file.entry is None]
         for name in names:
@@ -157,27 +140,16 @@ class Snapshots:
         """Drop the states that wait in memory to be written; they are computed again after a restart. Returns their
         bytes."""
         with self._lock:
-            dropped = [job for job in self._jobs if job.n_bytes]
-            self._jobs = deque(job for job in self._jobs if not job.n_bytes)
-            freed = sum(job.n_bytes for job in dropped)
-            self._queued_bytes -= freed
+            dropped = self._writer.drop_states()
             self._pending.difference_update(job.name for job in dropped)
-            self._lock.notify_all()
-        return freed
+        return sum(job.n_bytes for job in dropped)
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Take nothing any more; return when what is queued is written, or that takes too long. Nothing is left to do
         the second time."""
-        with self._lock:
-            if self._end_at is None:
-                self._end_at = time.monotonic() + timeout_s
-            self._lock.notify_all()
-            writer = self._writer
-        if writer is not None:
-            writer.join(timeout_s + 1)  # it looks at the clock between two chunks
-            if writer.is_alive():
-                log.warning("%s: the disk does not answer; what was not written yet is lost", self._folder)
-                return
+        if not self._writer.close(timeout_s):
+            log.warning("%s: the disk does not answer; what was not written yet is lost", self._folder)
+            return
         with self._lock:
             used = [name for name, file in self._files.items() if file.used_at > file.recorded_at]
         for name in used:
@@ -194,28 +166,28 @@ class Snapshots:
 
     # What a shelf does. The engine thread calls these.
 
-    def _candidates(self, prefix: str) -> list[Entry]:
+    def candidates(self, prefix: str) -> list[Entry]:
         with self._lock:
             return [f.entry for name, f in self._files.items() if f.entry is not None and name.startswith(prefix)]
 
-    def _expected_s(self, entry: Entry, *, cached: bool) -> float:
+    def expected_s(self, entry: Entry, *, cached: bool) -> float:
         with self._lock:
             return self._worth.read_s(entry.n_bytes, cached=cached)
 
-    def _is_cached(self, entry: Entry) -> bool:
+    def is_cached(self, entry: Entry) -> bool:
         return snapshot_file.in_page_cache(self._folder / entry.name)
 
-    def _turned_down(self, *, cached: bool) -> None:
+    def turned_down(self, *, cached: bool) -> None:
         with self._lock:
             self._worth.forgive(cached=cached)
 
-    def _read(self, entry: Entry, key: Key) -> tuple[bytes, float] | None:
+    def read(self, entry: Entry, key: Key) -> tuple[bytes, float] | None:
         """The state, and the seconds that took."""
         path = self._folder / entry.name
-        cached, began = self._is_cached(entry), time.monotonic()
+        cached, began = self.is_cached(entry), time.monotonic()
         try:
             header, state = snapshot_file.read(path)
-            _check_name(entry.name, key, header)
+            check_name(entry.name, key, header)
         except (OSError, Damaged) as error:
             self._cannot_read(entry.name, error)
             return None
@@ -224,26 +196,26 @@ class Snapshots:
             self._worth.learn_read(entry.n_bytes, seconds, cached=cached)
             self._count(read_files=1)
             if self._worth.differs(self._worth_on_disk):
-                self._post(_Job(self._write_worth))
-        self._use(entry.name)
+                self._writer.post(Job(self._write_worth))
+        self.use(entry.name)
         return state, seconds
 
-    def _has(self, name: str) -> bool:
+    def has(self, name: str) -> bool:
         with self._lock:
             return name in self._files or name in self._pending
 
-    def _use(self, name: str) -> None:
+    def use(self, name: str) -> None:
         with self._lock:
             file = self._files.get(name)
             if file is None:
                 return
             file.used_at = self._now()
             if file.used_at - file.recorded_at >= RECORD_S:
-                self._post(_Job(lambda: self._record_use(name)))
+                self._writer.post(Job(lambda: self._record_use(name)))
 
-    def _wants(self, name: str, n_tokens: int, n_bytes: int, computed_s: float) -> bool:
+    def wants(self, name: str, n_tokens: int, n_bytes: int, computed_s: float) -> bool:
         with self._lock:
-            if self._end_at is not None or snapshot_file.most_bytes(n_tokens, n_bytes) > self.max_bytes:
+            if self._writer.ends or snapshot_file.most_bytes(n_tokens, n_bytes) > self.max_bytes:
                 return False
             barred = self._worth.is_barred(name, n_tokens / max(computed_s, SHORTEST_S))
             if name in self._files or name in self._pending or barred:
@@ -254,29 +226,28 @@ class Snapshots:
             self._worth.forgive(cached=False)
             return False
 
-    def _write(self, name: str, header: Callable[[], Header], state: memoryview, wait_s: float) -> bool:
+    def write(self, name: str, header: Callable[[], Header], state: memoryview, wait_s: float) -> bool:
         n_bytes = state.nbytes
         with self._lock:
-            room = self._lock.wait_for(lambda: self._end_at is not None or self._has_room(n_bytes), wait_s)
-            if not room or self._end_at is not None:
+            if not self._writer.wait_for_room(n_bytes, wait_s):
                 return False
             self._pending.add(name)
-            self._post(_Job(lambda: self._store(name, header, state), n_bytes, name))
+            self._writer.post(Job(lambda: self._store(name, header, state), n_bytes, name))
             return True
 
-    def _restored(self, entry: Entry, seconds: float) -> None:
+    def restored(self, entry: Entry, seconds: float) -> None:
         with self._lock:
             self._worth.learn_restore(entry.n_bytes, seconds)
             self._count(restored=1)
 
-    def _give_up(self, entry: Entry, tokens_per_s: float) -> None:
+    def give_up(self, entry: Entry, tokens_per_s: float) -> None:
         """Computing is faster: free its place, and remember that after a restart."""
         with self._lock:
             self._worth.bar(entry.name, tokens_per_s)
-            self._post(_Job(self._write_worth))
+            self._writer.post(Job(self._write_worth))
         self._remove(entry.name, dropped=1)
 
-    def _refuse(self, name: str, why: str) -> None:
+    def refuse(self, name: str, why: str) -> None:
         log.warning("%s is dropped and will be computed anew: %s", self._folder / name, why)
         self._remove(name, refused=1)
 
@@ -297,7 +268,7 @@ class Snapshots:
         """Read the header of a file whose name says it fits."""
         try:
             header = snapshot_file.read_header(self._folder / name)
-            _check_name(name, key, header)
+            check_name(name, key, header)
         except (OSError, Damaged) as error:
             self._cannot_read(name, error)
             return
@@ -309,7 +280,7 @@ class Snapshots:
     def _cannot_read(self, name: str, error: OSError | Damaged) -> None:
         """What is damaged goes; what is gone, or is not for us to read, is forgotten and may be written anew."""
         if isinstance(error, Damaged) or error.errno == errno.EIO:
-            self._refuse(name, str(error))
+            self.refuse(name, str(error))
             return
         if not isinstance(error, FileNotFoundError):
             log.warning("%s cannot be read and is not used: %s", self._folder / name, error.strerror)
@@ -345,47 +316,13 @@ class Snapshots:
 
     # The writer
 
-    def _has_room(self, n_bytes: int) -> bool:
-        return self._queued_bytes == 0 or self._queued_bytes + n_bytes <= MOST_QUEUED_BYTES
-
-    def _post(self, job: _Job) -> None:
-        """Under the lock."""
-        if self._end_at is not None:
-            return
-        self._jobs.append(job)
-        self._queued_bytes += job.n_bytes
-        if self._writer is None:  # a daemon thread: if the disk never answers, the process must still be able to end
-            self._writer = threading.Thread(target=self._run, name="edged.snapshots", daemon=True)
-            self._writer.start()
-        self._lock.notify_all()
-
-    def _run(self) -> None:
-        with contextlib.suppress(OSError):  # of this thread alone: a model's threads wait for the slowest of them
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        while True:
-            with self._lock:
-                self._lock.wait_for(lambda: self._jobs or self._end_at is not None)
-                if not self._jobs:
-                    return
-                job = self._jobs.popleft()
-            try:
-                job.run()
-            except Exception:  # whatever it is, a prefix can be computed
-                log.exception("%s: a state could not be stored", self._folder)
-            with self._lock:
-                self._queued_bytes -= job.n_bytes
-                self._lock.notify_all()
-
-    def _goes_on(self) -> bool:
-        return self._end_at is None or time.monotonic() < self._end_at
-
     def _store(self, name: str, header: Callable[[], Header], state: memoryview) -> None:
         try:
             self._ensure_free(state.nbytes)
             with self._lock:
                 used_at = self._now()
             made = header()
-            written = snapshot_file.write(self._folder / name, made, state, used_at, self._goes_on)
+            written = snapshot_file.write(self._folder / name, made, state, used_at, self._writer.goes_on)
         except OSError as error:
             self._say(f"{self._folder} takes no states of models: {error.strerror}")
         except Stopped:
@@ -445,117 +382,7 @@ class Snapshots:
             unfinished.replace(path)
 
 
-class Shelf:
-    """The states of one loaded model. The engine thread's."""
-
-    def __init__(self, owner: Snapshots, key: Key, prefix: str) -> None:
-        self._owner = owner
-        self._key = key
-        self._prefix = prefix
-        self._read_s: dict[str, float] = {}
-
-    def best(
-        self, tokens: Sequence[int], tokens_per_s: float | None = None, *, cuts: bool = True, already: int = 0
-    ) -> Entry | None:
-        """The state that saves most time for a prompt that begins with `tokens`; None where computing is expected to
-        be as fast. What they share is `common_length(tokens, entry.tokens)`.
-
-        Args:
-            tokens_per_s: how fast prompts are computed now; None: as fast as when each state was written.
-            cuts: the model's memory can keep the first part of a state; False: only whole states are offered.
-            already: so many of the first tokens are computed already.
-        """
-        best, most = None, 0.0
-        for entry in self._owner._candidates(self._prefix):
-            shared = common_length(entry.tokens, tokens)
-            if shared < MIN_SHARED_TOKENS or shared <= already or (shared < len(entry.tokens) and not cuts):
-                continue
-            rate = tokens_per_s or _rate(entry.tokens, entry.computed_s)
-            cached = self._owner._is_cached(entry)
-            saved = (shared - already) / rate - self._owner._expected_s(entry, cached=cached)
-            if saved > most:
-                best, most = entry, saved
-            elif saved <= 0:
-                self._owner._turned_down(cached=cached)
-        return best
-
-    def read(self, entry: Entry) -> bytes | None:
-        """The state, every bit of it as it was written; None where it is gone or damaged (it is dropped then)."""
-        done = self._owner._read(entry, self._key)
-        if done is None:
-            return None
-        state, self._read_s[entry.name] = done
-        return state
-
-    def observe(self, entry: Entry, seconds: float, tokens_per_s: float | None = None) -> None:
-        """A state was read and the model took it in, in so many seconds altogether. Where computing the whole of it
-        is as fast, it is dropped, and not stored again before computing has become a lot slower."""
-        self._owner._restored(entry, seconds - self._read_s.pop(entry.name, 0.0))
-        rate = tokens_per_s or _rate(entry.tokens, entry.computed_s)
-        if seconds >= len(entry.tokens) / rate:
-            log.info("a state of %d tokens took %.2f s to read; computing is faster", len(entry.tokens), seconds)
-            self._owner._give_up(entry, rate)
-
-    def refuse(self, entry: Entry, why: str) -> None:
-        """The model would not take the state in: it is dropped."""
-        self._read_s.pop(entry.name, None)
-        self._owner._refuse(entry.name, why)
-
-    def has(self, tokens: Sequence[int]) -> bool:
-        """Whether exactly these tokens are stored, or are being written. Counts as a use: they are worth keeping."""
-        name = _name(self._key, tokens)
-        self._owner._use(name)
-        return self._owner._has(name)
-
-    def wants(self, tokens: Sequence[int], n_bytes: int, computed_s: float) -> bool:
-        """Whether `write` would take a state of so many bytes: ask before making a copy of it. Counts as a use of one
-        that is stored already, as `has` does."""
-        name = _name(self._key, tokens)
-        self._owner._use(name)
-        return self._owner._wants(name, len(tokens), n_bytes, computed_s)
-
-    def write(self, tokens: Sequence[int], state: Buffer, computed_s: float, wait_s: float = 0.0) -> bool:
-        """Store a state, soon: the writer does it. Nobody may change `state` any more.
-
-        Args:
-            computed_s: seconds that computing the tokens took.
-            wait_s: how long to wait where so much is queued already that there is no room for it.
-
-        Returns:
-            False: not wanted (see `wants`), or no room in the queue.
-        """
-        view = memoryview(state).cast("B")
-        if not self.wants(tokens, view.nbytes, computed_s):
-            return False
-        kept, name = tuple(tokens), _name(self._key, tokens)
-
-        def header() -> Header:  # made by the writer: the digest takes a while
-            return Header(self._key, kept, view.nbytes, computed_s, time.time(), snapshot_file.digest_of(view))
-
-        return self._owner._write(name, header, view, wait_s)
-
-
-def _rate(tokens: Sequence[int], computed_s: float) -> float:
-    """Tokens/s."""
-    return max(len(tokens), 1) / max(computed_s, SHORTEST_S)
-
-
 def _make_private(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if folder.stat().st_mode & 0o077:  # a copy of it, say; the system texts of all agents are in there
         folder.chmod(0o700)
-
-
-def _key_digest(key: Key) -> str:
-    return hashlib.sha256(msgspec.msgpack.encode((VERSION, key))).hexdigest()[:16]
-
-
-def _name(key: Key, tokens: Sequence[int]) -> str:
-    """The file's name: another format, key or list of tokens has another one, so what does not fit is not even seen."""
-    return f"{_key_digest(key)}-{hashlib.sha256(array('i', tokens).tobytes()).hexdigest()[:32]}{SUFFIX}"
-
-
-def _check_name(name: str, key: Key, header: Header) -> None:
-    """Digests in names are short, and files can be renamed."""
-    if header.key != key or name != _name(key, header.tokens):
-        raise Damaged("it holds something else than its name says")

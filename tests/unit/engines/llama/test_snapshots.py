@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edged.engines.llama import snapshot_file, snapshots
+from edged.engines.llama import snapshot_file, snapshot_writer, snapshots
 from edged.engines.llama.sequence import MIN_SHARED_TOKENS
 from edged.engines.llama.snapshot_worth import Worth
 from edged.engines.llama.snapshots import Entry, Key, Snapshots
@@ -112,8 +112,7 @@ def test_a_state_of_another_key_is_not_seen(make: Make, field: str) -> None:
 def test_a_state_of_another_format_is_not_seen(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """It goes when its place is needed."""
     keep(make, tokens())
-    for module in (snapshots, snapshot_file):
-        monkeypatch.setattr(module, "VERSION", 2)
+    monkeypatch.setattr(snapshot_file, "VERSION", 2)
     owner = make(2600)
     shelf = owner.open(KEY)
     assert shelf.best(tokens()) is None
@@ -546,7 +545,7 @@ def test_what_waits_for_the_disk_is_bounded(make: Make, monkeypatch: pytest.Monk
         return real(*args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(snapshot_file, "write", slow)
-    monkeypatch.setattr(snapshots, "MOST_QUEUED_BYTES", 2500)
+    monkeypatch.setattr(snapshot_writer, "MOST_QUEUED_BYTES", 2500)
     owner = make()
     shelf = owner.open(KEY)
     assert shelf.write(tokens(first=0), state(), 10.0)
