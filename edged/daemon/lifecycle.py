@@ -24,13 +24,15 @@ logger = logging.getLogger("edged")
 EX_OK, EX_SOFTWARE = 0, 70  # sysexits.h
 STALL_S = 120.0  # a part with work that shows no progress for so long is stuck: the slowest board computes a chunk of
 # a prompt in a tenth of it
-# Running requests get 5 s, those that were interrupted 2 and replies on their way 2 (see requests); TimeoutStopSec=30.
-REQUESTS_S = 12.0
+# How long stops may take before the others go on without them; in all, TimeoutStopSec=30 of the unit has to do.
+REQUESTS_S = 12.0  # running requests get 5 s, those that were interrupted 2, replies on their way 2
+TRANSPORT_S = 8.0  # the broker gets 5 s for what is being taken in and for the farewell
+ENGINE_S = 15.0  # a step of a model ends within one; states that wait for a slow card are some ten MiB
+STORE_S = 15.0  # the last checkpoint copies some MiB, at a slow card's pace
 READY_WITHIN_S = (
     3.0  # for the broker: on a local network it answers in milliseconds, by TLS on a slow board in a second
 )
 TRY_S = 60.0  # to open the store, at most: somebody else's lock is waited for 10 s, and a slow card takes its time
-ENGINE_S = 10.0  # a step of a model ends within one; a load that has begun may take longer, and is left behind
 
 
 class Daemon:
@@ -145,7 +147,7 @@ class Daemon:
         return [
             # To the very end: a reload's stop and start are watched like all else.
             *([Step(name="watchdog", run=self._feed_watchdog)] if systemd.watchdog_s() is not None else []),
-            Step(name="store", start=self._open_store, stop=p.database.stop),
+            Step(name="store", start=self._open_store, stop=p.database.stop, within_s=STORE_S),
             Step(name="events", stop=p.events.stop),
             Step(name="news", start=self._tell_news),
             Step(name="tools", stop=p.toolbox.stop),
@@ -172,7 +174,7 @@ class Daemon:
             if (task := await transport.start(self._backend())) is not None:
                 self._steps.watch(task)
 
-        return Step(name=transport.name, start=start, stop=transport.stop)
+        return Step(name=transport.name, start=start, stop=transport.stop, within_s=TRANSPORT_S)
 
     def _backend(self) -> Backend:
         p = self._parts

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 log = logging.getLogger("edged.daemon.steps")
 
-WITHIN_S = 5.0  # for the stop of a step that is known to take less than one; TimeoutStopSec=30 has to last for all
+WITHIN_S = 5.0  # for the stop of a step that usually takes less than one
 CANCELLED_S = 0.5  # for a stop that was cancelled because it took too long; one that does not end then is left behind
 
 Act = Callable[[], Awaitable[None]]

@@ -16,7 +16,7 @@ HEAVY = {
 MODULES = [
     "edged",
     "edged.client",
-    "edged.daemon.assembly",
+    "edged.daemon.supervisor",
     "edged.cli",
     "edged.upstreams",
     "edged.engines.llama",

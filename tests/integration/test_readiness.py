@@ -37,6 +37,8 @@ async def test_ready_status_signs_of_life_and_stopping_in_this_order(tmp_path: P
         assert sorted(told) == ["READY", "STATUS", "STOPPING", "WATCHDOG"]
         assert daemon.notices.count("READY=1") == daemon.notices.count("STOPPING=1") == 1
         assert daemon.notices.index("READY=1") < daemon.notices.index("STOPPING=1")
+        assert daemon.text().count("event=daemon_ready") == 1
+        assert daemon.text().count("event=daemon_stopping reloading=False") == 1
 
 
 async def ready(daemon: Daemon) -> tuple[int, str]:
@@ -101,7 +103,7 @@ async def test_engine_that_hangs_stops_the_signs_of_life_and_is_named(tmp_path: 
         await daemon.noticed("WATCHDOG=1", 3)
         client.send([0, 1, "agent.ask", [{"input": "stall"}]])
         await until(lambda: "the watchdog is not fed" in daemon.text())
-        assert "in: engine" in daemon.text()
+        assert "in: engine; the watchdog is not fed event=watchdog_not_fed" in daemon.text()
         lines = daemon.text().count("the watchdog is not fed")
         await until(
             lambda: daemon.text().count("the watchdog is not fed") > lines
