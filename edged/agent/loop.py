@@ -15,6 +15,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from edged.agent import language
 from edged.agent.accounting import Accounting
 from edged.agent.prompts import Turn, as_messages
 from edged.config import Agent
@@ -234,6 +235,34 @@ class Run:
             sentences.append(sentence(tool.say, tool.parameters, arguments))
         return " ".join(sentences)
 
+    def _nothing_found(self) -> str | None:
+        """The answer where what was read holds nothing; None: there is something to word. A model that is asked to word
+        nothing makes something up."""
+        records, texts = self._records, [self.request.messages[-1].content, self.agent.system]
+        if not records or self.request.response_schema is not None:
+            return None
+        sentences = dict[str, None]()  # in order, each once
+        for record in records:
+            tool = self.toolbox.get(record.name)
+            if not record.ok or tool is None or not tool.is_nothing(record.result):
+                return None
+            template = tool.say_none
+            if template is None:
+                template = language.NOTHING_FOUND[language.chosen(self.agent.language, self.request.language, texts)]
+            arguments = complete(tool.parameters, record.arguments)
+            sentences[sentence(template, tool.parameters, arguments)] = None
+        return " ".join(sentences)
+
+    def _say(self, text: str) -> Answered:
+        if self.stream:
+            self.stream.begin()
+            self.stream.piece(text)
+        return Answered(text)
+
+    async def _move(self, decider: Decider) -> Decided | Answered | Passed:
+        nothing = self._nothing_found()
+        return await decider.move(self) if nothing is None else self._say(nothing)
+
     async def work(self, decider: Decider) -> Outcome | None:
         """Work until there is an answer; None: the mind passes on. May be called again with another mind, also after
         one that declined or failed: what was done stays done, and the next mind sees it.
@@ -246,7 +275,7 @@ class Run:
         """
         await self._replay()
         failures = self.last_calls = 0
-        while isinstance(move := await decider.move(self), Decided):
+        while isinstance(move := await self._move(decider), Decided):
             point("agent.decided")
             for call in move.calls:
                 await self._act(call, move.logprob)

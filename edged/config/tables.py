@@ -299,6 +299,8 @@ class Agent(Strict, frozen=True):
     model: name of a [models.NAME] table.
     system: system text: what the agent is and how it behaves.
     tools: names of the tools that it may call.
+    language: language of what edged says itself, for example that nothing was found. "auto" is the one that the request
+        names, else that of its question, else that of the system text, else English.
     route: where requests are answered: "local" on the board, "cloud" by an upstream, "auto" as it turns out.
     privacy: "device": nothing of this agent's requests ever leaves the board; "any": it may.
     min_confidence: a call that the model is less sure of is not made but handed to an upstream; 0 hands none over.
@@ -316,6 +318,7 @@ class Agent(Strict, frozen=True):
     model: str
     system: str = ""
     tools: tuple[str, ...] = ()
+    language: Literal["auto", "en", "de", "es", "fr", "it", "pt", "nl", "pl"] = "auto"
     route: Preference = Preference.AUTO
     privacy: Privacy = Privacy.DEVICE
     min_confidence: Annotated[float, Meta(ge=0, le=1)] = 0.0

@@ -64,6 +64,9 @@ class Tool(Strict, frozen=True, kw_only=True):
     description: what the tool does, in a sentence; the model chooses by it.
     say: the answer after a call, without another generation. `{parameter}` is replaced; a part in `[brackets]` is left
         out if an optional parameter in it is.
+    say_none: the answer where a call that reads found nothing (no rows, columns that are all NULL, an empty result),
+        without another generation. `{parameter}` is replaced as in `say`. Default: a sentence in the language of the
+        agent.
     parameters: each a property of JSON Schema. It is required unless it has a `default` or `optional = true`; its
         `type` follows from `enum`, or else is string. Of an optional one that is left out SQL binds NULL.
     examples: requests and what they mean; they help small models to choose.
@@ -77,6 +80,7 @@ class Tool(Strict, frozen=True, kw_only=True):
 
     description: str
     say: str | None = None
+    say_none: str | None = None
     parameters: dict[str, dict[str, JSON]] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     timeout_s: Annotated[float, Meta(ge=0.01, le=3600)] = 10.0
@@ -98,7 +102,13 @@ class Tool(Strict, frozen=True, kw_only=True):
 
     def shown(self, result: JSON, write: Callable[[JSON], str]) -> str:
         """A result as a model reads it that words the answer. write: makes text of JSON."""
+        if self.is_nothing(result):
+            return "nothing found"
         return "done" if result is None else write(result)
+
+    def is_nothing(self, result: JSON) -> bool:
+        """Whether a result of a call that reads holds nothing: there is nothing that a model could word."""
+        return False
 
 
 class SqlTool(Tool, frozen=True, kw_only=True):
@@ -137,7 +147,15 @@ class SqlTool(Tool, frozen=True, kw_only=True):
         """See Tool. Rows alone, without what stands around them."""
         if not isinstance(result, dict) or "rows" not in result:  # stored when the tool was of another kind
             return super().shown(result, write)
-        return write(result["rows"]) if result["rows"] else "done" if "changes" in result else "nothing found"
+        if self.is_nothing(result):
+            return "nothing found"
+        return write(result["rows"]) if result["rows"] else "done"
+
+    def is_nothing(self, result: JSON) -> bool:
+        """See Tool. No rows, or none with a value."""
+        if not isinstance(result, dict) or "rows" not in result or "changes" in result:
+            return False
+        return all(value is None for row in result["rows"] for value in row.values())
 
 
 class Publish(Strict, frozen=True):
@@ -240,6 +258,10 @@ class PythonTool(Tool, frozen=True, kw_only=True):
         yield from size_mistakes(("memory",), self.memory, *TOOL_MEMORY)
         yield from size_mistakes(("file_size",), self.file_size)
 
+    def is_nothing(self, result: JSON) -> bool:
+        """See Tool. What a write returns tells of what it did."""
+        return not self.is_write and (result is None or result in ([], {}))
+
 
 # The table of each kind of tool. They are all here and not with what runs the tools, so that every command and program
 # reads a configuration alike, and none carries SQLite or the rest of `edged.tools` for it. A kind from elsewhere joins
@@ -306,9 +328,10 @@ def words_that_fail(tool: Tool) -> Mistakes:
                 "what has a default may be left out already: take one of them out",
             )
     declared = ", ".join(tool.parameters) or "none"
-    for found in PLACEHOLDER.findall(tool.say or ""):
-        if found not in tool.parameters:
-            yield ("say",), f"{{{found}}} is no parameter; declared are {declared}"
+    for key, text in (("say", tool.say), ("say_none", tool.say_none)):
+        for found in PLACEHOLDER.findall(text or ""):
+            if found not in tool.parameters:
+                yield (key,), f"{{{found}}} is no parameter; declared are {declared}"
     for i, example in enumerate(tool.examples):
         for argument in example.arguments:
             if argument not in tool.parameters:

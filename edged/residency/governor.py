@@ -11,8 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 from msgspec import structs
 
@@ -23,14 +22,14 @@ from edged.interfaces import Loader, Sizer
 from edged.residency import fairness
 from edged.residency.loading import Loading
 from edged.residency.policy import Plan
-from edged.residency.record import Change, ModelRecord, Waiter, Way
+from edged.residency.record import ModelRecord, Waiter, Way
 from edged.residency.turns import Decision, decide
 from edged.residency.variants import Variants
 from edged.residency.ways import Ways
+from edged.residency.wishes import Changes, Wishes
 from edged.types import JSON, Alias, ModelSpec, ModelState
 
 log = logging.getLogger("edged.residency")
-T = TypeVar("T")
 
 
 class Governor:
@@ -63,8 +62,10 @@ class Governor:
         self._loading = Loading(loader, sizer, self._ways, tell)
         self._variants = Variants(self._models, self._ways, self._loading, self._load)
         self._paused: str | None = None
-        self._wishes: list[tuple[Callable[[], Awaitable[Any]], asyncio.Future[Any]]] = []
         self._changed = asyncio.Event()
+        wake = self._changed.set
+        self._wishes = Wishes(wake)
+        self._changes = Changes(self._models, self._loading, answer=self._answer, tell=tell, wake=wake)
 
     # -- what others ask -------------------------------------------------------------------------------------------
 
@@ -95,7 +96,7 @@ class Governor:
         record = self._of(model)
         if not record.ready or record.active:
             return False
-        return await self._wish(lambda: self._take_out(record))
+        return await self._wishes.ask(lambda: self._take_out(record))
 
     def spec(self, model: str) -> ModelSpec:
         """The file and context a name stands for: of what is in memory, else of what was or would be first."""
@@ -117,12 +118,12 @@ class Governor:
     async def relieve(self, reason: str) -> list[str]:
         """Unload every model that nobody uses and that is not pinned, now (behind a load that has begun). Returns
         their names."""
-        return await self._wish(lambda: self._relieve(reason))
+        return await self._wishes.ask(lambda: self._relieve(reason))
 
     async def shrink(self, reason: str) -> list[str]:
         """Put a smaller variant in the place of every idle model that has one and is not pinned. Returns their names.
         They stay smaller until `grow`, or for `variants.SPARED_S`."""
-        return await self._wish(lambda: self._variants.shrink(reason, lambda: self._paused is None))
+        return await self._wishes.ask(lambda: self._variants.shrink(reason, lambda: self._paused is None))
 
     def grow(self, reason: str) -> None:
         """The reason to `shrink` is gone: better variants may be loaded again, as room allows."""
@@ -156,12 +157,13 @@ class Governor:
         the configuration cannot be dismissed."""
         if not self._of(name).admitted:
             raise ModelUnavailable(f"model {name!r} is a configured one: it stays")
-        await self._change(name, None)
+        await self._changes.ask(self._of(name), None)
 
     async def switch(self, name: str, spec: ModelSpec) -> None:
         """Let a name mean another file from the next request on; returns when it does. Requests that run end with the
         old file, those that come meanwhile wait and get the new one."""
-        await self._change(name, structs.replace(self._of(name).alias, variants=(structs.replace(spec, name=name),)))
+        record = self._of(name)
+        await self._changes.ask(record, structs.replace(record.alias, variants=(structs.replace(spec, name=name),)))
 
     def room(self) -> int:
         """See Ways.room."""
@@ -204,26 +206,6 @@ class Governor:
                 record.ways = None  # they are looked at anew for who comes next
             self._changed.set()
 
-    async def _wish(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Have the governor task do something between two decisions. Whoever leaves before it began does not get it."""
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._wishes.append((work, future))
-        self._changed.set()
-        return await future
-
-    async def _change(self, name: str, alias: Alias | None) -> None:
-        record = self._of(name)
-        while record.change is not None:
-            await asyncio.wait([record.change.done])
-        change = record.change = Change(alias, asyncio.get_running_loop().create_future())
-        self._changed.set()
-        try:
-            await change.done
-        finally:
-            if record.change is change:  # we leave before it was done
-                record.change = None
-            self._changed.set()
-
     # -- the task --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -233,8 +215,8 @@ class Governor:
                 async with asyncio.timeout(self._until_next()):
                     await self._changed.wait()
             self._changed.clear()
-            await self._do_wishes()
-            await self._do_changes()
+            await self._wishes.do()
+            await self._changes.do()
             for record in list(self._models.values()):  # before somebody else has to make room
                 if record.idle and not record.spec.pin and time.monotonic() - record.used_at >= self._idle_unload_s:
                     await self._loading.unload(record, "idle")
@@ -243,42 +225,6 @@ class Governor:
                 due = self._variants.due_at(record) if self._paused is None else None
                 if due is not None and time.monotonic() >= due:
                     await self._variants.improve(record)
-
-    async def _do_wishes(self) -> None:
-        wishes, self._wishes = self._wishes, []
-        for work, future in wishes:
-            if future.done():
-                continue
-            try:
-                done = await work()
-            except EdgedError as error:
-                if not future.done():
-                    future.set_exception(error)
-            else:
-                if not future.done():
-                    future.set_result(done)
-
-    async def _do_changes(self) -> None:
-        """Names that are to mean something else, where nobody uses them."""
-        for name, record in list(self._models.items()):
-            change = record.change
-            if change is None or record.active:
-                continue
-            if record.ready and not change.done.done():
-                await self._loading.unload(record, "switched" if change.alias else "dismissed")
-            if record.change is change:  # else another one came for it
-                record.change = None
-            if change.done.done():  # whoever wanted it has left
-                continue
-            if change.alias is None:
-                del self._models[name]
-                self._answer(record, ModelUnavailable(f"model {name!r} was taken away"))
-                self._tell("model_dismissed", {"model": name})
-            else:
-                before = record.spec.path
-                record.become(change.alias)
-                self._tell("model_switched", {"model": name, "path": record.spec.path, "before": before})
-            change.done.set_result(None)
 
     async def _serve(self) -> None:
         """Let in whoever can be, and do the next thing for those who cannot: one load or none, then all is looked at

@@ -89,7 +89,8 @@ class PastTurn(Struct, frozen=True):
 
 class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a client asks, whatever transport brought it. `messages` always ends with the question. priority: None: the
-    highest the client may have; a stored one says which."""
+    highest the client may have; a stored one says which. language: of what edged says itself, as a tag ("de", "de-AT");
+    None: as the agent is configured."""
 
     agent: str
     messages: tuple[Message, ...]
@@ -107,6 +108,7 @@ class Request(Struct, frozen=True, kw_only=True, omit_defaults=True):
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    language: str | None = None
 
 
 class ToolRecord(Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import secrets
 import sys
 import time
@@ -29,6 +30,7 @@ MAX_DEADLINE_S = 7 * 86400.0  # the retention of the store: a longer wait could 
 MAX_TOKENS = 2**20  # of one generation: beyond any context
 MAX_STOPS = 16  # each is looked for in every token's text
 MAX_SEED = 2**32 - 1  # llama.cpp's seeds are 32 bits wide; its largest means "random"
+LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Za-z0-9]{1,8}){0,4}")  # BCP 47, and POSIX's "_"
 MAX_MESSAGE_CHARS = 4096  # of an error: it may quote what was sent, and brokers take a reply of so much only
 
 CONTENT_TYPES = {Format.JSON: "application/json", Format.MSGPACK: "application/msgpack", Format.TEXT: "text/plain"}
@@ -59,6 +61,7 @@ class _Body(Struct, forbid_unknown_fields=True):
     top_p: float | None = None
     seed: int | None = None
     stop: str | list[str] | None = None
+    language: str | None = None
 
 
 def new_rid() -> str:
@@ -137,7 +140,15 @@ def request_from_map(body: object, *, agent: str | None) -> Request:
         top_p=raw.top_p,
         seed=raw.seed,
         stop=stops(raw.stop),
+        language=_language(raw.language),
     )
+
+
+def _language(tag: str | None) -> str | None:
+    """Any tag of a language is taken: one that edged has no sentences in is answered as if there were none."""
+    if tag is not None and not LANGUAGE.fullmatch(tag):
+        raise BadParameter("language", f'{tag[:40]!r} is no tag of a language, as "de" or "de-AT"')
+    return tag
 
 
 def digest(request: Request) -> bytes:

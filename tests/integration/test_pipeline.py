@@ -215,6 +215,7 @@ SCRIPT = "".join(
         entry("stream", text="one two three"),
         entry("slowly", text="one two three four five", token_s=0.02),
         entry("crawling", text="one two three four five", token_s=0.4),
+        entry("how full", {"name": "tank_level", "arguments": {"tank": "south"}}, text='"It is full."'),
     )
 )
 
@@ -1141,3 +1142,38 @@ async def crash(house: House) -> None:
 
 def _prompt(job: Job) -> str:
     return "".join(segment.text for segment in job.turn)
+
+
+# -- nothing found -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sql", ["SELECT 1 AS level WHERE :tank = ''", "SELECT nullif(:tank, 'south') AS level, NULL AS at"]
+)
+@pytest.mark.parametrize(
+    ("say_none", "fields", "said"),
+    [
+        (None, {}, "Nothing was found."),
+        (None, {"language": "de-AT"}, "Es wurde nichts gefunden."),
+        ("No level of the {tank} tank is known.", {}, "No level of the south tank is known."),
+        ("No level.", {"response_schema": {"type": "string"}}, '"It is full."'),  # in a shape the model answers
+    ],
+)
+async def test_what_holds_nothing_is_not_worded_by_the_model(
+    tmp_path: Path, sql: str, say_none: str | None, fields: dict[str, Any], said: str
+) -> None:
+    """No rows, or NULLs only: a model makes something up."""
+    async with House(tmp_path) as house:
+        tools = house.config.tools
+        tool = msgspec.structs.replace(tools["tank_level"], say_none=say_none, sql=sql)
+        await house.end()
+        house.config = msgspec.structs.replace(house.config, tools={**tools, "tank_level": tool})
+        await house.begin()
+        reply = await house.ask("how full is the tank?", **fields)
+        assert (reply["status"], reply["output"]) == ("done", said)
+        assert [call["ok"] for call in reply["tool_calls"]] == [True]
+
+
+async def test_a_language_that_is_none_is_a_bad_request(house: House) -> None:
+    with pytest.raises(BadRequest, match="language"):
+        await house.take("how full?", language="<script>")

@@ -223,7 +223,11 @@ class Writer:
         )
 
 
-NATIVE = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}" + CHATML + "{# <tool_call> #}"
+NATIVE = "{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}" + CHATML.replace(
+    "{{ message.content }}",
+    "{{ message.content }}{% for c in message.tool_calls or [] %}<tool_call>\n"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}',
+)
 
 
 def chats(engine: Writer, template: str | None = NATIVE, max_waiting: int = 2) -> Completions:

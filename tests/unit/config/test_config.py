@@ -7,10 +7,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from edged import config
-from edged.config import Config, PublishTool, SqlTool
+from edged.config import Config, PublishTool, PythonTool, SqlTool, Tool
 from edged.errors import ConfigError
 from edged.types import KvType, Preference, Privacy
 
@@ -583,3 +584,29 @@ def test_unknown_kv_type_is_refused_with_those_there_are(main: Path) -> None:
     error = refused(main, '[models.m]\nkv_type = "q4_0"')
     assert error.key == "models.m.kv_type"
     assert "f16, q8_0" in error.problem
+
+
+SQL = SqlTool(description="d", database="plant", sql="SELECT 1")
+PYTHON = PythonTool(description="d", python="m:f", effect="read")
+
+
+@pytest.mark.parametrize(
+    ("tool", "result", "nothing"),
+    [
+        (SQL, {"rows": [], "truncated": False}, True),
+        (SQL, {"rows": [{"a": None, "b": None}, {"a": None, "b": None}], "truncated": False}, True),
+        (SQL, {"rows": [{"a": None, "b": 0}], "truncated": False}, False),
+        (SQL, {"changes": 1, "rows": []}, False),
+        (PYTHON, None, True),
+        (PYTHON, [], True),
+        (PYTHON, {}, True),
+        (PYTHON, 0, False),
+        (PYTHON, False, False),
+        (PYTHON, "", False),
+        (msgspec.structs.replace(PYTHON, effect="write"), None, False),
+    ],
+)
+def test_a_result_that_holds_nothing(tool: Tool, result: Any, nothing: bool) -> None:
+    """Of a tool that reads; a model is told "nothing found" where it has to word an answer beside other results."""
+    assert tool.is_nothing(result) is nothing
+    assert (tool.shown(result, str) == "nothing found") is nothing

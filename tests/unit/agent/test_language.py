@@ -1,0 +1,50 @@
+"""The language of what edged says itself."""
+
+from __future__ import annotations
+
+from typing import get_args, get_type_hints
+
+import pytest
+
+from edged.agent import language
+from edged.config import Agent
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("en", "How warm is the garage?"),
+        ("de", "Wie warm ist die Garage?"),
+        ("de", "Zeige mir alle Notizen"),
+        ("es", "¿Cuánto mide la temperatura del garaje?"),
+        ("fr", "Quelle est la température du garage ?"),
+        ("it", "Qual è la temperatura del garage?"),
+        ("pt", "Qual é a temperatura da garagem?"),
+        ("nl", "Hoe warm is het in de garage?"),
+        ("pl", "Jaka jest temperatura w garażu?"),
+        (None, "garage?"),
+        (None, "Hur varmt är det?"),  # a language without sentences
+        (None, ""),
+    ],
+)
+def test_detected(code: str | None, text: str) -> None:
+    assert language.detected(text) == code
+
+
+@pytest.mark.parametrize(
+    ("configured", "asked", "texts", "code"),
+    [
+        ("fr", "de", ["How warm is it?"], "fr"),
+        ("auto", "de-AT", ["How warm is it?"], "de"),
+        ("auto", "sv", ["Wie warm ist es?"], "de"),  # none of ours: as if the request named none
+        ("auto", None, ["garage?", "Du bist der Helfer im Haus."], "de"),
+        ("auto", None, ["garage?", ""], "en"),
+    ],
+)
+def test_chosen(configured: str, asked: str | None, texts: list[str], code: str) -> None:
+    assert language.chosen(configured, asked, texts) == code
+
+
+def test_every_language_that_may_be_configured_has_its_sentences() -> None:
+    configurable = set(get_args(get_type_hints(Agent)["language"])) - {"auto"}
+    assert configurable == set(language.NOTHING_FOUND) == set(language.SMALL_WORDS)
