@@ -11,7 +11,7 @@ from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar
 from edged.completions import request, shapes
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
-from edged.completions.output import Output, WaitingLogprobs
+from edged.completions.output import Output, Spoken, WaitingLogprobs
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice, model_answer
 from edged.completions.shapes import Shapes
 from edged.config import Model
@@ -95,7 +95,11 @@ class _Work:
         if self._tools and not self._must_call:
             names = [tool.name for tool in self._tools]
             self._output = Output(names, dialect.calls, ask.stop, mixed=ask.response_schema is None)
+        self._words: list[str] = []
+        self._tokens: list[TokenLogprob] = []
         prefix, turn = self._prompt()
+        # a template may open the tag of thinking; a shape allows none
+        self._spoken = Spoken(turn[-1].text if turn and ask.response_schema is None else "")
         self.job = Job(
             rid=new_rid(),
             model=ask.model,
@@ -126,14 +130,24 @@ class _Work:
 
     def piece(self, text: str, tokens: tuple[TokenLogprob, ...]) -> None:
         """More of what the model writes."""
+        if self._must_call:
+            self._tell_calls(self._reader.feed(text))
+        else:
+            self._hear(*self._spoken.feed(text, tokens))
+
+    def _hear(self, text: str, tokens: tuple[TokenLogprob, ...]) -> None:
+        """More of it, its thinking left out."""
+        if not text and not tokens:
+            return
         if self._output:
             self._logprobs.add(tokens)
             self._tell(self._output.feed(text))
             self._tell_calls(self._output.call_pieces())
-        elif self._must_call:
-            self._tell_calls(self._reader.feed(text))
-        elif self._on_piece:
-            self._on_piece(text, tokens)
+        elif text:
+            self._words.append(text)
+            self._tokens += tokens
+            if self._on_piece:
+                self._on_piece(text, tokens)
 
     @property
     def repeats(self) -> bool:
@@ -142,13 +156,15 @@ class _Work:
 
     def answer(self, done: Completion) -> ModelAnswer:
         """The whole of it."""
+        if not self._must_call:
+            self._hear(*self._spoken.finish())
         if self._output:
             self._tell(self._output.finish())
             text, logprobs = self._output.text, tuple(self._logprobs.taken)
         elif self._must_call:
             text, logprobs = "", ()
         else:
-            return model_answer(done, done.text, (), done.finish, done.logprobs, done.variant)
+            return model_answer(done, "".join(self._words), (), done.finish, tuple(self._tokens), done.variant)
         calls = self._calls()
         request.check_calls(self.ask, calls, done.finish)  # a scripted model follows no grammar
         if self._held and not all(call.whole and request.is_among(call, self._answered, whole=True) for call in calls):

@@ -15,6 +15,7 @@ from edged.agent.grammars import grammar
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
 from edged.engines.llama.text import TextStream
 from edged.types import TokenLogprob
+from edged.wire.thinking import Thinking
 
 SPACES = re.compile(r"\s+")
 
@@ -91,6 +92,29 @@ class Output:
         if self._words.stopped and self._whole.startswith(self._marks, self._words.given):
             self._calls_at = self._words.given
         return words
+
+
+class Spoken:
+    """A generation's text and tokens without its thinking. prompt: what it follows."""
+
+    def __init__(self, prompt: str = "") -> None:
+        self._thinking = Thinking(prompt)
+        self._held: list[TokenLogprob] = []
+
+    def feed(self, text: str, tokens: Sequence[TokenLogprob]) -> tuple[str, tuple[TokenLogprob, ...]]:
+        """(words, their tokens) that are certain after this piece."""
+        self._held += tokens
+        return self._taken(self._thinking.feed(text))
+
+    def finish(self) -> tuple[str, tuple[TokenLogprob, ...]]:
+        """The rest."""
+        return self._taken(self._thinking.finish())
+
+    def _taken(self, words: str) -> tuple[str, tuple[TokenLogprob, ...]]:
+        if not words and self._thinking.waiting:
+            return "", ()
+        tokens, self._held = tuple(self._held), []
+        return words, tokens if words else ()
 
 
 class WaitingLogprobs:

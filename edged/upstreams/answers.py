@@ -4,6 +4,7 @@ expected shape is a weak failure of the link, named by what came instead."""
 from __future__ import annotations
 
 from codecs import BOM_UTF8
+from collections.abc import Collection
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -11,8 +12,10 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from edged.types import RawCall, TokenLogprob
+from edged.upstreams import written
 from edged.upstreams.failures import ExchangeFailed, NothingStreamed, is_html, of_object
 from edged.upstreams.link import Sign
+from edged.upstreams.written import Written
 
 MAX_TOKENS = 10**9  # what a server counts beyond it, or below 0, it has not counted
 DONE = "[DONE]"
@@ -104,8 +107,8 @@ class Parsed(Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] | None = None
 
 
-def whole(body: bytes, *, secret: str | None) -> Parsed:
-    """From the body of an answer that was not streamed.
+def whole(body: bytes, *, secret: str | None, names: Collection[str] = ()) -> Parsed:
+    """From the body of an answer that was not streamed. names: of the tools that may be called.
 
     Raises:
         ExchangeFailed: it is no answer.
@@ -119,8 +122,11 @@ def whole(body: bytes, *, secret: str | None) -> Parsed:
     choice = answer.choices[0]
     calls = _Calls()
     calls.add(choice.message.tool_calls or [], streamed=False)
-    parsed = _parsed(choice.message.content or "", calls, choice.finish_reason or "stop", answer.usage)
-    return replace(parsed, logprobs=_token_logprobs(choice.logprobs))
+    content = choice.message.content or ""
+    text, written_calls = written.whole(content, () if calls else names)
+    calls.write(written_calls)
+    parsed = _parsed(text, calls, choice.finish_reason or "stop", answer.usage)
+    return replace(parsed, logprobs=_last(_token_logprobs(choice.logprobs), len(text), cut=text != content))
 
 
 class Events:
@@ -159,10 +165,11 @@ class Events:
 
 
 class Assembly:
-    """A streamed answer, put together from its chunks."""
+    """A streamed answer, put together from its chunks. names: of the tools that may be called."""
 
-    def __init__(self, *, secret: str | None) -> None:
+    def __init__(self, *, secret: str | None, names: Collection[str] = ()) -> None:
         self._secret = secret
+        self._written = Written(names)
         self._text: list[str] = []
         self._calls = _Calls()
         self._finish: str | None = None
@@ -192,9 +199,17 @@ class Assembly:
         self._finish = part.finish_reason or self._finish
         delta = part.delta or _Message()
         self._calls.add(delta.tool_calls or [], streamed=True)
-        text = delta.content or ""
+        text = self._written.feed(delta.content or "")
         self._text.append(text)
-        self.begun = self.begun or bool(text or delta.tool_calls)
+        self.begun = self.begun or bool(delta.content or delta.tool_calls)
+        return text
+
+    def rest(self) -> str:
+        """The text that was held back because it might have become something else; only at the end of the stream."""
+        text = self._written.finish()
+        if self._written.calls and not self._calls:
+            self._calls.write(self._written.calls)
+        self._text.append(text)
         return text
 
     def parsed(self) -> Parsed:
@@ -241,6 +256,16 @@ class _Calls:
             self._at[piece.index] = call
         return call
 
+    def __bool__(self) -> bool:
+        return bool(self._calls)
+
+    def write(self, calls: tuple[RawCall, ...]) -> None:
+        """Calls that came as text."""
+        for call in calls:
+            made = self._new(_Call())
+            made.name = call.name
+            made.arguments.append(call.arguments)
+
     def raw(self) -> tuple[RawCall, ...]:
         if any(not call.name for call in self._calls):
             raise ExchangeFailed(Sign.WEAK, "the answer has a tool call without a name")
@@ -276,6 +301,17 @@ def _token_logprobs(logprobs: Any) -> tuple[TokenLogprob, ...] | None:
     except msgspec.ValidationError:
         return None
     return tuple(TokenLogprob(*one.triple(), tuple(likely.triple() for likely in one.top_logprobs)) for one in content)
+
+
+def _last(tokens: tuple[TokenLogprob, ...] | None, length: int, *, cut: bool) -> tuple[TokenLogprob, ...] | None:
+    """Those of the text's last characters, where what came before them is not part of it."""
+    if not tokens or not cut:
+        return tokens
+    begin = len(tokens)
+    while begin and len(tokens[begin - 1].text) <= length:
+        begin -= 1
+        length -= len(tokens[begin].text)
+    return tokens[begin:]
 
 
 def _count(tokens: int | None) -> int | None:

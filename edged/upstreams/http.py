@@ -114,6 +114,7 @@ class Endpoint:
         key = self._key()
         stream = on_text is not None and request.is_streamed(chat, spelling)
         body = request.body(chat, self._settings.model, spelling, stream=stream)
+        names = [tool.name for tool in chat.tools] if chat.may_call else []
         if on_body:
             on_body(body)
         once = {"Idempotency-Key": request.idempotency_key(chat, spelling)}
@@ -121,19 +122,18 @@ class Endpoint:
             if response.status != OK:
                 raise await self._complaint(response, key)
             if on_text is None or not stream or response.content_type == "application/json":  # not all servers stream
-                parsed = answers.whole(await _read(response, MAX_ANSWER_BYTES), secret=key)
+                parsed = answers.whole(await _read(response, MAX_ANSWER_BYTES), secret=key, names=names)
                 first_ms = watch.ms()
                 if on_text and parsed.text:
                     on_text(parsed.text)
             else:
-                parsed, first_ms = await self._stream(response, key, on_text, watch)
+                parsed, first_ms = await self._stream(response, Assembly(secret=key, names=names), on_text, watch)
         return _answered(chat, parsed, first_ms, watch.ms())
 
     async def _stream(
-        self, response: aiohttp.ClientResponse, key: str | None, on_text: OnText, watch: Stopwatch
+        self, response: aiohttp.ClientResponse, assembly: Assembly, on_text: OnText, watch: Stopwatch
     ) -> tuple[Parsed, float]:
         """The answer, and when it began."""
-        assembly = Assembly(secret=key)
         first_ms: float | None = None
         try:
             async with contextlib.aclosing(_events(response)) as events:
@@ -153,6 +153,8 @@ class Endpoint:
             if self._meaning(error) is None or not assembly.finished:
                 raise
             # The answer is whole; what is missing is only how many tokens it had.
+        if assembly.finished and (text := assembly.rest()):
+            on_text(text)
         return assembly.parsed(), watch.ms() if first_ms is None else first_ms
 
     @contextlib.asynccontextmanager

@@ -36,6 +36,8 @@ SCRIPT = "".join(
     (
         entry("open it", OPEN, text="It is open."),
         entry("take down", NOTED, token_s=0.05),
+        entry("ponder", text="<think>one or two?</think> one two three"),
+        entry("brood", text="<think>one or two? or three"),
         entry("say", text="one two three"),
         entry("never ends", text="word " * 10_000, token_s=0.02),
     )
@@ -295,6 +297,23 @@ async def test_history_of_another_server_is_taken(served: Served) -> None:
     raw = await served.client.chat.completions.with_raw_response.create(model="small", messages=REPLAYED)
     assert raw.parse().choices[0].message.content == "one two three"
     assert raw.headers["Edged-Ignored"] == "messages.content.cache_control, messages.reasoning_content"
+
+
+@pytest.mark.parametrize("logprobs", [False, True])
+@pytest.mark.parametrize("tools", [[], [VALVE]], ids=["no-tools", "tools"])
+@pytest.mark.parametrize(("said", "answer"), [("ponder", "one two three"), ("brood", "")])
+async def test_thinking_of_a_model_is_no_part_of_its_answer(
+    served: Served, said: str, answer: str, tools: Any, logprobs: bool
+) -> None:
+    """Whole and streamed; a tag that is never closed, too. Its tokens are told of none."""
+    question: Any = [{"role": "user", "content": said}]
+    asked: Any = {"model": "small", "messages": question, "tools": tools, "logprobs": logprobs}
+    choice = (await served.client.chat.completions.create(**asked)).choices[0]
+    chunks: Any = await served.client.chat.completions.create(**asked, stream=True)
+    assert choice.message.content == text_of([chunk async for chunk in chunks]) == answer
+    if logprobs:
+        assert choice.logprobs is not None
+        assert "think" not in "".join(token.token for token in choice.logprobs.content or ())
 
 
 async def test_answer_to_what_openai_documents_names_nothing(served: Served) -> None:

@@ -17,6 +17,8 @@ from edged.agent.router import Decision, Go
 from edged.errors import ContextExceeded, EdgedError, ToolFailed
 from edged.tools import check
 from edged.types import Completion, Finding, Finish, Job, Message, Priority, RouteTaken, ToolCall, ToolRecord
+from edged.wire import thinking
+from edged.wire.thinking import Thinking
 
 OnText = Callable[[str], None]
 
@@ -141,14 +143,22 @@ class LocalDecider(Decider):
     async def _answer(self, run: Run, prompts: Prompts) -> Answered:
         if self._shape is not None:
             return await self._answer_in(self._shape, run, prompts)
+        spoken, stream = Thinking(), run.stream
+
+        def on_text(piece: str) -> None:
+            if stream and (words := spoken.feed(piece)):
+                stream.piece(words)
+
         done = await self._ask(
             run,
             lambda: prompts.answering(_turns_so_far(run), run.request.messages, run.records),
             None,
             stop=run.request.stop,
-            on_text=run.stream.piece if run.stream else None,
+            on_text=on_text if stream else None,
         )
-        return Answered(done.text.strip(), cut=done.finish is Finish.LENGTH)
+        if stream and (rest := spoken.finish()):
+            stream.piece(rest)
+        return Answered(thinking.without(done.text).strip(), cut=done.finish is Finish.LENGTH)
 
     async def _answer_in(self, shape: Kept, run: Run, prompts: Prompts) -> Answered:
         """An answer in the request's shape. What its grammar does not keep is checked before anybody sees it."""
