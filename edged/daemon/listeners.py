@@ -1,6 +1,6 @@
 """The sockets that clients connect to. They outlive the parts of the daemon, so a reload refuses no one: meanwhile
-clients wait in the kernel's queue. Some were passed by systemd, which keeps them over a restart too; the others are made
-here.
+clients wait in the kernel's queue. Some were passed by systemd, which keeps them over a restart too; the others are
+made here.
 """
 
 from __future__ import annotations
