@@ -32,6 +32,16 @@ async def tools_that_fail(settings: Config) -> list[ConfigError]:
         await toolbox.stop()
 
 
+async def cautions(settings: Config) -> list[str]:
+    """What keeps no tool from working, and whoever wrote the configuration should know."""
+    toolbox = Toolbox(settings)
+    try:
+        await toolbox.check()
+        return [caution.message for caution in toolbox.cautions()]
+    finally:
+        await toolbox.stop()
+
+
 async def _inexpressible(settings: Config) -> list[ConfigError]:
     """Tools whose arguments no grammar can be made of."""
     wrong = []
