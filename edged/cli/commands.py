@@ -62,18 +62,18 @@ def check(config_file: ConfigFile = None, as_json: AsJson = False) -> None:
         settings = load_config(config_file)
         found = asyncio.run(table.everything(settings)).found
     problems = [str(finding) for finding in table.failures(found)]
-    warnings = [str(finding) for finding in found if finding.level is Level.WARN]
+    notes = [str(finding) for finding in found if finding.level is Level.WARN]
     if as_json:
         counts = {"agents": len(settings.agents), "tools": len(settings.tools), "models": len(settings.models)}
         error = {"code": "config", "message": problems[0], "retryable": False} if problems else None
-        document = {"files": settings.files, **counts, "problems": problems, "warnings": warnings, "error": error}
+        document = {"files": settings.files, **counts, "problems": problems, "notes": notes, "error": error}
         print_json(document)
     elif not problems:
         print(
             f"{settings.files[0]}: {len(settings.agents)} agents, {len(settings.tools)} tools, "
             f"{len(settings.models)} models: all right"
         )
-    for line in (*problems, *(f"warning: {each}" for each in warnings)):
+    for line in (*problems, *(f"note: {each}" for each in notes)):
         print(line, file=sys.stderr)
     if problems:
         raise SystemExit(EX_CONFIG)
