@@ -46,6 +46,7 @@ class EdgedError(Exception):
     retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        message = message.encode(errors="backslashreplace").decode()  # half a surrogate pair fits no reply and no log
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s

@@ -55,20 +55,23 @@ def status(as_json: AsJson = False, socket: Socket = None, config_file: ConfigFi
 
 def check(config_file: ConfigFile = None, as_json: AsJson = False) -> None:
     """Check the configuration, its tools and models, without starting anything."""
-    from edged.daemon.checks import check_all  # only here: everything the daemon is made of
+    from edged.daemon.checks import cautions, check_all  # only here: everything the daemon is made of
 
     with reporting_errors(as_json):
         settings = load_config(config_file)
         problems = asyncio.run(check_all(settings))
+        notes = asyncio.run(cautions(settings))
     if as_json:
         counts = {"agents": len(settings.agents), "tools": len(settings.tools), "models": len(settings.models)}
         error = {"code": "config", "message": problems[0], "retryable": False} if problems else None
-        print_json({"files": settings.files, **counts, "problems": problems, "error": error})
+        print_json({"files": settings.files, **counts, "problems": problems, "notes": notes, "error": error})
     elif not problems:
         print(
             f"{settings.files[0]}: {len(settings.agents)} agents, {len(settings.tools)} tools, "
             f"{len(settings.models)} models: all right"
         )
+    for text in notes:
+        print(f"note: {text}", file=sys.stderr)
     if problems:
         print("\n".join(problems), file=sys.stderr)
         raise SystemExit(EX_CONFIG)

@@ -11,6 +11,7 @@ import msgspec
 from edged.client import EdgedCallError
 from edged.errors import ConfigError, EdgedError
 from edged.types import Fault
+from edged.types.json import spelled
 
 # CONTRACT section 7
 EX_USAGE, EX_DATA, EX_UNREACHABLE, EX_FAILED, EX_RETRY, EX_FORBIDDEN, EX_CONFIG = 64, 65, 69, 70, 75, 77, 78
@@ -79,5 +80,9 @@ def fault_of(error: EdgedError | EdgedCallError) -> Fault:
 
 def print_json(document: object) -> None:
     """The one document on stdout."""
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    try:
+        text = msgspec.json.encode(document)
+    except UnicodeEncodeError:  # a path, say, that is no UTF-8
+        text = msgspec.json.encode(spelled(msgspec.to_builtins(document)))
+    sys.stdout.buffer.write(msgspec.json.format(text, indent=2) + b"\n")
     sys.stdout.buffer.flush()

@@ -20,7 +20,7 @@ async def check_all(settings: Config) -> list[str]:
     for name, alias in model_aliases(settings).items():
         if not settings.models[name].is_served and not any(is_here(spec) for spec in alias.variants):
             problems.append(f"{settings.files[0]}: models.{name}: {not_installed(name, settings.models[name].source)}")
-    return list(dict.fromkeys(problems))  # what two of them find is told once
+    return list(dict.fromkeys(problems))  # two of them may find the same
 
 
 async def tools_that_fail(settings: Config) -> list[ConfigError]:
@@ -28,6 +28,16 @@ async def tools_that_fail(settings: Config) -> list[ConfigError]:
     toolbox = Toolbox(settings)
     try:
         return [settings.error(("tools", problem.tool), problem.message) for problem in await toolbox.check()]
+    finally:
+        await toolbox.stop()
+
+
+async def cautions(settings: Config) -> list[str]:
+    """What keeps no tool from working, and whoever wrote the configuration should know."""
+    toolbox = Toolbox(settings)
+    try:
+        await toolbox.check()
+        return [caution.message for caution in toolbox.cautions()]
     finally:
         await toolbox.stop()
 

@@ -18,7 +18,7 @@ log = logging.getLogger("edged.daemon.events")
 
 QUEUED = 256  # events that wait for a slow subscriber; the oldest goes first, for the newest say how things are
 SLOW_S = 0.1  # for a plain function: every request waits while it runs, and it should take microseconds
-HANDLED_S = 60.0  # a coroutine that takes so long is cancelled, or its queue would stand still for ever
+HANDLED_S = 60.0  # a coroutine that takes longer is cancelled, or its queue would stand still for ever
 DRAIN_S = 1.0  # at a stop: for what waits in the queues
 
 

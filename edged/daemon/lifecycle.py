@@ -22,8 +22,10 @@ from edged.types import AuditEntry
 logger = logging.getLogger("edged")
 
 EX_OK, EX_SOFTWARE = 0, 70  # sysexits.h
-STALL_S = 120.0  # a part with work that shows no progress for so long is stuck: the slowest board computes a chunk of
-# a prompt in a tenth of it
+STALL_S = (
+    120.0  # without progress a part that has work is stuck: the slowest board computes a chunk of a prompt in a tenth
+)
+# of it
 # How long stops may take before the others go on without them; in all, TimeoutStopSec=30 of the unit has to do.
 REQUESTS_S = 12.0  # running requests get 5 s, those that were interrupted 2, replies on their way 2
 TRANSPORT_S = 8.0  # the broker gets 5 s for what is being taken in and for the farewell
@@ -32,7 +34,7 @@ STORE_S = 15.0  # the last checkpoint copies some MiB, at a slow card's pace
 READY_WITHIN_S = (
     3.0  # for the broker: on a local network it answers in milliseconds, by TLS on a slow board in a second
 )
-TRY_S = 60.0  # to open the store, at most: somebody else's lock is waited for 10 s, and a slow card takes its time
+TRY_S = 60.0  # to open the store, at most: another program's lock is waited for 10 s, and a slow card takes its time
 
 
 class Daemon:
@@ -41,7 +43,7 @@ class Daemon:
     Args:
         parts: nothing of them has been started.
         listeners: have the sockets of `addresses` open when it runs.
-        wished_at: seconds on CLOCK_BOOTTIME; when whoever wanted this configuration began to wait for it.
+        wished_at: seconds on CLOCK_BOOTTIME; when the wait for this configuration began.
 
     Attributes:
         ready: set once requests are taken.
@@ -90,7 +92,7 @@ class Daemon:
         self._stop.set()
 
     def reload_failed(self, reason: str) -> None:
-        """Let everybody hear that this configuration stays in force."""
+        """Publish that this configuration stays in force."""
         self._parts.events.publish("reload_failed", {"reason": reason})
 
     def readiness(self) -> Readiness:
@@ -248,8 +250,8 @@ class Daemon:
         )
 
     async def _stop_taking(self) -> None:
-        """Who connects from now on is served by the next start, where the socket stays; what comes over MQTT stays with
-        the broker."""
+        """Clients that connect from now on are served by the next start, where the socket stays; messages stay with the
+        broker."""
         for transport in self._parts.transports:
             try:
                 transport.stop_taking()

@@ -1,5 +1,6 @@
-"""The sockets clients connect to. They outlive the daemon's parts, so a reload refuses nobody: who connects meanwhile
-waits in the kernel's queue. Some were passed by systemd, which keeps them over a restart too; the others are made here.
+"""The sockets that clients connect to. They outlive the parts of the daemon, so a reload refuses no one: meanwhile
+clients wait in the kernel's queue. Some were passed by systemd, which keeps them over a restart too; the others are
+made here.
 """
 
 from __future__ import annotations
@@ -173,12 +174,12 @@ def _check_agreement(settings: Config, path: str) -> None:
         return
     mode = stat.S_IMODE(status.st_mode)
     if settings.is_given("ipc", "mode") and int(settings.ipc.mode, 8) != mode:
-        told = f"systemd made {path} with mode {mode:04o}: take the key out, or change SocketMode= of edged.socket"
-        raise settings.error(("ipc", "mode"), f"{settings.ipc.mode!r}, but {told}")
+        problem = f"systemd made {path} with mode {mode:04o}: take the key out, or change SocketMode= of edged.socket"
+        raise settings.error(("ipc", "mode"), f"{settings.ipc.mode!r}, but {problem}")
     if settings.is_given("ipc", "group") and group_id(settings.ipc.group) != status.st_gid:
         owner = _group_name(status.st_gid)
-        told = f"systemd made {path} for group {owner}: take the key out, or change SocketGroup= of edged.socket"
-        raise settings.error(("ipc", "group"), f"{settings.ipc.group!r}, but {told}")
+        problem = f"systemd made {path} for group {owner}: take the key out, or change SocketGroup= of edged.socket"
+        raise settings.error(("ipc", "group"), f"{settings.ipc.group!r}, but {problem}")
 
 
 def _group_name(gid: int) -> str:

@@ -32,7 +32,7 @@ log = logging.getLogger("edged.daemon")
 
 
 class Failure:
-    """What this daemon cannot live on with, told by the part that finds it; on the event loop."""
+    """Reasons for which this daemon cannot go on. The part that meets one calls here, on the event loop."""
 
     def __init__(self) -> None:
         self.happened = asyncio.Event()

@@ -50,7 +50,7 @@ class Steps:
         self.hung: list[str] = []
 
     async def start(self) -> None:
-        """Start all. Raises what one of them raises; those behind it are not started then."""
+        """Start all. Raises what one of them raises; those after it are not started then."""
         for step in self._steps:
             self._begun.append(step)
             if step.start is not None:
@@ -80,8 +80,8 @@ class Steps:
         about = {"event": "stop_failed", "step": step.name}
         done, _ = await asyncio.wait([stopping], timeout=step.within_s)
         if not done:
-            told = "%s does not stop within %g s; the others go on without it"
-            log.error(told, step.name, step.within_s, extra=about)
+            text = "%s does not stop within %g s; the others go on without it"
+            log.error(text, step.name, step.within_s, extra=about)
             stopping.cancel()
             await asyncio.wait([stopping], timeout=CANCELLED_S)
             self.hung.append(step.name)

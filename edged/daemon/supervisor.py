@@ -158,8 +158,8 @@ def _check_fixed(old: Config, new: Config) -> None:
     for table, key in FIXED:
         before, after = (getattr(getattr(settings, table), key) for settings in (old, new))
         if before != after:
-            told = f"{after!r}: it stays {before!r} while the daemon runs; restart it instead"
-            raise new.error((table, key), told)
+            problem = f"{after!r}: it stays {before!r} while the daemon runs; restart it instead"
+            raise new.error((table, key), problem)
 
 
 def _use_one_arena() -> None:
@@ -171,8 +171,8 @@ def _use_one_arena() -> None:
 
 @contextlib.contextmanager
 def _threads_watched() -> Iterator[None]:
-    """A thread that dies takes the process along, as a task does: whoever waits for its answer would wait for ever, and
-    the watchdog is fed. At once, because an orderly end would wait for it, too: what was promised is on the medium."""
+    """A thread that dies takes the process along, as a task does: callers would wait for its answer for ever, and the
+    watchdog is fed. At once, because an orderly end would wait for it, too: what was promised is on the medium."""
 
     def died(what: threading.ExceptHookArgs) -> None:
         name = what.thread.name if what.thread else "one that is gone"

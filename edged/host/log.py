@@ -18,6 +18,8 @@ from contextvars import ContextVar
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+# What a terminal that shows the log would act upon; a line's end is kept, for tracebacks.
+CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -34,6 +36,7 @@ class Formatter(logging.Formatter):
         if (rid := request_id.get()) and "rid" not in fields:
             fields["rid"] = rid
         text = " ".join([f"{record.name}: {record.getMessage()}", *(f"{k}={_word(v)}" for k, v in fields.items())])
+        text = text.translate(CONTROL)
         if record.exc_info:
             text += "\n" + self.formatException(record.exc_info)
         if self._under_systemd:  # each line needs its priority, or a traceback becomes lines of another one

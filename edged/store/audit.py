@@ -28,6 +28,7 @@ from edged.host import clock
 from edged.store.database import Database
 from edged.store.opening import BUSY_MS
 from edged.types import JSON, AuditEntry
+from edged.types.json import spelled
 
 log = logging.getLogger("edged.audit")
 
@@ -81,8 +82,16 @@ def reading(path: Path) -> Iterator[apsw.Connection]:
 def append(c: apsw.Connection, entry: AuditEntry) -> None:
     """Add a row, in whatever transaction this is."""
     last, before = c.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone() or _anchor(c)
-    seq, at, body = cast(int, last) + 1, clock.wall(), msgspec.json.encode(entry)
+    seq, at, body = cast(int, last) + 1, clock.wall(), _body(entry)
     c.execute("INSERT INTO audit VALUES (?,?,?,?)", (seq, at, body, chained(cast(bytes, before), seq, at, body)))
+
+
+def _body(entry: AuditEntry) -> bytes:
+    """An entry's text. Half a surrogate pair is spelled: what must not be missing here is the entry."""
+    try:
+        return msgspec.json.encode(entry)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(spelled(msgspec.to_builtins(entry)))
 
 
 def chained(before: bytes, seq: int, at: float, body: bytes) -> bytes:

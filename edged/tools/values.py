@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 
@@ -255,5 +256,8 @@ def sql_value(value: JSON) -> JSON:
 
 
 def json_value(value: object) -> JSON:
-    """A column as JSON takes it: BLOBs are base64 (CONTRACT section 3)."""
+    """A column as JSON takes it (CONTRACT section 3): BLOBs are base64, and infinite numbers, for which JSON has no
+    word, are the texts "Infinity" and "-Infinity", as PostgreSQL and Protocol Buffers write them."""
+    if isinstance(value, float) and math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
     return base64.b64encode(value).decode() if isinstance(value, bytes) else value

@@ -52,7 +52,7 @@ class Backend(Struct, frozen=True):
 class Transport(ABC):
     """A way in.
 
-    name: as `Caller.transport` of whoever comes in here; replies are delivered to the transport of that name.
+    name: as `Caller.transport` of its callers; replies are delivered to the transport of that name.
     addresses: where it wants to listen. The sockets are made for it, outlive it, and come by `inherit`.
     """
 
@@ -60,8 +60,8 @@ class Transport(ABC):
     addresses: Sequence[SocketAddress] = ()
 
     def inherit(self, sockets: Sockets) -> None:
-        """Before the start: the sockets of its addresses, which listen already. They belong to whoever made them, so
-        serve a duplicate. A host name may have several."""
+        """Before the start: the sockets of its addresses, which listen already. They belong to their maker, so serve
+        a duplicate. A host name may have several."""
         return
 
     @abstractmethod

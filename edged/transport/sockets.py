@@ -1,4 +1,4 @@
-"""What transports need of Unix sockets: one in its place with its mode and group, and who is at the other end."""
+"""What transports need of Unix sockets: a socket in its place, with its mode and group, and who is at the other end."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def listen(path: Path, mode: int, gid: int) -> socket.socket:
 
 
 def gid_of(path: Path, otherwise: int) -> int:
-    """The group of a socket that somebody else made; `otherwise` where its file was deleted, and nobody can connect."""
+    """The group of a socket that was made elsewhere; `otherwise` where its file was deleted, and no one can connect."""
     try:
         return path.stat().st_gid
     except FileNotFoundError:
@@ -131,7 +131,7 @@ def _take_place(path: Path) -> None:
         return
     except OSError as error:
         raise ConfigError(str(path), "", f"the socket cannot be made: {error.strerror or error}") from None
-    if not stat.S_ISSOCK(there):  # connecting to it is refused as by a dead socket, and it may be somebody's database
+    if not stat.S_ISSOCK(there):  # connecting to it is refused as by a dead socket, and it may be a database
         raise ConfigError(str(path), "", "is in the way: it is no socket")
     with socket.socket(socket.AF_UNIX) as probe:
         try:

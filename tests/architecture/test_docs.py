@@ -93,6 +93,15 @@ def test_the_map_is_one_page() -> None:
     assert {path.parent.name: lines for path in pages if (lines := len(path.read_text().splitlines())) > 60} == {}
 
 
+def test_every_room_has_its_page() -> None:
+    """A newcomer opens the room and reads what it owns."""
+    rooms = [path for path in (ROOT / "edged").iterdir() if path.is_dir() and path.name not in ("docs", "__pycache__")]
+    assert not [room.name for room in rooms if not (room / "README.md").is_file() and room.name not in PLAIN]
+
+
+PLAIN = {"types", "wire"}  # nouns and bytes: their module docstrings say all there is
+
+
 @pytest.mark.parametrize(("seam", "place", "test"), SEAMS, ids=[seam for seam, _, _ in SEAMS])
 def test_each_seam_is_one_list_with_a_test(seam: str, place: str, test: str) -> None:
     """A new member is a line in that list, and the test runs one from outside the package in the real daemon."""

@@ -107,3 +107,15 @@ async def test_byte_order_mark_is_skipped_wherever_an_editor_may_leave_one(tmp_p
             _, found = await client.call(1, "tools.call", {"name": "four", "arguments": {}})
             assert found["result"] == 4
         assert await daemon.stop() == 0
+
+
+async def test_check_names_columns_of_one_name_and_passes(tmp_path: Path) -> None:
+    """Nothing is lost, and people name them better."""
+    sql = "SELECT l.level, r.level FROM tank_levels l JOIN tank_levels r ON r.tank > l.tank"
+    more = f'\n[tools.levels]\ndescription = "Levels."\ndatabase = "plant"\nsql = "{sql}"\n'
+    daemon = Daemon(tmp_path, config=more)
+    checked = await edged("check", config=daemon.config)
+    assert (checked.code, "all right" in checked.out) == (0, True), checked.err
+    assert "levels: several columns of its result are called 'level'" in checked.err
+    document = (await edged("check", "--json", config=daemon.config)).json()
+    assert (document["problems"], len(document["notes"])) == ([], 1)

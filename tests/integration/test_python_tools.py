@@ -387,6 +387,37 @@ async def test_argument_that_cannot_be_passed_on_fails_before_the_process_has_it
     assert await tool.call({"bed": "north"}, "r", 0) == {"bed": "north", "minutes": 15}
 
 
+async def test_error_whose_text_is_no_text_is_told_and_ends_nothing(make: Make, folder: Path) -> None:
+    """The name of a file may be any bytes, and an error quotes it; a docstring may hold half a surrogate pair."""
+    (folder / "garden.py").write_text(CAM, encoding="utf-8")
+    newest = make("newest")
+    with pytest.raises(ToolFailed) as caught:
+        await newest.call({}, "r", 0)
+    assert caught.value.message == r"ValueError: T\udcfcr_2026.jpg is no picture"
+    pid = await make("number").call({}, "r", 1)
+    assert pid > 0
+
+
+CAM = r'''
+import os
+from pathlib import Path
+
+
+def newest() -> dict:
+    """Size of the newest picture."""
+    folder = Path("pictures")
+    folder.mkdir(exist_ok=True)
+    open(os.path.join(b"pictures", b"T\xfcr_2026.jpg"), "w").close()
+    print("looking", os.listdir("pictures"), "\ud800", os.listdir("pictures")[-1])
+    raise ValueError(f"{sorted(os.listdir('pictures'))[-1]} is no picture")
+
+
+def number() -> int:
+    """\ud83d"""
+    return os.getpid()
+'''
+
+
 async def test_module_that_cannot_be_imported_any_more_fails_the_call(make: Make, folder: Path) -> None:
     """It was changed since the start; repaired, it works again."""
     tool = make("count")

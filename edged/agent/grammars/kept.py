@@ -72,7 +72,7 @@ def kept(schema: dict[str, JSON], *, loose: bool = False) -> Kept:
         loose: leave out, too, what grammars keep in some cases only and did not keep in this one: patterns, `oneOf`
             whose schemas overlap (it becomes `anyOf`), steps and least numbers of properties.
     """
-    work = _Work(loose, joined=_joined_references(schema))
+    work = _Taking(loose, joined=_joined_references(schema))
     taken = work.part(schema, inside=False, level=0)
     return Kept(taken if isinstance(taken, dict) else {}, bool(work.left_out), tuple(dict.fromkeys(work.left_out)))
 
@@ -97,7 +97,7 @@ def _holds_more(part: dict[str, Any]) -> bool:
     return any(word in part for word in ("properties", *OPENING, "allOf", "anyOf", "oneOf"))
 
 
-class _Work:
+class _Taking:
     """One schema being taken apart."""
 
     def __init__(self, loose: bool, joined: frozenset[str]) -> None:

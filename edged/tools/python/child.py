@@ -14,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import functools
 import importlib
 import inspect
 import io
+import math
 import os
 import resource
 import signal
@@ -293,13 +295,48 @@ def _converted(name: str, value: Any, hints: Mapping[str, Any]) -> Any:
 
 def _encoded(result: Any) -> Answer:
     try:
-        body = msgspec.json.encode(result)
+        body = msgspec.json.encode(_sayable(result))
         msgspec.msgpack.encode(msgspec.json.decode(body))  # replies are msgpack too, whose integers have an end
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
         return Answer(error=f"its result, {_article(type(result).__name__)}, is no JSON: {str(error)[:MAX_MESSAGE]}")
     if len(body) > MAX_RESULT_BYTES:
         return Answer(error=f"its result has {len(body)} bytes as JSON; at most {MAX_RESULT_BYTES} are taken")
     return Answer(body)
+
+
+def _sayable(result: Any) -> Any:
+    """A result as it is, or with others for what JSON cannot say: the texts "Infinity" and "-Infinity", null for NaN
+    (and a line in the log), and U+FFFD for what is no character (a file's name may be any bytes)."""
+    plain = msgspec.to_builtins(result, str_keys=True)
+    return _replaced(plain, lambda text: text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _replaced(value: Any, spelled: Callable[[str], str]) -> Any:
+    """A copy of a value in which texts that cannot be UTF-8 are spelled anew, and no number is infinite or NaN."""
+    match value:
+        case str():
+            return value if value.isascii() or not any("\ud800" <= c <= "\udfff" for c in value) else spelled(value)
+        case float():
+            return value if math.isfinite(value) else _said(value)
+        case dict():
+            return {_replaced(key, spelled): _replaced(item, spelled) for key, item in value.items()}
+        case list() | tuple():
+            return [_replaced(item, spelled) for item in value]
+    return value
+
+
+def _said(number: float) -> str | None:
+    """A number that is none, as SQLite has it too: an infinite one is there, NaN is no value."""
+    if math.isnan(number):
+        _tell_of_nan()
+        return None
+    return "Infinity" if number > 0 else "-Infinity"
+
+
+@functools.cache
+def _tell_of_nan() -> None:
+    """Once for a process, in the log."""
+    print("a result holds NaN, for which JSON has no word: it is given as null", file=sys.stderr)  # noqa: T201
 
 
 def _error_text(error: BaseException) -> str:
@@ -345,7 +382,11 @@ def _receive(frames: IO[bytes]) -> bytes | None:
 
 
 def _send(peer: socket.socket, frame: Struct) -> None:
-    body = msgspec.msgpack.encode(frame)
+    try:
+        body = msgspec.msgpack.encode(frame)
+    except UnicodeEncodeError:  # of a file's name, say, an error quotes bytes that are no UTF-8
+        plain = msgspec.to_builtins(frame, builtin_types=(bytes,))
+        body = msgspec.msgpack.encode(_replaced(plain, lambda text: text.encode(errors="backslashreplace").decode()))
     peer.sendall(len(body).to_bytes(HEAD) + body)
 
 

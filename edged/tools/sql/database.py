@@ -9,6 +9,7 @@ step gets the row. The row also holds the intent, so that a request whose journa
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -24,21 +25,22 @@ from edged.errors import ToolFailed
 from edged.host import clock
 from edged.host.fault_points import point
 from edged.tools.kind import Done, check_same_call
+from edged.tools.sql.rows import MAX_ROWS, Garbled, as_row, encoding_of, mended, rowid_of, taken
 from edged.tools.sql.statement import (
     OWN_TABLE,
     READ_ACTIONS,
     WRITE_ACTIONS,
-    as_row,
     authorizer,
     describe,
     harden,
     reason,
+    statement_of,
 )
 from edged.tools.values import sql_value
 from edged.types import JSON
 
-MAX_ROWS = 100  # rows a read returns; more do not fit a small model's context, and "truncated" says so
-MAX_RESULT_BYTES = 64 * 1024  # of one result as JSON, for the same reason
+logger = logging.getLogger("edged.tools")
+
 PROGRESS_STEPS = 1000  # SQLite instructions between two looks at the clock: about 10 us
 BUSY_S = 10.0  # another application's lock is waited for so long where no tool says how long
 EFFECTS_KEPT_S = 30 * 86400.0  # longer than any request may wait (wire.MAX_DEADLINE_S) plus a board left in a drawer
@@ -54,6 +56,9 @@ EFFECTS = """
     ) WITHOUT ROWID
 """
 LATER = {"intent": "ALTER TABLE edged_effects ADD COLUMN intent TEXT"}  # columns that the first tables did not have
+
+GARBLED_ROW_S = 0.2  # to find the row of a text that is no UTF-8, for the log: a table may have millions
+MOST_GARBLED = 100  # columns with such texts that the log names, once each
 
 Work = Callable[[], Any]
 
@@ -73,12 +78,18 @@ class SqlDatabase:
         self._writer: apsw.Connection | None = None
         self._read_until = 0.0
         self._checked: set[str] = set()
+        self._encoding = "utf-8"
+        self._garbled: set[tuple[str, str]] = set()  # that the log has named: tables (or statements) with columns
         self._newest = 0.0  # the latest time in edged_effects
         self._file: tuple[int, int] | None = None  # that the connections have open: device and inode
 
-    async def read(self, tool: SqlTool, arguments: dict[str, JSON]) -> JSON:
-        """{"rows": [{column: value}], "truncated": bool}. Raises ToolFailed with SQLite's reason."""
-        return await self._run(lambda: self._select(tool, arguments))
+    async def read(self, tool: SqlTool, arguments: dict[str, JSON], *, name: str = "") -> JSON:
+        """{"rows": [{column: value}], "truncated": bool}. Raises ToolFailed with SQLite's reason.
+
+        Args:
+            name: of the tool, for the log.
+        """
+        return await self._run(lambda: self._select(tool, arguments, name))
 
     async def write(
         self, tool: SqlTool, arguments: dict[str, JSON], rid: str, step: int, intent: str | None = None
@@ -98,9 +109,13 @@ class SqlDatabase:
         """What was done under a rid, where the rows hold intents. Raises ToolFailed: the database cannot be read."""
         return cast("list[Done]", await self._run(lambda: self._recall(rid)) if self._writable else [])
 
-    async def check(self, tool: SqlTool) -> None:
-        """Prepare the statement without running it. Raises ToolFailed: what is wrong with it."""
-        await self._run(lambda: self._prepare(tool))
+    async def check(self, tool: SqlTool) -> list[str]:
+        """Prepare the statement without running it. Returns names that several columns of its result have.
+
+        Raises:
+            ToolFailed: what is wrong with it.
+        """
+        return cast("list[str]", await self._run(lambda: self._prepare(tool)))
 
     async def stop(self) -> None:
         """Close the connections; what is queued is finished first."""
@@ -137,25 +152,41 @@ class SqlDatabase:
         except Exception as error:  # a bug of ours must not end the thread: every later call would hang
             return None, error
 
-    def _select(self, tool: SqlTool, arguments: dict[str, JSON]) -> JSON:
+    def _select(self, tool: SqlTool, arguments: dict[str, JSON], name: str = "") -> JSON:
         self._ensure_checked(tool)
         reader = self._open_reader(tool.timeout_s)
         self._read_until = time.monotonic() + tool.timeout_s
-        rows: list[JSON] = []
-        size, truncated = 0, False
+        bound = {k: sql_value(v) for k, v in arguments.items()}
+        garbled: list[Garbled] = []
         try:
-            cursor = reader.execute(tool.sql, {k: sql_value(v) for k, v in arguments.items()})
-            for values in cursor:
-                row = as_row(cursor, values)
-                size += len(msgspec.json.encode(row))
-                if len(rows) == MAX_ROWS or size > MAX_RESULT_BYTES:
-                    truncated = True
-                    break
-                rows.append(row)
-            cursor.close(True)
+            cursor = reader.execute(tool.sql, bound)
+            try:
+                rows, truncated = taken(cursor)
+            except UnicodeDecodeError:
+                cursor.close(True)
+                statement = statement_of(reader, tool.sql)
+                (rows, truncated), garbled = mended(reader, statement, bound, self._encoding)
+            else:
+                cursor.close(True)
         except apsw.InterruptError:
             raise ToolFailed(f"database {self._name!r}: the query took longer than {tool.timeout_s} s") from None
+        for found in garbled:
+            self._name_garbled(reader, name, tool, found)
         return {"rows": rows, "truncated": truncated}
+
+    def _name_garbled(self, reader: apsw.Connection, name: str, tool: SqlTool, found: Garbled) -> None:
+        """Tell the log of a text that is no UTF-8, once for its table and column."""
+        key = (found.table, found.column) if found.column else (tool.sql, found.name)
+        if key in self._garbled or len(self._garbled) >= MOST_GARBLED:
+            return
+        self._garbled.add(key)
+        self._read_until = time.monotonic() + GARBLED_ROW_S
+        rowid = rowid_of(reader, found)
+        place = f"{found.table}.{found.column}" if found.column else f"the column {found.name!r} of its result"
+        row = f" in the row with rowid {rowid}" if rowid is not None else ""
+        text = "tool %s: database %r: %s holds text that is no UTF-8%s; what is no character of it is shown as U+FFFD"
+        about = {"event": "text_not_utf8", "tool": name, "place": place, "rowid": rowid}
+        logger.warning(text, name, self._name, place, row, extra=about)
 
     def _recall(self, rid: str) -> list[Done]:
         if not Path(self._path).exists():
@@ -222,13 +253,13 @@ class SqlDatabase:
             self._prepare(tool)
             self._checked.add(tool.sql)
 
-    def _prepare(self, tool: SqlTool) -> None:
-        """Parse and plan the statement with every parameter NULL; nothing runs."""
+    def _prepare(self, tool: SqlTool) -> list[str]:
+        """Parse and plan the statement with every parameter NULL; nothing runs. Returns as `check`."""
         reader = self._open_reader(tool.timeout_s)
         self._read_until = time.monotonic() + tool.timeout_s  # preparing may read the schema, which looks at it too
         reader.authorizer = authorizer(READ_ACTIONS if tool.effect == "read" else WRITE_ACTIONS)
         try:
-            describe(reader, tool)
+            return describe(reader, tool)
         finally:
             reader.authorizer = authorizer(READ_ACTIONS)
 
@@ -239,6 +270,7 @@ class SqlDatabase:
             harden(reader)
             reader.set_busy_timeout(int(wait_s * 1000))
             reader.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()  # fails here if it is no database
+            self._encoding = encoding_of(reader)
             reader.authorizer = authorizer(READ_ACTIONS)
             reader.set_progress_handler(lambda: time.monotonic() > self._read_until, PROGRESS_STEPS)
             self._reader = reader

@@ -22,6 +22,7 @@ class SqlKind(ToolKind[SqlTool]):
 
     def __init__(self, tools: Mapping[str, SqlTool], context: KindContext) -> None:
         super().__init__(tools, context)
+        self._cautions: list[Problem] = []
         # Also those that no tool uses any more: they know what requests have done before a reload.
         self._databases = {name: SqlDatabase(name, table) for name, table in context.settings.databases.items()}
 
@@ -32,7 +33,7 @@ class SqlKind(ToolKind[SqlTool]):
         bound = dict.fromkeys(values.optional(tool.parameters)) | arguments  # what was left out is NULL
         if tool.is_write:
             return await database.write(tool, bound, rid, step, intent)
-        return await database.read(tool, bound)
+        return await database.read(tool, bound, name=name)
 
     def keeps_intents(self, name: str) -> bool:
         """See ToolKind."""
@@ -45,15 +46,27 @@ class SqlKind(ToolKind[SqlTool]):
 
     async def check(self) -> list[Problem]:
         """See ToolKind. Missing files, tables, columns and parameters: statements are prepared, not run."""
-        problems = []
+        problems, self._cautions = [], []
         for name, tool in self.tools.items():
             try:
-                await self._databases[tool.database].check(tool)
+                doubled = await self._databases[tool.database].check(tool)
+                self._cautions += [_caution(name, column) for column in doubled]
             except ToolFailed as error:
                 problems.append(Problem(name, error.message, "correct the statement or the database"))
         return problems
+
+    def cautions(self) -> list[Problem]:
+        """See ToolKind. What `check` found: columns of one name."""
+        return self._cautions
 
     async def close(self) -> None:
         """See ToolKind."""
         for database in self._databases.values():
             await database.stop()
+
+
+def _caution(tool: str, column: str) -> Problem:
+    message = (
+        f"{tool}: several columns of its result are called {column!r}; the second is given as {column}_2, and so on"
+    )
+    return Problem(tool, message, "give each its own name by AS")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -10,8 +11,7 @@ import apsw
 
 from edged.config import SqlTool
 from edged.errors import ToolFailed
-from edged.tools.values import json_value
-from edged.types import JSON
+from edged.tools.sql.rows import distinct
 
 READ_ACTIONS = {
     apsw.SQLITE_SELECT,
@@ -58,13 +58,8 @@ def authorizer(allowed: set[int]) -> Callable[..., int]:
     return authorize
 
 
-def as_row(cursor: apsw.Cursor, values: tuple[Any, ...]) -> dict[str, JSON]:
-    """A row as JSON, by column."""
-    return {name: json_value(value) for (name, *_), value in zip(cursor.description_full, values, strict=True)}
-
-
-def describe(connection: apsw.Connection, tool: SqlTool) -> None:
-    """Prepare a tool's statement, with every parameter NULL.
+def describe(connection: apsw.Connection, tool: SqlTool) -> list[str]:
+    """Prepare a tool's statement, with every parameter NULL. Returns names that several columns of its result have.
 
     Raises:
         ToolFailed: it is no statement, or several, or binds what the tool does not declare.
@@ -77,13 +72,19 @@ def describe(connection: apsw.Connection, tool: SqlTool) -> None:
         raise ToolFailed("a tool is one statement, not several")
     if unknown := names - set(tool.parameters):
         raise ToolFailed(f"the statement binds {', '.join(sorted(unknown))}, which is no parameter of the tool")
-    known = {*columns, *tool.parameters}
+    doubled = [name for name, count in Counter(columns).items() if count > 1]
+    known = {*distinct(columns), *tool.parameters}
     for name in () if isinstance(tool.private, bool) else tool.private:
+        if name.casefold() in {one.casefold() for one in doubled}:  # the second would leave under another name
+            raise ToolFailed(
+                f"private names {name!r}, and several columns of its result are called so; rename them by AS"
+            )
         if name.casefold() not in {one.casefold() for one in known}:  # or what should stay here would leave
             there = ", ".join(sorted(known)) or "none"
             raise ToolFailed(
                 f"private names {name!r}, which is no column of its result and no parameter; it has {there}"
             )
+    return doubled
 
 
 class _Nulls(Mapping[str, None]):
@@ -99,14 +100,19 @@ class _Nulls(Mapping[str, None]):
         return 0
 
 
-def _first_statement(connection: apsw.Connection, sql: str) -> tuple[set[str] | None, set[str], str]:
+def statement_of(connection: apsw.Connection, sql: str) -> str:
+    """The statement in a text that `describe` takes, without what ends and follows it."""
+    return sql.removesuffix(_first_statement(connection, sql)[2]).rstrip().removesuffix(";")
+
+
+def _first_statement(connection: apsw.Connection, sql: str) -> tuple[set[str] | None, list[str], str]:
     """(names it binds, columns of its result, what follows it) of the first statement, which is prepared and not run;
     (None, ...) where there is nothing but comments."""
-    seen: list[tuple[str, set[str], set[str]]] = []
+    seen: list[tuple[str, set[str], list[str]]] = []
 
     def look(cursor: apsw.Cursor, statement: str, _: Any) -> bool:
         if cursor.has_vdbe:
-            columns = {name for name, *_ in cursor.get_description()}
+            columns = [name for name, *_ in cursor.get_description()]
             seen.append((statement, {name for name in cursor.bindings_names if name}, columns))
         return not cursor.has_vdbe  # a comment may run, a statement not
 
@@ -115,7 +121,7 @@ def _first_statement(connection: apsw.Connection, sql: str) -> tuple[set[str] | 
     with contextlib.suppress(apsw.ExecTraceAbort):
         cursor.execute(sql, _Nulls())
     if not seen:
-        return None, set(), ""
+        return None, [], ""
     statement, names, columns = seen[0]
     return names, columns, sql.partition(statement)[2]
 
@@ -125,6 +131,11 @@ def reason(error: Exception, path: str) -> str:
     text = str(error)
     if isinstance(error, KeyError):
         return f"the statement binds {error.args[0]}, which is no parameter of the tool"
+    if isinstance(error, UnicodeDecodeError):
+        return (
+            f"a row that the write returns holds text that is no UTF-8 ({error}), so nothing was changed; "
+            "write CAST(... AS BLOB) around that column after RETURNING"
+        )
     if isinstance(error, apsw.AuthError):
         return "the statement does what a tool of this effect may not (only rows may be read, or changed by a write)"
     if isinstance(error, apsw.BusyError):

@@ -121,7 +121,7 @@ class HttpTransport(Transport):
             raise
 
     def stop_taking(self) -> None:
-        """See Transport. Who connects to an inherited socket waits in its queue."""
+        """See Transport. Clients that connect to an inherited socket wait in its queue."""
         for server in self._servers:
             server.close()
 

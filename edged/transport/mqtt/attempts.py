@@ -65,7 +65,7 @@ class Attempts:
             self._versions.failed()
 
     def pause_s(self, end: End, *, lasted_s: float) -> float:
-        """Seconds to wait before the next attempt, after one that led to a link of so many seconds (0: to none)."""
+        """Seconds to wait before the next attempt, after one that led to a link of `lasted_s` seconds (0: to none)."""
         self.error = end.reason
         self._failures = 1 if lasted_s >= self._backoff.stable_s else self._failures + 1
         suspected = self._evictions.ended(by_peer=end.cause is Cause.DROPPED, lasted_s=lasted_s)

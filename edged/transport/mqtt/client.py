@@ -306,7 +306,7 @@ class Client:
 
 
 class _LastError(logging.Handler):
-    """Keeps the exception behind a lost connection, which paho tells nobody but its log."""
+    """Keeps the exception that ended a connection, which paho gives to its log only."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)

@@ -28,7 +28,7 @@ async def in_thread(work: Callable[[], None], discard: Callable[[], None]) -> No
         error = None
         try:
             work()
-        except Exception as failure:  # handed to who waits
+        except Exception as failure:  # raised where the work is waited for
             error = failure
         try:
             loop.call_soon_threadsafe(deliver, error)

@@ -60,7 +60,7 @@ class Inflight:
                 continue
 
     async def publish_unconfirmed(self, message: Outgoing) -> None:
-        """Publish without a confirmation, QoS 0; waits for the link while there is none, and behind who came before.
+        """Publish without a confirmation, QoS 0; waits for the link while there is none, and for its turn.
 
         Raises:
             Unsendable, NoLink: as `publish`.

@@ -29,8 +29,8 @@ class Handlers(Struct, frozen=True):
     accept: returns once the request is committed, or known already; raises EdgedError for a refusal.
     cancel: rid or id, and the topic it came on.
     send: publishes; returns None once the broker has it, else why it never will. Raises NoLink when stopped.
-    identify: who asks, by client and topic; None: everybody may use every agent.
-    refused: is told of every refusal.
+    identify: the caller, by client and topic; None: everyone may use every agent.
+    refused: gets every refusal.
     """
 
     accept: Callable[[Ask], Awaitable[object]]
@@ -107,8 +107,8 @@ class Intake:
             answer = await self._work(incoming)
         finally:
             self._done()
-        told = answer is None or await self._refuse(answer, bare=receipt is None)
-        if told and receipt is not None:
+        answered = answer is None or await self._refuse(answer, bare=receipt is None)
+        if answered and receipt is not None:
             self._acks.settle(receipt)
 
     async def _work(self, incoming: Incoming) -> Outgoing | None:

@@ -10,7 +10,7 @@ from msgspec import Struct
 V311 = 4  # as CONNECT numbers the protocol
 V5 = 5
 CLOSES_TO_GIVE_UP_V5 = 2  # one may be a broker that is just going down; old brokers do it every time
-FAILURES_TO_RETRY_V5 = 3  # after so many the broker may be another one, or have been replaced
+FAILURES_TO_RETRY_V5 = 3  # by then the broker may be another one, or have been replaced
 EVICTIONS_TO_BELIEVE = 3  # one may be chance and two a broker that restarts twice
 REPEAT_LOG_S = 60.0  # an outage of a night is some hundred lines, and each still tells that we try
 MAX_DOUBLINGS = 16  # beyond any cap; keeps 2**n a small number
@@ -34,7 +34,7 @@ class Backoff(Struct, frozen=True, kw_only=True):
     taken_over_s: float = 60.0
 
     def delay(self, failures: int, chance: Random) -> float:
-        """Wait after so many failures in a row. Full jitter: boards that lost one broker must not return at once."""
+        """Wait after this many failures in a row. Full jitter: boards that lost one broker must not return at once."""
         return chance.uniform(0, min(self.cap_s, self.base_s * 2 ** min(max(failures - 1, 0), MAX_DOUBLINGS)))
 
     def taken_over(self, chance: Random) -> float:
@@ -90,7 +90,7 @@ class Versions:
 
 
 class Evictions:
-    """Whether somebody else uses our client id where the broker does not say so (mosquitto 2.0 just closes).
+    """Whether another client uses our client id where the broker does not say so (mosquitto 2.0 just closes).
 
     A broker that goes away is unreachable for a moment afterwards; one that lets us in and closes without a word soon
     after, EVICTIONS_TO_BELIEVE times in a row, most likely did so because another client came with our name.
@@ -131,7 +131,7 @@ class Outage:
         return f"{reason} (failed {self._failures} times in {now - self._since:.0f} s)"
 
     def ended(self, *, now: float) -> str | None:
-        """There is a link; returns the line to log if the outage was told of."""
+        """There is a link; returns the line to log if the outage was logged."""
         since, self._since = self._since, None
         if since is None or not self._told:
             return None

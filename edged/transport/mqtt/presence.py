@@ -16,7 +16,7 @@ from edged.types import JSON, Event
 log = logging.getLogger(__name__)
 
 STATE_PERIOD_S = 30.0  # CONTRACT section 4
-# Events that somebody has to hear of, though they happen before there is a link: they wait for it, so many of them.
+# Events that must be heard though they happen before there is a link: the last ALARMS_KEPT of them wait for it.
 ALARMS, ALARMS_KEPT = frozenset({"request_quarantined", "store_damaged"}), 16
 STATE_DEBOUNCE_S = 1.0  # a load, an unload and ten requests within a second are one document
 

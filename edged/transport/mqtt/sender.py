@@ -43,8 +43,8 @@ class Sender:
         if problem is None:
             self._counters.replied += 1
         else:
-            told = "reply %s on %s cannot be delivered: %s"
-            log.error(told, delivery.rid, message.topic, problem, extra={"event": "reply_undeliverable"})
+            text = "reply %s on %s cannot be delivered: %s"
+            log.error(text, delivery.rid, message.topic, problem, extra={"event": "reply_undeliverable"})
 
     def delta(self, address: Address, offset: int, text: str) -> None:
         """Publish a piece of a streamed answer, QoS 0; `offset` in characters. Dropped while the broker is away or

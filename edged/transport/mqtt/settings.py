@@ -1,4 +1,4 @@
-"""What the MQTT transport is told: values only, checked by whoever fills them."""
+"""The configuration of the MQTT transport: values only, checked where they are filled in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests and replies over MQTT (CONTRACT section 4). One task owns the connection; everybody else posts and waits."""
+"""Requests and replies over MQTT (CONTRACT section 4). One task owns the connection; all others post and wait."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ class MqttTransport(ReplyTransport):
         await self._backend.api.requests.submit(ask, delta)
 
     async def _cancel(self, name: str, topic: str) -> None:
-        """Nobody knows who published; the topic says by which role it came in."""
+        """MQTT does not say who published; the topic decides the role."""
         await self._backend.api.requests.cancel_unnamed(self._identify(f"mqtt:{topic}", topic), name)
 
     def _identify(self, client: str, topic: str) -> Caller:

@@ -33,7 +33,7 @@ MAX_ITEMS = 2**17  # of one list or map: an item of a byte takes eight and more 
 FRAME_S = 10.0  # from a frame's first byte to its last: on this board it takes milliseconds, and its bytes take memory
 MAX_IN_FLIGHT = 64  # calls of one connection being answered; beyond it nothing more is read from that peer
 DELTA_HIGH_WATER = 256 * 1024  # bytes a peer has not read; above it deltas are dropped, the reply never is
-UNREAD_S = 60.0  # the kernel's buffers and ours are full for so long: a client that works on an answer reads sooner
+UNREAD_S = 60.0  # with the kernel's buffers and ours full: a client that works on an answer reads sooner
 CLOSE_S = 2.0  # how long a closing connection may take to send what it still has
 
 REQUEST, RESPONSE, NOTIFICATION = 0, 1, 2
@@ -61,8 +61,8 @@ class Session:
         return True
 
     async def respond(self, msgid: int, error: JSON, result: JSON) -> None:
-        """Send a response and wait until the peer's buffer took it. Who does not read loses the connection; what they
-        asked for is in the store."""
+        """Send a response and wait until the peer's buffer took it. A peer that does not read loses the connection;
+        its request is in the store."""
         if self._writer.is_closing():
             return
         self._writer.write(_packed([RESPONSE, msgid, error, result]))
@@ -124,7 +124,7 @@ class UnixTransport(Transport):
         self._server = await asyncio.start_unix_server(self._connected, sock=listening, limit=READ_BYTES, **KEEP_PATH)
 
     def stop_taking(self) -> None:
-        """See Transport. Who connects to an inherited socket waits in its queue."""
+        """See Transport. Clients that connect to an inherited socket wait in its queue."""
         if self._server is not None:
             self._server.close()
 
@@ -300,12 +300,12 @@ def _params(params: list[Any]) -> dict[str, JSON]:
 
 
 def _error(error: EdgedError) -> JSON:
-    told = fault(error)
+    known = fault(error)
     return {
-        "code": told.code,
-        "message": told.message,
-        "retryable": told.retryable,
-        "retry_after_s": told.retry_after_s,
+        "code": known.code,
+        "message": known.message,
+        "retryable": known.retryable,
+        "retry_after_s": known.retry_after_s,
     }
 
 

@@ -44,6 +44,11 @@ def test_line_carries_the_fields_and_the_rid_of_the_request() -> None:
     assert "rid=" not in line(under_systemd=True)
 
 
+def test_line_cannot_steer_the_terminal_that_shows_it() -> None:
+    """A text of a client's or a tool's may hold escape sequences; journald and `less -R` pass them on."""
+    assert line("\x1b]0;title\x07%s\x9b31m", under_systemd=True) == "<6>edged.x: \\x1b]0;title\\x07you\\x9b31m"
+
+
 def test_name_of_a_line_comes_first() -> None:
     """Whatever else it carries; texts may change, names do not."""
     assert line(under_systemd=True, agent="house", event="request_ended").endswith(

@@ -121,3 +121,12 @@ def test_arguments_are_told_as_far_as_they_are_no_text() -> None:
         "none": None,
         "pin": {"bytes": 1},
     }
+
+
+def test_entry_with_half_a_surrogate_pair_is_kept_spelled(c: apsw.Connection) -> None:
+    """A tool's error quotes the name of a file that is no UTF-8; what may not be missing here is the entry."""
+    about = {"reason": "T\udcfcr.jpg", "parts": ["\ud800"], "\udcff": 1}
+    audit.append(c, AuditEntry(what="tool.called", who="edged", about=about))
+    (told,) = audit.entries(c, 1)
+    assert told["about"] == {"reason": r"T\udcfcr.jpg", "parts": [r"\ud800"], r"\udcff": 1}
+    assert audit.verify(c).problem is None

@@ -19,8 +19,9 @@ import pytest
 from edged import config
 from edged.config import PythonTool
 from edged.errors import ConfigError
+from edged.tools.python import child
 from edged.tools.python.child import MAX_RESULT_BYTES, Answer, Invocation, Unusable, describe, load, perform
-from edged.tools.sql import database
+from edged.tools.sql import rows
 
 
 class Bed(enum.Enum):
@@ -289,9 +290,25 @@ def test_result_that_is_no_json_or_too_large_fails(result: Any, says: str) -> No
     assert failed(lambda: result).error.startswith(says)
 
 
+def test_numbers_and_texts_that_json_cannot_say_are_said_otherwise(capsys: pytest.CaptureFixture[str]) -> None:
+    """A division by zero of NumPy's, and a file whose name is Latin-1: neither costs the rest of the result."""
+    nothing, many = float("nan"), float("inf")
+    child._tell_of_nan.cache_clear()
+    assert called(lambda: {"mean": nothing, "all": [many, -many, 1.5]}) == {
+        "mean": None,
+        "all": ["Infinity", "-Infinity", 1.5],
+    }
+    assert "NaN" in capsys.readouterr().err
+    assert called(lambda: ["T\udcfcr.jpg", "Tür.jpg", {"\ud800": "\ud83d\ude00"}]) == [
+        "T\ufffdr.jpg",
+        "Tür.jpg",
+        {"\ufffd": "😀"},
+    ]
+
+
 def test_result_may_be_as_large_as_that_of_a_statement() -> None:
     """One bound for what a model is shown."""
-    assert MAX_RESULT_BYTES == database.MAX_RESULT_BYTES
+    assert MAX_RESULT_BYTES == rows.MAX_RESULT_BYTES
     assert len(called(lambda: "x" * (MAX_RESULT_BYTES - 2))) == MAX_RESULT_BYTES - 2
 
 

@@ -21,6 +21,7 @@ from edged.errors import ToolFailed
 from edged.host import clock, fault_points
 from edged.tools.kind import Done
 from edged.tools.sql import database as sql
+from edged.tools.sql import rows as rows_of
 from edged.tools.sql.database import SqlDatabase
 
 SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
@@ -100,6 +101,88 @@ async def test_read_gives_rows_by_column_and_blobs_as_base64(database: SqlDataba
     found = await database.read(tool("SELECT 1 AS n, 2.5 AS x, 'a' AS s, NULL AS z, x'00ff' AS b"), {})
     assert found == {"rows": [{"n": 1, "x": 2.5, "s": "a", "z": None, "b": "AP8="}], "truncated": False}
     assert await database.read(tool("SELECT a FROM t"), {}) == {"rows": [], "truncated": False}
+
+
+async def test_text_that_is_no_utf8_costs_no_other_row(
+    database: SqlDatabase, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program that writes Latin-1 into its tables is old, not wrong. The log names the place once."""
+    run(path, "INSERT INTO t VALUES ('good', 1), (CAST(x'47fc74' AS TEXT), 'two'), ('also good', x'00ff')")
+    reading = tool("SELECT a, b, a || '!' AS said FROM t WHERE b IS NOT :not ORDER BY rowid DESC; -- all", "not")
+    for _ in range(2):
+        assert await database.read(reading, {"not": 9}, name="beds") == {
+            "rows": [
+                {"a": "also good", "b": "AP8=", "said": "also good!"},
+                {"a": "G\ufffdt", "b": "two", "said": "G\ufffdt!"},
+                {"a": "good", "b": 1, "said": "good!"},
+            ],
+            "truncated": False,
+        }
+    told = [record.getMessage() for record in caplog.records if "no UTF-8" in record.getMessage()]
+    assert len(told) == 2
+    assert all("beds" in text for text in told)
+    assert "t.a holds text that is no UTF-8 in the row with rowid 2" in told[0]
+    assert "column 'said'" in told[1]
+
+
+async def test_text_that_is_no_utf8_is_read_whatever_its_column_is_for(database: SqlDatabase, path: Path) -> None:
+    """SQLite lets any column hold any text; an import from a spreadsheet leaves degree signs in numbers."""
+    run(
+        path,
+        """CREATE TABLE readings(n INTEGER, x REAL, b BLOB, w TEXT PRIMARY KEY) WITHOUT ROWID;
+           INSERT INTO readings
+           VALUES (CAST(x'3231b0' AS TEXT), CAST(x'b0' AS TEXT), CAST(x'ff41' AS TEXT), 'w')""",
+    )
+    found = await database.read(tool("SELECT n, x, b FROM readings"), {})
+    assert found["rows"] == [{"n": "21\ufffd", "x": "\ufffd", "b": "\ufffdA"}]
+    grouped = await database.read(tool("WITH q AS (SELECT b, count(*) FROM readings GROUP BY 1) SELECT * FROM q"), {})
+    assert grouped["rows"] == [{"b": "\ufffdA", "count(*)": 1}]
+
+
+@pytest.mark.parametrize(
+    ("stored", "read"),
+    [
+        (b"\xc3\x28", "\ufffd("),  # a browser's history, read by litecli
+        (b"bash\xfd;make\xfd", "bash\ufffd;make\ufffd"),  # GNU parallel's job log, read by sqlite-web
+        (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd"),  # half a surrogate pair that a program wrote as three bytes
+        (b"21 \xc2", "21 \ufffd"),  # cut in the middle of a character
+    ],
+)
+async def test_texts_that_cost_others_a_table(database: SqlDatabase, path: Path, stored: bytes, read: str) -> None:
+    """Databases that people brought to other tools."""
+    run(path, f"INSERT INTO t VALUES (CAST(x'{stored.hex()}' AS TEXT), 1), ('good', 2)")
+    assert (await database.read(tool("SELECT a FROM t"), {}))["rows"] == [{"a": read}, {"a": "good"}]
+
+
+async def test_many_rows_with_text_that_is_no_utf8_stop_at_the_limit(database: SqlDatabase, path: Path) -> None:
+    """The second way of reading is as bounded as the first."""
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT CAST(x'ff' AS TEXT) AS a FROM n"
+    found = await database.read(tool(endless), {})
+    assert (len(found["rows"]), found["truncated"]) == (rows_of.MAX_ROWS, True)
+
+
+async def test_columns_of_one_name_are_all_there_and_check_names_them(database: SqlDatabase, path: Path) -> None:
+    """A join of two tanks has two levels."""
+    run(path, "INSERT INTO t VALUES (1, 2)")
+    joined = tool("SELECT l.a, r.a, l.b AS a_2, r.b, 7 AS a FROM t l JOIN t r")
+    assert await database.check(joined) == ["a"]
+    assert (await database.read(joined, {}))["rows"] == [{"a": 1, "a_3": 1, "a_2": 2, "b": 2, "a_4": 7}]
+    returning = writing("INSERT INTO t VALUES (:a, 1) RETURNING a, a", "a")
+    assert (await database.write(returning, {"a": 5}, "r", 0))["rows"] == [{"a": 5, "a_2": 5}]
+    assert await database.check(tool("SELECT l.a AS a, r.a AS other FROM t l JOIN t r")) == []
+
+
+async def test_private_column_that_is_there_twice_is_refused(database: SqlDatabase) -> None:
+    """The second has another name, under which it would leave the board."""
+    twice = SqlTool(description="d", database="plant", sql="SELECT a, a FROM t", private=("A",))
+    with pytest.raises(ToolFailed, match="private names 'A', and several columns"):
+        await database.check(twice)
+
+
+async def test_infinite_numbers_are_texts_and_not_null(database: SqlDatabase) -> None:
+    """JSON has no word for them; a sensor that divides by zero writes them."""
+    found = await database.read(tool("SELECT 9e999 AS up, -9e999 AS down, 1e308 AS large, NULL AS none"), {})
+    assert found["rows"] == [{"up": "Infinity", "down": "-Infinity", "large": 1e308, "none": None}]
 
 
 FORBIDDEN = [
@@ -247,10 +330,10 @@ async def test_write_tool_on_a_read_only_database_is_refused(path: Path) -> None
 async def test_read_of_many_rows_stops_at_the_limit_and_says_so(database: SqlDatabase) -> None:
     """Exactly the limit is not truncated; an endless statement is read as far as needed."""
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
-    whole = await database.read(tool(f"{endless} LIMIT {sql.MAX_ROWS}"), {})
-    assert (len(whole["rows"]), whole["truncated"]) == (sql.MAX_ROWS, False)
+    whole = await database.read(tool(f"{endless} LIMIT {rows_of.MAX_ROWS}"), {})
+    assert (len(whole["rows"]), whole["truncated"]) == (rows_of.MAX_ROWS, False)
     cut = await database.read(tool(endless), {})
-    assert (len(cut["rows"]), cut["truncated"]) == (sql.MAX_ROWS, True)
+    assert (len(cut["rows"]), cut["truncated"]) == (rows_of.MAX_ROWS, True)
 
 
 async def test_read_of_large_rows_stops_at_the_size_limit(database: SqlDatabase) -> None:
@@ -639,7 +722,7 @@ async def test_bug_in_the_thread_is_raised_to_the_caller_and_does_not_end_it(
 ) -> None:
     """Or every later call would hang."""
     with monkeypatch.context() as broken:
-        broken.setattr(sql, "as_row", lambda *_: 1 / 0)
+        broken.setattr(rows_of, "as_row", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             await database.read(tool("SELECT 1"), {})
     assert (await database.read(tool("SELECT 1 AS x"), {}))["rows"]
