@@ -13,7 +13,7 @@ import paho.mqtt.client as paho
 import pytest
 
 from edged.errors import Busy, NoLink
-from edged.transport.mqtt import client, pump
+from edged.transport.mqtt import client, connection
 from edged.transport.mqtt.transport import PAUSE_READING_AT
 from edged.types import Address, Ask, Caller, Message, Packet, Request
 from tests.support.broker import Mosquitto, Node, Peer, Wire, marks, until
@@ -415,7 +415,7 @@ async def test_broker_that_takes_fewer_than_before_gets_the_rest_later(broker: M
 async def test_half_open_connection_is_noticed_and_replaced(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
     """The router is gone and no packet says so: only the missing answer to a ping tells."""
     monkeypatch.setattr(client, "KEEPALIVE_S", 1)
-    monkeypatch.setattr(pump, "TICK_S", 0.1)
+    monkeypatch.setattr(connection, "TICK_S", 0.1)
     async with Wire(broker.port) as wire, Node(wire.port) as node:
         await node.online()
         wire.hold_up()
@@ -429,7 +429,7 @@ async def test_half_open_connection_is_noticed_and_replaced(broker: Mosquitto, m
 async def test_idle_connection_is_kept_alive(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
     """By pings: the broker ends a connection after one and a half times the keep-alive."""
     monkeypatch.setattr(client, "KEEPALIVE_S", 1)
-    monkeypatch.setattr(pump, "TICK_S", 0.1)
+    monkeypatch.setattr(connection, "TICK_S", 0.1)
     async with Wire(broker.port) as wire, Node(wire.port) as node:
         await node.online()
         await until(lambda: wire.sent_up.count(b"\xc0\x00") >= 2)

@@ -1,7 +1,7 @@
 """MQTT: requests in, replies out, publishes of tools.
 
 The path of a message: `client` (paho on the event loop) -> `transport` (owner task) -> `intake` (hands on, refuses,
-acknowledges through `acks`). The way out: `sender` -> `inflight` (bounded by the broker) -> `client`.
+acknowledges in receive order). The way out: `sender` -> `inflight` (bounded by the broker) -> `client`.
 `packets`, `messages`, `topics`, `pacing` and `settings` hold values and decisions, no I/O.
 """
 

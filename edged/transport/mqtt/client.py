@@ -20,12 +20,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edged.transport.mqtt import packets, tls
-from edged.transport.mqtt.buffered import BufferedClient
-from edged.transport.mqtt.dial import in_thread
+from edged.transport.mqtt.connection import BufferedClient, Pump, in_thread
 from edged.transport.mqtt.messages import Incoming, Outgoing, Unsendable
 from edged.transport.mqtt.pacing import V5
 from edged.transport.mqtt.packets import Cause, End, Hello
-from edged.transport.mqtt.pump import Pump
 from edged.transport.mqtt.settings import Settings, endpoint
 
 log = logging.getLogger(__name__)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from msgspec import Struct
@@ -12,7 +13,6 @@ from msgspec import Struct
 from edged import wire
 from edged.errors import BadRequest, EdgedError, Internal, NoLink, UnknownAgent
 from edged.transport.mqtt import topics
-from edged.transport.mqtt.acks import Acks, Receipt
 from edged.transport.mqtt.messages import Incoming, Outgoing, refusal
 from edged.transport.mqtt.settings import Settings
 from edged.transport.mqtt.topics import Topics
@@ -51,6 +51,49 @@ class Counters(Struct):
 
 class Unanswerable(Exception):
     """The message names a reply topic on which nothing may be said; the message of this error says why."""
+
+
+class Receipt:
+    """One publish that waits for its PUBACK."""
+
+    __slots__ = ("mid", "settled")
+
+    def __init__(self, mid: int) -> None:
+        self.mid = mid
+        self.settled = False
+
+
+class Acks:
+    """The open receipts of one connection: PUBACKs leave in the order in which the publishes came (MQTT-4.6.0-2),
+    whatever order their work ends in.
+
+    A packet id means something on its own connection only: a PUBACK that is sent on the next one would acknowledge
+    another packet, which would then be lost. So there is one Acks per connection, and `drop` ends it.
+    """
+
+    def __init__(self, send: Callable[[int], None]) -> None:
+        self._send: Callable[[int], None] | None = send
+        self._open: deque[Receipt] = deque()
+
+    def expect(self, mid: int) -> Receipt:
+        """A publish with this packet id came in."""
+        receipt = Receipt(mid)
+        self._open.append(receipt)
+        return receipt
+
+    def settle(self, receipt: Receipt) -> None:
+        """Its work is done; sends every PUBACK that waits for nothing older. Without effect after `drop`."""
+        receipt.settled = True
+        while self._send is not None and self._open and self._open[0].settled:
+            self._send(self._open.popleft().mid)
+
+    def drop(self) -> None:
+        """The connection is gone: the broker delivers again what was not acknowledged."""
+        self._send = None
+        self._open.clear()
+
+    def __len__(self) -> int:
+        return len(self._open)
 
 
 class Intake:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import msgspec
+import pytest
 
 from edged.errors import Busy, EdgedError, NoLink
-from edged.transport.mqtt.intake import MAX_BARE_REFUSALS, Counters, Handlers, Intake
+from edged.transport.mqtt.intake import MAX_BARE_REFUSALS, Acks, Counters, Handlers, Intake
 from edged.transport.mqtt.messages import MIN_EXPIRY_S, Incoming, Outgoing
 from edged.transport.mqtt.settings import Settings
 from edged.types import Ask
@@ -175,3 +177,40 @@ def test_packet_identity_tells_packets_apart_and_knows_a_redelivery() -> None:
     ]
     digests = {p.digest for fields in others if (p := msgspec.structs.replace(first, **fields).packet())}
     assert len(digests | {packet.digest}) == len(others) + 1
+
+
+# -- PUBACKs leave in receive order, on their own connection only ------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=str)
+def test_acks_leave_in_receive_order_whatever_order_the_work_ends_in(order: tuple[int, ...]) -> None:
+    """And each as early as that allows."""
+    sent: list[int] = []
+    acks = Acks(sent.append)
+    receipts = [acks.expect(mid) for mid in (7, 3, 9, 4)]
+    for index in order:
+        acks.settle(receipts[index])
+        settled = [receipt.settled for receipt in receipts]
+        assert sent == [7, 3, 9, 4][: ([*settled, False]).index(False)]
+    assert sent == [7, 3, 9, 4]
+    assert len(acks) == 0
+
+
+def test_nothing_is_sent_once_the_connection_is_gone() -> None:
+    """The packet id may belong to another packet on the next one."""
+    sent: list[int] = []
+    acks = Acks(sent.append)
+    first, second = acks.expect(1), acks.expect(2)
+    acks.settle(second)
+    acks.drop()
+    acks.settle(first)
+    assert sent == []
+
+
+def test_packet_id_can_be_used_again_after_its_ack() -> None:
+    """Brokers do it at once."""
+    sent: list[int] = []
+    acks = Acks(sent.append)
+    acks.settle(acks.expect(1))
+    acks.settle(acks.expect(1))
+    assert sent == [1, 1]

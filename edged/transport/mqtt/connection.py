@@ -1,16 +1,99 @@
-"""paho's socket on the event loop: its readers, writers and timers. paho has no thread and no loop of its own here."""
+"""One connection of paho's: made in a thread, read in large pieces, driven by the event loop. paho has no thread and no
+loop of its own here."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+import threading
 from collections.abc import Callable
 
 import paho.mqtt.client as paho
 
-from edged.transport.mqtt.buffered import Buffered
-
+PIECE_BYTES = 16 * 1024  # of a read: some fifty requests, and one record of TLS
 TICK_S = 5.0  # paho's timers are looked at this often: fine enough for a keep-alive of 30 s, and the CPU can sleep
+
+
+async def in_thread(work: Callable[[], None], discard: Callable[[], None]) -> None:
+    """Run blocking work in a thread of its own; `discard` undoes it when nobody waits for it any more.
+
+    Not the loop's executor: a name lookup can take half a minute, and the end of the daemon would wait for it.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def deliver(error: Exception | None) -> None:
+        if done.cancelled():
+            if error is None:
+                discard()
+        elif error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    def run() -> None:
+        error = None
+        try:
+            work()
+        except Exception as failure:  # raised where the work is waited for
+            error = failure
+        try:
+            loop.call_soon_threadsafe(deliver, error)
+        except RuntimeError:  # the loop is closed: the daemon ended meanwhile
+            if error is None:
+                discard()
+
+    threading.Thread(target=run, name="edged.mqtt.dial", daemon=True).start()
+    await done
+
+
+class Buffered:
+    """What paho needs of a socket. Reads like the one below it, which it owns, in large pieces: paho asks for the first
+    bytes of a packet one by one, each with a system call in which another thread takes the interpreter. At 500 messages
+    a second that was half of the loop's time."""
+
+    def __init__(self, below: socket.socket) -> None:
+        self.below = below
+        self._data = memoryview(b"")
+
+    def recv(self, size: int) -> bytes:
+        """As socket.recv: what there is, up to `size` bytes; b"" at the end; BlockingIOError (of TLS: its kinds of
+        ssl.SSLError) where nothing is there."""
+        if not self._data:
+            self._data = memoryview(self.below.recv(max(size, PIECE_BYTES)))
+        piece, self._data = self._data[:size], self._data[size:]
+        return bytes(piece)
+
+    def pending(self) -> int:
+        """Bytes that were read from the connection and not asked for yet: the selector does not know of them."""
+        decrypted = self.below.pending() if isinstance(self.below, ssl.SSLSocket) else 0
+        return len(self._data) + decrypted
+
+    def send(self, data: bytes | bytearray) -> int:
+        """As socket.send."""
+        return self.below.send(data)
+
+    def close(self) -> None:
+        """As socket.close; what was not asked for is lost, as what the kernel had."""
+        self._data = memoryview(b"")
+        self.below.close()
+
+    def fileno(self) -> int:
+        """As socket.fileno."""
+        return self.below.fileno()
+
+    def setblocking(self, flag: bool) -> None:
+        """As socket.setblocking."""
+        self.below.setblocking(flag)
+
+
+class BufferedClient(paho.Client):
+    """paho's client on such a socket. `_create_socket` is where paho itself puts a wrapper around it for WebSockets."""
+
+    def _create_socket(self) -> paho.SocketLike:
+        made = super()._create_socket()
+        return Buffered(made) if isinstance(made, socket.socket) else made
 
 
 class Pump:
