@@ -76,7 +76,7 @@ class Requests:
                     self._pipeline.leave(accepted.rid, ask, on_delta)
         except asyncio.CancelledError:
             abandoned = gone is not None and gone.is_set() and ask.request.id is None and ask.key is None
-            if abandoned or not accepting.done():
+            if abandoned or on_delta is not None or not accepting.done():
                 leaving = asyncio.create_task(
                     self._see_off(accepting, ask, on_delta, cancel=abandoned), name="edged.abandoned"
                 )

@@ -20,7 +20,7 @@ from edged.host import clock
 from edged.host.last_end import LastEnd
 from edged.requests.settle import Settler
 from edged.requests.storing import STORE_REFUSES, until_stored
-from edged.store import lookup, requests
+from edged.store import requests
 from edged.store.database import Database
 from edged.store.lookup import Row
 from edged.types import JSON, Status
@@ -60,7 +60,6 @@ class Recovery:
         self._tell = tell
         self._ended: LastEnd | None = None
         self._to_blame: list[Row] = []
-        self._suspects: list[str] = []
         self._begun = False
 
     async def begin(self) -> None:
@@ -79,26 +78,19 @@ class Recovery:
                 extra={"event": "recovery_waits"},
             )
 
-    async def finish(self) -> list[str]:
-        """The suspects. Before that nothing is to be worked on."""
+    async def finish(self) -> None:
+        """Returns when all of it is done. Before that nothing is to be worked on."""
         if not self._begun:
             await until_stored(self._put_back)
         await self._quarantine()
-        return self._suspects
 
     async def _put_back(self) -> None:
         rows, how = await self._database.write(self._recover)
         self._begun = True
         self._to_blame = [row for row in rows if self._is_to_blame(row)]
-        self._suspects = await self._database.read(lookup.suspects)
         if rows:
-            log.info(
-                "%d requests were running when the daemon ended (%s); %d wait and run one at a time",
-                len(rows),
-                how,
-                len(self._suspects),
-                extra={"event": "recovered"},
-            )
+            told = "%d requests were running when the daemon ended (%s): until they are over, one runs at a time"
+            log.info(told, len(rows), how, extra={"event": "recovered"})
             if self._ended is not None and self._ended.stacks:
                 log.error("the stacks of the process that died:\n%s", self._ended.stacks)
 

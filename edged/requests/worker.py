@@ -30,10 +30,10 @@ T = TypeVar("T")
 
 MAX_RUNNING = 16  # requests worked on at once: as many as a model has places for
 MAX_HELD = 64  # with those whose outcome is being stored: a disk that refuses holds so many in memory
-# Of these, work that an upstream or a server on this board does. It only waits, for a minute where the other side is
-# slow; however many upstreams there are, half of the slots are left for what the board can do at once.
-MAX_REMOTE = 8
-MAX_BATCH = 8  # of these, batch work: more gain nothing on boards of 2 to 8 cores, and the rest is for who waits
+MAX_BATCH = 8  # of MAX_RUNNING, batch work: more gain nothing on boards of 2 to 8 cores, and the rest is for who waits
+# Of MAX_RUNNING, work that an upstream or a server on this board does. It mostly waits, for a minute where the other
+# side is slow; however many of them there are, half of the slots are left for what the board can do at once.
+MAX_REMOTE = MAX_RUNNING // 2
 GRACE_S = 5.0  # a stop waits this long for running requests; what is not done goes back into the queue
 PUT_BACK_S = 2.0  # and this long until they are back in the queue, where the disk takes it
 
@@ -85,7 +85,10 @@ class Worker:
 
     async def run(self) -> None:
         """Claim requests and work on them, until cancelled; ends with an exception if the work on one does."""
-        self._suspects.update(await self._recovery.finish())
+        await self._recovery.finish()
+        # By the writer: then whatever ends one of them later is heard of later, too.
+        suspects = functools.partial(self._database.write, lookup.suspects, durable=False)
+        self._suspects.update(await until_stored(suspects))
         async with asyncio.TaskGroup() as group:
             self._group = group
             while True:

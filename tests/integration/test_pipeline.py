@@ -616,15 +616,18 @@ async def test_listener_that_leaves_is_forgotten_and_the_others_hear_on(house: H
     assert not house.pipeline._watchers._listeners
 
 
-async def test_listener_that_leaves_while_its_request_is_stored_is_forgotten(house: House) -> None:
-    """It is heard of only then."""
+@pytest.mark.parametrize("turns", range(8))
+async def test_listener_that_leaves_while_its_request_is_stored_is_forgotten(house: House, turns: int) -> None:
+    """It is heard of only then; some turns of the loop later it has heard that itself, or not yet."""
     door = Requests(house.config, house.pipeline, gate.Gate(Policy(house.config.agents)))
     house.store.held = asyncio.Event()
     leaving = asyncio.create_task(door.answer(streamed(), lambda *_: None))
     await house.store.committed.wait()
+    house.store.held.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
     leaving.cancel()
     await asyncio.wait([leaving])
-    house.store.held.set()
     await until(lambda: house.pipeline._worker.running)
     await until(lambda: not house.pipeline._watchers._listeners)
 

@@ -3,6 +3,7 @@ one that is to blame does not."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -113,6 +114,24 @@ async def test_power_that_goes_again_and_again_counts_against_nobody(
             await house.begin()
         house.engine.open.set()
         assert [(await house.reply(each))["status"] for each in accepted] == ["done", "done"]
+
+
+async def test_suspect_that_ends_before_the_store_can_be_written_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deadline passes while nothing can be put back."""
+    monkeypatch.setattr("edged.requests.storing.RETRY_S", (0.01, 0.02))
+    async with House(tmp_path) as house:
+        accepted = await house.take("wait", deadline_s=1.0)
+        await until(lambda: house.engine.asked)
+        await crash(house)
+        house.engine.asked.clear()
+        house.store.refuses = apsw.FullError("full")
+        await house.begin()
+        await asyncio.sleep(1.0)  # until the deadline
+        house.store.refuses = None
+        assert (await house.reply(accepted))["status"] == "expired"
+        await house.busy()
 
 
 async def test_suspect_that_waits_for_a_link_holds_up_nobody(tmp_path: Path) -> None:
