@@ -185,7 +185,13 @@ class Worker:
         )
         if self._stopping:
             attempt.interrupt()
-        task = self._group.create_task(self._answering.work(row, attempt), name=f"edged.request.{row.rid}")
+        work = self._answering.work(row, attempt)
+        try:
+            task = self._group.create_task(work, name=f"edged.request.{row.rid}")
+        except RuntimeError:  # the group has ended: the row stays marked as running, and the next start finds it
+            work.close()
+            self._worked(row.rid, None)
+            return
         task.add_done_callback(functools.partial(self._worked, row.rid))
 
     def _remote(self) -> int:

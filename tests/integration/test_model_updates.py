@@ -169,9 +169,10 @@ async def test_kill_leaves_the_old_file_or_the_new_one_wholly(daemon: Daemon, po
 async def test_running_request_ends_with_the_file_it_began_with(daemon: Daemon) -> None:
     """It is switched between requests: nobody fails."""
     source = script(daemon, RIGHT + NEW)
-    async with Wired(daemon.socket) as client, Wired(daemon.socket) as other:
-        client.send([0, 1, "agent.ask", [{"input": "tell a story"}]])
-        await other.running()
+    async with Wired(daemon.socket) as client:
+        client.send([0, 1, "agent.ask", [{"input": "tell a story", "stream": True}]])
+        while not client.notifications:  # its answer is being written
+            assert await client.read()
         assert (await update(daemon, source))[1]["state"] == "done"
         assert (await client.answer(1))[1]["output"] == "one two three"
     assert await said(daemon) == "the new one"
