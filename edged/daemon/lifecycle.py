@@ -169,13 +169,20 @@ class Daemon:
             Step(name="served", run=p.served.run, stop=p.served.stop),
             Step(name="requests.pipeline", run=p.pipeline.run),
             Step(name="state", run=functools.partial(p.status.run, self._manager)),
+            Step(
+                name="faults.look", run=self._look_for_faults
+            ),  # its child takes a moment to end: a stop takes no more first
             *(self._transport(each) for each in p.transports),
             Step(name="requests", stop=p.pipeline.stop, within_s=REQUESTS_S),
             Step(name="updates", stop=p.updater.stop),
             Step(name="warm", run=self._warm),  # ends before the requests are finished: it would compete with them
             Step(name="taking", start=self._announce, stop=self._stop_taking),
-            Step(name="faults.look", run=p.faults.run),  # only once it serves: a start does not wait for it
         ]
+
+    async def _look_for_faults(self) -> None:
+        """Only once it serves: a start does not wait for it."""
+        await self.ready.wait()
+        await self._parts.faults.run()
 
     def _transport(self, transport: Transport) -> Step:
         async def start() -> None:
