@@ -214,7 +214,7 @@ class PromptBook:
         settings = self._agents[agent]
         dialect = await self._dialects.of_model(settings.model)
         if (agent, dialect) not in self._made:
-            taken = await precheck.fitted_tools(specs({name: self._tools[name] for name in settings.tools}))
+            taken = await precheck.offered_tools(specs({name: self._tools[name] for name in settings.tools}))
             escalates = self._escalates(agent)
             self._made[agent, dialect] = Prompts(settings, self._tools, dialect, taken, escalates=escalates)
         return self._made[agent, dialect]

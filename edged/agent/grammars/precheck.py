@@ -137,6 +137,15 @@ async def fitted_answer(schema: dict[str, JSON]) -> Kept:
     return taken
 
 
+async def offered_tools(tools: Sequence[ToolSpec]) -> dict[str, Kept]:
+    """As `fitted_tools`, for tools that a configuration's checks have looked at: only schemas of which more could be
+    left out are tried, so that a request for any other tool waits for no library."""
+    closed = {tool.name: {"additionalProperties": False, **tool.parameters} for tool in tools}
+    taken = {name: kept(schema) for name, schema in closed.items()}
+    unsure = [tool for tool in tools if kept(closed[tool.name], loose=True) != taken[tool.name]]
+    return taken | (await fitted_tools(unsure) if unsure else {})
+
+
 async def fitted_tools(tools: Sequence[ToolSpec]) -> dict[str, Kept]:
     """The parameters of tools, by name; no argument beside those declared, unless a schema says so itself. Raises as
     `fitted`."""
