@@ -17,6 +17,7 @@ from edged.tools.values import without_nulls
 from edged.types import JSON, Chat, Message, RawCall, ToolCall, ToolRecord, ToolSpec
 
 MAX_CORRECTIONS = 2  # wrong answers in a row that go back; a model that does not learn from two would not from ten
+OWN_CORRECTIONS = 1  # of a model that follows our grammars: a small one that is wrong twice would be wrong again
 MAX_CALLS = 16  # of one answer; more is a model that has lost its way
 EMPTY = "Your answer was empty. Answer the user."
 T = TypeVar("T")
@@ -29,16 +30,19 @@ class Wrong(Struct, frozen=True):
 
 
 async def until_right(
-    ask: Callable[[Sequence[Message]], Awaitable[T | Wrong]], failure: Callable[[str], EdgedError]
+    ask: Callable[[Sequence[Message]], Awaitable[T | Wrong]],
+    failure: Callable[[str], EdgedError],
+    *,
+    most: int = MAX_CORRECTIONS,
 ) -> T:
-    """Ask until an answer counts. What is wrong goes back to the model, at most MAX_CORRECTIONS times.
+    """Ask until an answer counts. What is wrong goes back to the model, at most `most` times.
 
     Args:
         ask: gets what all wrong answers so far showed, to be put after the question.
         failure: the error where none counts; gets what is wrong with the last one.
     """
     corrections: list[Message] = []
-    for _ in range(MAX_CORRECTIONS + 1):
+    for _ in range(most + 1):
         answer = await ask(corrections)
         if not isinstance(answer, Wrong):
             return answer

@@ -94,11 +94,14 @@ class Prompts:
         self.grammar_here = grammar.one_call(grammar.fitted(here, taken), spoken.calls)
         self.after = {spec.name: spec.parameters for spec in here if spec.name in taken and taken[spec.name].after}
 
-    def deciding(self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord]) -> Prompt:
-        """The prompt for the next decision, after the calls that were made."""
+    def deciding(
+        self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord], corrections: Sequence[Message] = ()
+    ) -> Prompt:
+        """The prompt for the next decision, after the calls that were made and those that did not count."""
         earlier = [message for turn in history for message in turn]
         made = [message for record in records for message in as_messages(record)]
-        full = self.dialect.render((*self._deciding_fixed, *earlier, *asked, *made), self._specs, generate=True)
+        dialogue = (*self._deciding_fixed, *earlier, *asked, *made, *corrections)
+        full = self.dialect.render(dialogue, self._specs, generate=True)
         return Prompt(*chat_template.split(full, self._deciding_prefix))
 
     def answering(self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord]) -> Prompt:

@@ -4,8 +4,12 @@ what the model wants called goes back to the client."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import structs
 
+from edged.agent import answers
+from edged.agent.answers import Wrong
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar
@@ -17,10 +21,8 @@ from edged.completions.shapes import Shapes
 from edged.config import Model
 from edged.errors import ToolFailed
 from edged.interfaces import Engine, OnPiece
-from edged.types import Completion, Job, Segment, TokenLogprob, ToolSpec
+from edged.types import Completion, Job, Message, Segment, TokenLogprob, ToolSpec
 from edged.wire import new_rid
-
-TRIES = 2  # of what a grammar keeps in part only: a small model that is wrong twice would be wrong again
 
 
 class Local:
@@ -39,18 +41,21 @@ class Local:
         fitted = await shapes.fitted(ask)
         if not fitted.after:
             return await self._once(ask, fitted, on_piece, on_call)
+
         # A grammar keeps a schema in part only: what is written is checked before anybody sees it.
-        messages, wrong = ask.messages, ""
-        for _ in range(TRIES):
-            answer = await self._once(structs.replace(ask, messages=messages), fitted, None, None)
-            if answer is None:
-                return None
-            problem = await fitted.wrong_with(answer)
-            if problem is None:
-                _tell_whole(answer, on_piece, on_call)
-                return answer
-            wrong, messages = problem, (*ask.messages, *shapes.shown(answer, problem))
-        raise ToolFailed(f"model {ask.model!r}: {wrong}")
+        async def once(corrections: Sequence[Message]) -> ModelAnswer | Wrong | None:
+            again = structs.replace(ask, messages=(*ask.messages, *corrections))
+            answer = await self._once(again, fitted, None, None)
+            problem = None if answer is None else await fitted.wrong_with(answer)
+            return answer if answer is None or problem is None else Wrong(shapes.shown(answer, problem))
+
+        def failure(problem: str) -> ToolFailed:
+            return ToolFailed(f"model {ask.model!r}: {problem}")
+
+        answer = await answers.until_right(once, failure, most=answers.OWN_CORRECTIONS)
+        if answer is not None:
+            _tell_whole(answer, on_piece, on_call)
+        return answer
 
     async def _once(
         self, ask: ModelAsk, fitted: Shapes, on_piece: OnPiece | None, on_call: OnCall | None

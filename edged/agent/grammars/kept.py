@@ -13,11 +13,11 @@ purpose: objects that declare their properties hold no others, as OpenAI's stric
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
 
+from edged.agent.grammars.cost import MAX_LEVELS, NAMED, ONE, SEVERAL
 from edged.types import JSON
 
 # llguidance's own list (json schema, `format`): each is a regular expression there. All others only describe.
@@ -35,9 +35,6 @@ AFTERWARDS = frozenset(
 )
 # What describes and asks nothing of a value. (`$dynamicAnchor` only names a place that `$dynamicRef` leads to.)
 DESCRIBING = frozenset({"$schema", "$dynamicAnchor", "$recursiveAnchor", "$comment", "$vocabulary"})
-ONE = ("items", "additionalItems", "additionalProperties")  # words that hold a schema,
-SEVERAL = ("allOf", "anyOf", "oneOf", "prefixItems", "items")  # a list of them,
-NAMED = ("properties", "patternProperties", "$defs", "definitions")  # or some by name
 # Beside these a schema's own `properties` are not all that its value may hold.
 JOINING = ("allOf", "anyOf", "oneOf", "$ref", "not", "if", "dependentSchemas", "dependencies")
 OPENING = ("additionalProperties", "patternProperties", "unevaluatedProperties")  # with these it says so itself
@@ -47,9 +44,6 @@ OPENING = ("additionalProperties", "patternProperties", "unevaluatedProperties")
 MOST_NUMBER, STEP = 9_999_999_999_999_999, 1e-9
 MOST_INTEGER = 10**18 - 1  # what 64 bits hold in every digit
 MOST_RANGE = 2**62  # llguidance cannot make a range of integers that reaches further
-
-# Schemas are looked at on the event loop: whatever is deeper or larger is refused by `cost.look` anyway.
-MAX_LEVELS = 64
 
 
 class Kept(Struct, frozen=True):
@@ -213,15 +207,3 @@ def _says_nothing(word: str, value: JSON) -> bool:
 def _escaped(name: str) -> str:
     """A name in a JSON Pointer (RFC 6901)."""
     return name.replace("~", "~0").replace("/", "~1")
-
-
-def words(schema: JSON) -> Iterator[str]:
-    """Every word of a schema that `kept` leaves to the validator, or leaves out because it only describes."""
-    rest = [schema]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, dict):
-            yield from (word for word in item if word in AFTERWARDS or word in DESCRIBING)
-            rest += item.values()
-        elif isinstance(item, list):
-            rest += item

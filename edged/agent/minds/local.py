@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import msgspec
+
 from edged.agent import answers
+from edged.agent.answers import Wrong
 from edged.agent.dialects.chat_template import parse_call
 from edged.agent.grammars import grammar, precheck
 from edged.agent.grammars.kept import Kept
 from edged.agent.loop import Answered, Decided, Decider, Declined, Run
 from edged.agent.minds.base import Resources, shown_of_the_board
-from edged.agent.prompts import ESCALATE, REPLY, Prompt, Prompts, Turn
+from edged.agent.prompts import ESCALATE, REPLY, Prompt, Prompts, Turn, as_messages
 from edged.agent.router import Decision, Go
 from edged.errors import ContextExceeded, EdgedError, ToolFailed
 from edged.tools import check
@@ -21,8 +24,6 @@ from edged.wire import thinking
 from edged.wire.thinking import Thinking
 
 OnText = Callable[[str], None]
-
-TRIES = 2  # of what a grammar keeps in part only: a small model that is wrong twice would be wrong again
 
 
 class LocalMind:
@@ -91,25 +92,30 @@ class LocalDecider(Decider):
     async def _decide(self, run: Run, prompts: Prompts) -> tuple[ToolCall, float | None]:
         """The next call, or `reply`, or `escalate`, and its log-probability. The grammar makes it a valid one; of a
         schema that it keeps in part only, the rest is checked here, and a call that is wrong is asked for once more."""
-        problem = ""
-        shown: tuple[ToolRecord, ...] = ()
-        for _ in range(TRIES):
-            call, logprob = await self._decided(run, prompts, shown)
+
+        async def once(corrections: Sequence[Message]) -> tuple[ToolCall, float | None] | Wrong:
+            call, logprob = await self._choose(run, prompts, corrections)
+            if corrections and call.name == REPLY.name:  # nothing was done, and an answer would sound as if it were
+                return Wrong(tuple(corrections))
             schema = prompts.after.get(call.name)
             wrong = None if schema is None else await check.problem(answers.closed(schema), call.arguments)
             if wrong is None:
                 return call, logprob
             problem = f"{call.name} was not called: {wrong}"
-            shown = (ToolRecord(call.name, call.arguments, {"error": wrong}, False),)
-        raise ToolFailed(problem)
+            return Wrong(as_messages(ToolRecord(call.name, call.arguments, {"error": problem}, False)))
 
-    async def _decided(
-        self, run: Run, prompts: Prompts, wrong: tuple[ToolRecord, ...]
+        def failure(result: str) -> ToolFailed:
+            return ToolFailed(msgspec.json.decode(result)["error"])
+
+        return await answers.until_right(once, failure, most=answers.OWN_CORRECTIONS)
+
+    async def _choose(
+        self, run: Run, prompts: Prompts, corrections: Sequence[Message]
     ) -> tuple[ToolCall, float | None]:
-        """What the model decides; wrong: the call that did not count, with the reason."""
+        """What the model chooses; corrections: a call that did not count, with the reason."""
         done = await self._ask(
             run,
-            lambda: prompts.deciding(_turns_so_far(run), run.request.messages, (*run.records, *wrong)),
+            lambda: prompts.deciding(_turns_so_far(run), run.request.messages, run.records, corrections),
             prompts.grammar if self._may_escalate else prompts.grammar_here,
             confidence_marker="",
             most=run.decision_tokens,
@@ -162,25 +168,26 @@ class LocalDecider(Decider):
 
     async def _answer_in(self, shape: Kept, run: Run, prompts: Prompts) -> Answered:
         """An answer in the request's shape. What its grammar does not keep is checked before anybody sees it."""
-        question, problem = run.request.messages, ""
-        for _ in range(TRIES):
+        stream = run.stream
+
+        async def once(corrections: Sequence[Message]) -> Answered | Wrong:
             done = await self._ask(
                 run,
-                lambda question=question: prompts.answering(_turns_so_far(run), question, run.records),  # type: ignore[misc]
+                lambda: prompts.answering(_turns_so_far(run), (*run.request.messages, *corrections), run.records),
                 grammar.answer(shape.schema),
                 stop=run.request.stop,
-                on_text=run.stream.piece if run.stream and not shape.after else None,
+                on_text=stream.piece if stream and not shape.after else None,
             )
             if done.finish is Finish.LENGTH:
                 raise answers.cut_off(run.max_tokens)
             wrong = await answers.wrong_with(done.text, run.request.response_schema) if shape.after else None
-            if wrong is None:
-                if run.stream and shape.after:
-                    run.stream.piece(done.text)
-                return Answered(done.text)
-            problem = wrong
-            question = (*run.request.messages, Message("assistant", done.text), Message("user", wrong))
-        raise ToolFailed(problem)
+            if wrong is not None:
+                return answers.corrected(done.text, wrong)
+            if stream and shape.after:
+                stream.piece(done.text)
+            return Answered(done.text)
+
+        return await answers.until_right(once, ToolFailed, most=answers.OWN_CORRECTIONS)
 
     async def _ask(
         self,
