@@ -15,10 +15,10 @@ from tests.support.daemon import ASK, BASE, REPLY, Customer, Daemon, Wired, entr
 
 pytestmark = pytest.mark.broker
 
-COUNT = 30
+COUNT = 64
 NAMES = [b"n%d" % number for number in range(COUNT)]
-# each takes half a second: sixteen at a time they are a second of work
-WORK = "".join(entry(f"note {n};", note(f"n{n}"), text=f"noted {n}", token_s=0.25) for n in range(COUNT))
+# each takes a second, sixteen at a time: at the first answer three more seconds of work are left to be interrupted
+WORK = "".join(entry(f"note {n};", note(f"n{n}"), text=f"noted {n}", token_s=0.5) for n in range(COUNT))
 LOG_LINES = 40 + 2 * COUNT  # of a life with an outage: start, stop and link some dozen, a request one or two
 
 
@@ -47,7 +47,7 @@ def answered_once(daemon: Daemon, copies: dict[bytes, list[bytes]]) -> None:
 
 
 async def hand_in(customer: Customer) -> None:
-    """Thirty requests."""
+    """All of NAMES' requests."""
     for number, name in enumerate(NAMES):
         await customer.ask(f"note {number};", name)
 
