@@ -61,7 +61,10 @@ class Lookup:
         if len(self._governor.aliases[model].variants) > 1:
             await self._governor.load(model)
         spec = self._governor.spec(model)
-        self._installed.check(spec)
+        if not self._governor.is_resident(
+            model
+        ):  # what is loaded has been there; looking costs a request a tenth of a ms
+            self._installed.check(spec)
         return spec
 
     async def bring_in(self, model: str) -> None:

@@ -41,12 +41,12 @@ class Deadlines:
         """Until cancelled."""
         while True:
             self._signals.timed.clear()
-            for row in await self._database.read(lookup.overdue):
+            overdue, deadline = await self._database.read(lookup.deadlines)
+            for row in overdue:
                 waited = "waiting for a link" if row.state is State.WAITING_LINK else "in the queue"
                 error = Expired(f"the deadline passed {waited}")
                 if await self._settler.end(row, Status.EXPIRED, error, only=lifecycle.WAITING):
                     self._expired(row.rid)
-            deadline = await self._database.read(lookup.next_deadline)
             with contextlib.suppress(TimeoutError):
                 async with self._alarms.timeout_at(deadline):
                     await self._signals.timed.wait()

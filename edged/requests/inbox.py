@@ -131,7 +131,9 @@ class Inbox:
                 audit.append(c, _accepted(ask, rid))
             return accepted, requests.claim(c, slots)
 
-        def committed(accepted: Accepted) -> None:
+        def committed(accepted: Accepted, claimed: list[Row]) -> None:
+            if all(row.rid != accepted.rid for row in claimed):
+                self._signals.timed.set()  # it waits: for its deadline, too
             if on_delta is not None and accepted.reply is None:
                 self._watchers.listen(accepted.rid, _listener(ask, on_delta), on_delta)
 

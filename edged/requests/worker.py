@@ -147,13 +147,13 @@ class Worker:
         slots: FreeSlots,
         *,
         durable: bool = False,
-        committed: Callable[[T], None] = lambda value: None,
+        committed: Callable[[T, list[Row]], None] = lambda value, claimed: None,
     ) -> tuple[T, list[Row]]:
         """Write what claims rows for these slots, and begin the work on them, also where the caller leaves meanwhile:
         what is written is written. It is begun before anybody can hear of a later commit, a cancel's for one.
 
         Args:
-            committed: gets the value of `work` as early.
+            committed: gets the value of `work`, and what was claimed, as early.
         """
         writing = self._database.post(work, durable=durable)
         self._promised += slots.all
@@ -164,13 +164,12 @@ class Worker:
             rows: list[Row] = []
             if not done.cancelled() and not done.exception():
                 value, rows = done.result()
-                committed(value)
+                committed(value, rows)
             for row in rows:
                 self._begin(row)
             self._look_whether_idle()
             if len(rows) == slots.all:  # there may be more of them, and slots again
                 self._signals.queued.set()
-            self._signals.timed.set()
 
         writing.add_done_callback(written)
         return await asyncio.shield(writing)

@@ -130,16 +130,13 @@ def suspects(c: apsw.Connection) -> list[str]:
     return [cast(str, rid) for (rid,) in c.execute(query)]
 
 
-def overdue(c: apsw.Connection) -> list[Row]:
-    """Waiting requests whose deadline has passed."""
+def deadlines(c: apsw.Connection) -> tuple[list[Row], float | None]:
+    """(waiting requests whose deadline has passed, the earliest deadline of the rest, on the boot clock)."""
+    now = clock.boot()
     query = f"SELECT {COLUMNS} FROM requests WHERE {WAITING} AND deadline_boot <= ?"
-    return [as_row(row) for row in c.execute(query, (clock.boot(),))]
-
-
-def next_deadline(c: apsw.Connection) -> float | None:
-    """The earliest deadline among those that wait, on the boot clock."""
-    query = f"SELECT min(deadline_boot) FROM requests WHERE {WAITING}"
-    return cast("float | None", c.execute(query).get)
+    overdue = [as_row(row) for row in c.execute(query, (now,))]
+    query = f"SELECT min(deadline_boot) FROM requests WHERE {WAITING} AND deadline_boot > ?"
+    return overdue, cast("float | None", c.execute(query, (now,)).get)
 
 
 def marks(values: Collection[object]) -> str:

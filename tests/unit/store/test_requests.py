@@ -551,8 +551,9 @@ def test_parked_request_holds_back_the_next_of_its_conversation_and_nothing_else
 def test_parked_request_expires_and_is_counted_and_cancelled_like_any_other(c: apsw.Connection) -> None:
     """It may wait for ever for a link, but not longer than anybody wants its answer."""
     rid = parked(c, ask(deadline_s=0))
-    assert [row.rid for row in lookup.overdue(c)] == [rid]
-    assert lookup.next_deadline(c) is not None
+    overdue, following = lookup.deadlines(c)
+    assert [row.rid for row in overdue] == [rid]
+    assert following is None
     assert lookup.counts(c) == {"waiting_link": 1}
     assert settle(c, rid, Status.EXPIRED, only=WAITING)
     assert lookup.get(c, rid).state is State.EXPIRED
@@ -641,9 +642,11 @@ def test_overdue_are_those_that_wait_and_are_past_their_deadline(c: apsw.Connect
     soon = put(c, ask(deadline_s=2)).rid
     put(c, ask(deadline_s=50))
     put(c)
-    assert lookup.next_deadline(c) == 1002.0
+    assert lookup.deadlines(c) == ([], 1002.0)
     clocks.advance(2)
-    assert [row.rid for row in lookup.overdue(c)] == [soon]
+    overdue, following = lookup.deadlines(c)
+    assert [row.rid for row in overdue] == [soon]
+    assert following == 1050.0
     assert lookup.get(c, running).state is State.RUNNING
 
 
