@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 from pathlib import Path
 from typing import BinaryIO
@@ -13,8 +14,12 @@ ALIGNMENT = 32
 TEMPLATE = b"tokenizer.chat_template"
 
 
-def with_template(source: Path, target: Path, template: str) -> None:
-    """Write a copy of a model whose header has this template. Its tensors are a hole: nobody can compute with it."""
+def with_template(source: Path, target: Path, template: str, *, computes: bool = False) -> None:
+    """Write a copy of a model whose header has this template.
+
+    Args:
+        computes: with its tensors; else they are a hole, and nobody can compute with it.
+    """
     with source.open("rb") as file:
         magic, version, tensors, count = struct.unpack("<4sIQQ", file.read(24))
         pairs = [_pair(file, template) for _ in range(count)]
@@ -26,9 +31,14 @@ def with_template(source: Path, target: Path, template: str) -> None:
         ends = file.tell()
         file.seek(begins)
         header = struct.pack("<4sIQQ", magic, version, tensors, count) + b"".join(pairs) + file.read(ends - begins)
-    data = source.stat().st_size - -(-ends // ALIGNMENT) * ALIGNMENT
-    target.write_bytes(header)
-    os.truncate(target, -(-len(header) // ALIGNMENT) * ALIGNMENT + data)
+        file.seek(-(-ends // ALIGNMENT) * ALIGNMENT)
+        begins, data = -(-len(header) // ALIGNMENT) * ALIGNMENT, source.stat().st_size - file.tell()
+        with target.open("wb") as copy:
+            copy.write(header)
+            copy.truncate(begins + data)
+            copy.seek(begins)
+            if computes:
+                shutil.copyfileobj(file, copy)
 
 
 def _pair(file: BinaryIO, template: str) -> bytes:
