@@ -51,6 +51,30 @@ async def test_request_that_the_model_escalates_is_answered_by_the_cloud(tmp_pat
     assert [tool["function"]["name"] for tool in cloud.chats[0].body["tools"]] == ["tank_level", "set_valve", "note"]
 
 
+NOTHING_READ = "SELECT max(level) AS level FROM tank_levels WHERE level > 100 AND :tank"
+
+
+@pytest.mark.parametrize(
+    ("say_none", "agent", "fields", "answer"),
+    [
+        ("", {}, {}, "Nothing was found."),
+        ("", {}, {"language": "de-AT"}, "Es wurde nichts gefunden."),
+        ("", {"language": "de"}, {}, "Es wurde nichts gefunden."),
+        ('say_none = "No level of the {tank} tank."', {"language": "de"}, {}, "No level of the south tank."),
+    ],
+)
+async def test_what_holds_nothing_is_not_worded_by_a_cloud(
+    tmp_path: Path, cloud: ScriptedCloud, say_none: str, agent: dict[str, Any], fields: dict[str, Any], answer: str
+) -> None:
+    """Nor is a cloud paid for it: it was asked for the call only."""
+    cloud.will(clouds.calls(("tank_level", {"tank": "south"})), clouds.text("It is 55 percent full."))
+    tool = f"[tools.tank_level]\nsql = {json.dumps(NOTHING_READ)}\n{say_none}\n"
+    async with cloudy(tmp_path, upstream("far", cloud), tool, **agent) as daemon:
+        reply = await ask(daemon, "too hard: how full is it?", **fields)
+    assert (reply["status"], reply["output"], len(cloud.chats)) == ("done", answer, 1)
+    assert reply["route"]["where"] == "cloud"
+
+
 async def test_cloud_works_with_the_boards_tools_under_the_same_journal(tmp_path: Path, cloud: ScriptedCloud) -> None:
     """Two calls at once, then an answer that knows their results; each is done once and shown in the reply."""
     cloud.will(

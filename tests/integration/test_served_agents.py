@@ -82,6 +82,38 @@ async def test_wrong_call_goes_back_and_the_same_call_again_ends_the_acting(
     assert "tools" not in server.chats[3].body
 
 
+NOTHING = [
+    ("SELECT level FROM tank_levels WHERE level > 100 AND tank = :tank", "", {}, "Nothing was found."),
+    ("SELECT max(level) AS level FROM tank_levels WHERE level > 100 AND :tank", "", {}, "Nothing was found."),
+    ("SELECT NULL AS level WHERE :tank", "", {"language": "de-AT"}, "Es wurde nichts gefunden."),
+    ("SELECT NULL AS level WHERE :tank", 'say_none = "No {tank} tank."', {"language": "de"}, "No south tank."),
+]
+
+
+@pytest.mark.parametrize(("sql", "say_none", "fields", "said"), NOTHING)
+async def test_what_holds_nothing_is_not_worded_by_a_server(
+    tmp_path: Path, server: ScriptedCloud, sql: str, say_none: str, fields: dict[str, Any], said: str
+) -> None:
+    """No rows, or NULLs only: edged says so itself, in the words and the language that were asked for."""
+    server.will(clouds.calls(LEVEL), clouds.text("It is 55 percent full."))
+    async with served(tmp_path, server, f"[tools.tank_level]\nsql = {json.dumps(sql)}\n{say_none}\n") as daemon:
+        reply = await ask(daemon, "how full is it?", **fields)
+    assert (reply["status"], reply["output"], reply["tool_calls"][0]["ok"]) == ("done", said, True)
+    assert len(server.chats) == 1
+
+
+@pytest.mark.parametrize(("language", "said"), [("de", "Es wurde nichts gefunden."), ("auto", "Nothing was found.")])
+async def test_language_of_an_agent_holds_with_a_server(
+    tmp_path: Path, server: ScriptedCloud, language: str, said: str
+) -> None:
+    """The agent's own language, where it has one, goes before that of the question."""
+    nothing = '[tools.tank_level]\nsql = "SELECT 1 AS level WHERE :tank = 0"\n'
+    server.will(clouds.calls(LEVEL), clouds.text("It is 55 percent full."))
+    async with served(tmp_path, server, nothing, agent=f'language = "{language}"\n') as daemon:
+        reply = await ask(daemon, "how full is it?")
+    assert (reply["output"], len(server.chats)) == (said, 1)
+
+
 async def test_shape_is_asked_for_apart_from_the_tools_and_checked(tmp_path: Path, server: ScriptedCloud) -> None:
     """What does not fit goes back."""
     server.will(clouds.calls(LEVEL), clouds.text("Enough."), clouds.text('{"n": "x"}'), clouds.text('{"n": 41}'))
