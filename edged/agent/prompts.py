@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from edged.agent.dialects import Dialects, chat_template
 from edged.agent.dialects.chat_template import Dialect, write_json
-from edged.agent.grammars import grammar, precheck
+from edged.agent.grammars import grammar, listed, precheck
 from edged.agent.grammars.kept import Kept
 from edged.config import Agent, Example, Tool
 from edged.tools.values import sample, schema
@@ -65,6 +65,7 @@ class Prompts:
 
     grammar: of a decision; grammar_here: the same without `escalate`, for a request that stays on the board. The prompt
     is the same for both: its fixed part is computed once.
+    listed: names and values that a call chooses from lists. names: those of tools.
     after: schemas of the tools whose arguments a grammar keeps in part only, by name: calls are checked by them.
 
     Args:
@@ -92,6 +93,8 @@ class Prompts:
         taken = taken or {}
         self.grammar = grammar.one_call(grammar.fitted(self._specs, taken), spoken.calls)
         self.grammar_here = grammar.one_call(grammar.fitted(here, taken), spoken.calls)
+        self.names = listed.names(self._specs)
+        self.listed = self.names | listed.values(here)
         self.after = {spec.name: spec.parameters for spec in here if spec.name in taken and taken[spec.name].after}
 
     def deciding(

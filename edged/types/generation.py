@@ -47,7 +47,9 @@ class Job(Struct, frozen=True, kw_only=True):
     stop: strings that end the text and are not part of it.
     grammar: an llguidance grammar (Lark or the JSON form) the whole output must match, or None.
     confidence_marker: while the output starts with this text (or is still a prefix of it), log-probabilities of
-        sampled tokens are summed; None: never.
+        sampled tokens are summed, and of the ends of values that the grammar forces; None: never.
+    listed: values whose end is not weighed, as compact JSON: they are chosen from a list, and so whole. To weigh an end
+        of a text costs a step.
     logprobs: how many likeliest tokens to tell beside each token of the text; None: tell no log-probabilities. Asked
         for, every token is sampled, also where the grammar leaves no choice: a token that is forced has no row of
         logits, so nothing could be told of it.
@@ -62,6 +64,7 @@ class Job(Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     grammar: str | None = None
     confidence_marker: str | None = None
+    listed: frozenset[bytes] = frozenset()
     logprobs: int | None = None
     priority: Priority = Priority.INTERACTIVE
 
@@ -87,7 +90,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     """A finished generation.
 
     logprob: sum of the log-probabilities, before the grammar's mask, of the sampled tokens that `confidence_marker`
-        asked for; None where none was sampled.
+        asked for, and of the ends of values that were forced; None where none was sampled.
     logprobs: of the text's tokens where the job asked for them, in order. A token that a stop string cut in two is not
         among them, nor one that spells nothing.
     decode_steps: model steps in which this sequence took part after its first token.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import numpy as np
 import pytest
 from llguidance import LLMatcher
@@ -262,6 +263,46 @@ def test_logprob_is_that_of_the_unmasked_distribution(bench: Bench) -> None:
     assert done.logprob == pytest.approx(logprob(logits, chosen))
     assert done.logprob is not None
     assert done.logprob < -0.5  # the model wanted to say something else
+
+
+def _dose(said: str, **more: Any) -> Job:
+    """A job whose prompt leads to a number, which has to be an integer of at most three digits."""
+    grammar = 'start: "{\\"ml\\": " %json {"type": "integer", "minimum": 0, "maximum": 300} ", \\"unit\\": \\"ml\\"}"'
+    shown = f"Repeat: {said}<|im_end|>\n<|im_start|>assistant\n{said}<|im_end|>\n"
+    turn = (
+        Segment("<|im_start|>user\n"),
+        Segment(shown + "<|im_start|>user\nAgain.<|im_end|>\n<|im_start|>assistant\n"),
+    )
+    return job("", turn=turn, grammar=grammar, confidence_marker="", **more)
+
+
+@pytest.mark.parametrize("wanted", ["0.9", "3000"])
+def test_value_that_the_grammar_cut_is_not_sure(bench: Bench, wanted: str) -> None:
+    whole, cut = bench.run(_dose('{"ml": 300, "unit": "ml"}'), _dose(f'{{"ml": {wanted}, "unit": "ml"}}'))
+    assert (whole.text, cut.text) == (
+        '{"ml": 300, "unit": "ml"}',
+        f'{{"ml": {wanted[: -1 if wanted[-1] == "0" else 1]}, "unit": "ml"}}',
+    )
+    assert whole.logprob is not None
+    assert cut.logprob is not None
+    assert whole.logprob > -0.5 > -1.5 > cut.logprob
+
+
+@pytest.mark.parametrize(("behind", "costs"), [("", 1), (', "on": %s', 0)])
+def test_end_of_a_value_is_looked_at_where_it_is_not_listed(bench: Bench, behind: str, costs: int) -> None:
+    """At the end of a call that is a step; amid one it is none: what is forced is drafted behind the value."""
+    ways = ("true", "false")
+    rest = " ".join([json.dumps(behind % ""), "(" + " | ".join(map(json.dumps, ways)) + ")"]) if behind else ""
+    grammar = f'start: "{{\\"ml\\": " %json {json.dumps({"enum": [0, 300]})} {rest} "}}"'
+    asked = msgspec.structs.replace(_dose('{"ml": 0' + (behind % "true" if behind else "") + "}"), grammar=grammar)
+    looked = bench.run(asked)[0]
+    listed = bench.run(msgspec.structs.replace(asked, listed=frozenset((b"0", b"300"))))[0]
+    assert looked.text == listed.text
+    assert looked.text.startswith('{"ml": 0')
+    assert looked.decode_steps - listed.decode_steps == costs
+    assert listed.logprob is not None
+    assert looked.logprob is not None
+    assert looked.logprob < listed.logprob
 
 
 # Prefixes

@@ -118,6 +118,9 @@ class LocalDecider(Decider):
             lambda: prompts.deciding(_turns_so_far(run), run.request.messages, run.records, corrections),
             prompts.grammar if self._may_escalate else prompts.grammar_here,
             confidence_marker="",
+            # To see that a value of a list was cut ("heat_cool" to "heat") costs a step at the end of nearly every
+            # call: worth it where something follows from the confidence.
+            listed=prompts.names if run.agent.min_confidence > 0 else prompts.listed,
             most=run.decision_tokens,
         )
         if done.finish is Finish.LENGTH:
@@ -197,6 +200,7 @@ class LocalDecider(Decider):
         *,
         stop: tuple[str, ...] = (),
         confidence_marker: str | None = None,
+        listed: frozenset[bytes] = frozenset(),
         on_text: OnText | None = None,
         most: int | None = None,
     ) -> Completion:
@@ -214,6 +218,7 @@ class LocalDecider(Decider):
                 stop=stop,
                 grammar=rules,
                 confidence_marker=confidence_marker,
+                listed=listed,
                 priority=run.request.priority or Priority.INTERACTIVE,
             )
             try:

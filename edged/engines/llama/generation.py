@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 import numpy as np
 
 from edged.engines.llama.bindings import Llama
+from edged.engines.llama.confidence import Confidence, end_logprob
 from edged.engines.llama.constraint import Constraint
 from edged.engines.llama.drafts import Drafter, Drafting
 from edged.engines.llama.logprobs import Trail
 from edged.engines.llama.sampler import Logits, logprob, sampler
 from edged.engines.llama.sequence import Sequence
-from edged.engines.llama.text import Confidence, TextStream
+from edged.engines.llama.text import TextStream
 from edged.engines.thread import Ticket
 from edged.errors import ModelUnavailable
 from edged.types import Completion, Finish, Job, TokenLogprob
+
+
+class _Held(NamedTuple):
+    """Forced tokens that wait for the row behind the value that they end. rest: see `Confidence.cut`; ends: nothing can
+    follow them."""
+
+    tokens: list[int]
+    rest: bytes
+    ends: bool
 
 
 class Generation:
@@ -38,7 +49,8 @@ class Generation:
         self._constraint = constraint
         self._clipped = False
         self._stream = TextStream(job.stop)
-        self._confidence = Confidence(job.confidence_marker)
+        self._confidence = Confidence(job.confidence_marker, job.listed)
+        self._held: _Held | None = None
         # Control tokens are part of the text where someone reads it by its form, and noise in prose.
         self._show_control = job.grammar is not None or job.confidence_marker is not None
         self._trail = Trail(job.logprobs, self._piece) if job.logprobs is not None else None
@@ -78,6 +90,9 @@ class Generation:
         rows: of the step, without drafts.
         """
         room = self.sequence.max_tokens - self.n_completion - 1  # the last token needs no draft behind it
+        if self._held:  # they are certain: the row that is waited for costs no step of its own
+            self.sequence.drafts = () if self._held.ends else tuple(self._held.tokens[:room])
+            return
         self.sequence.drafts = self._drafter.draft(self.sequence.tokens, rows, room)
 
     def advance(self, logits: Logits) -> None:
@@ -92,6 +107,9 @@ class Generation:
         if self.ticket.warm:
             self._end(Finish.LENGTH)
             return
+        if self._held:
+            self._release(self._held, logits)
+            return
         token = self._choose(logits)
         if self._native.is_eog(token):
             self._end(Finish.STOP)
@@ -99,8 +117,9 @@ class Generation:
         if self._constraint:
             self._constraint.accept(token)
         self._append(token)
-        self._force()
-        self._judge()
+        self._force(behind_sampled=True)
+        if not self._held:
+            self._judge()
 
     def take_text(self) -> tuple[str, tuple[TokenLogprob, ...]]:
         """The text that is new since the last call, and the log-probabilities of its tokens where asked for."""
@@ -147,10 +166,29 @@ class Generation:
             self._trail.measure(logits, token)
         return token
 
-    def _force(self) -> None:
+    def _force(self, *, behind_sampled: bool = False) -> None:
         """Append what the grammar leaves no choice about. Nothing is sampled, and all is computed in one step. Where
-        log-probabilities are asked for, nothing is forced (see Job)."""
+        log-probabilities are asked for, nothing is forced (see Job).
+
+        Where it ends a value behind a sampled token, it is held until the row of that token is there: the row says
+        whether the model wanted the value to end (see `confidence`)."""
         forced = self._constraint.forced() if self._constraint and not self._trail else []
+        room = self.sequence.max_tokens - self.n_completion
+        if forced and behind_sampled and room > 0 and not self._stream.stopped and self._confidence.wanted:
+            rest = self._confidence.cut(b"".join(self._piece(token) for token in forced))
+            if rest is not None:
+                self._held = _Held(forced, rest, ends=self._constraint is not None and self._constraint.complete)
+                return
+        self._append_forced(forced)
+
+    def _release(self, held: _Held, logits: Logits) -> None:
+        """Weigh what was held, and append it."""
+        self._held = None
+        self._confidence.add(end_logprob(logits, held.rest, held.tokens[0], self._piece))
+        self._append_forced(held.tokens)
+        self._judge()
+
+    def _append_forced(self, forced: list[int]) -> None:
         room = self.sequence.max_tokens - self.n_completion
         self._clipped = len(forced) > room
         for token in forced[:room]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edged.engines.llama.text import Confidence, TextStream
+from edged.engines.llama.text import TextStream
 
 
 def cuts(raw: bytes) -> Iterator[list[bytes]]:
@@ -67,27 +67,3 @@ def test_stream_holds_back_only_what_may_become_a_stop_string() -> None:
     assert [stream.feed(p) for p in (b"go S", b"T", b"x", b"STO", b"P more", b"more")] == ["go ", "", "STx", "", "", ""]
     assert stream.stopped
     assert stream.finish() == ""
-
-
-@pytest.mark.parametrize(
-    ("marker", "pieces", "expected"),
-    [
-        (None, [(b"x", -1.0)], None),
-        ("", [(b"x", -1.0), (b"y", -2.0)], -3.0),
-        ("<call>", [(b"<ca", -1.0), (b"ll>{", -0.5), (b"a", -0.25)], -1.75),
-        ("<call>", [(b"<call>", None), (b"a", -0.5)], -0.5),  # forced tokens are not counted
-        ("<call>", [(b"<ca", -1.0), (b"t", -0.5), (b"a", -0.25)], None),
-        ("<call>", [(b"<ca", -1.0)], None),  # ended before it became a call
-        ("<call>", [(b"<call>", None)], None),  # nothing sampled
-        ("ä", [("ä".encode()[:1], -1.0), ("ä".encode()[1:], -1.0)], -2.0),
-    ],
-)
-def test_confidence_sums_while_the_text_begins_with_the_marker(
-    marker: str | None, pieces: list[tuple[bytes, float | None]], expected: float | None
-) -> None:
-    confidence = Confidence(marker)
-    for piece, logprob in pieces:
-        if logprob is not None and confidence.wanted:
-            confidence.add(logprob)
-        confidence.feed(piece)
-    assert confidence.logprob == expected
