@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from edged.agent.grammars import kept
 from edged.agent.prompts import as_messages
 from edged.errors import EdgedError, ToolFailed
 from edged.tools import check
@@ -118,5 +119,5 @@ async def _problem(known: Mapping[str, ToolSpec], name: str, arguments: JSON) ->
 
 
 def closed(parameters: dict[str, JSON]) -> dict[str, JSON]:
-    """A tool's parameters: no argument beside those declared, unless the schema says so itself."""
-    return {"additionalProperties": False, **parameters}
+    """A tool's parameters: no argument beside those declared, at any depth, unless the schema says so itself."""
+    return kept.closed({"additionalProperties": False, **parameters})

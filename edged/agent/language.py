@@ -21,6 +21,17 @@ NOTHING_FOUND = {
     "nl": "Er is niets gevonden.",
     "pl": "Nic nie znaleziono.",
 }
+# "This call failed": before whatever else is answered, so that nobody takes the act for done.
+FAILED = {
+    "en": "{call} failed: {error}.",
+    "de": "{call} ist fehlgeschlagen: {error}.",
+    "es": "{call} ha fallado: {error}.",
+    "fr": "{call} a échoué : {error}.",
+    "it": "{call} non è riuscito: {error}.",
+    "pt": "{call} falhou: {error}.",
+    "nl": "{call} is mislukt: {error}.",
+    "pl": "{call}: nie udało się: {error}.",
+}
 DEFAULT = "en"
 
 SMALL_WORDS = {

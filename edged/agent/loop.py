@@ -15,15 +15,14 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from edged.agent import language
 from edged.agent.accounting import Accounting
+from edged.agent.own_words import OwnWords
 from edged.agent.prompts import Turn, as_messages
 from edged.config import Agent
 from edged.errors import EdgedError, NoLink, ToolFailed
 from edged.host.fault_points import point
 from edged.store.journal import Intent, Journal, Result, Step, packed
 from edged.tools.toolbox import Toolbox
-from edged.tools.values import complete, sentence
 from edged.types import Finding, Finish, Message, PastTurn, Request, RouteTaken, Sampling, ToolCall, ToolRecord
 
 # A run that is being ended tries so long to write down what its last tool did. A disk that refuses must not keep the
@@ -106,21 +105,34 @@ class Decider(Protocol):
 
 
 class Stream:
-    """Pieces of the final answer, each with its offset in characters. Offset 0 again: the answer begins anew."""
+    """Pieces of the final answer, each with its offset in characters. Offset 0 again: the answer begins anew.
+
+    preface: what every answer begins with, whoever words the rest.
+    """
 
     def __init__(self, send: Callable[[int, str], None]) -> None:
         self._send = send
-        self._sent = 0
+        self._sent: list[str] = []
+        self._length = 0
+        self.preface = ""
 
     def begin(self) -> None:
         """Another answer is being made; what was sent of the last one is void."""
-        self._sent = 0
+        self._sent, self._length = [], 0
 
     def piece(self, text: str) -> None:
         """More of it."""
         if text:
-            self._send(self._sent, text)
-            self._sent += len(text)
+            text = text if self._sent else self.preface + text
+            self._send(self._length, text)
+            self._sent.append(text)
+            self._length += len(text)
+
+    def end(self, answer: str) -> None:
+        """The answer is whole. Where pieces have turned out to be no part of it, it begins anew; white space around it
+        counts for nothing."""
+        if "".join(self._sent).strip() != answer.strip():
+            self._send(0, answer)
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -161,10 +173,11 @@ class Run:
         self.client = client
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
-        self.stream = stream
+        self._stream = stream
         self.accounting = accounting or Accounting()
         self.variant = ""  # of the board's model that generated last; empty where it has only one
         self.last_calls = 0  # of the mind's last move; a mind that has just taken over has made none
+        self._own = OwnWords(agent, request, toolbox)
         self._permit = permit
         self._journal = journal
         self._records: list[ToolRecord] = []
@@ -191,6 +204,12 @@ class Run:
     def failed(self) -> bool:
         """Whether the last call failed."""
         return bool(self._records) and not self._records[-1].ok
+
+    @property
+    def stream(self) -> Stream | None:
+        """Who hears the answer while it is worded; None: nobody. After a call that failed nobody does: the run ends
+        with the error, or with another call."""
+        return None if self.failed else self._stream
 
     @property
     def confidence(self) -> float | None:
@@ -224,34 +243,7 @@ class Run:
     def said(self, calls: int = 1) -> str | None:
         """The answer without another generation, where the last `calls` calls have a `say` each and the request asks
         for no shape; None: a model has to word it."""
-        if not 0 < calls <= len(self._records) or self.request.response_schema is not None:
-            return None
-        sentences: list[str] = []
-        for record in self._records[-calls:]:
-            tool = self.toolbox.get(record.name)  # None: the configuration changed after a crash
-            if not record.ok or tool is None or not tool.say:
-                return None
-            arguments = complete(tool.parameters, record.arguments)
-            sentences.append(sentence(tool.say, tool.parameters, arguments))
-        return " ".join(sentences)
-
-    def _nothing_found(self) -> str | None:
-        """The answer where what was read holds nothing; None: there is something to word. A model that is asked to word
-        nothing makes something up."""
-        records, texts = self._records, [self.request.messages[-1].content, self.agent.system]
-        if not records or self.request.response_schema is not None:
-            return None
-        sentences = dict[str, None]()  # in order, each once
-        for record in records:
-            tool = self.toolbox.get(record.name)
-            if not record.ok or tool is None or not tool.is_nothing(record.result):
-                return None
-            template = tool.say_none
-            if template is None:
-                template = language.NOTHING_FOUND[language.chosen(self.agent.language, self.request.language, texts)]
-            arguments = complete(tool.parameters, record.arguments)
-            sentences[sentence(template, tool.parameters, arguments)] = None
-        return " ".join(sentences)
+        return self._own.done(self._records[-calls:]) if 0 < calls <= len(self._records) else None
 
     def _say(self, text: str) -> Answered:
         if self.stream:
@@ -260,7 +252,9 @@ class Run:
         return Answered(text)
 
     async def _move(self, decider: Decider) -> Decided | Answered | Passed:
-        nothing = self._nothing_found()
+        if self._stream:
+            self._stream.preface = self._own.failed(self._records)
+        nothing = self._own.nothing(self._records)
         return await decider.move(self) if nothing is None else self._say(nothing)
 
     async def work(self, decider: Decider) -> Outcome | None:
@@ -289,9 +283,11 @@ class Run:
         point("agent.answered")
         made = (message for record in self._records for message in as_messages(record))
         finish = Finish.LENGTH if move.cut else Finish.STOP
-        return Outcome(
-            output=move.text, finish=finish, messages=(*self.request.messages, *made, Message("assistant", move.text))
-        )
+        output = self._own.failed(self._records) + move.text
+        if self.stream:
+            self.stream.end(output)
+        answer = Message("assistant", output)
+        return Outcome(output=output, finish=finish, messages=(*self.request.messages, *made, answer))
 
     async def _replay(self) -> None:
         """Take over what an earlier attempt did, and finish the step it may have died in."""
@@ -362,7 +358,8 @@ class Run:
 
     def _raise_failure(self) -> None:
         """If an error did not lead to a call that worked, the request failed: a model would rather tell that all went
-        well."""
-        if self.failed:
-            last = self._records[-1]
+        well. So it did where a write failed and the answer has a shape, which holds no words of ours."""
+        lost = self._own.lost(self._records)
+        if self.failed or lost:
+            last = self._records[-1] if self.failed else lost[-1]
             raise ToolFailed(f"{last.name}: {last.result['error']}")

@@ -71,6 +71,13 @@ def kept(schema: dict[str, JSON], *, loose: bool = False) -> Kept:
     return Kept(taken if isinstance(taken, dict) else {}, bool(work.left_out), tuple(dict.fromkeys(work.left_out)))
 
 
+def closed(schema: dict[str, JSON]) -> dict[str, JSON]:
+    """A schema for a check: objects that declare their properties hold no others, by the rule of grammars; every other
+    word stays as it is."""
+    made = _Closing(joined=_joined_references(schema)).part(schema, inside=False, level=0)
+    return made if isinstance(made, dict) else {}
+
+
 def _joined_references(schema: JSON) -> frozenset[str]:
     """Targets of `$ref`s whose value falls under other schemas, too: what stands there is not closed."""
     found: set[str] = set()
@@ -163,6 +170,19 @@ class _Taking:
             part.setdefault("multipleOf", STEP)
         elif "integer" in kinds:
             _limit(part, MOST_INTEGER)
+
+
+class _Closing(_Taking):
+    """Only closes objects."""
+
+    def __init__(self, joined: frozenset[str]) -> None:
+        super().__init__(False, joined)
+
+    def _keeps(self, word: str, value: JSON) -> bool:
+        return True
+
+    def _bound(self, part: dict[str, Any]) -> None:
+        """Numbers stay as they are."""
 
 
 def _limit(part: dict[str, Any], most: int) -> None:

@@ -152,22 +152,23 @@ class LocalDecider(Decider):
     async def _answer(self, run: Run, prompts: Prompts) -> Answered:
         if self._shape is not None:
             return await self._answer_in(self._shape, run, prompts)
-        spoken, stream = Thinking(), run.stream
+        spoken, stream, ends = Thinking(), run.stream, ""
+
+        def asked() -> Prompt:
+            nonlocal spoken, ends
+            made = prompts.answering(_turns_so_far(run), run.request.messages, run.records)
+            ends = (made.turn or made.prefix)[-1].text  # a template may open the tag of thinking
+            spoken = Thinking(ends)
+            return made
 
         def on_text(piece: str) -> None:
             if stream and (words := spoken.feed(piece)):
                 stream.piece(words)
 
-        done = await self._ask(
-            run,
-            lambda: prompts.answering(_turns_so_far(run), run.request.messages, run.records),
-            None,
-            stop=run.request.stop,
-            on_text=on_text if stream else None,
-        )
+        done = await self._ask(run, asked, None, stop=run.request.stop, on_text=on_text if stream else None)
         if stream and (rest := spoken.finish()):
             stream.piece(rest)
-        return Answered(thinking.without(done.text).strip(), cut=done.finish is Finish.LENGTH)
+        return Answered(thinking.without(done.text, ends).strip(), cut=done.finish is Finish.LENGTH)
 
     async def _answer_in(self, shape: Kept, run: Run, prompts: Prompts) -> Answered:
         """An answer in the request's shape. What its grammar does not keep is checked before anybody sees it."""

@@ -1,0 +1,90 @@
+"""What edged says itself, in an answer or instead of one: what it knows and a model could only get wrong. A call that
+worked (`say`), one that failed, and a read that found nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edged.agent import language
+from edged.agent.dialects.chat_template import write_json
+from edged.config import Agent
+from edged.tools.toolbox import Toolbox
+from edged.tools.values import complete, sentence
+from edged.types import Request, ToolRecord
+
+
+class OwnWords:
+    """Of one request. Where it asks for a shape there are none: a shape holds no sentences of edged's."""
+
+    def __init__(self, agent: Agent, request: Request, toolbox: Toolbox) -> None:
+        self._agent, self._request, self._toolbox = agent, request, toolbox
+
+    @property
+    def _shaped(self) -> bool:
+        return self._request.response_schema is not None
+
+    @property
+    def _language(self) -> str:
+        texts = [self._request.messages[-1].content, self._agent.system]
+        return language.chosen(self._agent.language, self._request.language, texts)
+
+    def done(self, records: Sequence[ToolRecord]) -> str | None:
+        """That these calls worked; None: a model has to word what came of them."""
+        sentences: list[str] = []
+        for record in records:
+            tool = self._toolbox.get(record.name)  # None: the configuration changed after a crash
+            if self._shaped or not record.ok or tool is None or not tool.say:
+                return None
+            arguments = complete(tool.parameters, record.arguments)
+            sentences.append(sentence(tool.say, tool.parameters, arguments))
+        return " ".join(sentences)
+
+    def nothing(self, records: Sequence[ToolRecord]) -> str | None:
+        """The answer where what was read holds nothing; None: there is something to word, or to do about an error. A
+        model that is asked to word nothing makes something up."""
+        read = [record for record in records if record.ok]
+        if not read or not records[-1].ok or self._shaped:
+            return None
+        sentences = dict[str, None]()  # in order, each once
+        for record in read:
+            tool = self._toolbox.get(record.name)
+            if tool is None or not tool.is_nothing(record.result):
+                return None
+            template = tool.say_none
+            if template is None:
+                template = language.NOTHING_FOUND[self._language]
+            arguments = complete(tool.parameters, record.arguments)
+            sentences[sentence(template, tool.parameters, arguments)] = None
+        return " ".join(sentences)
+
+    def failed(self, records: Sequence[ToolRecord]) -> str:
+        """What an answer begins with: the calls that failed. A model that words the rest may tell as if they had
+        worked."""
+        failures = [] if self._shaped else _not_made_good(records)
+        if not failures:
+            return ""
+        template = language.FAILED[self._language] + " "
+        return "".join(template.format(call=_shown(record), error=_error(record)) for record in failures)
+
+    def lost(self, records: Sequence[ToolRecord]) -> list[ToolRecord]:
+        """Writes that failed, where the answer has a shape and cannot begin with them."""
+        failures = _not_made_good(records) if self._shaped else []
+        return [record for record in failures if self._toolbox.is_write(record.name)]
+
+
+def _not_made_good(records: Sequence[ToolRecord]) -> list[ToolRecord]:
+    """The calls that failed and were not made again with success. Another call does not make up for one: whether it was
+    meant to is not known."""
+    worked = [(record.name, record.arguments) for record in records if record.ok]
+    return [record for record in records if not record.ok and (record.name, record.arguments) not in worked]
+
+
+def _shown(record: ToolRecord) -> str:
+    """A call, for people."""
+    given = record.arguments.items()
+    arguments = ", ".join(f"{name}: {value if isinstance(value, str) else write_json(value)}" for name, value in given)
+    return f"{record.name} ({arguments})" if arguments else record.name
+
+
+def _error(record: ToolRecord) -> str:
+    return str(record.result["error"]).strip().rstrip(".")
