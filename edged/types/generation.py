@@ -153,7 +153,7 @@ class ChatAnswer(Struct, frozen=True, kw_only=True):
     """What a server answered: text, or calls, or both. finish: stop | length | tool_calls | content_filter.
 
     Tokens as the server counted them, estimated where it did not say. Times in milliseconds from the call. logprobs: of
-    the text's tokens; None where it told none.
+    the text's tokens; None where it told none. reasoning: what was thought before the answer.
     """
 
     text: str
@@ -165,6 +165,7 @@ class ChatAnswer(Struct, frozen=True, kw_only=True):
     first_token_ms: float
     total_ms: float
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
 
 
 class EmbedJob(Struct, frozen=True, kw_only=True):

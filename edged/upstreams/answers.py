@@ -16,6 +16,7 @@ from edged.upstreams import written
 from edged.upstreams.failures import ExchangeFailed, NothingStreamed, is_html, of_object
 from edged.upstreams.link import Sign
 from edged.upstreams.written import Written
+from edged.wire.thinking import UNOPENED
 
 MAX_TOKENS = 10**9  # what a server counts beyond it, or below 0, it has not counted
 DONE = "[DONE]"
@@ -44,6 +45,12 @@ class _Call(Struct):
 class _Message(Struct):
     content: str | None = None
     tool_calls: list[_Call] | None = None
+    reasoning_content: Any = None  # what was thought, by servers that split it off: llama.cpp's and vLLM's word
+    reasoning: Any = None  # ... and Ollama's and OpenRouter's
+
+    def thoughts(self) -> str:
+        """What was thought, if it is a text."""
+        return next((one for one in (self.reasoning_content, self.reasoning) if isinstance(one, str)), "")
 
 
 class _Likely(Struct):
@@ -96,7 +103,10 @@ class _Chunk(Struct):
 
 
 class Parsed(Struct, frozen=True, kw_only=True):
-    """An answer. Token counts and log-probabilities are None where the server did not say."""
+    """An answer. Token counts and log-probabilities are None where the server did not say.
+
+    reasoning: what was thought before it. unopened: its text began in a thought that no tag had opened.
+    """
 
     text: str
     calls: tuple[RawCall, ...]
@@ -105,6 +115,13 @@ class Parsed(Struct, frozen=True, kw_only=True):
     cached_tokens: int | None = None
     completion_tokens: int | None = None
     logprobs: tuple[TokenLogprob, ...] | None = None
+    reasoning: str = ""
+    unopened: bool = False
+
+    @property
+    def shows_beginning(self) -> bool:
+        """Whether it shows if answers begin in a thought: one that max_tokens cut off may not have come to its end."""
+        return self.unopened or bool(self.text and self.finish != "length")
 
 
 def whole(body: bytes, *, secret: str | None, names: Collection[str] = ()) -> Parsed:
@@ -123,9 +140,10 @@ def whole(body: bytes, *, secret: str | None, names: Collection[str] = ()) -> Pa
     calls = _Calls()
     calls.add(choice.message.tool_calls or [], streamed=False)
     content = choice.message.content or ""
-    text, written_calls = written.whole(content, () if calls else names)
-    calls.write(written_calls)
+    text, read = written.read(content, () if calls else names)
+    calls.write(read.calls)
     parsed = _parsed(text, calls, choice.finish_reason or "stop", answer.usage)
+    parsed = _thought(parsed, choice.message.thoughts() + read.thoughts(), read)
     return replace(parsed, logprobs=_last(_token_logprobs(choice.logprobs), len(text), cut=text != content))
 
 
@@ -165,12 +183,20 @@ class Events:
 
 
 class Assembly:
-    """A streamed answer, put together from its chunks. names: of the tools that may be called."""
+    """A streamed answer, put together from its chunks.
 
-    def __init__(self, *, secret: str | None, names: Collection[str] = ()) -> None:
-        self._secret = secret
-        self._written = Written(names)
+    Args:
+        names: of the tools that may be called.
+        unopened: see Thinking.
+    """
+
+    def __init__(self, *, secret: str | None, names: Collection[str] = (), unopened: bool = False) -> None:
+        self._secret, self._names = secret, names
+        self._written = Written(names, unopened=unopened)
+        self._contents: list[str] = []  # as they came
         self._text: list[str] = []
+        self._thoughts: list[str] = []
+        self._told = 0  # of the pieces of thoughts
         self._calls = _Calls()
         self._finish: str | None = None
         self._usage: _Usage | None = None
@@ -199,10 +225,17 @@ class Assembly:
         self._finish = part.finish_reason or self._finish
         delta = part.delta or _Message()
         self._calls.add(delta.tool_calls or [], streamed=True)
+        self._contents.append(delta.content or "")
         text = self._written.feed(delta.content or "")
         self._text.append(text)
-        self.begun = self.begun or bool(delta.content or delta.tool_calls)
+        self._thoughts += [piece for piece in (delta.thoughts(), self._written.thoughts()) if piece]
+        self.begun = self.begun or bool(delta.content or delta.tool_calls or self._thoughts)
         return text
+
+    def thoughts(self) -> str:
+        """What was thought since this was asked last."""
+        told, self._told = self._told, len(self._thoughts)
+        return "".join(self._thoughts[told:])
 
     def rest(self) -> str:
         """The text that was held back because it might have become something else; only at the end of the stream."""
@@ -210,15 +243,23 @@ class Assembly:
         if self._written.calls and not self._calls:
             self._calls.write(self._written.calls)
         self._text.append(text)
+        self._thoughts += [piece for piece in (self._written.thoughts(),) if piece]
         return text
 
     def parsed(self) -> Parsed:
-        """The answer. ExchangeFailed: the stream ended before the answer did."""
+        """The answer. Where its text began in a thought, and only the tag that closes it showed so, it is shorter than
+        its pieces. ExchangeFailed: the stream ended before the answer did."""
         if self._finish is None:
             if not self.begun:
                 raise NothingStreamed
             raise ExchangeFailed(Sign.WEAK, "the stream ended in the middle of the answer: no finish_reason came")
-        return _parsed("".join(self._text), self._calls, self._finish, self._usage)
+        text, read, thoughts = "".join(self._text), self._written, "".join(self._thoughts)
+        if UNOPENED in text:
+            again, late = written.read("".join(self._contents), self._names)
+            if late.thought_unopened:
+                self._calls.write(() if self._calls else late.calls)
+                text, read, thoughts = again, late, thoughts + late.thoughts()
+        return _thought(_parsed(text, self._calls, self._finish, self._usage), thoughts, read)
 
 
 class _Calls:
@@ -293,6 +334,10 @@ def _parsed(text: str, calls: _Calls, finish: str, usage: _Usage | None) -> Pars
         cached_tokens=_count((usage.prompt_tokens_details or _Details()).cached_tokens),
         completion_tokens=_count(usage.completion_tokens),
     )
+
+
+def _thought(parsed: Parsed, thoughts: str, read: Written) -> Parsed:
+    return replace(parsed, reasoning=thoughts.strip(), unopened=read.thought_unopened)
 
 
 def _token_logprobs(logprobs: Any) -> tuple[TokenLogprob, ...] | None:

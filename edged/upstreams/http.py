@@ -45,18 +45,28 @@ NO_LIST = {404, 405, 501}  # a server without a list of models is there all the 
 
 
 class Endpoint:
-    """Speaks with one server. Keeps nothing but connections, and how this server wants requests spelled.
+    """Speaks with one server. Keeps nothing but connections, and what its answers have shown: how this server wants
+    requests spelled, and whether its model's text begins in a thought, which only the tag that closes it tells.
 
     Args:
         connector: makes the connections of a server on this board; None: it is anywhere, and proxies count.
+        waits: as long as the latter is not known, the pieces of an answer wait for its end.
     """
 
-    def __init__(self, settings: Upstream, connector: Callable[[float], aiohttp.BaseConnector] | None = None) -> None:
+    def __init__(
+        self,
+        settings: Upstream,
+        connector: Callable[[float], aiohttp.BaseConnector] | None = None,
+        *,
+        waits: bool = False,
+    ) -> None:
         self._settings = settings
         self._connector = connector
         self._url = settings.base_url.rstrip("/")
         self._client: aiohttp.ClientSession | None = None
         self._spelling = Spelling()
+        self._waits = waits
+        self._unopened: bool | None = None  # None: not known yet
 
     async def close(self) -> None:
         """Close the connections."""
@@ -64,8 +74,19 @@ class Endpoint:
         if client:
             await client.close()
 
-    async def ask(self, chat: Chat, on_text: OnText | None = None, on_body: OnBody | None = None) -> ChatAnswer:
-        """One completion; streamed where `on_text` wants the pieces. on_body: gets what is about to be sent.
+    async def ask(
+        self,
+        chat: Chat,
+        on_text: OnText | None = None,
+        on_body: OnBody | None = None,
+        on_thought: OnText | None = None,
+    ) -> ChatAnswer:
+        """One completion; streamed where `on_text` wants the pieces. The pieces may turn out to be more than the
+        answer's text where the server's model was not known to begin in a thought; see `waits`.
+
+        Args:
+            on_body: gets what is about to be sent.
+            on_thought: gets the pieces of what the model thinks before it answers, where the answer is streamed.
 
         Raises:
             ExchangeFailed: no answer came, or the server refuses this request.
@@ -75,7 +96,7 @@ class Endpoint:
         spelling = self._spelling
         while True:
             try:
-                done = await self._ask(chat, spelling, on_text, on_body, watch)
+                done = await self._ask(chat, spelling, Hearing(on_text, on_thought), on_body, watch)
             except Complaint as complained:
                 other = request.respelled(spelling, chat, complained.words)
                 if other is None:
@@ -109,10 +130,10 @@ class Endpoint:
             raise ExchangeFailed(Sign.WEAK, meaning.reason) if meaning.sign is Sign.GOOD else meaning from None
 
     async def _ask(
-        self, chat: Chat, spelling: Spelling, on_text: OnText | None, on_body: OnBody | None, watch: Stopwatch
+        self, chat: Chat, spelling: Spelling, hearing: Hearing, on_body: OnBody | None, watch: Stopwatch
     ) -> ChatAnswer:
         key = self._key()
-        stream = on_text is not None and request.is_streamed(chat, spelling)
+        stream = hearing.on_text is not None and request.is_streamed(chat, spelling)
         body = request.body(chat, self._settings.model, spelling, stream=stream)
         names = [tool.name for tool in chat.tools] if chat.may_call else []
         if on_body:
@@ -121,17 +142,20 @@ class Endpoint:
         async with self._exchange("POST", "/chat/completions", key, body, once) as response:
             if response.status != OK:
                 raise await self._complaint(response, key)
-            if on_text is None or not stream or response.content_type == "application/json":  # not all servers stream
+            if not stream or response.content_type == "application/json":  # not all servers stream
                 parsed = answers.whole(await _read(response, MAX_ANSWER_BYTES), secret=key, names=names)
                 first_ms = watch.ms()
-                if on_text and parsed.text:
-                    on_text(parsed.text)
+                hearing.whole(parsed)
             else:
-                parsed, first_ms = await self._stream(response, Assembly(secret=key, names=names), on_text, watch)
+                hearing.wait(self._waits and self._unopened is None)
+                assembly = Assembly(secret=key, names=names, unopened=bool(self._unopened))
+                parsed, first_ms = await self._stream(response, assembly, hearing, watch)
+        if parsed.shows_beginning:
+            self._unopened = self._unopened or parsed.unopened
         return _answered(chat, parsed, first_ms, watch.ms())
 
     async def _stream(
-        self, response: aiohttp.ClientResponse, assembly: Assembly, on_text: OnText, watch: Stopwatch
+        self, response: aiohttp.ClientResponse, assembly: Assembly, hearing: Hearing, watch: Stopwatch
     ) -> tuple[Parsed, float]:
         """The answer, and when it began."""
         first_ms: float | None = None
@@ -141,8 +165,7 @@ class Endpoint:
                     text = assembly.take(data)
                     if assembly.begun and first_ms is None:
                         first_ms = watch.ms()
-                    if text:
-                        on_text(text)
+                    hearing.hear(text, assembly.thoughts())
                     if assembly.done:
                         break
         except Complaint as complained:
@@ -153,9 +176,11 @@ class Endpoint:
             if self._meaning(error) is None or not assembly.finished:
                 raise
             # The answer is whole; what is missing is only how many tokens it had.
-        if assembly.finished and (text := assembly.rest()):
-            on_text(text)
-        return assembly.parsed(), watch.ms() if first_ms is None else first_ms
+        if assembly.finished:
+            hearing.hear(assembly.rest(), assembly.thoughts())
+        parsed = assembly.parsed()
+        hearing.end(parsed)
+        return parsed, watch.ms() if first_ms is None else first_ms
 
     @contextlib.asynccontextmanager
     async def _exchange(
@@ -263,6 +288,40 @@ class Endpoint:
                 return None
 
 
+class Hearing:
+    """Who hears the pieces of an answer while it comes."""
+
+    def __init__(self, on_text: OnText | None, on_thought: OnText | None) -> None:
+        self.on_text, self._on_thought = on_text, on_thought
+        self._waiting: list[str] | None = None  # None: pieces are heard at once
+
+    def wait(self, waits: bool) -> None:
+        """From here on. waits: pieces of the text are heard when the whole answer is there."""
+        self._waiting = [] if waits else None
+
+    def whole(self, parsed: Parsed) -> None:
+        """An answer that did not come in pieces."""
+        self.hear(parsed.text, parsed.reasoning)
+
+    def hear(self, text: str, thoughts: str) -> None:
+        """More of it."""
+        if thoughts and self._on_thought:
+            self._on_thought(thoughts)
+        if text and self._waiting is not None:
+            self._waiting.append(text)
+        elif text and self.on_text:
+            self.on_text(text)
+
+    def end(self, parsed: Parsed) -> None:
+        """Nothing more comes."""
+        waiting, self._waiting = self._waiting or [], None
+        if parsed.unopened and waiting:
+            self.whole(parsed)
+        else:
+            for text in waiting:
+                self.hear(text, "")
+
+
 def _host(url: str) -> str:
     """Of another server, which may send anything."""
     with contextlib.suppress(ValueError):
@@ -330,4 +389,5 @@ def _answered(chat: Chat, parsed: Parsed, first_ms: float, total_ms: float) -> C
         first_token_ms=first_ms,
         total_ms=total_ms,
         logprobs=parsed.logprobs,
+        reasoning=parsed.reasoning,
     )

@@ -51,7 +51,7 @@ class LocalServer(Keeper):
             connect_timeout_s=min(CONNECT_S, model.timeout_s),
             first_byte_timeout_s=model.timeout_s,
         )
-        super().__init__(name, Endpoint(settings, loopback.connector(address)), timing, woken, tell)
+        super().__init__(name, Endpoint(settings, loopback.connector(address), waits=True), timing, woken, tell)
         self.model = model
         self.refused = False
         self.users = 0
@@ -152,11 +152,15 @@ class LocalServers:
         for server in self._all.values():
             await server.stop()
 
-    async def chat(self, model: str, chat: Chat, on_text: OnText | None = None) -> ChatAnswer:
+    async def chat(
+        self, model: str, chat: Chat, on_text: OnText | None = None, on_thought: OnText | None = None
+    ) -> ChatAnswer:
         """One completion. Cancelling the task closes the connection, by which a server knows that no client waits.
 
         Args:
-            on_text: gets the pieces of the text as they come.
+            on_text: gets the pieces of the text as they come. Of a server whose model may begin in a thought, for all
+                that is known, they come at the end.
+            on_thought: gets the pieces of what it thinks before.
 
         Raises:
             ModelAway: the server does not answer now.
@@ -168,7 +172,7 @@ class LocalServers:
         server.users += 1
         try:
             with server.exchange():
-                answer = await server.server.ask(chat, on_text)
+                answer = await server.server.ask(chat, on_text, on_thought=on_thought)
                 self._answered(model, answer)
                 return answer
         except ExchangeFailed as failed:

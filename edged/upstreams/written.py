@@ -8,7 +8,6 @@ import re
 from collections.abc import Collection
 
 from edged.types import RawCall
-from edged.wire import thinking
 from edged.wire.thinking import Thinking
 
 MARK = "<tool_call>"
@@ -25,16 +24,26 @@ class Written:
 
     Args:
         names: of the tools that may be called.
+        unopened: see Thinking.
     """
 
-    def __init__(self, names: Collection[str] = ()) -> None:
+    def __init__(self, names: Collection[str] = (), *, unopened: bool = False) -> None:
         self._names = names
-        self._thinking = Thinking()
+        self._thinking = Thinking(unopened=unopened)
         self._held = ""
         self._begun = ""  # the text without its spaces, while its beginning is undecided
         self._undecided = bool(names)
         self._calling = False
         self.calls: tuple[RawCall, ...] = ()
+
+    @property
+    def thought_unopened(self) -> bool:
+        """See Thinking."""
+        return self._thinking.thought_unopened
+
+    def thoughts(self) -> str:
+        """See Thinking."""
+        return self._thinking.thoughts()
 
     def feed(self, piece: str) -> str:
         """The words that are certain after this piece, beyond those given out before."""
@@ -90,11 +99,17 @@ def calls_in(text: str, names: Collection[str]) -> tuple[RawCall, ...]:
     return tuple(calls)
 
 
+def read(text: str, names: Collection[str]) -> tuple[str, Written]:
+    """(words, what it was read with) of a whole text. It may begin in a thought."""
+    written = Written(names, unopened=True)
+    words = written.feed(text)
+    words += written.finish()
+    return words, written
+
+
 def whole(text: str, names: Collection[str]) -> tuple[str, tuple[RawCall, ...]]:
     """(words, calls) of a whole text."""
-    written = Written(names)
-    words = written.feed(thinking.without(text))
-    words += written.finish()
+    words, written = read(text, names)
     return words, written.calls
 
 

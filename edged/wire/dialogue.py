@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from edged.errors import BadRequest, TooLarge
 from edged.types import JSON, Message, ToolCall
+from edged.wire import thinking
 from edged.wire.values import ALLOWED, MAX_DEPTH, depth, is_json
 
 T = TypeVar("T")
@@ -132,6 +133,8 @@ def _message(where: str, raw: _Message) -> Message:
         raise BadParameter(f"{where}.tool_calls", "only the assistant calls tools")
     calls = tuple(_call(f"{where}.tool_calls[{i}]", call) for i, call in enumerate(raw.tool_calls or ()))
     content = _content(f"{where}.content", raw.content) if raw.content is not None else raw.refusal
+    if raw.role == "assistant" and content:
+        content = thinking.without(content)  # of a server that left it in: no model is to read it as its own words
     return Message("system" if raw.role == "developer" else raw.role, content or "", calls)
 
 

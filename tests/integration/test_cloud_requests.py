@@ -257,6 +257,18 @@ async def test_streamed_answer_of_the_cloud_comes_in_pieces(tmp_path: Path, clou
     assert [offset for _, offset, _ in pieces] == [0, 4, 8, 14]
 
 
+async def test_thought_that_no_tag_opens_is_taken_back(tmp_path: Path, cloud: ScriptedCloud) -> None:
+    """Its pieces were sent before the tag that closes it came: the answer begins anew, without them."""
+    cloud.will(clouds.text("The user asks. </think> It is full."))
+    async with cloudy(tmp_path, upstream("far", cloud)) as daemon, Wired(daemon.socket) as client:
+        _, reply = await client.call(4, "agent.ask", {"input": "too hard", "stream": True})
+        pieces = [params for _, method, params in client.notifications if method == "agent.delta"]
+    whole = ""
+    for _, offset, text in pieces:
+        whole = whole[:offset] + text
+    assert whole == reply["output"] == "It is full."
+
+
 async def test_second_upstream_answers_where_the_first_cannot(tmp_path: Path, cloud: ScriptedCloud) -> None:
     """In the order of the file: one that lacks the model, one that refuses this request, one that is not there."""
     async with ScriptedCloud() as first:

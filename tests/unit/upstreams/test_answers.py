@@ -54,7 +54,15 @@ def streamed(*deltas: Any, finish: str | None = "stop") -> Parsed:
         ),
         (
             said({"content": "hi", "reasoning_content": "hm"}, usage={"prompt_tokens": 5, "completion_tokens": 2}),
-            Parsed(text="hi", calls=(), finish="stop", prompt_tokens=5, completion_tokens=2),
+            Parsed(text="hi", calls=(), finish="stop", prompt_tokens=5, completion_tokens=2, reasoning="hm"),
+        ),
+        (
+            said({"content": "hi", "reasoning": "hm"}),
+            Parsed(text="hi", calls=(), finish="stop", reasoning="hm"),
+        ),
+        (
+            said({"content": "hm</think>\n\nhi", "reasoning": {"effort": "low"}}),
+            Parsed(text="hi", calls=(), finish="stop", reasoning="hm", unopened=True),
         ),
         (
             said({"content": "hi"}, usage={"prompt_tokens": 5, "prompt_tokens_details": {"cached_tokens": 3}}),
@@ -67,7 +75,8 @@ def streamed(*deltas: Any, finish: str | None = "stop") -> Parsed:
     ],
     ids=[
         "text", "cut-at-max-tokens", "filtered", "another-word-for-stop", "another-word-for-length", "no-finish-reason",
-        "calls", "ollama-text-and-call", "usage-and-unknown-fields", "cached", "impossible-usage",
+        "calls", "ollama-text-and-call", "usage-and-thoughts", "thoughts-by-another-name", "thought-unopened",
+        "cached", "impossible-usage",
     ],
 )  # fmt: skip
 def test_whole_answers_of_many_servers_come_into_one_shape(body: Any, parsed: Parsed) -> None:
@@ -109,6 +118,24 @@ def test_whole_error_object_with_status_200_is_a_complaint() -> None:
     with pytest.raises(Complaint) as caught:
         whole({"error": {"message": "overloaded", "code": 529}})
     assert (caught.value.status, caught.value.words) == (529, "overloaded")
+
+
+@pytest.mark.parametrize("unopened", [False, True])
+def test_assembly_keeps_thoughts_apart(unopened: bool) -> None:
+    """Those that a server splits off, and those in the text; also where only the tag that closes tells of them."""
+    assembly = Assembly(secret=None, names=("f",), unopened=unopened)
+    deltas: list[Any] = [{"reasoning_content": "a"}, {"reasoning": "b", "content": ""}, {"content": "c</th"}]
+    deltas += [{"content": 'ink>\n<tool_call>{"name": "f", "arguments": {}}</tool_call>'}]
+    thoughts = []
+    for delta in deltas:
+        assembly.take(json.dumps({"choices": [{"delta": delta, "finish_reason": None}]}))
+        thoughts.append(assembly.thoughts())
+    assembly.take(json.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}]}))
+    assembly.rest()
+    calls = (RawCall("f", "{}"),)
+    told = Parsed(text="", calls=calls, finish="tool_calls", reasoning="abc", unopened=True)
+    assert assembly.parsed() == told
+    assert "".join(thoughts) == ("abc" if unopened else "ab")
 
 
 def test_assembly_puts_text_calls_and_usage_together() -> None:

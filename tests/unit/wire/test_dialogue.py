@@ -46,6 +46,25 @@ def test_dialogue_means_the_same_on_both_apis(messages: list[dict[str, Any]]) ->
     assert dialogue.read(messages, strict=True) == dialogue.read(messages)
 
 
+THOUGHTS: list[Any] = [
+    "<think>\nHm.\n</think>\n\nYes.",
+    "[THINK]Hm.[/THINK]Yes.",
+    "Hm. </think>\nYes.",
+    [{"type": "text", "text": "<think>Hm.</think>"}, {"type": "text", "text": "Yes."}],
+]
+
+
+@pytest.mark.parametrize("content", THOUGHTS)
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_was_thought_is_no_part_of_the_dialogue(content: Any, strict: bool) -> None:
+    """Clients send back what another server left in its answer. What people and tools say stays as it is."""
+    said = "<think>Hm.</think>Yes."
+    made = {**calling(call("1")), "content": content}
+    read = dialogue.read([{"role": "user", "content": said}, made, result("1", said), USER], strict=strict)
+    assert [message.content for message in read[:3]] == [said, "Yes.", said]
+    assert read[1].tool_calls
+
+
 def test_strict_reading_puts_results_into_the_order_of_their_calls() -> None:
     """The other one leaves messages where they are: what was stored before stays the same request."""
     messages = [USER, calling(call("1"), call("2")), result("2", "second"), result("1", "first"), USER]
