@@ -10,7 +10,7 @@ from edged.access import policy
 from edged.access.gate import Act, Gate
 from edged.completions.embeddings import EmbeddingModels
 from edged.completions.plain import Completions
-from edged.completions.request import ModelAnswer, ModelAsk, OnCall
+from edged.completions.request import ModelAnswer, ModelAsk, OnCall, OnThought
 from edged.config import Config
 from edged.errors import BadRequest, Busy, UnknownAgent
 from edged.interfaces import OnPiece
@@ -77,7 +77,12 @@ class Models:
     # -- completions and embeddings --------------------------------------------------------------------------------
 
     async def complete(
-        self, caller: Caller, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
+        self,
+        caller: Caller,
+        ask: ModelAsk,
+        on_piece: OnPiece | None = None,
+        on_call: OnCall | None = None,
+        on_thought: OnThought | None = None,
     ) -> ModelAnswer:
         """One completion of a plain model, as the request says; nothing of it is stored.
 
@@ -88,7 +93,7 @@ class Models:
         self._gate.model(caller, ask.model)
         self._gate.spend(caller, "completion.refused")
         ask = msgspec.structs.replace(ask, priority=caller.highest)
-        return await self._completions.complete(ask, on_piece, on_call)
+        return await self._completions.complete(ask, on_piece, on_call, on_thought)
 
     async def embed(self, caller: Caller, job: EmbedJob) -> Embeddings:
         """Vectors for texts; nothing of it is stored.

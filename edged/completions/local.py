@@ -13,10 +13,10 @@ from edged.agent.answers import Wrong
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar
-from edged.completions import request, shapes
+from edged.completions import request, results, shapes
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
 from edged.completions.output import Output, Spoken, WaitingLogprobs
-from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice, model_answer
+from edged.completions.request import ModelAnswer, ModelAsk, OnCall, OnThought, ToolChoice, model_answer
 from edged.completions.shapes import Shapes
 from edged.config import Model
 from edged.errors import ToolFailed
@@ -31,7 +31,9 @@ class Local:
     def __init__(self, engine: Engine, models: dict[str, Model], dialects: Dialects) -> None:
         self._engine, self._models, self._dialects = engine, models, dialects
 
-    async def complete(self, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None) -> ModelAnswer | None:
+    async def complete(
+        self, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None, on_thought: OnThought | None = None
+    ) -> ModelAnswer | None:
         """One generation. See Completions.complete.
 
         Returns:
@@ -40,12 +42,12 @@ class Local:
         """
         fitted = await shapes.fitted(ask)
         if not fitted.after:
-            return await self._once(ask, fitted, on_piece, on_call)
+            return await self._once(ask, fitted, on_piece, on_call, on_thought)
 
         # A grammar keeps a schema in part only: what is written is checked before anybody sees it.
         async def once(corrections: Sequence[Message]) -> ModelAnswer | Wrong | None:
             again = structs.replace(ask, messages=(*ask.messages, *corrections))
-            answer = await self._once(again, fitted, None, None)
+            answer = await self._once(again, fitted, None, None, None)
             problem = None if answer is None else await fitted.wrong_with(answer)
             return answer if answer is None or problem is None else Wrong(shapes.shown(answer, problem))
 
@@ -54,14 +56,21 @@ class Local:
 
         answer = await answers.until_right(once, failure, most=answers.OWN_CORRECTIONS)
         if answer is not None:
+            if on_thought and answer.reasoning:
+                on_thought(answer.reasoning)
             _tell_whole(answer, on_piece, on_call)
         return answer
 
     async def _once(
-        self, ask: ModelAsk, fitted: Shapes, on_piece: OnPiece | None, on_call: OnCall | None
+        self,
+        ask: ModelAsk,
+        fitted: Shapes,
+        on_piece: OnPiece | None,
+        on_call: OnCall | None,
+        on_thought: OnThought | None,
     ) -> ModelAnswer | None:
         dialect, context = await self._dialects.of_model(ask.model), self._models[ask.model].context
-        work = _Work(ask, fitted, dialect, context, on_piece, on_call)
+        work = _Work(ask, fitted, dialect, context, on_piece, on_call, on_thought)
         answer = work.answer(await self._engine.generate(work.job, on_piece=work.piece))
         return None if work.repeats else answer
 
@@ -85,11 +94,14 @@ class _Work:
         context: int,
         on_piece: OnPiece | None,
         on_call: OnCall | None = None,
+        on_thought: OnThought | None = None,
     ) -> None:
         self.ask = ask
         self.dialect = dialect
         self._on_piece = on_piece
         self._on_call = on_call
+        self._on_thought = on_thought
+        self._thoughts: list[str] = []
         self._tools = request.offered(ask)
         self._must_call = request.must_call(ask)
         self._output: Output | None = None
@@ -121,7 +133,7 @@ class _Work:
     def _prompt(self) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
         """(prefix, turn). What comes before the dialogue's first words is the same every time with the same system text
         and tools."""
-        segments = self.dialect.render(self.ask.messages, self._tools, generate=True)
+        segments = self.dialect.render(results.marked(self.ask.messages), self._tools, generate=True)
         systems = 0
         for message in self.ask.messages:
             if message.role != "system":
@@ -138,7 +150,15 @@ class _Work:
         if self._must_call:
             self._tell_calls(self._reader.feed(text))
         else:
-            self._hear(*self._spoken.feed(text, tokens))
+            words = self._spoken.feed(text, tokens)
+            self._think()
+            self._hear(*words)
+
+    def _think(self) -> None:
+        if thoughts := self._spoken.thoughts():
+            self._thoughts.append(thoughts)
+            if self._on_thought:
+                self._on_thought(thoughts)
 
     def _hear(self, text: str, tokens: tuple[TokenLogprob, ...]) -> None:
         """More of it, its thinking left out."""
@@ -162,19 +182,23 @@ class _Work:
     def answer(self, done: Completion) -> ModelAnswer:
         """The whole of it."""
         if not self._must_call:
-            self._hear(*self._spoken.finish())
+            rest = self._spoken.finish()
+            self._think()
+            self._hear(*rest)
+        thoughts = "".join(self._thoughts)
         if self._output:
             self._tell(self._output.finish())
             text, logprobs = self._output.text, tuple(self._logprobs.taken)
         elif self._must_call:
             text, logprobs = "", ()
         else:
-            return model_answer(done, "".join(self._words), (), done.finish, tuple(self._tokens), done.variant)
+            words, tokens = "".join(self._words), tuple(self._tokens)
+            return model_answer(done, words, (), done.finish, tokens, done.variant, thoughts)
         calls = self._calls()
         request.check_calls(self.ask, calls, done.finish)  # a scripted model follows no grammar
         if self._held and not all(call.whole and request.is_among(call, self._answered, whole=True) for call in calls):
             self._release()
-        return model_answer(done, text, calls, done.finish, logprobs, done.variant)
+        return model_answer(done, text, calls, done.finish, logprobs, done.variant, thoughts)
 
     def _calls(self) -> tuple[WrittenCall, ...]:
         return self._output.calls() if self._output else self._reader.calls()

@@ -110,6 +110,10 @@ class Spoken:
         """The rest."""
         return self._taken(self._thinking.finish())
 
+    def thoughts(self) -> str:
+        """See Thinking."""
+        return self._thinking.thoughts()
+
     def _taken(self, words: str) -> tuple[str, tuple[TokenLogprob, ...]]:
         if not words and self._thinking.waiting:
             return "", ()

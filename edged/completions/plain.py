@@ -5,7 +5,7 @@ from __future__ import annotations
 from edged.agent.dialects import Dialects
 from edged.completions import request, server
 from edged.completions.local import Local
-from edged.completions.request import ModelAnswer, ModelAsk, OnCall
+from edged.completions.request import ModelAnswer, ModelAsk, OnCall, OnThought
 from edged.completions.slots import Slots
 from edged.config import Model
 from edged.errors import BadRequest, NoMemory
@@ -41,13 +41,18 @@ class Completions:
         self._slots.refusing = error
 
     async def complete(
-        self, ask: ModelAsk, on_piece: OnPiece | None = None, on_call: OnCall | None = None
+        self,
+        ask: ModelAsk,
+        on_piece: OnPiece | None = None,
+        on_call: OnCall | None = None,
+        on_thought: OnThought | None = None,
     ) -> ModelAnswer:
         """One completion. Cancelling the task ends the generation within one step of the model.
 
         Args:
             on_piece: gets text, and the log-probabilities of its tokens where asked for, as they come.
             on_call: gets calls as they come, after all text.
+            on_thought: gets what the model thinks before it answers, as it comes.
 
         Raises:
             BadRequest: what is asked does not go together, or a schema cannot be kept (Inexpressible).
@@ -61,16 +66,22 @@ class Completions:
             raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
         remote = ask.model in self._served
         async with self._slots.one(remote=remote):
-            answer = await self._once(ask, on_piece, on_call, remote=remote)
+            answer = await self._once(ask, on_piece, on_call, on_thought, remote=remote)
             if answer is None:
-                answer = await self._once(request.without_tools(ask), on_piece, None, remote=remote)
+                answer = await self._once(request.without_tools(ask), on_piece, None, on_thought, remote=remote)
             assert answer is not None, "without tools in sight no call is made again"
             return answer
 
     async def _once(
-        self, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None, *, remote: bool
+        self,
+        ask: ModelAsk,
+        on_piece: OnPiece | None,
+        on_call: OnCall | None,
+        on_thought: OnThought | None,
+        *,
+        remote: bool,
     ) -> ModelAnswer | None:
         """The answer; None: it is to be asked for without the tools in sight. Nothing of it was given out then."""
         if remote:
-            return await server.complete(self._served, ask, on_piece, on_call)
-        return await self._local.complete(ask, on_piece, on_call)
+            return await server.complete(self._served, ask, on_piece, on_call, on_thought)
+        return await self._local.complete(ask, on_piece, on_call, on_thought)

@@ -14,6 +14,7 @@ from edged.errors import BadRequest, ModelUnavailable
 from edged.types import JSON, Finish, Message, Priority, Sampling, TokenLogprob, ToolCall, ToolSpec
 
 OnCall = Callable[[tuple[CallPiece, ...]], None]
+OnThought = Callable[[str], None]
 
 MAX_TOP = 20  # likeliest tokens beside each token, as OpenAI bounds them
 
@@ -51,7 +52,8 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
 
 class ModelAnswer(Struct, frozen=True, kw_only=True):
     """What the model wrote: text, calls, or text and then calls. The last call may be cut off in its arguments where
-    `finish` says LENGTH. variant: of the model, that wrote it; empty where it has only one."""
+    `finish` says LENGTH. variant: of the model, that wrote it; empty where it has only one. reasoning: what was thought
+    before it, and is no part of it."""
 
     text: str
     calls: tuple[WrittenCall, ...] = ()
@@ -61,6 +63,7 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     completion_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
     variant: str = ""
+    reasoning: str = ""
 
 
 def check(ask: ModelAsk) -> None:
@@ -153,6 +156,7 @@ def model_answer(
     finish: Finish,
     logprobs: tuple[TokenLogprob, ...] = (),
     variant: str = "",
+    reasoning: str = "",
 ) -> ModelAnswer:
     """An answer with the tokens of its generation."""
     return ModelAnswer(
@@ -164,4 +168,5 @@ def model_answer(
         completion_tokens=counted.completion_tokens,
         logprobs=logprobs,
         variant=variant,
+        reasoning=reasoning.strip(),
     )

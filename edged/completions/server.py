@@ -10,10 +10,10 @@ import msgspec
 from edged.agent import answers
 from edged.agent.answers import Wrong
 from edged.agent.dialects.chat_template import write_json
-from edged.completions import request
+from edged.completions import request, results
 from edged.completions.calls import CallPiece, WrittenCall
-from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice, model_answer
-from edged.errors import BadRequest, ModelUnavailable
+from edged.completions.request import ModelAnswer, ModelAsk, OnCall, OnThought, ToolChoice, model_answer
+from edged.errors import BadRequest, EdgedError, ModelUnavailable, ToolFailed
 from edged.interfaces import OnPiece
 from edged.types import Chat, ChatAnswer, Finish, Message, RawCall
 from edged.upstreams import LocalServers
@@ -21,10 +21,14 @@ from edged.wire import new_rid
 
 
 async def complete(
-    served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None
+    served: LocalServers,
+    ask: ModelAsk,
+    on_piece: OnPiece | None,
+    on_call: OnCall | None,
+    on_thought: OnThought | None = None,
 ) -> ModelAnswer | None:
     """See Completions.complete. Text in a shape, or with log-probabilities, comes in one piece: the shape when it was
-    checked. Calls come when all are there, because servers differ in how they send pieces of them.
+    checked. Calls come when all are there and checked, because servers differ in how they send pieces of them.
 
     Returns:
         None where it is to be asked for without the tools in sight: where a shape is wanted and nothing was called,
@@ -33,12 +37,13 @@ async def complete(
     Raises:
         BadRequest: the server gives no log-probabilities.
         ModelAway, ModelUnavailable, ContextExceeded: as the server says; or it does not keep to what was asked.
+        ToolFailed: the arguments of its calls do not fit their schema, also when it was asked again.
     """
     tools_first = ask.response_schema is not None and bool(ask.tools) and ask.choice is ToolChoice.AUTO
     if tools_first:
-        answer = await _ask(served, msgspec.structs.replace(ask, response_schema=None), None)
+        answer = await _ask(served, msgspec.structs.replace(ask, response_schema=None), None, None)
     else:
-        answer = await _ask(served, ask, on_piece)
+        answer = await _ask(served, ask, on_piece, on_thought)
     if (tools_first and not answer.calls) or _repeats(ask, answer):
         return None
     finish = Finish.LENGTH if answer.finish == "length" else Finish.STOP
@@ -48,35 +53,88 @@ async def complete(
         for index, call in enumerate(made):
             on_call((CallPiece(index, call.name, ""), CallPiece(index, None, call.arguments)))
     logprobs = (answer.logprobs or ()) if ask.logprobs is not None else ()
-    return model_answer(answer, answer.text, made, finish, logprobs)
+    return model_answer(answer, answer.text, made, finish, logprobs, reasoning=answer.reasoning)
 
 
-async def _ask(served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None) -> ChatAnswer:
+async def _ask(
+    served: LocalServers, ask: ModelAsk, on_piece: OnPiece | None, on_thought: OnThought | None
+) -> ChatAnswer:
     """The answer; `on_piece` gets its text in pieces where that is possible."""
     whole = ask.response_schema is not None or ask.logprobs is not None
-    streamed = on_piece if not whole else None
+    told: list[str] = []  # of the text; none of it is taken back
+    thoughts: list[str] = []  # told, too
+    asked_again = about_calls = False
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if on_piece:
+            on_piece(text, ())
+
+    def think(text: str) -> None:
+        thoughts.append(text)
+        if on_thought:
+            on_thought(text)
 
     async def once(corrections: Sequence[Message]) -> ChatAnswer | Wrong:
-        chat = _chat(ask, corrections)
-        answer = await served.chat(ask.model, chat, (lambda text: streamed(text, ())) if streamed else None)
-        problem = await _problem(ask, answer)
-        return answer if problem is None else answers.corrected(answer.text, problem)
+        nonlocal asked_again, about_calls
+        asked_again = bool(corrections)
+        streamed = tell if on_piece and not whole and not corrections else None
+        answer = await served.chat(ask.model, _chat(ask, corrections), streamed, think if streamed else None)
+        if answer.finish == "content_filter":
+            raise ModelUnavailable(f"model {ask.model!r}: its server filtered the answer")
+        checked = await _checked_calls(ask, answer)
+        about_calls = isinstance(checked, Wrong)
+        if isinstance(checked, Wrong):
+            return checked
+        problem = await _problem(ask, checked)
+        return checked if problem is None else answers.corrected(answer.text, problem)
 
-    answer = await answers.until_right(
-        once, lambda problem: ModelUnavailable(f"model {ask.model!r} does not keep to the schema: {problem}")
-    )
+    def failure(problem: str) -> EdgedError:
+        if about_calls:
+            return ToolFailed(f"model {ask.model!r}: {msgspec.json.decode(problem)['error']}")
+        return ModelUnavailable(f"model {ask.model!r} does not keep to the schema: {problem}")
+
+    most = answers.OWN_CORRECTIONS if ask.response_schema is None else answers.MAX_CORRECTIONS
+    answer = await answers.until_right(once, failure, most=most)
     if ask.logprobs is not None and answer.text and answer.logprobs is None:
         raise BadRequest(f"logprobs: the server that runs model {ask.model!r} gives none: leave it out")
-    if whole and on_piece and answer.text:
-        on_piece(answer.text, answer.logprobs or ())
-    return answer
+    if told and not asked_again:
+        return answer
+    if not told and not thoughts and on_piece and answer.reasoning:
+        think(answer.reasoning)
+    before = "".join(told)
+    text = _joined(before, answer) if before else answer.text
+    if on_piece and text[len(before) :]:
+        on_piece(text[len(before) :], answer.logprobs or ())
+    return msgspec.structs.replace(answer, text=text)
+
+
+def _joined(told: str, answer: ChatAnswer) -> str:
+    """Words that were told before a call that did not count stay: before another call they are enough, else other words
+    follow them."""
+    return told if answer.calls or not answer.text else f"{told}\n\n{answer.text}"
+
+
+async def _checked_calls(ask: ModelAsk, answer: ChatAnswer) -> ChatAnswer | Wrong:
+    """The answer, each of its calls checked by its tool's parameters. Calls of tools that were not offered, or whose
+    arguments are no JSON object, are `request.check_calls`'s; what max_tokens cut off is passed on as it is."""
+    specs = {tool.name: tool for tool in request.offered(ask)}
+    raw = answer.calls if ask.parallel else answer.calls[:1]
+    sound = all(call.name in specs and _call(call, whole=True).whole for call in raw)
+    if not raw or answer.finish == "length" or not sound:
+        return answer
+    calls = await answers.checked(specs, raw, len(raw))
+    if isinstance(calls, Wrong):
+        return calls
+    fit = tuple(RawCall(call.name, write_json(call.arguments)) for call in calls)
+    return msgspec.structs.replace(answer, calls=fit)
 
 
 def _chat(ask: ModelAsk, corrections: Sequence[Message]) -> Chat:
     tools = request.offered(ask)
     return Chat(
         key=new_rid(),
-        messages=(*ask.messages, *corrections),
+        messages=(*results.marked(ask.messages), *corrections),
         tools=tools,
         must_call=request.must_call(ask),
         parallel=ask.parallel if tools else None,
@@ -90,8 +148,6 @@ def _chat(ask: ModelAsk, corrections: Sequence[Message]) -> Chat:
 
 async def _problem(ask: ModelAsk, answer: ChatAnswer) -> str | None:
     """What is wrong with an answer in a shape. One that max_tokens cut off is passed on as far as it came."""
-    if answer.finish == "content_filter":
-        raise ModelUnavailable(f"model {ask.model!r}: its server filtered the answer")
     if ask.response_schema is None or answer.calls or answer.finish == "length":
         return None
     return await answers.wrong_with(answer.text, ask.response_schema)

@@ -13,11 +13,13 @@ import pytest
 from aiohttp import web
 
 from edged.agent.dialects import Dialects
+from edged.agent.dialects.chat_template import write_json
 from edged.completions.calls import CallPiece
 from edged.completions.plain import Completions
 from edged.completions.request import ModelAsk, ToolChoice
+from edged.completions.results import MARK
 from edged.config import Model
-from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelAway, ModelUnavailable
+from edged.errors import BadRequest, ContextExceeded, EdgedError, ModelAway, ModelUnavailable, ToolFailed
 from edged.host import loopback
 from edged.types import SERVER_ENGINE, Chat, Finish, Message, TokenLogprob, ToolCall, ToolSpec
 from edged.upstreams import LocalServers
@@ -308,6 +310,38 @@ async def test_plain_model_streams_words_and_counts_tokens(server: ScriptedCloud
     assert "max_tokens" not in body
 
 
+async def test_thought_that_no_tag_opens_reaches_no_stream(server: ScriptedCloud, chats: Completions) -> None:
+    """vLLM without a reasoning parser streams it so; the first answer tells, and also the next one is without it."""
+    server.otherwise = clouds.text("Okay, the user\nasks. </think>\n\nIt is full.")
+    for _ in range(2):
+        pieces: list[str] = []
+        answer = await chats.complete(asked(), lambda text, _, pieces=pieces: pieces.append(text))  # type: ignore[misc]
+        assert "".join(pieces) == answer.text == "It is full."
+
+
+async def test_pieces_come_at_once_when_it_is_known_how_answers_begin(
+    server: ScriptedCloud, chats: Completions
+) -> None:
+    """They wait for the end of the first answer only; a model that does not think is not held up."""
+    go_on, first = asyncio.Event(), asyncio.Event()
+
+    async def behave(wanted: clouds.Asked) -> web.StreamResponse:
+        response = await clouds.begin(wanted, "one ")
+        await go_on.wait()
+        for piece in clouds.ending("stop", None):
+            await response.write(piece)
+        return response
+
+    server.will(clouds.text("ok"), behave)
+    await chats.complete(asked())
+    task = asyncio.create_task(chats.complete(asked(), lambda *_: first.set()))
+    async with asyncio.timeout(clouds.WAIT_S):
+        await first.wait()
+        assert not task.done()
+        go_on.set()
+        assert (await task).text == "one "
+
+
 @pytest.mark.parametrize(
     ("choice", "parallel", "sent"), [(ToolChoice.AUTO, True, "auto"), (ToolChoice.REQUIRED, False, "required")]
 )
@@ -340,6 +374,73 @@ async def test_plain_model_that_does_not_keep_to_it_fails(
     server.otherwise = behaviour
     with pytest.raises(ModelUnavailable, match=told):
         await chats.complete(asked(**{"tools": (VALVE,), **more}))
+
+
+ROOM = {
+    "type": "object",
+    "properties": {"room": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}},
+    "required": ["room"],
+}
+LIGHTS = ToolSpec("light", "Lights.", {"type": "object", "properties": {"rooms": {"type": "array", "items": ROOM}}})
+HALL: dict[str, Any] = {"rooms": [{"room": {"name": "hall"}}]}
+UNDECLARED = [
+    {**HALL, "brightness": 50},
+    {"rooms": [{"room": {"name": "hall", "floor": 1}}]},
+    {"rooms": [{"room": {"name": "hall"}, "colour": "red"}]},
+    {"rooms": [{"room": {"name": 7}}]},
+    {"rooms": "hall"},
+]
+
+
+@pytest.mark.parametrize("arguments", UNDECLARED)
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_plain_models_call_that_does_not_fit_is_asked_for_again(
+    server: ScriptedCloud, chats: Completions, arguments: dict[str, Any], streamed: bool
+) -> None:
+    """By the rule of the board's own models: what is not declared is refused, at every depth."""
+    server.will(clouds.calls(("light", arguments)), clouds.calls(("light", HALL)))
+    told: list[CallPiece] = []
+    on_piece = (lambda *_: None) if streamed else None
+    answer = await chats.complete(asked(tools=(LIGHTS,)), on_piece, told.extend)
+    assert [call.arguments for call in answer.calls] == [write_json(HALL)]
+    assert "".join(piece.arguments for piece in told) == write_json(HALL)
+    call, result = server.chats[1].body["messages"][-2:]
+    assert call["tool_calls"][0]["function"]["name"] == "light"
+    assert (result["role"], result["tool_call_id"]) == ("tool", call["tool_calls"][0]["id"])
+    assert "error" in result["content"]
+
+
+async def test_plain_models_call_that_stays_wrong_reaches_nobody(server: ScriptedCloud, chats: Completions) -> None:
+    """It is asked for once more."""
+    server.otherwise = clouds.calls(("light", UNDECLARED[1]))
+    told: list[CallPiece] = []
+    with pytest.raises(ToolFailed, match=r"model 'npu': .*'floor' was unexpected"):
+        await chats.complete(asked(tools=(LIGHTS,)), lambda *_: None, told.extend)
+    assert told == []
+    assert len(server.chats) == 2
+
+
+async def test_plain_models_words_before_a_call_that_does_not_fit_are_not_said_twice(
+    server: ScriptedCloud, chats: Completions
+) -> None:
+    """They were told already."""
+    wrong = {"index": 0, "id": "a", "function": {"name": "light", "arguments": '{"x": 1}'}}
+    words = [clouds.event(delta) for delta in ({"content": "I do."}, {"tool_calls": [wrong]})]
+    server.will(clouds.stream(*words), clouds.calls(("light", HALL)))
+    pieces: list[str] = []
+    answer = await chats.complete(asked(tools=(LIGHTS,)), lambda text, _: pieces.append(text))
+    assert "".join(pieces) == answer.text == "I do."
+    assert len(answer.calls) == 1
+
+
+async def test_plain_model_that_is_told_of_a_failure_is_told_what_it_means(
+    server: ScriptedCloud, chats: Completions
+) -> None:
+    """As the board's own models are."""
+    failed = Message("tool", '{"error": true}')
+    call = Message("assistant", tool_calls=(ToolCall("set", {"v": "a"}),))
+    await chats.complete(asked(messages=(*HELLO, call, failed), tools=(VALVE,)))
+    assert server.chats[0].body["messages"][-1]["content"] == MARK + failed.content
 
 
 async def test_plain_model_answers_in_the_shape_and_is_corrected(server: ScriptedCloud, chats: Completions) -> None:

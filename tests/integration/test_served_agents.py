@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+from aiohttp import web
 
 from tests.support import cloud as clouds
 from tests.support.cli import edged
@@ -205,6 +206,59 @@ async def test_plain_model_is_asked_through_the_openai_api(tmp_path: Path, serve
             assert (caught.value.status_code, caught.value.code) == (503, "model_unavailable")
             assert caught.value.response.headers["Retry-After"]
         assert daemon.states() == []  # nothing of it is stored
+
+
+THINKS = "<think>\nIs it full?\n</think>\n\nIt is full."
+ASK_FOR_IT: list[dict[str, Any]] = [
+    {"include_reasoning": True},
+    {"reasoning_effort": "low"},
+    {"chat_template_kwargs": {"enable_thinking": True}},
+    {"reasoning": {"effort": "high"}},
+    {"think": True},
+]
+DO_NOT: list[dict[str, Any]] = [
+    {},
+    {"include_reasoning": False, "reasoning_effort": "high"},
+    {"reasoning_effort": "none"},
+    {"chat_template_kwargs": {"enable_thinking": False}},
+    {"reasoning": {"exclude": True}},
+]
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["in-the-text", "split-off-by-the-server"])
+async def test_what_a_plain_model_thinks_is_told_where_it_is_asked_for(
+    tmp_path: Path, server: ScriptedCloud, split: bool
+) -> None:
+    """In a field of its own, whole and streamed; never in the content."""
+    deltas = [{"content": THINKS[at : at + 5]} for at in range(0, len(THINKS), 5)]
+    whole: dict[str, Any] = {"role": "assistant", "content": THINKS}
+    if split:
+        deltas = [{"reasoning_content": "Is it "}, {"reasoning_content": "full?"}, {"content": "It is full."}]
+        whole = {"role": "assistant", "content": "It is full.", "reasoning_content": "Is it full?"}
+
+    async def behave(wanted: clouds.Asked) -> Any:
+        if wanted.streamed:
+            return await clouds.stream(*map(clouds.event, deltas))(wanted)
+        return web.json_response(clouds.completion(whole, "stop", None))
+
+    server.otherwise = behave
+    async with served(tmp_path, server) as daemon:
+        transport = httpx2.AsyncHTTPTransport(uds=str(tmp_path / "run" / "http.sock"))
+        http = httpx2.AsyncClient(transport=transport)
+        async with openai.AsyncOpenAI(
+            base_url="http://edged/v1", api_key="k", max_retries=0, http_client=http
+        ) as client:
+            for number, extra in enumerate((*ASK_FOR_IT, *DO_NOT)):
+                thought = "Is it full?" if number < len(ASK_FOR_IT) else None
+                fields: Any = {"model": "npu", "messages": [{"role": "user", "content": "hm"}], "extra_body": extra}
+                message = (await client.chat.completions.create(**fields)).choices[0].message
+                assert (message.content, getattr(message, "reasoning_content", None)) == ("It is full.", thought), extra
+                stream = await client.chat.completions.create(**fields, stream=True)
+                parts = [chunk.choices[0].delta async for chunk in stream if chunk.choices]
+                assert "".join(part.content or "" for part in parts) == "It is full."
+                thoughts = "".join(getattr(part, "reasoning_content", None) or "" for part in parts)
+                assert thoughts.strip() == (thought or ""), extra
+        assert await daemon.stop() == 0
 
 
 async def test_request_goes_to_the_cloud_where_it_may_and_the_server_cannot(

@@ -286,6 +286,30 @@ async def test_complete_of_a_plain_question_is_what_the_model_writes() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("opens", "text"), [("<think>\n", "Hm, <b>?\n</think>\n\nIt is so."), ("", "<think>Hm, <b>?</think>It is so.")]
+)
+async def test_complete_tells_thoughts_apart_from_the_answer(opens: str, text: str) -> None:
+    """As they come, before the answer; also where the template opens the tag."""
+    told: list[str] = []
+    made = chats(Writer(text), CHATML.replace("assistant\n{% endif %}", f"assistant\n{opens}{{% endif %}}"))
+    answer = await made.complete(ask(), lambda text, _: told.append(text), None, lambda text: told.append(text.upper()))
+    assert (answer.text, answer.reasoning) == ("It is so.", "Hm, <b>?")
+    assert "".join(told).strip().replace("\n", "") == "HM, <B>?It is so."
+
+
+@pytest.mark.parametrize("failed", ['{"error": true}', "{'success': False}"])
+async def test_complete_says_before_a_result_that_its_call_failed(failed: str) -> None:
+    """In the prompt; a result that worked, and what a user says, stand there as they are."""
+    engine = Writer("It failed.", "It is open.", "Hi.")
+    for content in (failed, '{"error": null}'):
+        await chats(engine).complete(ask(*CALLED[:2], Message("tool", content), tools=TOOLS))
+    await chats(engine).complete(ask(Message("user", failed)))
+    marks = ["FAILED" in "".join(s.text for s in (*job.prefix, *job.turn)) for job in engine.jobs]
+    assert marks == [True, False, False]
+    assert any(s.literal and s.text.endswith(failed) for s in engine.jobs[0].turn)
+
+
 async def test_complete_gives_every_generation_a_rid_of_its_own() -> None:
     """The engine's log tells them apart."""
     engine = Writer("a", "b")

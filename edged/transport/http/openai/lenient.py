@@ -79,6 +79,9 @@ TOOL_FIELDS = {"type", "function", "custom"}
 FUNCTION_FIELDS = {"name", "description", "parameters", "strict"}
 SCHEMA_FIELDS = {"name", "schema", "description", "strict"}
 PART_FIELDS = {"type", "text", "refusal", "prompt_cache_breakpoint", "image_url", "input_audio", "file"}
+# The switch for what a model thinks. Whether it thinks is its own matter: other ways to ask for that have no effect but
+# that what is thought is told, and stay named among what is ignored.
+SHOW_REASONING = "include_reasoning"
 REASONING_PARTS = ("thinking", "redacted_thinking", "reasoning")  # of an assistant's content
 
 
@@ -107,11 +110,13 @@ SAMPLERS = {**{name: name for name in Samplers.__struct_fields__}, "repetition_p
 
 
 class Read(Struct, frozen=True):
-    """body: as OpenAI documents it. ignored: names of what has no effect, each once."""
+    """body: as OpenAI documents it. ignored: names of what has no effect, each once. reasoning: whether what the model
+    thinks is asked for."""
 
     body: dict[str, JSON]
     samplers: Samplers
     ignored: tuple[str, ...]
+    reasoning: bool = False
 
 
 def read(raw: dict[str, JSON], documented: Collection[str]) -> Read:
@@ -128,6 +133,8 @@ def read(raw: dict[str, JSON], documented: Collection[str]) -> Read:
     samplers: dict[str, JSON] = {}
     for name, value in raw.items():
         if value is None or (name not in MEANS_SOMETHING and value in ("", [], {})) or name in SILENT:
+            continue
+        if name == SHOW_REASONING and isinstance(value, bool):
             continue
         if name in SAMPLERS:
             samplers[SAMPLERS[name]] = value
@@ -153,7 +160,27 @@ def read(raw: dict[str, JSON], documented: Collection[str]) -> Read:
         body["stream_options"] = keep(options, {"include_usage", "include_obfuscation"}, "stream_options")
     if isinstance(shape := body.get("response_format"), dict):
         body["response_format"] = _response_format(shape, keep)
-    return Read(body, _samplers(samplers), tuple(ignored))
+    return Read(body, _samplers(samplers), tuple(ignored), _asks_for_reasoning(raw))
+
+
+def _asks_for_reasoning(raw: dict[str, JSON]) -> bool:
+    """Whether what the model thinks is to be told beside its answer. OpenRouter's and vLLM's switch comes first; else
+    who asks a model to think, in the words of whatever server, wants to see it."""
+    if isinstance(shown := raw.get(SHOW_REASONING), bool):
+        return shown
+    reasoning, template = raw.get("reasoning"), raw.get("chat_template_kwargs")
+    if isinstance(reasoning, dict):
+        if reasoning.get("exclude") is True or reasoning.get("enabled") is False:
+            return False
+        return reasoning.get("effort") != "none"
+    if isinstance(template, dict):
+        for name in ("enable_thinking", "thinking"):
+            if isinstance(thinks := template.get(name), bool):
+                return thinks
+    if isinstance(raw.get("think"), bool):
+        return raw["think"] is True
+    efforts = (raw.get("reasoning_effort"), raw.get("think"))
+    return any(isinstance(effort, str) and effort not in ("", "none") for effort in efforts)
 
 
 def safe(name: str) -> str:

@@ -38,13 +38,16 @@ def head(model: str) -> Head:
     return Head(f"chatcmpl-{secrets.token_hex(12)}", int(time.time()), model)
 
 
-def of_model(head: Head, answer: ModelAnswer, *, logprobs: bool) -> JSON:
-    """A chat.completion of a plain model."""
+def of_model(head: Head, answer: ModelAnswer, *, logprobs: bool, reasoning: bool = False) -> JSON:
+    """A chat.completion of a plain model. reasoning: what it thought is asked for; clients of llama.cpp, vLLM and
+    DeepSeek read it under this name."""
     message: dict[str, JSON] = {
         "role": "assistant",
         "content": answer.text if answer.text or not answer.calls else None,
         "refusal": None,
     }
+    if reasoning and answer.reasoning:
+        message["reasoning_content"] = answer.reasoning
     if answer.calls:
         message["tool_calls"] = calls(answer.calls)
     choice = {

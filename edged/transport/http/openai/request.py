@@ -113,7 +113,8 @@ class Body(Struct, forbid_unknown_fields=True):
 
 
 class ChatRequest(Struct, frozen=True, kw_only=True):
-    """A request whose every part was checked, for an agent or a plain model. ignored: names of what has no effect."""
+    """A request whose every part was checked, for an agent or a plain model. ignored: names of what has no effect.
+    reasoning: what a plain model thinks is to be told beside its answer; has_switch: the parameter for that came."""
 
     body: Body
     messages: tuple[Message, ...]
@@ -123,6 +124,13 @@ class ChatRequest(Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...]
     samplers: Samplers = UNSET
     ignored: tuple[str, ...] = ()
+    reasoning: bool = False
+    has_switch: bool = False
+
+    @property
+    def for_models(self) -> tuple[str, ...]:
+        """Names of what has an effect on plain models only."""
+        return (*self.samplers.named, *([lenient.SHOW_REASONING] if self.has_switch else []))
 
     @property
     def include_usage(self) -> bool:
@@ -158,6 +166,8 @@ def parse(payload: bytes, *, strict: bool = False) -> ChatRequest:
         stop=stops(body.stop),
         samplers=read.samplers,
         ignored=read.ignored,
+        reasoning=read.reasoning,
+        has_switch=not strict and lenient.SHOW_REASONING in raw,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import Struct
 
 from edged.completions.calls import CallPiece, joined
 from edged.transport.http.core.stream import event
@@ -13,7 +14,15 @@ from edged.types import JSON, Fault, TokenLogprob
 DONE = event(b"[DONE]")
 
 Words = tuple[str, tuple[TokenLogprob, ...]]
-Piece = Words | CallPiece
+
+
+class Thought(Struct, frozen=True):
+    """More of what the model thinks before it answers."""
+
+    text: str
+
+
+Piece = Words | CallPiece | Thought
 
 
 class Chunks:
@@ -29,11 +38,17 @@ class Chunks:
         self._logprobs = logprobs
         self._no_usage: dict[str, JSON] = {"usage": None} if include_usage else {}
         self._begun = False
+        self._thinks = False
 
     def written(self, pieces: list[Piece]) -> bytes:
-        """More of the answer, in as few chunks as possible. All words come before the first call."""
+        """More of the answer, in as few chunks as possible. All words come before the first call, and what was thought
+        before both."""
         events: list[bytes] = []
-        words = [piece for piece in pieces if not isinstance(piece, CallPiece)]
+        thought = "".join(piece.text for piece in pieces if isinstance(piece, Thought))
+        if thought := thought if self._thinks else thought.lstrip():
+            self._thinks = True
+            events += [*self._begin(""), self._chunk({"reasoning_content": thought})]
+        words = [piece for piece in pieces if isinstance(piece, tuple)]
         if words:
             tokens = [token for _, some in words for token in some]
             logprobs = shapes.logprobs_content(tokens) if self._logprobs else None

@@ -30,7 +30,7 @@ from edged.transport.http.openai import lenient
 from edged.transport.http.openai import reply as shapes
 from edged.transport.http.openai import request as openai_request
 from edged.transport.http.openai.request import ChatRequest
-from edged.transport.http.openai.stream import Chunks, Piece, Steady
+from edged.transport.http.openai.stream import Chunks, Piece, Steady, Thought
 from edged.types import JSON, Ask, Caller, Fault, Status
 from edged.wire import fault
 from edged.wire.dialogue import BadParameter
@@ -85,7 +85,7 @@ class OpenAI:
         chat = openai_request.parse(await request.read(), strict=self._strict)
         to_agent = self._models.kind(who, chat.body.model) is Kind.AGENT
         # an agent decides about calls, too: what makes words rarer would make them wrong
-        if ignored := (*chat.ignored, *(chat.samplers.named if to_agent else ())):
+        if ignored := (*chat.ignored, *(chat.for_models if to_agent else ())):
             request[IGNORED] = lenient.header(ignored)
             self._note(who.client, ignored)
         if to_agent:
@@ -144,7 +144,9 @@ class OpenAI:
 
     async def _ask_model(self, _: web.Request, chat: ChatRequest, who: Caller, wanted: ModelAsk) -> web.Response:
         answer = await self._models.complete(who, wanted)
-        return _json(shapes.of_model(shapes.head(chat.body.model), answer, logprobs=wanted.logprobs is not None))
+        logprobs = wanted.logprobs is not None
+        head = shapes.head(chat.body.model)
+        return _json(shapes.of_model(head, answer, logprobs=logprobs, reasoning=chat.reasoning))
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
@@ -185,7 +187,11 @@ class OpenAI:
         def ended(answer: ModelAnswer) -> bytes:
             return chunks.end(shapes.finish_reason(answer), shapes.model_usage(answer), shapes.of_variant(answer))
 
-        answer = self._models.complete(who, wanted, lambda *words: stream.add(words), on_call)
+        def on_thought(text: str) -> None:
+            stream.add(Thought(text))
+
+        thoughts = on_thought if chat.reasoning else None
+        answer = self._models.complete(who, wanted, lambda *words: stream.add(words), on_call, thoughts)
         return await stream.run(answer, ended=ended, failed=lambda error: chunks.failed(fault(error), _code(error)))
 
     def _chunks(self, chat: ChatRequest) -> Chunks:
