@@ -21,6 +21,7 @@ from edged.models.catalog import catalog
 BENCHES = (
     "ipc",
     "routing",
+    "claims",
     "schemas",
     "toolcall",
     "restart",
