@@ -16,7 +16,7 @@ from msgspec import structs
 
 from edged.types import JSON, Message
 
-MARK = "This call FAILED. It was not done. Tell the user that it failed.\n"
+MARK = "This call FAILED. It did not work.\n"
 # What tools, their libraries and MCP name it; a truth value under one of them is the tool's own verdict.
 WORKED = ("success", "ok", "succeeded", "successful")
 BROKE = ("isError", "is_error", "failed")
