@@ -197,15 +197,19 @@ class ConfigError(Exception):
         key: dotted key, empty where the file as a whole is wrong.
         problem: what is wrong and what is allowed.
         line: line in the file where TOML tells one.
+        path: the parts of the key, of which each may have dots of its own.
 
     `others` are errors that were found with it.
     """
 
-    def __init__(self, source: str, key: str, problem: str, *, line: int | None = None) -> None:
+    def __init__(
+        self, source: str, key: str, problem: str, *, line: int | None = None, path: tuple[str, ...] = ()
+    ) -> None:
         where = f"{source}:{line}" if line is not None else source
         super().__init__(f"{where}: {key}: {problem}" if key else f"{where}: {problem}")
         self.source = source
         self.key = key
         self.problem = problem
         self.line = line
+        self.path = path
         self.others: tuple[ConfigError, ...] = ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from edged.config.loader import DEFAULT_FILE, find, load
 from edged.config.origins import BUILT_IN
+from edged.config.placeholders import PLACEHOLDER
 from edged.config.secrets import CREDENTIAL, api_key, secret
 from edged.config.settings import Config
 from edged.config.tables import (
@@ -26,7 +27,6 @@ from edged.config.tables import (
     Upstream,
 )
 from edged.config.tools import (
-    PLACEHOLDER,
     Example,
     Private,
     Publish,

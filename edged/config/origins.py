@@ -46,7 +46,7 @@ class Origins:
         found = lines(self._texts.get(file, ""))
         parts = tuple(part for name in key for part in PARTS.findall(name))
         line = next((found[at] for at in _upwards(parts) if at in found), None)
-        return ConfigError(file, _dotted(key), problem, line=line)
+        return ConfigError(file, _dotted(key), problem, line=line, path=key)
 
 
 def _upwards(key: Key) -> list[Key]:

@@ -9,7 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct, field
 
+from edged.config import placeholders
 from edged.config.convert import convert, entries
+from edged.config.placeholders import PLACEHOLDER, WORD
 from edged.config.values import (
     Key,
     Mistakes,
@@ -21,9 +23,7 @@ from edged.config.values import (
 )
 from edged.types import JSON
 
-WORD = "[A-Za-z_][A-Za-z0-9_]*"
 FUNCTION = rf"{WORD}(?:\.{WORD})*:{WORD}"  # a module and a function in it
-PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 TOOL_MEMORY = ("32MiB", "1024GiB")  # that a Python tool may be given; the interpreter alone takes a third of the least
 RESERVED_TOOLS = {"reply", "escalate"}  # what the model may choose beside the tools; a tool of that name would hide it
 
@@ -100,6 +100,16 @@ class Tool(Strict, frozen=True, kw_only=True):
         """(key below the tool, what is wrong and what is allowed) of what only this kind has."""
         yield from ()
 
+    def defects(self) -> Mistakes:
+        """(key below the tool, problem) of what keeps every call from doing what it says. The tool is left out."""
+        yield from ()
+
+    def doubts(self) -> Mistakes:
+        """(key below the tool, problem) of what lets a call be made and its outcome be wrong."""
+        for key, text in (("say", self.say), ("say_none", self.say_none)):
+            for problem in placeholders.in_jinja(text or "", self.parameters):
+                yield (key,), problem
+
     def shown(self, result: JSON, write: Callable[[JSON], str]) -> str:
         """A result as a model reads it that words the answer. write: makes text of JSON."""
         if self.is_nothing(result):
@@ -142,6 +152,16 @@ class SqlTool(Tool, frozen=True, kw_only=True):
             yield ("database",), f"no database {self.database!r}; defined are {known}"
         elif self.is_write and around.databases[self.database] == "ro":
             yield ("effect",), f'database {self.database!r} is opened read-only; set its mode to "rw"'
+
+    def defects(self) -> Mistakes:
+        """See Tool."""
+        for problem in placeholders.unbound(self.sql, self.parameters):
+            yield ("sql",), problem
+
+    def doubts(self) -> Mistakes:
+        """See Tool."""
+        yield from super().doubts()
+        yield from _unused(self.parameters, placeholders.bound(self.sql), "the statement", "use it there as :{}")
 
     def shown(self, result: JSON, write: Callable[[JSON], str]) -> str:
         """See Tool. Rows alone, without what stands around them."""
@@ -206,6 +226,21 @@ class PublishTool(Tool, frozen=True, kw_only=True):
             yield ("publish", "topic"), "a topic to publish to has no wildcards and is not empty"
         if not around.has_broker:
             yield ("publish",), "needs a broker: write an [mqtt] table"
+
+    def defects(self) -> Mistakes:
+        """See Tool."""
+        for key, text in (("topic", self.publish.topic), ("payload", self.publish.payload)):
+            for problem in placeholders.in_jinja(text, self.parameters):
+                yield ("publish", key), problem
+
+    def doubts(self) -> Mistakes:
+        """See Tool."""
+        yield from super().doubts()
+        declared = ", ".join(self.parameters) or "none"
+        for name in placeholders.unknown(self.publish.payload, self.parameters):
+            yield ("publish", "payload"), f"{{{name}}} is no parameter and is sent as it stands; declared are {declared}"
+        used = set(PLACEHOLDER.findall(self.publish.topic + self.publish.payload))
+        yield from _unused(self.parameters, used, "topic and payload", "use it there as {{{}}}")
 
     def shown(self, result: JSON, write: Callable[[JSON], str]) -> str:
         """See Tool. The result says only that it happened."""
@@ -336,6 +371,14 @@ def words_that_fail(tool: Tool) -> Mistakes:
         for argument in example.arguments:
             if argument not in tool.parameters:
                 yield (f"examples[{i}]",), f"{argument!r} is no parameter of the tool"
+
+
+def _unused(parameters: Mapping[str, Any], used: set[str], where: str, do: str) -> Mistakes:
+    """Parameters that a call does not depend on. do: with {} in place of the name."""
+    for name in parameters:
+        if name not in used:
+            problem = f"is not used by {where}, so its value changes nothing: {do.format(name)}, or take it out"
+            yield ("parameters", name), problem
 
 
 def no_json(value: Any) -> str | None:

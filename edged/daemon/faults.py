@@ -83,8 +83,11 @@ class Faults:
             log.warning("%s", caution.message, extra={"event": "tools_caution"})
         found = await tools.problems(self._inspected, self._toolbox)
         found += await asyncio.to_thread(self._at_a_glance)
-        trials = await asyncio.to_thread(self._trials)
-        self._take(found, [each for trial in trials for each in agents.known(self._inspected, trial, self._verdicts)])
+        rehearsed: list[Finding] = []
+        for trial in await asyncio.to_thread(self._trials):
+            rehearsed += agents.known(self._inspected, trial, self._verdicts)
+            found += agents.doubts(self._inspected, trial, self._verdicts)
+        self._take(found, rehearsed)
 
     async def run(self) -> None:
         """Look closer, then again while there is something wrong, and whenever a model has another file."""
@@ -103,6 +106,7 @@ class Faults:
             if (trouble := await agents.rehearse(trial, self._verdicts)) is not None:
                 log.info("%s", trouble, extra={"event": "rehearsal_skipped"})
             rehearsed += agents.known(self._inspected, trial, self._verdicts)
+            found += agents.doubts(self._inspected, trial, self._verdicts)
         self._take(found, rehearsed)
 
     def _at_a_glance(self) -> list[Finding]:

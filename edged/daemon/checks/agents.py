@@ -23,7 +23,7 @@ from msgspec import Struct
 
 import edged
 from edged.config import Config, Tool
-from edged.daemon.checks.finding import Finding, Inspection, Level, with_key
+from edged.daemon.checks.finding import Finding, Inspection, Level
 from edged.daemon.checks.rehearsal import Face, Part, Script, Verdict
 from edged.daemon.checks.verdicts import Verdicts
 from edged.engines import registry
@@ -40,7 +40,7 @@ FILE = "checks.json"  # of the verdicts, in the state folder
 CPU_S = 20.0  # for one agent or one tool; a hundred times what one takes on a small board
 WITHIN_S = 120.0  # wall time of one process, imports and a vocabulary included; a slow card and a busy board take 30
 TAKES_BYTES = 200 * 2**20  # a process with a vocabulary of 152k tokens and its grammars
-LIBRARIES = ("llama_cpp_python", "llguidance", "jinja2")  # what verdicts depend on beside edged itself
+LIBRARIES = ("llama_cpp_python", "llguidance", "jinja2", "jsonschema")  # what verdicts depend on beside edged itself
 # A process that ends so was ended by what it tried: a template without end, a file or schema that a library dies of.
 DEADLY = {signal.SIGPROF, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
 
@@ -59,8 +59,7 @@ def trials(settings: Config, *, offered_only: bool) -> list[Trial]:
     """All that can be rehearsed. Reads the disk, and none of the models.
 
     Args:
-        offered_only: without the tools that no grammar is ever made of, because no agent of a model that follows
-            grammars offers them.
+        offered_only: make no grammars of tools that no agent of a model that follows grammars offers.
     """
     made, offered = [], set[str]()
     for name, alias in model_aliases(settings).items():
@@ -76,8 +75,11 @@ def trials(settings: Config, *, offered_only: bool) -> list[Trial]:
         about = [spec.engine, spec.path, *identity_of(Path(spec.path))]
         made.append(Trial({agent: _digest(about, part) for agent, part in parts.items()}, parts, spec=spec))
         offered |= {tool for each in agents.values() for tool in each.tools}
-    tools = {name: _face(tool) for name, tool in settings.tools.items() if not offered_only or name in offered}
-    made.append(Trial({name: _digest([], tool.parameters) for name, tool in tools.items()}, tools=tools))
+    tools = {
+        name: _face(tool, in_grammars=not offered_only or name in offered) for name, tool in settings.tools.items()
+    }
+    about_tools = {name: [tool.in_grammars, tool.parameters, tool.examples] for name, tool in tools.items()}
+    made.append(Trial({name: _digest([], about) for name, about in about_tools.items()}, tools=tools))
     return made
 
 
@@ -116,8 +118,15 @@ def known(inspected: Inspection, trial: Trial, verdicts: Verdicts) -> Iterator[F
         if name in trial.parts:
             yield from _of_agent(inspected, name, verdict)
         elif verdict.problem is not None:
-            at = ("tools", name, "parameters")
-            yield with_key(inspected.at("tools", at, verdict.problem, "write the parameter otherwise"))
+            yield inspected.of_tool((name, "parameters"), verdict.problem, "write the parameter otherwise")
+
+
+def doubts(inspected: Inspection, trial: Trial, verdicts: Verdicts) -> Iterator[Finding]:
+    """What the verdicts say of tools that can be called all the same."""
+    for name, digest in trial.digests.items():
+        if (verdict := verdicts.get(digest)) is not None:
+            for key, problem in verdict.doubts:
+                yield inspected.of_tool((name, *key), problem, "correct the value, or what the parameter allows")
 
 
 def _of_agent(inspected: Inspection, name: str, verdict: Verdict) -> Iterator[Finding]:
@@ -182,8 +191,9 @@ def _first_here(variants: tuple[ModelSpec, ...]) -> ModelSpec | None:
     return None
 
 
-def _face(tool: Tool) -> Face:
-    return Face(description=tool.description, parameters=tool.parameters, examples=tool.examples)
+def _face(tool: Tool, *, in_grammars: bool = True) -> Face:
+    said = {"description": tool.description, "parameters": tool.parameters, "examples": tool.examples}
+    return Face(**said, in_grammars=in_grammars)
 
 
 def _digest(about: list[JSON], what: object) -> str:

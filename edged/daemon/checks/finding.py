@@ -105,8 +105,8 @@ def fail(check: str, message: str, do: str) -> Finding:
 
 def of_error(check: str, error: ConfigError, do: str, level: Level = Level.FAIL) -> Finding:
     """An error of the configuration as a finding, about what the error's key names, or else the whole."""
-    table, _, rest = error.key.partition(".")
-    subject = Subject(TABLES[table], rest.partition(".")[0]) if table in TABLES and rest else WHOLE
+    table, name = (*error.path, "", "")[:2]
+    subject = Subject(TABLES[table], name) if table in TABLES and name else WHOLE
     return Finding(check, level, error.problem, do, subject, error.source, error.line, error.key)
 
 
@@ -131,6 +131,10 @@ class Inspection(Struct, frozen=True, kw_only=True):
     def at(self, check: str, key: tuple[str, ...], message: str, do: str, level: Level = Level.FAIL) -> Finding:
         """A finding at a key of the configuration."""
         return of_error(check, self.settings.error(key, message), do, level)
+
+    def of_tool(self, key: tuple[str, ...], message: str, do: str) -> Finding:
+        """A failure at a key below [tools]. Its message names the key."""
+        return with_key(self.at("tools", ("tools", *key), message, do))
 
 
 def is_the_daemons(state_dir: Path) -> bool:

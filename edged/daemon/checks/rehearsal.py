@@ -31,8 +31,9 @@ from edged.engines import registry
 from edged.engines.kind import ChatTemplate, TokenCount
 from edged.errors import BadRequest, ModelUnavailable
 from edged.host import process
+from edged.tools import check
 from edged.tools.toolbox import silenced
-from edged.tools.values import sample
+from edged.tools.values import given, sample, schema
 from edged.types import JSON, Message, ToolRecord
 
 DATA_BYTES = 2**30  # private memory; the largest vocabularies and their grammars take a third of it
@@ -42,9 +43,10 @@ PAST = (Message("user", "Hello"), Message("assistant", "Hello."))  # an earlier 
 
 
 class Face(Tool, frozen=True, kw_only=True):
-    """What a model is shown of a tool of any kind."""
+    """What a model is shown of a tool of any kind. in_grammars: some model follows a grammar of it."""
 
     key = ""
+    in_grammars: bool = True
 
 
 class Part(Struct, frozen=True):
@@ -73,12 +75,14 @@ class Verdict(Struct, frozen=True, omit_defaults=True):
     """What came of a part or a tool.
 
     problem: why it cannot work; None: it can. fixed, shortest: tokens of the longest prefix that all its requests
-    share, and of the longest prompt of a first question; None: nobody counts them.
+    share, and of the longest prompt of a first question; None: nobody counts them. doubts: (key below the tool,
+    problem) of values in the configuration that its parameters do not allow.
     """
 
     problem: str | None = None
     fixed: int | None = None
     shortest: int | None = None
+    doubts: tuple[tuple[tuple[str, ...], str], ...] = ()
 
 
 def verdicts(script: Script) -> Iterator[Verdict]:
@@ -92,7 +96,8 @@ def verdicts(script: Script) -> Iterator[Verdict]:
         yield from [Verdict(error.message)] * len(script.parts)
     for name, tool in script.tools.items():
         with _limited(script.cpu_s):
-            yield _fit(name, tool)
+            fit = _fit(name, tool) if tool.in_grammars else Verdict()
+            yield fit if fit.problem is not None else Verdict(doubts=tuple(_outside(tool)))
 
 
 def _fit(name: str, tool: Face) -> Verdict:
@@ -101,6 +106,22 @@ def _fit(name: str, tool: Face) -> Verdict:
     except precheck.Inexpressible as error:
         return Verdict(error.reason)
     return Verdict()
+
+
+def _outside(tool: Face) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(key below the tool, problem) of defaults and examples that are not what the parameters allow."""
+    declared = schema(tool.parameters)
+    values = [
+        (("parameters", name, "default"), name, parameter["default"])
+        for name, parameter in tool.parameters.items()
+        if "default" in parameter
+    ]
+    for i, example in enumerate(tool.examples):
+        arguments = given(tool.parameters, example.arguments).items()
+        values += [(("examples", f"[{i}]", "arguments", name), name, value) for name, value in arguments]
+    for key, name, value in values:
+        if (problem := check.problem_now({**declared, "required": []}, {name: value})) is not None:
+            yield key, f"is not what the parameter allows: {problem.removeprefix(f'{name}: ')}"
 
 
 def _rehearse(script: Script, part: Part, count: TokenCount | None) -> Verdict:

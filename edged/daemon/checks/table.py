@@ -45,6 +45,7 @@ async def everything(settings: Config, *, in_service: bool = False) -> Report:
         if (trouble := await agents.rehearse(trial, verdicts)) is not None:
             found.append(warn("agents", trouble, "try again later, with other programs ended"))
         found += agents.known(inspected, trial, verdicts)
+        found += agents.doubts(inspected, trial, verdicts)
     return Report(settings, prepared, found)
 
 

@@ -22,6 +22,8 @@ async def prepare(settings: Config) -> tuple[Config, list[Finding]]:
     """The configuration with its tools resolved (Python tools are read), and what is wrong with those that no model can
     be told of as they should be; these are silenced."""
     settings, wrong = await resolve(settings)
+    for name, tool in settings.tools.items():
+        wrong += [settings.error(("tools", name, *key), problem) for key, problem in tool.defects()]
     found = [with_key(of_error("tools", error, CORRECT)) for error in wrong]
     for spec in specs(settings.tools):
         if (problem := cost.look(kept(spec.parameters, loose=True).schema).problem) is not None:
@@ -38,8 +40,13 @@ def named(found: Iterable[Finding]) -> frozenset[str]:
 
 
 async def problems(inspected: Inspection, toolbox: Toolbox) -> list[Finding]:
-    """What keeps the tools of a toolbox from working now. No tool is called."""
-    return [finding(inspected, each) for each in await toolbox.check() if each.tool not in inspected.left_out]
+    """What keeps the tools of a toolbox from working now, and what makes the outcome of calls wrong. No tool is
+    called."""
+    found = [finding(inspected, each) for each in await toolbox.check() if each.tool not in inspected.left_out]
+    for name, tool in inspected.settings.tools.items():
+        if name not in inspected.left_out:  # such a one has lost its parameters
+            found += [inspected.of_tool((name, *key), problem, CORRECT) for key, problem in tool.doubts()]
+    return found
 
 
 async def look(inspected: Inspection) -> list[Finding]:
