@@ -20,14 +20,26 @@ from edged.types import JSON, Chat, Message, RawCall, ToolCall, ToolRecord, Tool
 MAX_CORRECTIONS = 2  # wrong answers in a row that go back; a model that does not learn from two would not from ten
 OWN_CORRECTIONS = 1  # of a model that follows our grammars: a small one that is wrong twice would be wrong again
 MAX_CALLS = 16  # of one answer; more is a model that has lost its way
-EMPTY = "Your answer was empty. Answer the user."
 T = TypeVar("T")
 
 
+class Unfit(Struct, frozen=True):
+    """What is wrong with an answer. why: for people. ask: for the model."""
+
+    why: str
+    ask: str
+
+
+EMPTY = Unfit("the answer was empty", "Your answer was empty. Answer the user.")
+NO_JSON = Unfit("the answer is not JSON", "Your answer is not JSON. Answer with the JSON alone.")
+
+
 class Wrong(Struct, frozen=True):
-    """An answer that does not count. messages: what the model said and what is wrong with it, the latter at the end."""
+    """An answer that does not count. messages: what the model said and what is wrong with it, the latter at the end.
+    why: the same for people."""
 
     messages: tuple[Message, ...]
+    why: str
 
 
 async def until_right(
@@ -40,15 +52,17 @@ async def until_right(
 
     Args:
         ask: gets what all wrong answers so far showed, to be put after the question.
-        failure: the error where none counts; gets what is wrong with the last one.
+        failure: the error where none counts; gets what is wrong with the last one, in words for people.
     """
     corrections: list[Message] = []
+    why = ""
     for _ in range(most + 1):
         answer = await ask(corrections)
         if not isinstance(answer, Wrong):
             return answer
         corrections += answer.messages
-    raise failure(corrections[-1].content)
+        why = answer.why
+    raise failure(why)
 
 
 async def checked(known: Mapping[str, ToolSpec], raw: tuple[RawCall, ...], left: int) -> tuple[ToolCall, ...] | Wrong:
@@ -63,23 +77,28 @@ async def checked(known: Mapping[str, ToolSpec], raw: tuple[RawCall, ...], left:
         return tuple(ToolCall(name, arguments) for name, arguments in calls if isinstance(arguments, dict))
     too_many = f"{len(raw)} calls at once, and {left} more may be made for this request"
     messages: list[Message] = []
+    reasons = []
     for (name, arguments), problem in zip(calls, problems, strict=True):
         why = problem or (too_many if len(raw) > min(left, MAX_CALLS) else "not made: another call is wrong")
         shown = ToolRecord(name, arguments if isinstance(arguments, dict) else {}, {"error": why}, False)
         messages += as_messages(shown)
-    return Wrong(tuple(messages))
+        reasons.append(f"the call of {name} was not made: {why}")
+    first = next((i for i, problem in enumerate(problems) if problem), 0)
+    return Wrong(tuple(messages), reasons[first])
 
 
-async def wrong_with(text: str, schema: dict[str, JSON] | None) -> str | None:
-    """What to tell the model about an answer that is none; None where it is one."""
+async def wrong_with(text: str, schema: dict[str, JSON] | None) -> Unfit | None:
+    """What is wrong with an answer that is none; None where it is one."""
     if schema is None:
         return None if text.strip() else EMPTY
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
-        return "Your answer is not JSON. Answer with the JSON alone."
-    wrong = await check.problem(schema, value)
-    return None if wrong is None else f"Your answer does not match the schema: {wrong}. Answer with the JSON alone."
+        return NO_JSON
+    if (wrong := await check.problem(schema, value)) is None:
+        return None
+    told = f"answer does not match the schema: {wrong}"
+    return Unfit(f"the {told}", f"Your {told}. Answer with the JSON alone.")
 
 
 def cut_off(max_tokens: int | None) -> ToolFailed:
@@ -88,9 +107,9 @@ def cut_off(max_tokens: int | None) -> ToolFailed:
     return ToolFailed(f"the answer did not end within {bound}")
 
 
-def corrected(text: str, problem: str) -> Wrong:
+def corrected(text: str, problem: Unfit) -> Wrong:
     """Words that are no answer, and what is wrong with them."""
-    return Wrong((Message("assistant", text), Message("user", problem)))
+    return Wrong((Message("assistant", text), Message("user", problem.ask)), problem.why)
 
 
 def keyed(chat: Chat, rid: str) -> Chat:

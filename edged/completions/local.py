@@ -49,7 +49,7 @@ class Local:
             again = structs.replace(ask, messages=(*ask.messages, *corrections))
             answer = await self._once(again, fitted, None, None, None)
             problem = None if answer is None else await fitted.wrong_with(answer)
-            return answer if answer is None or problem is None else Wrong(shapes.shown(answer, problem))
+            return answer if answer is None or problem is None else shapes.refused(answer, problem)
 
         def failure(problem: str) -> ToolFailed:
             return ToolFailed(f"model {ask.model!r}: {problem}")

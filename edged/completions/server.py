@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import msgspec
 
 from edged.agent import answers
-from edged.agent.answers import Wrong
+from edged.agent.answers import Unfit, Wrong
 from edged.agent.dialects.chat_template import write_json
 from edged.completions import request, results
 from edged.completions.calls import CallPiece, WrittenCall
@@ -146,7 +146,7 @@ def _chat(ask: ModelAsk, corrections: Sequence[Message]) -> Chat:
     )
 
 
-async def _problem(ask: ModelAsk, answer: ChatAnswer) -> str | None:
+async def _problem(ask: ModelAsk, answer: ChatAnswer) -> Unfit | None:
     """What is wrong with an answer in a shape. One that max_tokens cut off is passed on as far as it came."""
     if ask.response_schema is None or answer.calls or answer.finish == "length":
         return None

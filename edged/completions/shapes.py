@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.agent import answers
+from edged.agent.answers import Unfit, Wrong
 from edged.agent.grammars import precheck
 from edged.agent.grammars.kept import Kept
 from edged.completions import request
@@ -27,7 +28,7 @@ class Shapes(Struct, frozen=True):
         """Whether what is written has to be checked: a grammar keeps one of the schemas in part only."""
         return any(taken.after for taken in (*self.tools.values(), *([self.answer] if self.answer else ())))
 
-    async def wrong_with(self, answer: ModelAnswer) -> str | None:
+    async def wrong_with(self, answer: ModelAnswer) -> Unfit | None:
         """What a validator says of an answer; None: it is right, or max_tokens cut it off."""
         if answer.finish is Finish.LENGTH:
             return None
@@ -36,7 +37,8 @@ class Shapes(Struct, frozen=True):
             if call.name in self.tools and self.tools[call.name].after:
                 wrong = await check.problem(answers.closed(sent[call.name]), msgspec.json.decode(call.arguments))
                 if wrong is not None:
-                    return f"the call of {call.name} was not made: {wrong}"
+                    why = f"the call of {call.name} was not made: {wrong}"
+                    return Unfit(why, why)
         if self.answer is not None and self.answer.after and not answer.calls:
             return await answers.wrong_with(answer.text, self.ask.response_schema)
         return None
@@ -58,8 +60,8 @@ async def fitted(ask: ModelAsk) -> Shapes:
     return Shapes(by_name, taken[-1] if shape else None, ask)
 
 
-def shown(answer: ModelAnswer, wrong: str) -> tuple[Message, ...]:
+def refused(answer: ModelAnswer, problem: Unfit) -> Wrong:
     """An answer that does not count, and why, as the dialogue goes on. The reason is no result of a call: the same call
     again would be as wrong as before."""
     calls = tuple(ToolCall(call.name, msgspec.json.decode(call.arguments)) for call in answer.calls)
-    return Message("assistant", answer.text, tool_calls=calls), Message("user", wrong)
+    return Wrong((Message("assistant", answer.text, tool_calls=calls), Message("user", problem.ask)), problem.why)

@@ -115,6 +115,23 @@ async def test_language_of_an_agent_holds_with_a_server(
     assert (reply["output"], len(server.chats)) == (said, 1)
 
 
+@pytest.mark.parametrize(
+    ("answer", "schema", "says"),
+    [(" ", None, "the answer was empty"), ("4", NUMBER, "the answer does not match the schema: 4 is not of type")],
+)
+async def test_reply_of_a_model_that_does_not_learn_is_for_people(
+    tmp_path: Path, server: ScriptedCloud, answer: str, schema: Any, says: str
+) -> None:
+    """What the model was asked to do stays between it and edged."""
+    server.will(*[clouds.text(answer)] * 4)  # for the decision, for the answer, and for two corrections
+    async with served(tmp_path, server) as daemon:
+        reply = await ask(daemon, "how full is it?", **({"response_schema": schema} if schema else {}))
+    assert (reply["status"], reply["error"]["code"]) == ("failed", "tool_failed")
+    assert reply["error"]["message"].startswith(f"model 'npu': {says}")
+    assert "Answer" in server.chats[-1].body["messages"][-1]["content"]
+    assert "Answer" not in reply["error"]["message"]
+
+
 async def test_shape_is_asked_for_apart_from_the_tools_and_checked(tmp_path: Path, server: ScriptedCloud) -> None:
     """What does not fit goes back."""
     server.will(clouds.calls(LEVEL), clouds.text("Enough."), clouds.text('{"n": "x"}'), clouds.text('{"n": 41}'))

@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import msgspec
-
 from edged.agent import answers
 from edged.agent.answers import Wrong
 from edged.agent.dialects.chat_template import parse_call
@@ -93,21 +91,22 @@ class LocalDecider(Decider):
         """The next call, or `reply`, or `escalate`, and its log-probability. The grammar makes it a valid one; of a
         schema that it keeps in part only, the rest is checked here, and a call that is wrong is asked for once more."""
 
+        last: list[Wrong] = []
+
         async def once(corrections: Sequence[Message]) -> tuple[ToolCall, float | None] | Wrong:
             call, logprob = await self._choose(run, prompts, corrections)
-            if corrections and call.name == REPLY.name:  # nothing was done, and an answer would sound as if it were
-                return Wrong(tuple(corrections))
+            if last and call.name == REPLY.name:  # nothing was done, and an answer would sound as if it were
+                return last[-1]
             schema = prompts.after.get(call.name)
             wrong = None if schema is None else await check.problem(answers.closed(schema), call.arguments)
             if wrong is None:
                 return call, logprob
             problem = f"{call.name} was not called: {wrong}"
-            return Wrong(as_messages(ToolRecord(call.name, call.arguments, {"error": problem}, False)))
+            record = ToolRecord(call.name, call.arguments, {"error": problem}, False)
+            last.append(Wrong(tuple(as_messages(record)), problem))
+            return last[-1]
 
-        def failure(result: str) -> ToolFailed:
-            return ToolFailed(msgspec.json.decode(result)["error"])
-
-        return await answers.until_right(once, failure, most=answers.OWN_CORRECTIONS)
+        return await answers.until_right(once, ToolFailed, most=answers.OWN_CORRECTIONS)
 
     async def _choose(
         self, run: Run, prompts: Prompts, corrections: Sequence[Message]
