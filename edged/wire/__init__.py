@@ -9,7 +9,7 @@ import re
 import secrets
 import sys
 import time
-from codecs import BOM_UTF8
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,7 +90,10 @@ def decode_request(payload: bytes, *, agent: str | None, content_type: str | Non
         raise TooLarge(f"the request has {len(payload)} bytes; at most {MAX_REQUEST_BYTES} are taken")
     payload = payload.removeprefix(BOM_UTF8)
     fmt = _format(payload, content_type)
-    body = {"input": _text(payload)} if fmt is Format.TEXT else decode(payload, fmt)
+    if fmt is Format.MSGPACK and content_type is None:
+        body = _map_or_foreign_text(payload)
+    else:
+        body = {"input": _text(payload)} if fmt is Format.TEXT else decode(payload, fmt)
     return request_from_map(body, agent=agent), fmt
 
 
@@ -110,7 +113,8 @@ def decode(payload: bytes, fmt: Format) -> JSON:
     except RecursionError:
         raise TooLarge(f"the request is nested deeper than {MAX_DEPTH} levels") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the request is not valid {fmt}: {error}") from None
+        why = (_not_utf8(payload) if fmt is Format.JSON else None) or error
+        raise BadRequest(f"the request is not valid {fmt}: {why}") from None
 
 
 def request_from_map(body: object, *, agent: str | None) -> Request:
@@ -215,10 +219,33 @@ def _format(payload: bytes, content_type: str | None) -> Format:
 
 
 def _text(payload: bytes) -> str:
+    if (why := _not_utf8(payload)) is not None:
+        raise BadRequest(f"the request is text by its content type, and {why}")
+    return payload.decode()
+
+
+def _map_or_foreign_text(payload: bytes) -> JSON:
+    """The msgpack map in a payload that is no UTF-8. What is none is text in another encoding, more likely than not:
+    its sender knows nothing of msgpack."""
     try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        raise BadRequest("the request is text by its content type and not valid UTF-8") from None
+        body = decode(payload, Format.MSGPACK)
+    except BadRequest:
+        body = None
+    if isinstance(body, dict):
+        return body
+    raise BadRequest(f"the request is neither UTF-8 (text or JSON) nor a msgpack map: {_not_utf8(payload)}")
+
+
+def _not_utf8(payload: bytes) -> str | None:
+    """Where bytes are no UTF-8, and what to do; None: they are."""
+    if payload.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        return "it begins with the byte order mark of UTF-16; send UTF-8"
+    try:
+        payload.decode()
+    except UnicodeDecodeError as error:
+        at = error.start
+        return f"byte 0x{payload[at]:02x} at offset {at} is no UTF-8; send UTF-8, not Latin-1 or another code"
+    return None
 
 
 def _messages(raw: _Body) -> tuple[Message, ...]:

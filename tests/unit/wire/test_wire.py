@@ -364,3 +364,24 @@ def test_depth_stops_at_its_limit() -> None:
     assert wire.depth(value) == wire.MAX_DEPTH + 1
     while value:  # taken apart by hand: freeing it would recurse
         value = value.pop()
+
+
+@pytest.mark.parametrize(
+    ("payload", "content_type", "says"),
+    [
+        ("Küche".encode("latin-1"), None, r"neither UTF-8 \(text or JSON\) nor a msgpack map: byte 0xfc at offset 1"),
+        ("20 °C in der Küche".encode("cp1252"), None, "byte 0xb0 at offset 3 is no UTF-8; send UTF-8, not Latin-1"),
+        ("ä".encode("latin-1"), None, "byte 0xe4 at offset 0"),
+        ("wie warm?".encode("utf-16"), None, "byte order mark of UTF-16; send UTF-8"),
+        ('{"input": "Küche"}'.encode("latin-1"), None, "not valid json: byte 0xfc at offset 12 is no UTF-8"),
+        ('{"input": "Küche"}'.encode("latin-1"), JSON_TYPE, "not valid json: byte 0xfc at offset 12 is no UTF-8"),
+        ("Küche".encode("latin-1"), "text/plain", "text by its content type, and byte 0xfc at offset 1 is no UTF-8"),
+        (b"\xfc", MSGPACK_TYPE, "is a map with `input`|not valid msgpack"),
+    ],
+)
+def test_text_in_another_encoding_is_told_where_it_is_none_of_ours(
+    payload: bytes, content_type: str | None, says: str
+) -> None:
+    """Its sender knows nothing of msgpack, which has bytes of that kind."""
+    with pytest.raises(BadRequest, match=says):
+        wire.decode_request(payload, agent="house", content_type=content_type)
