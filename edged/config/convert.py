@@ -8,7 +8,7 @@ A type may say in its own words what is wrong with a value outside its range, pa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -44,8 +44,11 @@ def convert(value: Any, kind: type[T], at: Key) -> T:
         raise Wrong(*(found or (at, str(error)))) from None
 
 
-def entries(name: str, table: dict[str, Any]) -> list[tuple[str, Any]]:
+def entries(name: str, table: dict[str, Any], known: Collection[str]) -> list[tuple[str, Any]]:
     """The tables of a table of tables ([models], [tools], ...) by their names.
+
+    Args:
+        known: all keys that such a table may have.
 
     Raises:
         Wrong: a name is not allowed, or an entry is not a table.
@@ -55,7 +58,19 @@ def entries(name: str, table: dict[str, Any]) -> list[tuple[str, Any]]:
             raise Wrong((name, key), "a name has 1 to 64 letters, digits, `_`, `-` or `.`, no dash in front")
         if not isinstance(value, dict):
             raise Wrong((name, key), f"is a table: write [{name}.{key}]")
+        for below, inner in value.items():
+            if isinstance(inner, dict) and below not in known:
+                raise Wrong((name, key, below), _nested(name, key, below, inner, known))
     return list(table.items())
+
+
+def _nested(name: str, key: str, below: str, inner: dict[str, Any], known: Collection[str]) -> str:
+    """Of a table in a named table: most likely its name has a dot, which TOML takes for the beginning of another."""
+    parts = [key, below]
+    while len(inner) == 1 and isinstance(deeper := next(iter(inner.values())), dict):
+        parts, inner = [*parts, next(iter(inner))], deeper
+    quoted = f'[{name}."{".".join(parts)}"]'
+    return f"unknown key; a name with a dot is written in quotes: {quoted}; else allowed are {', '.join(known)}"
 
 
 def _mistakes(value: Any, kind: inspect.Type, at: Key) -> Mistakes:

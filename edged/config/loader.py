@@ -123,7 +123,10 @@ def build(raw: dict[str, Any], origins: Origins, files: tuple[str, ...]) -> Conf
         name: convert(raw.get(name, {}), kind, (name,)) for name, kind in SINGLE.items() if optional.get(name, True)
     }
     named = {
-        name: {key: convert(table, kind, (name, key)) for key, table in entries(name, raw.get(name, {}))}
+        name: {
+            key: convert(table, kind, (name, key))
+            for key, table in entries(name, raw.get(name, {}), kind.__struct_encode_fields__)
+        }
         for name, kind in NAMED.items()
     }
     config = Config(

@@ -238,7 +238,10 @@ class PublishTool(Tool, frozen=True, kw_only=True):
         yield from super().doubts()
         declared = ", ".join(self.parameters) or "none"
         for name in placeholders.unknown(self.publish.payload, self.parameters):
-            yield ("publish", "payload"), f"{{{name}}} is no parameter and is sent as it stands; declared are {declared}"
+            yield (
+                ("publish", "payload"),
+                f"{{{name}}} is no parameter and is sent as it stands; declared are {declared}",
+            )
         used = set(PLACEHOLDER.findall(self.publish.topic + self.publish.payload))
         yield from _unused(self.parameters, used, "topic and payload", "use it there as {{{}}}")
 
@@ -311,7 +314,8 @@ def parse(tables: dict[str, Any]) -> dict[str, Tool]:
         Wrong: the first thing that is wrong in a table by itself.
     """
     tools: dict[str, Tool] = {}
-    for name, value in entries("tools", tables):
+    known = dict.fromkeys(key for table in TABLES for key in table.__struct_encode_fields__)
+    for name, value in entries("tools", tables, known):
         kinds = [table for table in TABLES if table.key in value]
         if len(kinds) != 1:
             *keys, last = (f"`{table.key}`" for table in TABLES)

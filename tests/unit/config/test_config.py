@@ -359,6 +359,11 @@ CHECKS: list[tuple[str, str, str]] = [
     ('[tools.lamp.publish]\ntopic = "z/+/set"', "tools.lamp.publish.topic", "no wildcards"),
     ('[tools.lamp.publish]\ntopic = ""', "tools.lamp.publish.topic", "not empty"),
     ("[tools.lamp.publish]\nqos = 3", "tools.lamp.publish.qos", "allowed are 0, 1, 2"),
+    ('[tools.light.on]\ndescription = "x"', "tools.light.on", r'in quotes: \[tools\."light\.on"\]'),
+    ("[models.qwen2.5]\ncontext = 4096", "models.qwen2.5", r'in quotes: \[models\."qwen2\.5"\]; else allowed are'),
+    ("[models.llama3.1.8b]\ncontext = 4096", "models.llama3.1", r'in quotes: \[models\."llama3\.1\.8b"\]'),
+    ('[databases.home.db]\npath = "/x"', "databases.home.db", r'\[databases\."home\.db"\]'),
+    ('[agents.house.guest]\nmodel = "small"', "agents.house.guest", r'\[agents\."house\.guest"\]'),
     ('[tools.lamp]\non_uncertain = "maybe"', "tools.lamp.on_uncertain", "allowed are retry, report"),
 ]
 
@@ -386,6 +391,7 @@ LINES: list[tuple[str, int]] = [
     ('[tools.level]\nexamples = [\n  { input = "x" },\n  { input = "y", arguments = { pool = 1 } },\n]', 4),
     ('[queue]\nmax_waiting = 3\n[ipc]\ngroup = "a\\u0000b"', 4),
     ("mqtt.version = 3", 1),
+    ('# a\n[tools.light]\n[tools.light.on]\nsql = "SELECT 1"', 3),
 ]
 
 
