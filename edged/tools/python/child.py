@@ -40,6 +40,10 @@ KEY = "idempotency_key"  # the parameter that gets the identity of the step; the
 NICE = 5  # a quarter of the share of a thread of the daemon: its loop goes first, and a tool still gets on
 OOM_SCORE = 800  # of 1000: where the board runs out of memory, the kernel ends a tool before the daemon
 MAX_OPEN_FILES = 256  # far more than a function needs that closes what it opens
+ALLOWED_HINTS = (  # what JSON can say and msgspec converts
+    "allowed are str, int, float, bool, Literal, Enum, Decimal, date, time, datetime, timedelta, UUID, bytes (base64), "
+    "list, set, tuple, dict, TypedDict, NamedTuple, dataclasses and Structs of these, and `| None`"
+)
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # prctl.h
 LANDLOCK_RESTRICT_SELF = 446  # the number of this system call, on all architectures
 
@@ -205,7 +209,10 @@ def _schema(name: str, hint: Any) -> dict[str, Any]:
         whole = msgspec.json.schema(hint)
         schema: dict[str, Any] = _inlined(whole, whole.pop("$defs", {}))
     except TypeError as error:
-        raise Unusable(f"parameter {name!r}: {_briefly(hint)}: {str(error).splitlines()[0].rstrip(':')}") from None
+        # msgspec's last line says what it does not take; those before it explain ways out that a tool does not have
+        raise Unusable(
+            f"parameter {name!r}: {_briefly(hint)}: {str(error).splitlines()[-1]}; {ALLOWED_HINTS}"
+        ) from None
     except RecursionError:
         raise Unusable(f"parameter {name!r}: {_briefly(hint)} holds itself; a model needs an end") from None
     if not schema:

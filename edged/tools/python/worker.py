@@ -149,7 +149,11 @@ class ToolWorker:
 
 
 def _packed(call: Invocation) -> bytes:
-    try:
-        return msgspec.msgpack.encode(call)
-    except (ValueError, OverflowError) as error:  # half a surrogate pair, a number of thirty digits
-        raise ToolFailed(f"its arguments cannot be passed on: {error}") from None
+    for name, value in call.arguments.items():
+        try:
+            msgspec.msgpack.encode(value)
+        except OverflowError:
+            raise ToolFailed(f"argument {name!r} holds a number outside -2^63 to 2^64-1") from None
+        except ValueError:  # of Unicode
+            raise ToolFailed(f"argument {name!r} holds half a surrogate pair, which is no character") from None
+    return msgspec.msgpack.encode(call)
