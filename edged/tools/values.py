@@ -255,6 +255,22 @@ def sql_value(value: JSON) -> JSON:
     return int(value) if isinstance(value, bool) else value
 
 
+def sql_values(arguments: Arguments) -> dict[str, JSON]:
+    """Arguments as SQLite takes them.
+
+    Raises:
+        ToolFailed: names the one that it cannot hold.
+    """
+    made = {name: sql_value(value) for name, value in arguments.items()}
+    for name, value in made.items():
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            shown = f"{value:e}" if abs(value) < 10**300 else "a number of more than 300 digits"
+            raise ToolFailed(f"argument {name!r}: {shown} is outside SQLite's integers, -2^63 to 2^63-1")
+        if isinstance(value, str) and not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+            raise ToolFailed(f"argument {name!r}: the text holds half a surrogate pair, which is no character")
+    return made
+
+
 def json_value(value: object) -> JSON:
     """A column as JSON takes it (CONTRACT section 3): BLOBs are base64, and infinite numbers, for which JSON has no
     word, are the texts "Infinity" and "-Infinity", as PostgreSQL and Protocol Buffers write them."""

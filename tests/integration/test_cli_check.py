@@ -18,7 +18,11 @@ LAMPS = 'parameters.lamp = { enum = ["hall"] }\nparameters.state = { enum = ["ON
 # (table of a tool, the line in it that is named, words of what is printed)
 WRONG = {
     "unused": (SQL.format("'north'") + ROOM, 5, "parameters.room: is not used by the statement"),
-    "unused-in-a-topic": (LAMP.format("hall", "{state}") + LAMPS, 4, "parameters.lamp: is not used by topic and payload"),
+    "unused-in-a-topic": (
+        LAMP.format("hall", "{state}") + LAMPS,
+        4,
+        "lamp: is not used by topic and payload",
+    ),
     "quoted": (SQL.format("':room'") + ROOM, 4, "sql: ':room' stands in quotes, so it is text"),
     "quoted-in-a-pattern": (SQL.format("'' OR tank LIKE '%:room%'") + ROOM, 4, "'...' || :room"),
     "jinja-in-a-statement": (SQL.format("'{{ room }}'") + ROOM, 4, "'{{ room }}' gets no value"),
@@ -27,11 +31,31 @@ WRONG = {
     "positional-with-a-number": (SQL.format("?1") + ROOM, 4, "'?1' has no name"),
     "jinja-in-a-topic": (LAMP.format("{{ lamp }}", "{state}") + LAMPS, 3, "publish.topic: '{{ lamp }}' is no place"),
     "jinja-without-spaces": (LAMP.format("{lamp}", "{{state}}") + LAMPS, 3, "'{{state}}' is no place for a value"),
-    "jinja-with-a-filter": (LAMP.format("{lamp}", "{{ state | lower }}") + LAMPS, 3, "publish.payload: '{{ state | lower }}'"),
-    "typo": (LAMP.format("{lamp}", "{stat}") + LAMPS, 3, "{stat} is no parameter and is sent as it stands; declared are"),
-    "jinja-in-a-sentence": (SQL.format(":room") + 'say_none = "{{ room }} is unknown."\n' + ROOM, 5, "say_none: '{{ room }}'"),
-    "default": (SQL.format(":room") + 'parameters.room = { enum = ["a"], default = "b" }\n', 5, "default: is not what the"),
-    "default-type": (SQL.format(":room") + 'parameters.room = { type = "integer", default = "4" }\n', 5, "'4' is not of type"),
+    "jinja-with-a-filter": (
+        LAMP.format("{lamp}", "{{ state | lower }}") + LAMPS,
+        3,
+        "'{{ state | lower }}'",
+    ),
+    "typo": (
+        LAMP.format("{lamp}", "{stat}") + LAMPS,
+        3,
+        "{stat} is no parameter and is sent as it",
+    ),
+    "jinja-in-a-sentence": (
+        SQL.format(":room") + 'say_none = "{{ room }} is unknown."\n' + ROOM,
+        5,
+        "say_none: '{{ room }}'",
+    ),
+    "default": (
+        SQL.format(":room") + 'parameters.room = { enum = ["a"], default = "b" }\n',
+        5,
+        "default: is not",
+    ),
+    "default-type": (
+        SQL.format(":room") + 'parameters.room = { type = "integer", default = "4" }\n',
+        5,
+        "'4' is not of type",
+    ),
     "example": (
         SQL.format(":room") + ROOM + 'examples = [\n{ input = "a", arguments = { room = "north" } },\n'
         '{ input = "How warm is the bathroom?", arguments = { room = "bathroom" } },\n]\n',
@@ -44,7 +68,7 @@ WRONG = {
         6,
         "10 is greater than the maximum of 9",
     ),
-}  # fmt: skip
+}
 
 
 async def test_what_makes_calls_wrong_is_found_with_its_line(tmp_path: Path) -> None:

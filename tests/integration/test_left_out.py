@@ -16,6 +16,7 @@ from tests.support.broker import until
 from tests.support.cli import edged
 from tests.support.daemon import SCRIPT, Daemon, entry
 from tests.support.gguf import with_template
+from tests.support.sealed import sealed
 
 PAGE = "<!DOCTYPE html><html><body>Sign in to download this model</body></html>"
 FAULTY = """
@@ -175,5 +176,79 @@ async def test_agent_that_its_model_cannot_be_told_of_is_found_after_the_start_a
         await daemon.start()
         async with AsyncClient(daemon.socket) as client:
             assert [each["name"] for each in (await client.call("status"))["faults"]] == ["stray"]
+    finally:
+        await daemon.__aexit__()
+
+
+NEVER_FILLED = """
+[tools.quoted]
+description = "Level of a tank."
+database = "plant"
+sql = "SELECT level FROM tank_levels WHERE tank = ':tank'"
+parameters.tank = { enum = ["north", "south"] }
+[tools.counted]
+description = "Level of a tank."
+database = "plant"
+sql = "SELECT level FROM tank_levels WHERE tank = ?"
+parameters.tank = { enum = ["north", "south"] }
+[tools.fixed]
+description = "Level of a tank."
+database = "plant"
+sql = "SELECT level FROM tank_levels WHERE tank = 'north'"
+parameters.tank = { enum = ["north", "south"] }
+examples = [{ input = "the eastern one?", arguments = { tank = "east" } }]
+[agents.worker]
+model = "small"
+tools = ["quoted", "fixed"]
+"""
+
+
+async def test_tool_whose_values_never_arrive_is_left_out_and_one_that_only_puzzles_is_not(tmp_path: Path) -> None:
+    """The former would say that it did what it did not. The latter ran before there was a check, so it runs."""
+    look = {"EDGED_TEST_LOOK": "0.1"}
+    async with Daemon(tmp_path, config=NEVER_FILLED, environment=look) as daemon, AsyncClient(daemon.socket) as client:
+        async with asyncio.timeout(60):
+            while "not one of" not in str(told := (await client.call("status"))["faults"]):
+                await asyncio.sleep(0.05)
+        assert {(each["name"], each["key"].partition(".tank")[0]) for each in told} == {
+            ("quoted", "tools.quoted.sql"),
+            ("counted", "tools.counted.sql"),
+            ("fixed", "tools.fixed.parameters"),
+            ("fixed", "tools.fixed.examples[0].arguments"),
+        }
+        north = {"arguments": {"tank": "north"}}
+        for name, why in (("quoted", "stands in quotes"), ("counted", "has no name")):
+            with pytest.raises(EdgedCallError, match=why):
+                await client.call("tools.call", {"name": name, **north})
+        outcome = await client.call("tools.call", {"name": "fixed", **north})
+        assert outcome["result"]["rows"] == [{"level": 63.0}]
+
+
+async def test_database_that_cannot_be_written_leaves_its_writes_out_until_it_can(tmp_path: Path) -> None:
+    """What only reads there goes on, and so does everything else."""
+    sealed_db = tmp_path / "sealed.db"
+    with contextlib.closing(apsw.Connection(str(sealed_db))) as database:
+        database.execute("CREATE TABLE things(name); INSERT INTO things VALUES ('hammer')").fetchall()
+    table = f'[databases.shed]\npath = "{sealed_db}"\nmode = "rw"\n'
+    reads = '[tools.things]\ndescription = "What is there."\ndatabase = "shed"\nsql = "SELECT name FROM things"\n'
+    writes = '[tools.put]\ndescription = "Put a nail there."\ndatabase = "shed"\neffect = "write"\n'
+    config = f"{table}{reads}{writes}sql = \"INSERT INTO things VALUES ('nail')\"\n"
+    with sealed(sealed_db):
+        daemon = Daemon(tmp_path, config=config, environment={"EDGED_TEST_LOOK": "0.1"})
+        checked = await edged("check", config=daemon.config)
+        assert (checked.code, f"database 'shed': {sealed_db} cannot be written by " in checked.err) == (78, True)
+        await daemon.start()
+        async with AsyncClient(daemon.socket) as client:
+            told = (await faults(client, {("tool", "put")}))["tool", "put"]["message"]
+            with pytest.raises(EdgedCallError) as refused:
+                await client.call("tools.call", {"name": "put", "arguments": {}})
+            assert refused.value.message == told
+            found = await client.call("tools.call", {"name": "things", "arguments": {}})
+            assert found["result"]["rows"] == [{"name": "hammer"}]
+            assert (await client.ask("note 1;", agent="house"))["output"] == "noted 1"
+    try:
+        async with AsyncClient(daemon.socket) as client:
+            await faults(client, set())
+            assert (await client.call("tools.call", {"name": "put", "arguments": {}}))["result"]["changes"] == 1
     finally:
         await daemon.__aexit__()

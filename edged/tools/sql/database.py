@@ -25,6 +25,7 @@ from edged.errors import ToolFailed
 from edged.host import clock
 from edged.host.fault_points import point
 from edged.tools.kind import Done, check_same_call
+from edged.tools.sql import access
 from edged.tools.sql.rows import MAX_ROWS, Garbled, as_row, encoding_of, mended, rowid_of, taken
 from edged.tools.sql.statement import (
     OWN_TABLE,
@@ -36,7 +37,7 @@ from edged.tools.sql.statement import (
     reason,
     statement_of,
 )
-from edged.tools.values import sql_value
+from edged.tools.values import sql_values
 from edged.types import JSON
 
 logger = logging.getLogger("edged.tools")
@@ -110,12 +111,13 @@ class SqlDatabase:
         return cast("list[Done]", await self._run(lambda: self._recall(rid)) if self._writable else [])
 
     async def check(self, tool: SqlTool) -> list[str]:
-        """Prepare the statement without running it. Returns names that several columns of its result have.
+        """Prepare the statement without running it, and see whether a write would be let in. Returns names that
+        several columns of its result have.
 
         Raises:
             ToolFailed: what is wrong with it.
         """
-        return cast("list[str]", await self._run(lambda: self._prepare(tool)))
+        return cast("list[str]", await self._run(lambda: self._examine(tool)))
 
     async def stop(self) -> None:
         """Close the connections; what is queued is finished first."""
@@ -147,6 +149,9 @@ class SqlDatabase:
             return work(), None
         except ToolFailed as error:
             return None, error
+        except apsw.ReadOnlyError as error:
+            self._close()  # see _examine
+            return None, ToolFailed(f"database {self._name!r}: {reason(error, self._path)}")
         except (apsw.Error, KeyError, ValueError, TypeError, OverflowError) as error:
             return None, ToolFailed(f"database {self._name!r}: {reason(error, self._path)}")
         except Exception as error:  # a bug of ours must not end the thread: every later call would hang
@@ -156,7 +161,7 @@ class SqlDatabase:
         self._ensure_checked(tool)
         reader = self._open_reader(tool.timeout_s)
         self._read_until = time.monotonic() + tool.timeout_s
-        bound = {k: sql_value(v) for k, v in arguments.items()}
+        bound = sql_values(arguments)
         garbled: list[Garbled] = []
         try:
             cursor = reader.execute(tool.sql, bound)
@@ -234,7 +239,7 @@ class SqlDatabase:
         writer.authorizer = authorizer(WRITE_ACTIONS)
         writer.set_progress_handler(_timer(time.monotonic() + tool.timeout_s), PROGRESS_STEPS)
         try:
-            cursor = writer.execute(tool.sql, {k: sql_value(v) for k, v in arguments.items()})
+            cursor = writer.execute(tool.sql, sql_values(arguments))
             for values in cursor:
                 if len(rows) < MAX_ROWS:
                     rows.append(as_row(cursor, values))
@@ -252,6 +257,13 @@ class SqlDatabase:
         if tool.sql not in self._checked:
             self._prepare(tool)
             self._checked.add(tool.sql)
+
+    def _examine(self, tool: SqlTool) -> list[str]:
+        doubled = self._prepare(tool)
+        if tool.is_write and (why := access.refusal(self._path)) is not None:
+            self._close()  # all connections of a process share what they may do with a WAL's index, until the last ends
+            raise ToolFailed(f"database {self._name!r}: {why}")
+        return doubled
 
     def _prepare(self, tool: SqlTool) -> list[str]:
         """Parse and plan the statement with every parameter NULL; nothing runs. Returns as `check`."""

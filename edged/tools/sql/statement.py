@@ -11,6 +11,7 @@ import apsw
 
 from edged.config import SqlTool
 from edged.errors import ToolFailed
+from edged.tools.sql import access
 from edged.tools.sql.rows import distinct
 
 READ_ACTIONS = {
@@ -140,9 +141,6 @@ def reason(error: Exception, path: str) -> str:
         return "the statement does what a tool of this effect may not (only rows may be read, or changed by a write)"
     if isinstance(error, apsw.BusyError):
         return "another program holds the database locked for longer than the tool's timeout_s"
-    if isinstance(error, apsw.CantOpenError):
-        return (
-            f"{path} cannot be opened. A cleanly closed database in WAL mode can only be read by someone who may write "
-            "to its folder: give edged's user that right, or keep the writing application running"
-        )
+    if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError):
+        return access.denied(path) or f"{path} cannot be {'opened' if 'open' in text else 'written'}: {text}"
     return text
