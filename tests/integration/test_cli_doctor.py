@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import ssl
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
+from edged.client import AsyncClient
 from tests.support import real_model as real
-from tests.support.broker import free_port
+from tests.support.broker import Mosquitto, free_port
 from tests.support.cli import Ended, edged
 from tests.support.cloud import ScriptedCloud
 from tests.support.daemon import Daemon
@@ -261,3 +264,57 @@ async def test_stranger_is_told_what_only_the_owner_can_see(tmp_path: Path) -> N
         assert levels(checks, "state folder") == ["warn"]
         assert levels(checks, "store") == ["warn"]
         assert set(levels(checks, "tools")) == {"warn"}
+
+
+async def test_two_daemons_with_one_node_id_are_told_apart_from_a_wrong_password(tmp_path: Path) -> None:
+    """The broker throws the one out for the other; user and password are right."""
+    for name in ("one", "two", "broker"):
+        (tmp_path / name).mkdir()
+    async with (
+        Mosquitto(tmp_path / "broker") as broker,
+        Daemon(tmp_path / "one", broker=broker.port) as one,
+        Daemon(tmp_path / "two", broker=broker.port) as two,
+    ):
+        [waits] = await first_of(one, two)
+        [(level, message)] = found(await doctor(waits, 70), "broker")
+        assert level == "fail"
+        assert "gave the connection of client edged-n1 to another one" in message
+        [check] = [each for each in await doctor(waits, 70) if each["check"] == "broker"]
+        assert "give each daemon its own [node] id" in check["do"]
+        assert "password" not in check["do"]
+        [other] = {one, two} - {waits}
+        await other.stop()
+
+
+async def first_of(*daemons: Daemon) -> list[Daemon]:
+    """The daemons that were thrown out by another client and wait, as soon as there is one."""
+    async with asyncio.timeout(60):
+        while True:
+            links = [(each, await link(each)) for each in daemons]
+            if waiting := [each for each, found in links if found["cause"] == "taken_over" and not found["connected"]]:
+                return waiting
+            await asyncio.sleep(0.1)
+
+
+async def link(daemon: Daemon) -> dict[str, Any]:
+    """What a daemon says of its connection to the broker."""
+    async with AsyncClient(daemon.socket) as client:
+        told: dict[str, Any] = (await client.call("status"))["mqtt"]
+        return told
+
+
+async def test_port_that_speaks_tls_is_named_without_a_daemon(tmp_path: Path) -> None:
+    """A greeting in TLS is answered, so mqtt:// is wrong there."""
+    certificate = tmp_path / "c.pem"
+    subprocess.run(  # noqa: ASYNC221  # takes milliseconds
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=localhost", "-keyout", certificate, "-out", tmp_path / "cert.pem"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", certificate)
+    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
+    async with server:
+        checks = await doctor(daemon_in(tmp_path / "d", broker=server.sockets[0].getsockname()[1]), 70)
+    [(level, message)] = found(checks, "broker")
+    assert (level, "that port speaks TLS: write mqtts:// in mqtt.url" in message) == ("fail", True)

@@ -177,4 +177,24 @@ async def test_plain_broker_behind_a_tls_url_is_said(tmp_path: Path, authority: 
     settings: dict[str, Any] = {"scheme": "mqtts", "host": "localhost", "ca_file": str(authority.file)}
     async with Mosquitto(tmp_path) as broker, Node(broker.port, **settings) as node:
         await until(lambda: node.transport.status()["error"])
-        assert "is that its port for TLS?" in str(node.transport.status()["error"])
+        error = str(node.transport.status()["error"])
+        assert "is that its port for TLS?" in error
+        assert "for the port without TLS write mqtt:// in mqtt.url" in error
+
+
+async def test_tls_broker_behind_a_plain_url_is_said(tmp_path: Path, authority: Authority) -> None:
+    """The mistake the other way round: mqtt:// and the port of mqtts://."""
+    listener = tls_listener(authority, authority.issue("encrypted"))
+    async with Mosquitto(tmp_path, listener=listener) as broker, Node(broker.port) as node:
+        await until(lambda: node.transport.status()["error"])
+        assert "a port that speaks TLS does so too: then write mqtts://" in str(node.transport.status()["error"])
+
+
+async def test_web_server_behind_a_tls_url_is_said(tmp_path: Path, authority: Authority) -> None:
+    """It answers, in plain text."""
+    http = await asyncio.start_server(
+        lambda _, writer: writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "127.0.0.1", 0
+    )
+    settings: dict[str, Any] = {"scheme": "mqtts", "host": "localhost", "ca_file": str(authority.file)}
+    async with http, Node(http.sockets[0].getsockname()[1], **settings) as node:
+        await until(lambda: "for the port without TLS write mqtt://" in str(node.transport.status()["error"]))

@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edged import config
+from edged.cli.common import span
 from edged.config import CREDENTIAL, Config, Upstream
 from edged.daemon.checks.finding import Finding, fail, ok, warn
 from edged.errors import ConfigError
+from edged.host import clock
+from edged.transport.mqtt import tls
+from edged.transport.mqtt.packets import Cause
 from edged.transport.mqtt.settings import endpoint
 from edged.upstreams import LocalServers
 
@@ -20,6 +24,11 @@ if TYPE_CHECKING:
 PATIENCE_S = 5.0  # for one connection: longer than a slow link takes, short enough to sit and wait
 MOST_BYTES = 2**20  # of a list of models; the longest of a public hub has a few hundred KiB
 REFUSED = {401, 403}
+RECENT_S = 600.0  # two clients with one id take turns of a minute or two; after some of them it is over
+ANOTHER_ID = "give each daemon its own [node] id, or stop the other client; the broker's log has its address"
+CREDENTIALS = "correct [mqtt]: user, password and certificates; the broker's log says more"
+LOGS = "look into the broker's log, and into the daemon's: journalctl -u edged"
+OURS = {Cause.REFUSED, Cause.UNREACHABLE}  # what user, password and certificates may be the cause of
 
 
 async def broker(settings: Config, status: dict[str, Any] | None) -> Finding:
@@ -29,7 +38,13 @@ async def broker(settings: Config, status: dict[str, Any] | None) -> Finding:
     where = endpoint(settings.mqtt.url)
     link = status["mqtt"] if status else None
     if link and link["connected"]:
-        return ok("broker", f"{where}: the daemon is connected, MQTT {link['version']}")
+        told = f"{where}: the daemon is connected, MQTT {link['version']}"
+        if (taken := link["taken_over"]) is not None and (ago := clock.wall() - taken) < RECENT_S:
+            message = (
+                f"{told}; {span(max(ago, 0))} ago another client with the id {_client_id(settings)} took its place"
+            )
+            return warn("broker", message, ANOTHER_ID)
+        return ok("broker", told)
     try:
         async with asyncio.timeout(PATIENCE_S):
             _, writer = await asyncio.open_connection(where.host, where.port)
@@ -37,10 +52,17 @@ async def broker(settings: Config, status: dict[str, Any] | None) -> Finding:
     except OSError as error:  # a timeout is one too
         reason = str(error) or f"no answer within {PATIENCE_S:.0f} s"
         return fail("broker", f"{where} cannot be reached: {reason}", "start the broker, or correct [mqtt] url")
+    if await asyncio.to_thread(tls.speaks_tls, where, PATIENCE_S) != where.tls:
+        told = tls.PLAIN if where.tls else tls.ENCRYPTED
+        return fail("broker", f"{where} can be reached, and not as [mqtt] url says: {told}", "correct [mqtt] url")
     if link and link["error"]:
-        do = "correct [mqtt]: user, password and certificates; the broker's log says more"
+        do = ANOTHER_ID if link["cause"] == Cause.TAKEN_OVER else CREDENTIALS if link["cause"] in OURS else LOGS
         return fail("broker", f"{where} can be reached, but the daemon is not connected: {link['error']}", do)
     return ok("broker", f"{where} can be reached")
+
+
+def _client_id(settings: Config) -> str:
+    return f"edged-{settings.node.id}"
 
 
 async def servers(settings: Config, status: dict[str, Any] | None) -> list[Finding]:

@@ -18,12 +18,15 @@ class Attempts:
     """The history of one transport's connections, as far as it decides about the next.
 
     since: seconds since the epoch; when the link came or went. error: why there is none, or why the last attempt
-    failed; None: no attempt has failed yet, or there is a link.
+    failed; None: no attempt has failed yet, or there is a link. cause: of the error, likewise. taken_over: seconds
+    since the epoch; when another client was last found to use our client id; None: never.
     """
 
     def __init__(self, settings: Settings, backoff: Backoff) -> None:
         self.since = clock.wall()
         self.error: str | None = None
+        self.cause: Cause | None = None
+        self.taken_over: float | None = None
         self._settings = settings
         self._backoff = backoff
         self._versions = Versions(settings.version)
@@ -41,7 +44,7 @@ class Attempts:
     def succeeded(self) -> None:
         """There is a link."""
         self._versions.connected()
-        self.since, self.error = clock.wall(), None
+        self.since, self.error, self.cause = clock.wall(), None, None
         line = self._outage.ended(now=clock.boot())
         where = f"{endpoint(self._settings.url)} with MQTT {'5' if self.version == V5 else '3.1.1'}"
         about = {"event": "mqtt_connected"}
@@ -66,19 +69,18 @@ class Attempts:
 
     def pause_s(self, end: End, *, lasted_s: float) -> float:
         """Seconds to wait before the next attempt, after one that led to a link of `lasted_s` seconds (0: to none)."""
-        self.error = end.reason
+        self.error, self.cause = end.reason, end.cause
         self._failures = 1 if lasted_s >= self._backoff.stable_s else self._failures + 1
         suspected = self._evictions.ended(by_peer=end.cause is Cause.DROPPED, lasted_s=lasted_s)
         line = self._outage.failed(end.reason, now=clock.boot())
         if suspected or end.cause is Cause.TAKEN_OVER:
             pause_s = self._backoff.taken_over(self._chance)
-            log.error(
-                "the broker gave the connection of client edged-%s to another one, as it seems: "
-                "do two daemons have the same node.id? Trying again in %.0f s",
-                self._settings.node_id,
-                pause_s,
-                extra={"event": "mqtt_taken_over"},
+            self.taken_over, self.cause = clock.wall(), Cause.TAKEN_OVER
+            self.error = (
+                f"the broker gave the connection of client edged-{self._settings.node_id} to another one, as it seems: "
+                "do two daemons have the same node.id?"
             )
+            log.error("%s Trying again in %.0f s", self.error, pause_s, extra={"event": "mqtt_taken_over"})
             return pause_s
         if line is not None:
             log.warning("no MQTT link: %s", line, extra={"event": "mqtt_no_link"})

@@ -96,6 +96,11 @@ class Client:
         """Whether the broker takes less than it is given."""
         return self._pump.congested
 
+    @property
+    def _tls_hint(self) -> str:
+        """What is likely wrong where a peer does not speak MQTT."""
+        return "" if self._endpoint.tls else tls.HINT_AT_PLAIN
+
     # Life of a connection
 
     async def connect(self) -> Hello | End:
@@ -117,7 +122,7 @@ class Client:
                 return await self._answer
         except TimeoutError:
             self.abort(f"no answer within {CONNACK_TIMEOUT_S:.0f} s")
-            return End(Cause.SILENT, f"{self._endpoint} took the connection and did not answer")
+            return End(Cause.SILENT, f"{self._endpoint} took the connection and did not answer{self._tls_hint}")
         except asyncio.CancelledError:
             self.abort("stopped while connecting")
             raise
@@ -260,7 +265,7 @@ class Client:
             line = f"{self._endpoint} closed the connection before it answered: {why}"
             if isinstance(error, ssl.SSLError):  # says nothing about the protocol version
                 return End(Cause.UNREACHABLE, line + tls.hint_at_connect(self._settings))
-            return End(Cause.SILENT, line)
+            return End(Cause.SILENT, line + self._tls_hint)
         if by_broker:
             return End(Cause.LOST, f"{self._endpoint} ended the connection: {code.getName()}")
         if code.getName() == "Keep alive timeout":

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from typing import Any
 
-from edged.transport.mqtt.settings import Settings
+from edged.transport.mqtt.settings import Endpoint, Settings
 
+# What a broker's other port needs, in words.
+ENCRYPTED = "that port speaks TLS: write mqtts:// in mqtt.url, or name the port without TLS, which usually is 1883"
+PLAIN = "mqtts:// needs the port with TLS, which usually is 8883; for the port without TLS write mqtt:// in mqtt.url"
+HINT_AT_PLAIN = "; a port that speaks TLS does so too: then write mqtts:// in mqtt.url"
+NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"}  # OpenSSL, of bytes that are no TLS
 UNKNOWN_AUTHORITY = {18, 19, 20, 21}  # OpenSSL's codes for self-signed, unknown issuer and a broken chain
 
 
@@ -68,8 +74,27 @@ def explain(error: Exception) -> str:
 
 
 def hint_at_dial(error: Exception) -> str:
-    """What is likely wrong when the peer goes away amid the handshake."""
-    return "; is that its port for TLS?" if isinstance(error, ConnectionResetError | ssl.SSLEOFError) else ""
+    """What is likely wrong when the peer goes away amid the handshake, or answers something else."""
+    foreign = isinstance(error, ssl.SSLError) and error.reason in NO_TLS
+    if not foreign and not isinstance(error, ConnectionResetError | ssl.SSLEOFError | TimeoutError):
+        return ""
+    return f"; is that its port for TLS? {PLAIN}"
+
+
+def speaks_tls(where: Endpoint, timeout_s: float) -> bool:
+    """Whether a peer answers in TLS. Its certificate is not looked at, and nothing is sent but the greeting. Blocks."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((where.host, where.port), timeout_s) as connection,
+            context.wrap_socket(connection, server_hostname=where.host),
+        ):
+            return True
+    except ssl.SSLError as error:
+        return "ALERT" in (error.reason or "")  # it refuses us, in TLS
+    except OSError:
+        return False
 
 
 def hint_at_connect(settings: Settings) -> str:

@@ -164,6 +164,8 @@ class MqttTransport(ReplyTransport):
             "broker": str(endpoint(self._settings.url)),
             "version": "5" if self._client.version == V5 else "3.1.1",
             "error": self._attempts.error,
+            "cause": self._attempts.cause,
+            "taken_over": self._attempts.taken_over,
             "subscribed": self._subscribed.is_set(),
             "refused_subscriptions": dict(self._client.refused_topics),
             "in_flight": len(self._inflight),
