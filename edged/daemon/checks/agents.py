@@ -192,8 +192,9 @@ def _first_here(variants: tuple[ModelSpec, ...]) -> ModelSpec | None:
 
 
 def _face(tool: Tool, *, in_grammars: bool = True) -> Face:
-    said = {"description": tool.description, "parameters": tool.parameters, "examples": tool.examples}
-    return Face(**said, in_grammars=in_grammars)
+    return Face(
+        description=tool.description, parameters=tool.parameters, examples=tool.examples, in_grammars=in_grammars
+    )
 
 
 def _digest(about: list[JSON], what: object) -> str:

@@ -111,7 +111,7 @@ def _fit(name: str, tool: Face) -> Verdict:
 def _outside(tool: Face) -> Iterator[tuple[tuple[str, ...], str]]:
     """(key below the tool, problem) of defaults and examples that are not what the parameters allow."""
     declared = schema(tool.parameters)
-    values = [
+    values: list[tuple[tuple[str, ...], str, JSON]] = [
         (("parameters", name, "default"), name, parameter["default"])
         for name, parameter in tool.parameters.items()
         if "default" in parameter

@@ -119,11 +119,20 @@ async def test_arguments_that_no_grammar_can_be_made_of_are_the_tools_fault(tmp_
     assert "nowhere" in finding.message
 
 
-async def test_daemon_does_not_try_what_no_agent_offers(tmp_path: Path) -> None:
-    """No grammar is ever made of it."""
-    made = settings(tmp_path, real.model_path(), TOOL.format(0) + ENUM)
-    assert [trial.tools.keys() for trial in agents.trials(made, offered_only=True)] == [set(), set()]
-    assert [trial.tools.keys() for trial in agents.trials(made, offered_only=False)] == [set(), {"t0"}]
+async def test_daemon_makes_no_grammar_of_what_no_agent_offers(tmp_path: Path) -> None:
+    """Defaults and examples of such a tool are looked at all the same: a server's model may be told of them."""
+    wrong = 'parameters.s = { "$ref" = "#/nowhere" }\nparameters.n = { type = "integer", default = "one" }\n'
+    made = settings(tmp_path, real.model_path(), TOOL.format(0) + wrong)
+    inspected, verdicts = Inspection(settings=made), Verdicts(tmp_path / "kept", writes=False)
+    [_, trial] = agents.trials(made, offered_only=True)
+    await agents.rehearse(trial, verdicts)
+    assert list(agents.known(inspected, trial, verdicts)) == []
+    [doubt] = agents.doubts(inspected, trial, verdicts)
+    assert (doubt.subject, doubt.key) == (Subject(About.TOOL, "t0"), "tools.t0.parameters.n.default")
+    assert "'one' is not of type 'integer'" in doubt.message
+    [_, trial] = agents.trials(made, offered_only=False)
+    await agents.rehearse(trial, verdicts)
+    assert "nowhere" in str(list(agents.known(inspected, trial, verdicts)))
 
 
 async def no_child(*_: Any, **__: Any) -> Any:
