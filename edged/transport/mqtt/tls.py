@@ -76,7 +76,7 @@ def explain(error: Exception) -> str:
 def hint_at_dial(error: Exception) -> str:
     """What is likely wrong when the peer goes away amid the handshake, or answers something else."""
     foreign = isinstance(error, ssl.SSLError) and error.reason in NO_TLS
-    if not foreign and not isinstance(error, ConnectionResetError | ssl.SSLEOFError | TimeoutError):
+    if not foreign and not isinstance(error, ConnectionResetError | ssl.SSLEOFError):
         return ""
     return f"; is that its port for TLS? {PLAIN}"
 

@@ -119,6 +119,13 @@ async def test_arguments_that_no_grammar_can_be_made_of_are_the_tools_fault(tmp_
     assert "nowhere" in finding.message
 
 
+async def test_tool_with_a_dot_in_its_name_is_named_whole(tmp_path: Path) -> None:
+    """Its fault is not that of a tool whose name is the part before the dot."""
+    wrong = TOOL.format(1).replace("tools.t1", 'tools."light.on"') + 'parameters.s = { "$ref" = "#/nowhere" }\n'
+    [finding] = await found(settings(tmp_path, real.model_path(), wrong))
+    assert finding.subject == Subject(About.TOOL, "light.on")
+
+
 async def test_daemon_makes_no_grammar_of_what_no_agent_offers(tmp_path: Path) -> None:
     """Defaults and examples of such a tool are looked at all the same: a server's model may be told of them."""
     wrong = 'parameters.s = { "$ref" = "#/nowhere" }\nparameters.n = { type = "integer", default = "one" }\n'
