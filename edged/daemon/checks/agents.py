@@ -59,7 +59,8 @@ def trials(settings: Config, *, offered_only: bool) -> list[Trial]:
     """All that can be rehearsed. Reads the disk, and none of the models.
 
     Args:
-        offered_only: make no grammars of tools that no agent of a model that follows grammars offers.
+        offered_only: without the tools that no grammar is ever made of, because no agent of a model that follows
+            grammars offers them.
     """
     made, offered = [], set[str]()
     for name, alias in model_aliases(settings).items():
@@ -75,10 +76,8 @@ def trials(settings: Config, *, offered_only: bool) -> list[Trial]:
         about = [spec.engine, spec.path, *identity_of(Path(spec.path))]
         made.append(Trial({agent: _digest(about, part) for agent, part in parts.items()}, parts, spec=spec))
         offered |= {tool for each in agents.values() for tool in each.tools}
-    tools = {
-        name: _face(tool, in_grammars=not offered_only or name in offered) for name, tool in settings.tools.items()
-    }
-    about_tools = {name: [tool.in_grammars, tool.parameters, tool.examples] for name, tool in tools.items()}
+    tools = {name: _face(tool) for name, tool in settings.tools.items() if not offered_only or name in offered}
+    about_tools = {name: [tool.parameters, tool.examples] for name, tool in tools.items()}
     made.append(Trial({name: _digest([], about) for name, about in about_tools.items()}, tools=tools))
     return made
 
@@ -191,10 +190,8 @@ def _first_here(variants: tuple[ModelSpec, ...]) -> ModelSpec | None:
     return None
 
 
-def _face(tool: Tool, *, in_grammars: bool = True) -> Face:
-    return Face(
-        description=tool.description, parameters=tool.parameters, examples=tool.examples, in_grammars=in_grammars
-    )
+def _face(tool: Tool) -> Face:
+    return Face(description=tool.description, parameters=tool.parameters, examples=tool.examples)
 
 
 def _digest(about: list[JSON], what: object) -> str:

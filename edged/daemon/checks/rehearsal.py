@@ -43,10 +43,9 @@ PAST = (Message("user", "Hello"), Message("assistant", "Hello."))  # an earlier 
 
 
 class Face(Tool, frozen=True, kw_only=True):
-    """What a model is shown of a tool of any kind. in_grammars: some model follows a grammar of it."""
+    """What a model is shown of a tool of any kind."""
 
     key = ""
-    in_grammars: bool = True
 
 
 class Part(Struct, frozen=True):
@@ -96,7 +95,7 @@ def verdicts(script: Script) -> Iterator[Verdict]:
         yield from [Verdict(error.message)] * len(script.parts)
     for name, tool in script.tools.items():
         with _limited(script.cpu_s):
-            fit = _fit(name, tool) if tool.in_grammars else Verdict()
+            fit = _fit(name, tool)
             yield fit if fit.problem is not None else Verdict(doubts=tuple(_outside(tool)))
 
 

@@ -126,20 +126,26 @@ async def test_tool_with_a_dot_in_its_name_is_named_whole(tmp_path: Path) -> Non
     assert finding.subject == Subject(About.TOOL, "light.on")
 
 
-async def test_daemon_makes_no_grammar_of_what_no_agent_offers(tmp_path: Path) -> None:
-    """Defaults and examples of such a tool are looked at all the same: a server's model may be told of them."""
-    wrong = 'parameters.s = { "$ref" = "#/nowhere" }\nparameters.n = { type = "integer", default = "one" }\n'
-    made = settings(tmp_path, real.model_path(), TOOL.format(0) + wrong)
+async def test_defaults_and_examples_that_a_parameter_does_not_allow_are_doubts(tmp_path: Path) -> None:
+    """Such a tool can be called, so its arguments are no failure of it."""
+    wrong = 'parameters.s = { type = "integer", default = "one" }\n'
+    example = 'examples = [{ input = "a", arguments = { s = 2 } }, { input = "b", arguments = { s = "two" } }]\n'
+    made = settings(tmp_path, real.model_path(), TOOL.format(0) + wrong + example)
     inspected, verdicts = Inspection(settings=made), Verdicts(tmp_path / "kept", writes=False)
-    [_, trial] = agents.trials(made, offered_only=True)
-    await agents.rehearse(trial, verdicts)
-    assert list(agents.known(inspected, trial, verdicts)) == []
-    [doubt] = agents.doubts(inspected, trial, verdicts)
-    assert (doubt.subject, doubt.key) == (Subject(About.TOOL, "t0"), "tools.t0.parameters.n.default")
-    assert "'one' is not of type 'integer'" in doubt.message
     [_, trial] = agents.trials(made, offered_only=False)
     await agents.rehearse(trial, verdicts)
-    assert "nowhere" in str(list(agents.known(inspected, trial, verdicts)))
+    assert list(agents.known(inspected, trial, verdicts)) == []
+    assert [(doubt.subject, doubt.key) for doubt in agents.doubts(inspected, trial, verdicts)] == [
+        (Subject(About.TOOL, "t0"), "tools.t0.parameters.s.default"),
+        (Subject(About.TOOL, "t0"), "tools.t0.examples[1].arguments.s"),
+    ]
+
+
+async def test_daemon_does_not_try_what_no_agent_offers(tmp_path: Path) -> None:
+    """No grammar is ever made of it."""
+    made = settings(tmp_path, real.model_path(), TOOL.format(0) + ENUM)
+    assert [trial.tools.keys() for trial in agents.trials(made, offered_only=True)] == [set(), set()]
+    assert [trial.tools.keys() for trial in agents.trials(made, offered_only=False)] == [set(), {"t0"}]
 
 
 async def no_child(*_: Any, **__: Any) -> Any:
