@@ -1,7 +1,8 @@
 """Tools as others publish them: how many become grammars, and whether what the grammars let through is valid.
 
-Servers of the Model Context Protocol from the npm registry and PyPI are installed into a folder of the user's cache,
-without their install scripts, and asked for their tools over stdio; none of the tools is called. Each different tool is
+Servers of the Model Context Protocol from the npm registry and PyPI, home automation's among them, are installed into a
+folder of the user's cache, without their install scripts, and asked for their tools over stdio; none of the tools is
+called. Home Assistant's own actions come out of its package (see `home_actions`). Each different tool is
 taken as a client's: its schema becomes a grammar whole, in part (the rest is checked afterwards), or is refused. From
 each grammar 20 calls are drawn at random, byte by byte, and judged by `jsonschema` under the schema as published.
 """
@@ -19,10 +20,13 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from benchmarks import home_actions
 from benchmarks.report import Result, Row, say
 from edged.agent.grammars import precheck
 from edged.types import JSON
@@ -31,6 +35,7 @@ DRAWN = 20  # calls of each tool
 ANSWER_S = 30.0  # a server that has not listed its tools by then starts in vain: some want their service first
 MOST_BYTES, LONG_BYTES = 4000, 300  # of a drawn call; from the second on it tends to an end
 NONE = "none"  # in place of keys, without which they do not start
+NOWHERE = "http://127.0.0.1:1"  # where no service listens
 PROTOCOL = "2025-06-18"  # of MCP; the newest that all of these servers speak
 
 
@@ -70,11 +75,21 @@ NPM = (
     Server("mongodb-mcp-server", "mongodb-mcp-server", ("--connectionString", "mongodb://127.0.0.1:1/none")),
     Server("mcp-server-kubernetes", "mcp-server-kubernetes"),
 )
-PYPI = (
-    Server("mcp-server-git", "mcp-server-git"),
-    Server("mcp-server-time", "mcp-server-time", ("--local-timezone", "UTC")),
-    Server("mcp-server-fetch", "mcp-server-fetch"),
-)
+# By environment: they do not agree about the version of the libraries that they are made with.
+PYPI = {
+    "python": (
+        Server("mcp-server-git", "mcp-server-git"),
+        Server("mcp-server-time", "mcp-server-time", ("--local-timezone", "UTC")),
+        Server("mcp-server-fetch", "mcp-server-fetch"),
+    ),
+    "home": (
+        Server("ha-mcp", "ha-mcp", (), {"HOMEASSISTANT_URL": NOWHERE, "HOMEASSISTANT_TOKEN": NONE}),
+        Server("workbuddy-mcp-homeassistant", "workbuddy-ha-mcp", (), {"HA_URL": NOWHERE, "HA_TOKEN": NONE}),
+        Server("clr-homeassistant-mcp", "clr-homeassistant-mcp", (), {"HA_URL": NOWHERE, "HA_TOKEN": NONE}),
+    ),
+}
+# Home Assistant itself. The wheel is read and not installed: it wants this Python.
+ACTIONS, ACTIONS_PYTHON = "homeassistant", "3.13"
 
 
 def run(cycles: int = DRAWN) -> Result:
@@ -90,10 +105,9 @@ def run(cycles: int = DRAWN) -> Result:
     left_out: Counter[str] = Counter()
     failed: list[str] = []
     known: set[str] = set()
-    for server in (*NPM, *PYPI):
-        tools = listed(folder, server)
+    for package, tools in _published(folder):
         if not tools:
-            failed.append(f"{server.package} listed no tools within {ANSWER_S:.0f} s")
+            failed.append(f"{package} listed no tools within {ANSWER_S:.0f} s")
             continue
         row: Row = dict.fromkeys(("whole", "part", "refused", "drawn", "invalid"), 0)
         count = 0
@@ -106,13 +120,24 @@ def run(cycles: int = DRAWN) -> Result:
             row = {name: row[name] + judged.get(name, 0) for name in row}
             left_out.update(judged["left_out"])
             if "why" in judged:
-                failed.append(f"{server.package}: {tool['name']}: {judged['why']}")
-        rows.append({"package": server.package, "tools": count, **row})
-        say(f"{server.package}: {count} tools")
+                failed.append(f"{package}: {tool['name']}: {judged['why']}")
+        rows.append({"package": package, "tools": count, **row})
+        say(f"{package}: {count} tools")
     names = ("tools", "whole", "part", "refused", "drawn", "invalid")
     rows.append({"package": "all", **{name: sum(row[name] for row in rows) for name in names}})
     about["checked afterwards"] = ", ".join(f"{word} ({count})" for word, count in left_out.most_common()) or "nothing"
     return Result(rows, about, failed)
+
+
+def _published(home: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Each package with its tools."""
+    for server in NPM:
+        yield server.package, listed(home, server, home / "node_modules" / ".bin")
+    for environment, servers in PYPI.items():
+        for server in servers:
+            yield server.package, listed(home, server, home / environment / "bin")
+    [wheel] = home.glob(f"{ACTIONS}-*.whl")
+    yield ACTIONS, home_actions.tools(wheel)
 
 
 async def _judged(schema: dict[str, JSON], cycles: int, chance: random.Random) -> dict[str, Any]:
@@ -173,26 +198,34 @@ def _is_valid(schema: dict[str, JSON], value: JSON) -> bool:
 def _installed() -> Path:
     """The folder with all packages: complete or not at all."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "schemas"
-    if (home / "complete").exists():
+    wanted = "\n".join([*(server.package for server in chain(NPM, *PYPI.values())), ACTIONS])
+    complete = home / "complete"
+    if complete.exists() and complete.read_text() == wanted:
         return home
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     say("installing the packages, once")
     npm = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--silent", "--prefix", str(home)]
     subprocess.run([*npm, *(server.package for server in NPM)], check=True)
-    subprocess.run([sys.executable, "-m", "venv", str(home / "python")], check=True)
-    pip = [str(home / "python" / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, *(server.package for server in PYPI)], check=True)
-    (home / "complete").touch()
+    for environment, servers in PYPI.items():
+        subprocess.run([sys.executable, "-m", "venv", str(home / environment)], check=True)
+        _pip(home / environment, "install", *(server.package for server in servers))
+    binary = ("--no-deps", "--only-binary", ":all:", "--python-version", ACTIONS_PYTHON)
+    _pip(home / "python", "download", *binary, "--dest", str(home), ACTIONS)
+    complete.write_text(wanted)
     return home
 
 
-def listed(home: Path, server: Server) -> list[dict[str, Any]]:
+def _pip(environment: Path, verb: str, *arguments: str) -> None:
+    pip = [str(environment / "bin" / "python"), "-m", "pip", verb, "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, *arguments], check=True)
+
+
+def listed(home: Path, server: Server, programs: Path) -> list[dict[str, Any]]:
     """A server's tools, by MCP's `tools/list` over stdio; none where it does not answer in time."""
-    bin_folder = home / "python" / "bin" if server in PYPI else home / "node_modules" / ".bin"
     empty = home / "empty"
     empty.mkdir(exist_ok=True)
-    command = [str(bin_folder / server.program), *(each.format(folder=empty) for each in server.arguments)]
+    command = [str(programs / server.program), *(each.format(folder=empty) for each in server.arguments)]
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
