@@ -46,7 +46,7 @@ def test_fields_become_schemas_as_the_package_makes_them(tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(SCRIPTS)
     home_actions = importlib.import_module("benchmarks.home_actions")
     for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
-        monkeypatch.delitem(sys.modules, name)
+        del sys.modules[name]
     wheel = tmp_path / "homeassistant-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as files:
         files.writestr("homeassistant/helpers/llm.py", "import nothing_that_is_there\n" + FUNCTION)
