@@ -192,9 +192,13 @@ async def test_tls_broker_behind_a_plain_url_is_said(tmp_path: Path, authority: 
 
 async def test_web_server_behind_a_tls_url_is_said(tmp_path: Path, authority: Authority) -> None:
     """It answers, in plain text."""
-    http = await asyncio.start_server(
-        lambda _, writer: writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "127.0.0.1", 0
-    )
+
+    async def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    http = await asyncio.start_server(refuse, "127.0.0.1", 0)
     settings: dict[str, Any] = {"scheme": "mqtts", "host": "localhost", "ca_file": str(authority.file)}
     async with http, Node(http.sockets[0].getsockname()[1], **settings) as node:
         await until(lambda: "for the port without TLS write mqtt://" in str(node.transport.status()["error"]))
