@@ -153,7 +153,9 @@ def _packed(call: Invocation) -> bytes:
         try:
             msgspec.msgpack.encode(value)
         except OverflowError:
-            raise ToolFailed(f"argument {name!r} holds a number outside -2^63 to 2^64-1") from None
+            why = "a number outside -2^63 to 2^64-1"
+            raise ToolFailed(f"its arguments cannot be passed on: {name!r} holds {why}") from None
         except ValueError:  # of Unicode
-            raise ToolFailed(f"argument {name!r} holds half a surrogate pair, which is no character") from None
+            why = "half a surrogate pair, which is no character"
+            raise ToolFailed(f"its arguments cannot be passed on: {name!r} holds {why}") from None
     return msgspec.msgpack.encode(call)
