@@ -229,6 +229,8 @@ class Model(Strict, frozen=True):
         for is loaded. `source` is then left out, or is the first of them.
     kv_type: type of the cached keys and values. q8_0 takes little more than half of f16's memory, for a little less
         quality and speed.
+    adapter: what teaches the model edged's own way of calling tools: "auto" takes the one that belongs to the file, if
+        there is one; "none" takes none; or `file:PATH`.
     pin: whether the model is never unloaded.
     preload: whether it is loaded at the start, with the prefixes of its agents, so that the first request is as quick
         as the second. Afterwards it is unloaded when it is idle, like any other. A server is asked for one token.
@@ -251,6 +253,9 @@ class Model(Strict, frozen=True):
         ),
     ] = ()
     kv_type: KvType = KvType.F16
+    adapter: Annotated[
+        str, Meta(pattern="^(auto|none|file:.+)$", extra={"problem": '{} is not "auto", "none" or "file:PATH"'})
+    ] = "auto"
     pin: bool = False
     preload: bool = False
     engine: str | None = None
@@ -305,6 +310,8 @@ class Agent(Strict, frozen=True):
     tools: names of the tools that it may call.
     language: language of what edged says itself, for example that nothing was found. "auto" is the one that the request
         names, else that of its question, else that of the system text, else English.
+    unable: the answer where no tool of the agent can tell or do what was asked. Default: a sentence in the agent's
+        language that names it.
     route: where requests are answered: "local" on the board, "cloud" by an upstream, "auto" as it turns out.
     privacy: "device": nothing of this agent's requests ever leaves the board; "any": it may.
     min_confidence: a call that the model is less sure of is not made but handed to an upstream; 0 hands none over.
@@ -323,6 +330,7 @@ class Agent(Strict, frozen=True):
     system: str = ""
     tools: tuple[str, ...] = ()
     language: Literal["auto", "en", "de", "es", "fr", "it", "pt", "nl", "pl"] = "auto"
+    unable: str = ""
     route: Preference = Preference.AUTO
     privacy: Privacy = Privacy.DEVICE
     min_confidence: Annotated[float, Meta(ge=0, le=1)] = 0.0

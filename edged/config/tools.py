@@ -25,7 +25,8 @@ from edged.types import JSON
 
 FUNCTION = rf"{WORD}(?:\.{WORD})*:{WORD}"  # a module and a function in it
 TOOL_MEMORY = ("32MiB", "1024GiB")  # that a Python tool may be given; the interpreter alone takes a third of the least
-RESERVED_TOOLS = {"reply", "escalate"}  # what the model may choose beside the tools; a tool of that name would hide it
+# What the model may choose beside the tools; a tool of that name would hide it.
+RESERVED_TOOLS = {"reply", "escalate", "unable"}
 
 
 class Example(Strict, frozen=True):

@@ -40,11 +40,12 @@ class ChatTemplate(Struct, frozen=True):
     """How a model wants dialogues written.
 
     source: Jinja, as it is in the model's file; None: the file has none. tokens: the texts of bos_token and eos_token,
-        where the source names them.
+        where the source names them. taught: the dialect that an adapter has taught the model; empty: none.
     """
 
     source: str | None = None
     tokens: dict[str, str] = {}
+    taught: str = ""
 
 
 class ModelStats(Struct, frozen=True, kw_only=True):
@@ -183,6 +184,10 @@ class EngineKind(ABC):
     def chat_template(self, path: Path) -> ChatTemplate:
         """The template in a model's file; blocks for tens of milliseconds. Raises ModelUnavailable."""
         return ChatTemplate()
+
+    def dialect_of(self, adapter: Path) -> str:
+        """The dialect that an adapter's file says it teaches; empty: none. Blocks and raises as `chat_template`."""
+        return ""
 
     def self_tests(self, path: Path) -> tuple[SelfTest, ...]:
         """Questions that the file itself brings along; those of a manifest are the catalog's. Raises ModelUnavailable

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from edged.engines.kind import (
     BaseEngine,
     ChatTemplate,
@@ -57,7 +59,8 @@ def chat_template(spec: ModelSpec) -> ChatTemplate:
     found = kind(spec.engine)
     if not found.generates:
         raise embeds_only(spec.name)
-    return found.chat_template(Path(spec.path))
+    template = found.chat_template(Path(spec.path))
+    return msgspec.structs.replace(template, taught=found.dialect_of(Path(spec.adapter))) if spec.adapter else template
 
 
 def make_engines(specs: Iterable[ModelSpec], around: Surroundings) -> Engines:

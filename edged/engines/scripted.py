@@ -19,6 +19,9 @@ The first entry that matches counts; without one the answer is the user's text. 
 request comes, and is as long as it is written, whatever `max_tokens` says. Where a client offers tools of its own, the
 calls that are among them are made, one a turn. Every token, which is a word here, is certain.
 
+With `dialect = "compact"` before the replies it decides in that dialect, and all calls of an entry that are still to be
+made at once; `unable` and `escalate` are among its calls then.
+
 With `dimensions = 8` it is the script of an embedding model: the same text has always the same vector.
 """
 
@@ -37,7 +40,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, structs
 
-from edged.engines.kind import BaseEngine, EngineKind, Surroundings, embeds_only, generates_only
+from edged.engines.kind import BaseEngine, ChatTemplate, EngineKind, Surroundings, embeds_only, generates_only
 from edged.errors import BadRequest, ConfigError, ModelUnavailable
 from edged.host.clock import Stopwatch
 from edged.interfaces import OnPiece, Residency
@@ -57,9 +60,10 @@ class Scripted(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Script(Struct, frozen=True, forbid_unknown_fields=True):
-    """The file. dimensions: of the vectors; 0: it makes none."""
+    """The file. dimensions: of the vectors; 0: it makes none. dialect: that it decides in, if it is taught one."""
 
     replies: tuple[Scripted, ...] = ()
+    dialect: str = ""
     dimensions: int = 0
     self_test: tuple[SelfTest, ...] = ()
 
@@ -83,6 +87,12 @@ class ScriptedKind(EngineKind):
     def make(self, around: Surroundings) -> BaseEngine:
         """See EngineKind."""
         return ScriptedEngine()
+
+    def chat_template(self, path: Path) -> ChatTemplate:
+        """See EngineKind."""
+        with contextlib.suppress(ConfigError):  # the load says what is wrong
+            return ChatTemplate(taught=read_script(path).dialect)
+        return ChatTemplate()
 
     def self_tests(self, path: Path) -> tuple[SelfTest, ...]:
         """See EngineKind."""
@@ -162,9 +172,9 @@ class ScriptedEngine(BaseEngine):
             entry = _entry(script, question)
             call = entry.calls[results] if results < len(entry.calls) else None
             if job.confidence_marker is not None:  # the agent wants a decision
-                text = msgspec.json.encode(call or {"name": "reply", "arguments": {}}).decode()
+                text = _decision(entry.calls[results:]) if script.dialect else _json_call(call or REPLY)
                 return _completion(job, text, load_ms, watch.ms(), logprob=math.log(entry.confidence))
-            text = msgspec.json.encode(call).decode() if call and _offers(job, call) else _until_stop(entry.text, job)
+            text = _json_call(call) if call and _offers(job, call) else _until_stop(entry.text, job)
             words = re.findall(r"\S+\s*|\s+", text)
             told = tuple(_certain(word, job.logprobs) for word in words) if job.logprobs is not None else ()
             first_ms: float | None = None
@@ -179,6 +189,22 @@ class ScriptedEngine(BaseEngine):
                 if on_piece:
                     on_piece(word, told[i : i + 1])
             return _completion(job, text, load_ms, watch.ms(), first_ms=first_ms, logprob=None, logprobs=told)
+
+
+REPLY: dict[str, JSON] = {"name": "reply", "arguments": {}}
+
+
+def _json_call(call: dict[str, JSON]) -> str:
+    return msgspec.json.encode(call).decode()
+
+
+def _decision(calls: tuple[dict[str, JSON], ...]) -> str:
+    """All calls as the compact dialect writes them."""
+    lines = []
+    for call in calls or (REPLY,):
+        arguments = ", ".join(f"{name}={_json_call(value)}" for name, value in call.get("arguments", {}).items())
+        lines.append(f"{call['name']}({arguments})")
+    return "\n".join(lines)
 
 
 def _entry(script: Script, question: str) -> Scripted:
@@ -218,7 +244,7 @@ def _dialogue(job: Job) -> tuple[str, int]:
     while said and said[-1].startswith("Result: "):
         said.pop()
         results += 1
-        if said and said[-1].startswith('{"name"'):
+        if said and re.match(r'\{"name"|[\w.-]+\(', said[-1]):
             said.pop()
     return (said[-1] if said else ""), results
 

@@ -9,7 +9,7 @@ import msgspec
 from edged.config import Config
 from edged.engines import registry
 from edged.errors import ModelUnavailable
-from edged.models import catalog
+from edged.models import adapters, catalog
 from edged.models.catalog import ModelFile
 from edged.models.updates.ledger import in_force, read
 from edged.types import SERVER_ENGINE, Alias, KvType, ModelSpec
@@ -27,7 +27,8 @@ def model_aliases(settings: Config) -> dict[str, Alias]:
     aliases = {name: _alias(settings, name) for name in settings.models}
     for name, version in updated.versions.items():
         if len(aliases[name].variants) == 1:
-            spec = msgspec.structs.replace(aliases[name].variants[0], path=version.path)
+            adapter = adapters.chosen(settings.models[name].adapter, version.sha256)
+            spec = msgspec.structs.replace(aliases[name].variants[0], path=version.path, adapter=adapter)
             aliases[name] = msgspec.structs.replace(aliases[name], variants=(spec,))
     return aliases
 
@@ -66,6 +67,7 @@ def _alias(settings: Config, name: str) -> Alias:
             engine=engine,
             kv_type=model.kv_type,
             variant=label if len(files) > 1 else "",
+            adapter=adapters.chosen(model.adapter, file.sha256) if generates else "",
         )
         for file, label in zip(files, labels, strict=True)
     ]

@@ -27,6 +27,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
 
     engine: what runs it, a key into the table of `engines.registry`.
     variant: which of the alias's variants the file is; empty where it has only one.
+    adapter: the file of a low-rank adapter that is applied to the weights; empty: none.
     """
 
     name: str
@@ -37,6 +38,7 @@ class ModelSpec(Struct, frozen=True, kw_only=True):
     engine: str = "llama.cpp"
     kv_type: KvType = KvType.F16
     variant: str = ""
+    adapter: str = ""
 
 
 class MemoryNeed(Struct, frozen=True, kw_only=True):

@@ -82,6 +82,7 @@ class Llama:
         on_progress: called with 0..1 while loading; False aborts.
         outputs: most rows of logits per decode; memory for them is kept (n_vocab floats each).
         kv_type: what keys and values are kept as.
+        adapter: a low-rank adapter (GGUF) that is applied to the weights; empty: none.
 
     Raises:
         ModelUnavailable: with llama.cpp's own words.
@@ -95,6 +96,7 @@ class Llama:
         on_progress: Progress | None = None,
         outputs: int = sizes.MAX_SEQUENCES,
         kv_type: KvType = KvType.F16,
+        adapter: str = "",
     ) -> None:
         self._model: Any = None
         self._context: Any = None
@@ -103,7 +105,11 @@ class Llama:
         lc.llama_backend_init()
         try:
             self._load(path, on_progress)
+            # Before the context: its graphs have room for what the model's adapters add.
+            lora = self._load_adapter(adapter) if adapter else None
             self._open_context(cells, threads, outputs, kv_type)
+            if lora is not None:
+                self._apply(lora, adapter)
         except BaseException:
             self.close()
             raise
@@ -134,6 +140,18 @@ class Llama:
         self._piece_buffer = ctypes.create_string_buffer(PIECE_BYTES)
         self._pieces: dict[tuple[int, bool], bytes] = {}
         self._marks: dict[int, bool] = {}
+
+    def _load_adapter(self, path: str) -> Any:
+        lora = lc.llama_adapter_lora_init(self._model, path.encode())  # freed with the model
+        if not lora:
+            why = NATIVE_LOG.reason("no reason was given")
+            raise ModelUnavailable(f"llama.cpp cannot load the adapter {path}: {why}")
+        return lora
+
+    def _apply(self, lora: Any, path: str) -> None:
+        adapters, scales = (lc.llama_adapter_lora_p_ctypes * 1)(lora), (ctypes.c_float * 1)(1.0)
+        if lc.llama_set_adapters_lora(self._context, adapters, 1, scales) != 0:
+            raise ModelUnavailable(f"llama.cpp cannot apply the adapter {path}")
 
     def _open_context(self, cells: int, threads: int, outputs: int, kv_type: KvType) -> None:
         params = context_params(cells, outputs, kv_type)

@@ -18,9 +18,10 @@ from edged.engines.llama.sampler import Logits
 # Tokens of a row that are compared with what is forced, the likeliest ones: the others together weigh next to nothing.
 LOOKED_AT = 16
 LEAST_SHARE = 1e-30  # of what the model does not want at all: logarithms end there
+WORD = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 QUOTE, BACKSLASH = ord('"'), ord("\\")
 NUMBER_BEGINS, NUMBER = frozenset(b"-0123456789"), frozenset(b"0123456789+-.eE")
-AFTER_NUMBER = frozenset(b",}]")
+AFTER_NUMBER = frozenset(b",}])")
 
 
 class OpenValue:
@@ -29,6 +30,7 @@ class OpenValue:
 
     def __init__(self) -> None:
         self._text = bytearray()  # of the value in progress, the quote before it included
+        self._in_word = False  # digits in a name are no number
         self._in_string = self._escaped = False
 
     @property
@@ -44,10 +46,11 @@ class OpenValue:
                 self._escaped = byte == BACKSLASH and not self._escaped
             elif byte == QUOTE:
                 self._text, self._in_string, self._escaped = bytearray(b'"'), True, False
-            elif byte in NUMBER_BEGINS or (self._in_number and byte in NUMBER):
+            elif (byte in NUMBER_BEGINS and not self._in_word) or (self._in_number and byte in NUMBER):
                 self._text = bytearray([*self._text, byte] if self._in_number else [byte])
             else:
                 self._text = bytearray()
+                self._in_word = byte in WORD or (self._in_word and byte in NUMBER)
 
     def rest(self, forced: bytes) -> tuple[bytes, bytes] | None:
         """What is forced as far as the value goes, and the whole value; None where no value is in progress or its end

@@ -18,9 +18,16 @@ from edged.types import KvType, Segment
 @contextmanager
 def token_counter(path: Path) -> Iterator[Callable[[tuple[Segment, ...]], int]]:
     """Counts tokens of prompts, as the engine cuts them. ModelUnavailable: llama.cpp cannot read the vocabulary."""
+    with vocabulary_only(path) as native:
+        yield lambda prompt: len(encode(prompt, native))
+
+
+@contextmanager
+def vocabulary_only(path: Path) -> Iterator[Llama]:
+    """A model's vocabulary without its weights. ModelUnavailable: llama.cpp cannot read it."""
     native = _VocabularyOnly(str(path), cells=0, threads=1)
     try:
-        yield lambda prompt: len(encode(prompt, native))
+        yield native
     finally:
         native.close()
 

@@ -61,6 +61,11 @@ class LlamaKind(EngineKind):
         used = "bos_token" in source or "eos_token" in source
         return ChatTemplate(source, gguf.special_tokens(path, pairs) if used else {})
 
+    def dialect_of(self, adapter: Path) -> str:
+        """See EngineKind."""
+        taught = gguf.metadata(adapter).get("edged.adapter.dialect")
+        return taught if isinstance(taught, str) else ""
+
     def about_bytes(self, file_bytes: int, parameters: int, context: int, kv_bytes_per_token: int = 0) -> int:
         """See EngineKind."""
         root = sqrt(parameters)

@@ -56,13 +56,19 @@ def identity(spec: ModelSpec) -> str:
     Raises:
         ModelUnavailable: a file is missing.
     """
-    files = [(stat.st_size, stat.st_mtime_ns) for stat in map(_stat, gguf.parts(Path(spec.path)))]
-    return json.dumps([spec.path, files, sizes.context_cells(spec.context), spec.kv_type, *_runtime()])
+    paths = [*gguf.parts(Path(spec.path)), *([Path(spec.adapter)] if spec.adapter else [])]
+    files = [(stat.st_size, stat.st_mtime_ns) for stat in map(_stat, paths)]
+    return json.dumps([spec.path, spec.adapter, files, sizes.context_cells(spec.context), spec.kv_type, *_runtime()])
 
 
 def least_bytes(spec: ModelSpec) -> int:
     """What it takes in any case; ModelUnavailable as `identity`."""
-    return sum(_stat(part).st_size for part in gguf.parts(Path(spec.path)))
+    return sum(_stat(part).st_size for part in gguf.parts(Path(spec.path))) + _adapter_bytes(spec)
+
+
+def _adapter_bytes(spec: ModelSpec) -> int:
+    """llama.cpp copies an adapter's matrices as they are in the file."""
+    return _stat(Path(spec.adapter)).st_size if spec.adapter else 0
 
 
 @cache
@@ -94,6 +100,7 @@ def predict(spec: ModelSpec) -> MemoryNeed:
         weights=sum(t.size for t in tensors)
         + _used_twice(tensors)
         + shape.n_vocab * (TABLE_BYTES + GRAMMAR_BYTES)
+        + _adapter_bytes(spec)
         + REQUEST_BYTES,
         kv=sizes.kv_bytes(shape, cells, spec.kv_type),
         compute=sizes.compute_bytes(shape, cells),
@@ -132,7 +139,8 @@ def dry_run(spec: ModelSpec) -> MemoryNeed | None:
     except (OSError, subprocess.SubprocessError, msgspec.DecodeError) as error:
         log.info("%s: llama.cpp does not tell its size (%s); it is calculated", spec.name, error)
         return None
-    return counted(measured, _header(Path(spec.path))[1])
+    need = counted(measured, _header(Path(spec.path))[1])
+    return msgspec.structs.replace(need, weights=need.weights + _adapter_bytes(spec))
 
 
 def dry_run_bytes(spec: ModelSpec) -> int:

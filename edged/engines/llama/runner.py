@@ -70,7 +70,12 @@ class Runner(ModelRunner[Job]):
         vocabulary = GrammarVocabulary(Path(spec.path))  # reads the vocabulary while llama.cpp loads the weights
         try:
             self._native = Llama(
-                spec.path, sizes.context_cells(spec.context), threads, on_progress, kv_type=spec.kv_type
+                spec.path,
+                sizes.context_cells(spec.context),
+                threads,
+                on_progress,
+                kv_type=spec.kv_type,
+                adapter=spec.adapter,
             )
         except BaseException:
             vocabulary.close()
@@ -103,7 +108,8 @@ class Runner(ModelRunner[Job]):
         self.stats = self._take_stats()
 
     def _open_prefixes(self, snapshots: Snapshots) -> Prefixes:
-        key = Key(model_fingerprint(Path(self.spec.path)), bindings.runtime(), self._native.layout)
+        weights = [model_fingerprint(Path(path)) for path in (self.spec.path, self.spec.adapter) if path]
+        key = Key(" ".join(weights), bindings.runtime(), self._native.layout)
         return Prefixes(snapshots.open(key), self._native, self._scheduler, self._prepare)
 
     @property

@@ -1,0 +1,49 @@
+"""Which adapter a model gets: by what its file is, not by how it is called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edged.errors import ConfigError
+from edged.models import adapters
+
+MANIFEST = """
+weights = "{weights}"
+sha256 = "{sha}"
+bytes = 1
+dialect = "compact"
+licence = "Apache-2.0"
+trained = "by hand"
+"""
+ONE, OTHER = "1" * 64, "2" * 64
+
+
+def test_adapter_is_found_by_the_digest_of_its_weights(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(MANIFEST.format(weights=ONE, sha=OTHER))
+    assert adapters.load(tmp_path) == {ONE: tmp_path / "small.gguf"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (MANIFEST.format(weights="abc", sha=OTHER), "weights"),
+        (MANIFEST.format(weights=ONE, sha=OTHER).replace("compact", "loud"), "dialect"),
+        (MANIFEST.format(weights=ONE, sha=OTHER) + "colour = 1", "colour"),
+    ],
+)
+def test_manifest_that_says_something_else_is_named(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "small.toml").write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        adapters.load(tmp_path)
+
+
+def test_configuration_chooses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The one that belongs to the weights, none, or a file of the user's own."""
+    monkeypatch.setattr(adapters, "shipped", lambda: {ONE: tmp_path / "small.gguf"})
+    assert adapters.chosen("auto", ONE) == str(tmp_path / "small.gguf")
+    assert adapters.chosen("auto", OTHER) == ""
+    assert adapters.chosen("auto", None) == ""
+    assert adapters.chosen("none", ONE) == ""
+    assert adapters.chosen("file:/models/own.gguf", OTHER) == "/models/own.gguf"
