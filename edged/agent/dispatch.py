@@ -16,8 +16,8 @@ from edged.agent.loop import Answered, Decided, Declined, Outcome, Passed, Run
 from edged.agent.minds import MINDS
 from edged.agent.minds.base import Resources
 from edged.agent.privacy.masking import Masking
-from edged.agent.prompts import ESCALATE, REPLY
 from edged.agent.router import Decision, Facts, Go, Reason
+from edged.agent.styles import ESCALATE, REPLY
 from edged.config import Agent
 from edged.errors import EdgedError, Internal, NoLink, NoMemory, OverBudget, ToolFailed
 from edged.store.journal import Journal

@@ -32,6 +32,39 @@ FAILED = {
     "nl": "{call} is mislukt: {error}.",
     "pl": "{call}: nie udało się: {error}.",
 }
+# No tool of the agent can tell or do what was asked.
+UNABLE = {
+    "en": "I can neither do that here nor find it out: “{asked}”",
+    "de": "Das kann ich hier weder tun noch herausfinden: „{asked}“",
+    "es": "Aquí no puedo hacerlo ni averiguarlo: «{asked}»",
+    "fr": "Je ne peux ni le faire ni le savoir ici : « {asked} »",
+    "it": "Qui non posso né farlo né saperlo: «{asked}»",
+    "pt": "Aqui não posso fazer isso nem descobri-lo: «{asked}»",
+    "nl": "Dat kan ik hier niet doen en niet te weten komen: “{asked}”",
+    "pl": "Nie mogę tego tutaj zrobić ani sprawdzić: „{asked}”",
+}
+# A value that its parameter does not allow. What is allowed is not named: nobody asked for these numbers.
+OUTSIDE = {
+    "en": "That is not done: {value} is outside what is allowed for {name}.",
+    "de": "Das wird nicht getan: {value} liegt außerhalb dessen, was für {name} erlaubt ist.",
+    "es": "No se hace: {value} está fuera de lo permitido para {name}.",
+    "fr": "Ce n'est pas fait : {value} est hors de ce qui est permis pour {name}.",
+    "it": "Non viene fatto: {value} è fuori da ciò che è permesso per {name}.",
+    "pt": "Não é feito: {value} está fora do permitido para {name}.",
+    "nl": "Dat wordt niet gedaan: {value} valt buiten wat voor {name} mag.",
+    "pl": "Tego nie wykonano: {value} wykracza poza to, co dozwolone dla {name}.",
+}
+# A call that the model is not sure enough of.
+ASKED = {
+    "en": "I am not sure what you mean. Is it this: {calls}?",
+    "de": "Ich bin nicht sicher, was gemeint ist. Dies: {calls}?",
+    "es": "No estoy seguro de lo que quiere decir. ¿Es esto: {calls}?",
+    "fr": "Je ne suis pas sûr de comprendre. Est-ce ceci : {calls} ?",
+    "it": "Non sono sicuro di aver capito. È questo: {calls}?",
+    "pt": "Não tenho certeza do que quer dizer. É isto: {calls}?",
+    "nl": "Ik weet niet zeker wat u bedoelt. Is het dit: {calls}?",
+    "pl": "Nie jestem pewien, o co chodzi. Czy o to: {calls}?",
+}
 DEFAULT = "en"
 
 SMALL_WORDS = {

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from edged.agent.accounting import Accounting
@@ -23,7 +24,19 @@ from edged.errors import EdgedError, NoLink, ToolFailed
 from edged.host.fault_points import point
 from edged.store.journal import Intent, Journal, Result, Step, packed
 from edged.tools.toolbox import Toolbox
-from edged.types import Finding, Finish, Message, PastTurn, Request, RouteTaken, Sampling, ToolCall, ToolRecord
+from edged.types import (
+    JSON,
+    AnswerKind,
+    Finding,
+    Finish,
+    Message,
+    PastTurn,
+    Request,
+    RouteTaken,
+    Sampling,
+    ToolCall,
+    ToolRecord,
+)
 
 # A run that is being ended tries so long to write down what its last tool did. A disk that refuses must not keep the
 # daemon from stopping: the step then counts as unfinished, and is looked up in the tool's database after the start.
@@ -33,17 +46,19 @@ DECISION_TOKENS = 512
 
 
 class Decided(Struct, frozen=True):
-    """The calls to make next, in order. logprob: of the tokens sampled for them; None: none was, or it is not known."""
+    """The calls to make next, in order; after one that fails the rest is not made. logprob: of the tokens sampled for
+    them; None: none was, or it is not known."""
 
     calls: tuple[ToolCall, ...]
     logprob: float | None = None
 
 
 class Answered(Struct, frozen=True):
-    """The final answer. cut: max_tokens ended it, not the model."""
+    """The final answer. cut: max_tokens ended it, not the model. kind: what it is, where the calls do not tell."""
 
     text: str
     cut: bool = False
+    kind: AnswerKind | None = None
 
 
 class Passed(Struct, frozen=True):
@@ -140,6 +155,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     output: str
     finish: Finish
+    kind: AnswerKind
     messages: Turn
 
 
@@ -176,7 +192,9 @@ class Run:
         self._stream = stream
         self.accounting = accounting or Accounting()
         self.variant = ""  # of the board's model that generated last; empty where it has only one
-        self.last_calls = 0  # of the mind's last move; a mind that has just taken over has made none
+        self.last_calls = 0  # of the last decision; a mind that has just taken over has made none
+        self._pending: tuple[ToolCall, ...] = ()  # calls of the last decision that are still to be made
+        self._dropped: tuple[ToolCall, ...] = ()  # and those that are not, because one before them failed
         self._own = OwnWords(agent, request, toolbox)
         self._permit = permit
         self._journal = journal
@@ -245,6 +263,19 @@ class Run:
         for no shape; None: a model has to word it."""
         return self._own.done(self._records[-calls:]) if 0 < calls <= len(self._records) else None
 
+    def unable(self, outside: tuple[str, JSON] | None = None) -> Answered:
+        """The answer where no tool can tell or do what was asked; nothing was done.
+
+        Args:
+            outside: a parameter with the value that it does not allow; None: there is no such tool.
+        """
+        text = self._own.unable() if outside is None else self._own.outside(*outside)
+        return msgspec.structs.replace(self._say(text), kind=AnswerKind.UNABLE)
+
+    def asked(self, calls: Sequence[ToolCall]) -> Answered:
+        """The question whether these calls were meant; nothing was done."""
+        return msgspec.structs.replace(self._say(self._own.asked(calls)), kind=AnswerKind.ASKED)
+
     def _say(self, text: str) -> Answered:
         if self.stream:
             self.stream.begin()
@@ -254,8 +285,12 @@ class Run:
     async def _move(self, decider: Decider) -> Decided | Answered | Passed:
         if self._stream:
             self._stream.preface = self._own.failed(self._records)
+        if self._pending:
+            return Decided(self._pending)
         nothing = self._own.nothing(self._records)
-        return await decider.move(self) if nothing is None else self._say(nothing)
+        if nothing is None:
+            return await decider.move(self)
+        return msgspec.structs.replace(self._say(nothing), kind=AnswerKind.NOTHING_FOUND)
 
     async def work(self, decider: Decider) -> Outcome | None:
         """Work until there is an answer; None: the mind passes on. May be called again with another mind, also after
@@ -268,30 +303,35 @@ class Run:
             EdgedError: as the mind says.
         """
         await self._replay()
-        failures = self.last_calls = 0
+        failures = 0
         while isinstance(move := await self._move(decider), Decided):
             point("agent.decided")
-            for call in move.calls:
-                await self._act(call, move.logprob)
-                failures += not self._records[-1].ok
-                if failures > decider.patience:
-                    self._raise_failure()
-            self.last_calls = len(move.calls)
+            await self._make(move)
+            failures += self.failed
+            if failures > decider.patience:
+                self._raise_failure()
         if isinstance(move, Passed):
             return None
         self._raise_failure()
         point("agent.answered")
         made = (message for record in self._records for message in as_messages(record))
         finish = Finish.LENGTH if move.cut else Finish.STOP
+        kind = AnswerKind.CUT if move.cut else move.kind or self._kind()
         output = self._own.failed(self._records) + move.text
         if self.stream:
             self.stream.end(output)
         answer = Message("assistant", output)
-        return Outcome(output=output, finish=finish, messages=(*self.request.messages, *made, answer))
+        return Outcome(output=output, finish=finish, kind=kind, messages=(*self.request.messages, *made, answer))
+
+    def _kind(self) -> AnswerKind:
+        wrote = any(record.ok and self.toolbox.is_write(record.name) for record in self._records)
+        return AnswerKind.ACTED if wrote else AnswerKind.ANSWERED
 
     async def _replay(self) -> None:
         """Take over what an earlier attempt did, and finish the step it may have died in."""
         steps, self._steps = self._steps, []
+        if not steps:
+            self.last_calls = 0
         for step in steps:
             if step.intent.logprob is not None:
                 self._logprobs.append(step.intent.logprob)
@@ -299,12 +339,20 @@ class Run:
                 self._permit(step.intent.call.name)
             with self.accounting.tool():
                 result = step.result or await self._perform(step.number, step.intent, resumed=True)
-            self._record(step.intent.call, result)
+            self._record(step.intent, result)
             self._next = step.number + 1
 
-    async def _act(self, call: ToolCall, logprob: float | None) -> None:
-        self._permit(call.name)
-        number, intent = self._next, Intent(call, logprob)
+    async def _make(self, move: Decided) -> None:
+        """Make the calls of a decision, up to one that fails; none, unless all of them may be made."""
+        for call in move.calls:
+            self._permit(call.name)
+        for place, call in enumerate(move.calls):
+            await self._act(Intent(call, None if place else move.logprob, move.calls[place + 1 :]))
+            if self.failed:
+                return
+
+    async def _act(self, intent: Intent) -> None:
+        number, call, logprob = self._next, intent.call, intent.logprob
         if logprob is not None:
             self._logprobs.append(logprob)
         with self.accounting.tool():
@@ -312,7 +360,7 @@ class Run:
                 await self._journal.intend(number, intent, durable=self.toolbox.is_write(call.name))
             point("journal.intent")
             result = await self._perform(number, intent)
-        self._record(call, result)
+        self._record(intent, result)
         self._next = number + 1
 
     async def _perform(self, number: int, intent: Intent, *, resumed: bool = False) -> Result:
@@ -341,7 +389,7 @@ class Run:
 
     async def _last_word(self, number: int, intent: Intent, act: asyncio.Task[Result]) -> None:
         result = await act
-        self._record(intent.call, result)
+        self._record(intent, result)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORD_S):
                 await self._write_down(Step(number, intent, result))
@@ -353,7 +401,10 @@ class Run:
         except ToolFailed as error:
             return Result({"error": error.message}, False)
 
-    def _record(self, call: ToolCall, result: Result) -> None:
+    def _record(self, intent: Intent, result: Result) -> None:
+        call = intent.call
+        self.last_calls = self.last_calls + 1 if self._pending[:1] == (call,) else 1
+        self._pending, self._dropped = (intent.then, ()) if result.ok else ((), intent.then)
         self._records.append(ToolRecord(call.name, call.arguments, result.value, result.ok))
 
     def _raise_failure(self) -> None:
@@ -362,4 +413,12 @@ class Run:
         lost = self._own.lost(self._records)
         if self.failed or lost:
             last = self._records[-1] if self.failed else lost[-1]
-            raise ToolFailed(f"{last.name}: {last.result['error']}")
+            raise ToolFailed(f"{last.name}: {last.result['error']}{self._rest()}")
+
+    def _rest(self) -> str:
+        """Of a request for several things: what was done all the same, and what was not begun."""
+        if not self._dropped and self.last_calls < 2:
+            return ""
+        done = [record.name for record in self._records if record.ok]
+        parts = [("done", done), ("not done", [call.name for call in self._dropped])]
+        return "".join(f"; {what}: {', '.join(names)}" for what, names in parts if names)

@@ -1,5 +1,5 @@
 """What edged says itself, in an answer or instead of one: what it knows and a model could only get wrong. A call that
-worked (`say`), one that failed, and a read that found nothing."""
+worked (`say`), one that failed, a read that found nothing, and what no tool can do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from edged.agent.dialects.chat_template import write_json
 from edged.config import Agent
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import complete, sentence
-from edged.types import Request, ToolRecord
+from edged.types import JSON, Request, ToolCall, ToolRecord
+
+MOST_QUOTED = 160  # characters of a request that are said again
 
 
 class OwnWords:
@@ -66,6 +68,23 @@ class OwnWords:
         template = language.FAILED[self._language] + " "
         return "".join(template.format(call=_shown(record), error=_error(record)) for record in failures)
 
+    def unable(self) -> str:
+        """That no tool can tell or do what was asked."""
+        if self._agent.unable:
+            return self._agent.unable
+        asked = " ".join(self._request.messages[-1].content.split())
+        asked = asked if len(asked) <= MOST_QUOTED else f"{asked[:MOST_QUOTED].rstrip()}…"
+        return language.UNABLE[self._language].format(asked=asked)
+
+    def outside(self, name: str, value: JSON) -> str:
+        """That a parameter does not allow this value."""
+        return language.OUTSIDE[self._language].format(name=name, value=write_json(value))
+
+    def asked(self, calls: Sequence[ToolCall]) -> str:
+        """Whether these calls were meant."""
+        shown = "; ".join(_shown(call) for call in calls)
+        return language.ASKED[self._language].format(calls=shown)
+
     def lost(self, records: Sequence[ToolRecord]) -> list[ToolRecord]:
         """Writes that failed, where the answer has a shape and cannot begin with them."""
         failures = _not_made_good(records) if self._shaped else []
@@ -79,7 +98,7 @@ def _not_made_good(records: Sequence[ToolRecord]) -> list[ToolRecord]:
     return [record for record in records if not record.ok and (record.name, record.arguments) not in worked]
 
 
-def _shown(record: ToolRecord) -> str:
+def _shown(record: ToolRecord | ToolCall) -> str:
     """A call, for people."""
     given = record.arguments.items()
     arguments = ", ".join(f"{name}: {value if isinstance(value, str) else write_json(value)}" for name, value in given)

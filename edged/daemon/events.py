@@ -63,6 +63,7 @@ class EventBus:
                 "agent": agent,
                 "status": str(reply.status),
                 "code": reply.error.code if reply.error else None,
+                "outcome": reply.outcome,
                 "where": route.where if route else "local",
                 "model": route.model if route else None,
                 "total_ms": timing.total_ms,

@@ -83,6 +83,8 @@ class Meter:
                 first_ms = data["first_token_ms"]
                 seconds, first_s = data["total_ms"] / 1000, first_ms / 1000 if first_ms else None
                 self._metrics.settled(data["agent"], data["where"], Status(data["status"]), seconds, first_s)
+                if data["outcome"] is not None:
+                    self._metrics.answered(data["agent"], data["outcome"])
             case "model_loaded":
                 self._metrics.model_loaded(data["model"], "ok")
             case "model_load_failed":

@@ -74,6 +74,7 @@ class Metrics:
         self._requests = prometheus.Counter(
             "edged_requests_total", "Requests that have their outcome.", ("agent", "where", "status"), **own
         )
+        self._outcomes = prometheus.Counter("edged_outcomes_total", "Answers.", ("agent", "outcome"), **own)
         self._request_s = prometheus.Histogram(
             "edged_request_seconds", "From the acceptance to the outcome.", buckets=SECONDS, **own
         )
@@ -107,6 +108,10 @@ class Metrics:
         self._request_s.observe(seconds)
         if first_token_s is not None:
             self._first_token_s.observe(first_token_s)
+
+    def answered(self, agent: str, outcome: str) -> None:
+        """A request was answered; outcome: see types.AnswerKind."""
+        self._outcomes.labels(_known(agent, self._agents), outcome).inc()
 
     def generated(
         self, model: str, *, prompt: int, cached: int, generated: int, forced: int, decode_steps: int

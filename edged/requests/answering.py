@@ -156,6 +156,7 @@ class Answering:
             status=Status.DONE,
             output=outcome.output,
             finish=outcome.finish,
+            outcome=outcome.kind,
             tool_calls=run.records,
             route=self._dispatcher.route(row.agent, attempt.routing, run.confidence, run.variant),
             usage=accounting.usage(),

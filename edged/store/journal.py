@@ -18,11 +18,13 @@ from edged.store.database import Database, Work
 from edged.types import JSON, ToolCall
 
 
-class Intent(Struct, frozen=True):
-    """A call the model decided on. logprob: of the tokens sampled for it, None where none was."""
+class Intent(Struct, frozen=True, omit_defaults=True):
+    """A call the model decided on. logprob: of the tokens sampled for the decision, None where none was, or an earlier
+    call has it. then: the calls of the same decision that are made after it, if it works."""
 
     call: ToolCall
     logprob: float | None
+    then: tuple[ToolCall, ...] = ()
 
 
 class Result(Struct, frozen=True):

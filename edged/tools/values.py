@@ -46,6 +46,7 @@ def _typed(parameter: dict[str, JSON]) -> dict[str, JSON]:
     return {"type": kinds.pop() if len(kinds) == 1 else sorted(kinds), **parameter}
 
 
+ROUNDING = 1e-9  # of a number of steps: 0.3 / 0.1 is not 3
 SAMPLES: dict[str, JSON] = {"boolean": True, "integer": 1, "number": 1, "string": "..."}
 
 
@@ -64,6 +65,21 @@ def _sample(parameter: dict[str, JSON]) -> JSON:
         return parameter["enum"][0]
     kind = parameter["type"]
     return SAMPLES[kind[0] if isinstance(kind, list) else str(kind)]
+
+
+def outside(parameters: Parameters, arguments: Arguments) -> tuple[str, JSON] | None:
+    """The first number that is out of its parameter's range, with the parameter's name; None: there is none."""
+    for name, value in arguments.items():
+        parameter = parameters.get(name, {})
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        low, high = parameter.get("minimum", -math.inf), parameter.get("maximum", math.inf)
+        above, below = parameter.get("exclusiveMinimum", -math.inf), parameter.get("exclusiveMaximum", math.inf)
+        step = parameter.get("multipleOf")
+        between = step is not None and abs(value / step - round(value / step)) > ROUNDING
+        if not (low <= value <= high and above < value < below) or between:
+            return name, value
+    return None
 
 
 def given(parameters: Parameters, arguments: Arguments) -> dict[str, JSON]:

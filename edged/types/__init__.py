@@ -34,6 +34,7 @@ from edged.types.models import (
     SelfTest,
 )
 from edged.types.requests import (
+    AnswerKind,
     Fault,
     Finding,
     Format,
@@ -61,6 +62,7 @@ __all__ = [
     "SERVER_ENGINE",
     "Address",
     "Alias",
+    "AnswerKind",
     "Ask",
     "AuditEntry",
     "Caller",

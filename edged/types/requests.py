@@ -183,10 +183,22 @@ class Fault(Struct, frozen=True):
     retry_after_s: float | None = None
 
 
+class AnswerKind(StrEnum):
+    """What an answer is."""
+
+    ANSWERED = "answered"
+    ACTED = "acted"  #: something was written
+    UNABLE = "unable"  #: no tool of the agent can tell or do it; nothing was done
+    ASKED = "asked"  #: edged asks back; nothing was done
+    NOTHING_FOUND = "nothing_found"  #: what was read holds nothing
+    CUT = "cut"  #: max_tokens ended it
+
+
 class Reply(Struct, frozen=True, kw_only=True):
     """The one outcome of a request (CONTRACT section 3). Field order is the order on the wire.
 
     finish: of the output: stop, or length where max_tokens cut it off; None where there is none.
+    outcome: what the output is; None where there is none.
     """
 
     id: str | None
@@ -194,6 +206,7 @@ class Reply(Struct, frozen=True, kw_only=True):
     status: Status
     output: str | None = None
     finish: str | None = None
+    outcome: AnswerKind | None = None
     tool_calls: tuple[ToolRecord, ...] = ()
     route: RouteTaken | None = None
     usage: Usage = Usage()

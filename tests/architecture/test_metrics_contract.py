@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[2]
 # A name or a label that changes here breaks somebody's alarm.
 CONTRACT: dict[str, set[str]] = {
     "edged_requests_total": {"agent", "where", "status"},
+    "edged_outcomes_total": {"agent", "outcome"},
     "edged_request_seconds": set(),
     "edged_first_token_seconds": set(),
     "edged_queue_waiting": set(),
@@ -50,6 +51,7 @@ def shown() -> dict[str, list[dict[str, str]]]:
     )
     metrics = Metrics(agents=["house"], models=["small"], tools=["lamp"])
     metrics.settled("house", "local", Status.DONE, 1.0, 1.0)
+    metrics.answered("house", "acted")
     metrics.generated("small", prompt=1, cached=1, generated=1, forced=1, decode_steps=1)
     metrics.tool_called("lamp", True)
     metrics.model_loaded("small", "ok")

@@ -60,7 +60,20 @@ async def test_ask_answers_with_the_reply_of_the_contract(client: Wired, daemon:
     error, reply = await client.call(7, "agent.ask", {"input": "open the north valve", "id": "q1"})
     assert error is None
     assert list(reply) == [
-        *("id", "rid", "status", "output", "finish", "tool_calls", "route", "usage", "timing", "degraded", "error"),
+        *(
+            "id",
+            "rid",
+            "status",
+            "output",
+            "finish",
+            "outcome",
+            "tool_calls",
+            "route",
+            "usage",
+            "timing",
+            "degraded",
+            "error",
+        ),
     ]
     assert (reply["id"], reply["status"], reply["output"]) == ("q1", "done", "Valve north is now open.")
     assert reply["tool_calls"] == [

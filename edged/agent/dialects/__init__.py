@@ -25,14 +25,14 @@ class Dialects:
 
     def __init__(self, template_of: TemplateOf, spec_of: SpecOf | None = None) -> None:
         self._template_of, self._spec_of = template_of, spec_of
-        self._made: dict[tuple[str, str], Dialect] = {}  # by engine and file
+        self._made: dict[tuple[str, str, str], Dialect] = {}  # by engine, file and adapter
 
     async def of_spec(self, spec: ModelSpec) -> Dialect:
         """How the model in a file is spoken to; of the same file the same object. Raises as `template_of`."""
-        key = (spec.engine, spec.path)
+        key = (spec.engine, spec.path, spec.adapter)
         if key not in self._made:
             template = await asyncio.to_thread(self._template_of, spec)
-            self._made[key] = await asyncio.to_thread(Dialect, template.source, template.tokens)
+            self._made[key] = await asyncio.to_thread(Dialect, template.source, template.tokens, template.taught)
         return self._made[key]
 
     async def of_model(self, model: str) -> Dialect:

@@ -97,9 +97,11 @@ class Dialect:
     Args:
         template: the Jinja source in the model's file; None where it has none.
         tokens: bos_token and eos_token as text.
+        taught: the dialect of calls that an adapter has taught the model; empty: it has its own only.
     """
 
-    def __init__(self, template: str | None, tokens: dict[str, str]) -> None:
+    def __init__(self, template: str | None, tokens: dict[str, str], taught: str = "") -> None:
+        self.taught = taught
         source = template or CHATML
         self._tokens = {"bos_token": "", "eos_token": "", **tokens}
         self._template = _compile(source)

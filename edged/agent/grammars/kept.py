@@ -43,6 +43,7 @@ OPENING = ("additionalProperties", "patternProperties", "unevaluatedProperties")
 # 16. After it: 9, because llguidance takes a step (`multipleOf`) as a double, in which smaller ones are not exact.
 MOST_NUMBER, STEP = 9_999_999_999_999_999, 1e-9
 MOST_INTEGER = 10**18 - 1  # what 64 bits hold in every digit
+RANGE = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
 MOST_RANGE = 2**62  # llguidance cannot make a range of integers that reaches further
 
 
@@ -69,6 +70,15 @@ def kept(schema: dict[str, JSON], *, loose: bool = False) -> Kept:
     work = _Taking(loose, joined=_joined_references(schema))
     taken = work.part(schema, inside=False, level=0)
     return Kept(taken if isinstance(taken, dict) else {}, bool(work.left_out), tuple(dict.fromkeys(work.left_out)))
+
+
+def wide(schema: dict[str, JSON]) -> dict[str, JSON]:
+    """A number's schema with its range and steps as wide as grammars take them; any other as it is."""
+    if schema.get("type") not in ("number", "integer") or "enum" in schema or "const" in schema:
+        return schema
+    taken = {word: value for word, value in schema.items() if word not in RANGE}
+    _bound(taken)
+    return taken
 
 
 def closed(schema: dict[str, JSON]) -> dict[str, JSON]:
@@ -161,15 +171,19 @@ class _Taking:
         return True
 
     def _bound(self, part: dict[str, Any]) -> None:
-        """Numbers have an end. Bounds that the schema has itself stay where they are tighter."""
-        if "enum" in part or "const" in part:
-            return
-        kinds = part["type"] if isinstance(part.get("type"), list) else [part.get("type")]
-        if "number" in kinds:
-            _limit(part, MOST_NUMBER)
-            part.setdefault("multipleOf", STEP)
-        elif "integer" in kinds:
-            _limit(part, MOST_INTEGER)
+        _bound(part)
+
+
+def _bound(part: dict[str, Any]) -> None:
+    """Numbers have an end. Bounds that the schema has itself stay where they are tighter."""
+    if "enum" in part or "const" in part:
+        return
+    kinds = part["type"] if isinstance(part.get("type"), list) else [part.get("type")]
+    if "number" in kinds:
+        _limit(part, MOST_NUMBER)
+        part.setdefault("multipleOf", STEP)
+    elif "integer" in kinds:
+        _limit(part, MOST_INTEGER)
 
 
 class _Closing(_Taking):

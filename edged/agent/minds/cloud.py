@@ -19,8 +19,9 @@ from edged.agent.loop import Answered, Decided, Decider, Declined, Passed, Run
 from edged.agent.minds.base import Resources
 from edged.agent.privacy.masking import Masking
 from edged.agent.privacy.vault import Restorer, in_json
-from edged.agent.prompts import as_messages, specs
+from edged.agent.prompts import as_messages
 from edged.agent.router import Decision, Go
+from edged.agent.styles import specs
 from edged.errors import ModelUnavailable, NoLink, OverBudget, ToolFailed
 from edged.types import JSON, AuditEntry, Chat, ChatAnswer, Message, RouteTaken
 from edged.upstreams.http import OnBody, OnText

@@ -6,15 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from edged.agent import answers
+from edged.agent import answers, facts
 from edged.agent.answers import Wrong
-from edged.agent.dialects.chat_template import parse_call
+from edged.agent.dialects.compact import UNABLE
 from edged.agent.grammars import grammar, precheck
 from edged.agent.grammars.kept import Kept
 from edged.agent.loop import Answered, Decided, Decider, Declined, Run
 from edged.agent.minds.base import Resources, shown_of_the_board
-from edged.agent.prompts import ESCALATE, REPLY, Prompt, Prompts, Turn, as_messages
+from edged.agent.prompts import Prompt, Prompts, Turn, as_messages
 from edged.agent.router import Decision, Go
+from edged.agent.styles import ESCALATE, REPLY
 from edged.errors import ContextExceeded, EdgedError, ToolFailed
 from edged.tools import check
 from edged.types import Completion, Finding, Finish, Job, Message, Priority, RouteTaken, ToolCall, ToolRecord
@@ -22,6 +23,9 @@ from edged.wire import thinking
 from edged.wire.thinking import Thinking
 
 OnText = Callable[[str], None]
+Chosen = tuple[tuple[ToolCall, ...], float | None]  # calls, and the log-probability of what was sampled for them
+
+CHOICES = (REPLY.name, ESCALATE.name, UNABLE)  # that are no tools
 
 
 class LocalMind:
@@ -55,13 +59,15 @@ class LocalDecider(Decider):
     async def move(self, run: Run) -> Decided | Answered:
         """See Decider."""
         prompts = await self._ready(run)
-        if run.may_act and run.said() is None:
-            call, logprob = await self._decide(run, prompts)
-            if call.name == ESCALATE.name and self._may_escalate:
+        if run.may_act and run.said(max(1, run.last_calls)) is None:
+            calls, logprob = await self._decide(run, prompts)
+            if calls[0].name == ESCALATE.name and self._may_escalate:
                 raise Declined(ToolFailed("the model asked for a larger one"), finding=Finding.ESCALATED)
-            if call.name not in (REPLY.name, ESCALATE.name) and not run.was_made(call):
-                self._check_confidence(run, call, logprob)
-                return Decided((call,), logprob)
+            if calls[0].name == UNABLE and not run.records:
+                return run.unable()
+            new = tuple(call for call in calls if call.name not in CHOICES and not run.was_made(call))
+            if new:
+                return self._checked(run, prompts, new, logprob)
         if run.failed:
             return Answered("")  # the run fails with the tool's error: there is nothing to tell
         return await self._say(run, prompts)
@@ -70,8 +76,7 @@ class LocalDecider(Decider):
         """See Decider. `reply` and `escalate` are shown as calls."""
         if not run.may_act:
             return Answered("")
-        call, logprob = await self._decide(run, await self._ready(run))
-        return Decided((call,), logprob)
+        return Decided(*await self._decide(run, await self._ready(run)))
 
     def why_not(self, error: EdgedError) -> Declined | None:
         """See Decider."""
@@ -87,31 +92,30 @@ class LocalDecider(Decider):
                 self._prompts = await self._speak(run.request.agent)
         return self._prompts
 
-    async def _decide(self, run: Run, prompts: Prompts) -> tuple[ToolCall, float | None]:
-        """The next call, or `reply`, or `escalate`, and its log-probability. The grammar makes it a valid one; of a
-        schema that it keeps in part only, the rest is checked here, and a call that is wrong is asked for once more."""
+    async def _decide(self, run: Run, prompts: Prompts) -> Chosen:
+        """The next calls, or one of CHOICES, and their log-probability. The grammar makes them valid ones; of a schema
+        that it keeps in part only, the rest is checked here, and calls that are wrong are asked for once more."""
 
         last: list[Wrong] = []
 
-        async def once(corrections: Sequence[Message]) -> tuple[ToolCall, float | None] | Wrong:
-            call, logprob = await self._choose(run, prompts, corrections)
-            if last and call.name == REPLY.name:  # nothing was done, and an answer would sound as if it were
+        async def once(corrections: Sequence[Message]) -> Chosen | Wrong:
+            calls, logprob = await self._choose(run, prompts, corrections)
+            if last and calls[0].name in CHOICES:  # nothing was done, and an answer would sound as if it were
                 return last[-1]
-            schema = prompts.after.get(call.name)
-            wrong = None if schema is None else await check.problem(answers.closed(schema), call.arguments)
-            if wrong is None:
-                return call, logprob
-            problem = f"{call.name} was not called: {wrong}"
-            record = ToolRecord(call.name, call.arguments, {"error": problem}, False)
-            last.append(Wrong(tuple(as_messages(record)), problem))
-            return last[-1]
+            for call in calls:
+                schema = prompts.after.get(call.name)
+                wrong = None if schema is None else await check.problem(answers.closed(schema), call.arguments)
+                if wrong is not None:
+                    problem = f"{call.name} was not called: {wrong}"
+                    record = ToolRecord(call.name, call.arguments, {"error": problem}, False)
+                    last.append(Wrong(tuple(as_messages(record)), problem))
+                    return last[-1]
+            return calls, logprob
 
         return await answers.until_right(once, ToolFailed, most=answers.OWN_CORRECTIONS)
 
-    async def _choose(
-        self, run: Run, prompts: Prompts, corrections: Sequence[Message]
-    ) -> tuple[ToolCall, float | None]:
-        """What the model chooses; corrections: a call that did not count, with the reason."""
+    async def _choose(self, run: Run, prompts: Prompts, corrections: Sequence[Message]) -> Chosen:
+        """What the model chooses; corrections: calls that did not count, with the reason."""
         done = await self._ask(
             run,
             lambda: prompts.deciding(_turns_so_far(run), run.request.messages, run.records, corrections),
@@ -124,21 +128,35 @@ class LocalDecider(Decider):
         )
         if done.finish is Finish.LENGTH:
             raise ToolFailed(f"the model's call did not end within {run.decision_tokens} tokens")
-        return parse_call(done.text, prompts.dialect.calls), done.logprob
+        return prompts.style.parse(done.text), done.logprob
 
-    def _check_confidence(self, run: Run, call: ToolCall, logprob: float | None) -> None:
-        """Before anything happens. Where nothing was sampled there was nothing to be unsure of; where the agent wants
-        the call made here all the same, any confidence will do."""
+    def _checked(
+        self, run: Run, prompts: Prompts, calls: tuple[ToolCall, ...], logprob: float | None
+    ) -> Decided | Answered:
+        """Before anything happens: whether all of the calls may be made."""
+        if len(calls) > run.left:
+            raise ToolFailed(f"{len(calls)} calls at once, and {run.left} more may be made (max_steps)")
+        for call in calls:
+            outside = prompts.outside(call)
+            if outside is not None:
+                return run.unable(outside)
+        self._check_confidence(run, calls, logprob)
+        return Decided(calls, logprob)
+
+    def _check_confidence(self, run: Run, calls: tuple[ToolCall, ...], logprob: float | None) -> None:
+        """Where nothing was sampled there was nothing to be unsure of; where the agent wants the call made here all the
+        same, any confidence will do."""
         confidence = 1.0 if logprob is None else math.exp(logprob)
         least = run.agent.min_confidence
         if confidence < least and not self._decision.degraded:
-            message = f"{call.name} was not called: confidence {confidence:.2f} is below min_confidence {least:.2f}"
+            names = ", ".join(call.name for call in calls)
+            message = f"{names} was not called: confidence {confidence:.2f} is below min_confidence {least:.2f}"
             raise Declined(ToolFailed(message), finding=Finding.UNSURE)
 
     async def _say(self, run: Run, prompts: Prompts) -> Answered:
         if run.stream:
             run.stream.begin()
-        said = run.said()
+        said = run.said(max(1, run.last_calls))
         if said is not None:
             if run.stream:
                 run.stream.piece(said)
@@ -167,7 +185,10 @@ class LocalDecider(Decider):
         done = await self._ask(run, asked, None, stop=run.request.stop, on_text=on_text if stream else None)
         if stream and (rest := spoken.finish()):
             stream.piece(rest)
-        return Answered(thinking.without(done.text, ends).strip(), cut=done.finish is Finish.LENGTH)
+        text = thinking.without(done.text, ends).strip()
+        if run.records and facts.unsupported(text, run.records, _said(run, prompts)):
+            text = facts.plainly(run.records)  # a number that nobody gave: the rows say what there is
+        return Answered(text, cut=done.finish is Finish.LENGTH)
 
     async def _answer_in(self, shape: Kept, run: Run, prompts: Prompts) -> Answered:
         """An answer in the request's shape. What its grammar does not keep is checked before anybody sees it."""
@@ -230,6 +251,13 @@ class LocalDecider(Decider):
                 if not run.history:
                     raise
                 run.history.pop(0)
+
+
+def _said(run: Run, prompts: Prompts) -> list[str]:
+    """What an answer may take its numbers from, beside the results."""
+    turns = [*_turns_so_far(run), run.request.messages]
+    earlier = [message.content for turn in turns for message in turn]
+    return [run.agent.system, *earlier, *(prompts.about(record.name) for record in run.records)]
 
 
 def _turns_so_far(run: Run) -> list[Turn]:

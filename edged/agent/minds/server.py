@@ -18,8 +18,9 @@ from edged.agent.answers import Wrong
 from edged.agent.dialects.chat_template import write_json
 from edged.agent.loop import Answered, Decided, Decider, Declined, Run
 from edged.agent.minds.base import Resources, shown_of_the_board
-from edged.agent.prompts import ESCALATE, REPLY, as_messages, specs
+from edged.agent.prompts import as_messages
 from edged.agent.router import Decision, Go
+from edged.agent.styles import ESCALATE, REPLY, specs
 from edged.config import Tool
 from edged.errors import ContextExceeded, EdgedError, ModelUnavailable, ToolFailed
 from edged.types import Chat, ChatAnswer, Finding, Message, RouteTaken, ToolCall, ToolSpec

@@ -25,7 +25,8 @@ from msgspec import Struct, field
 
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import precheck
-from edged.agent.prompts import STAND_IN, Prompt, Prompts, specs
+from edged.agent.prompts import STAND_IN, Prompt, Prompts
+from edged.agent.styles import specs
 from edged.config import Agent, Tool
 from edged.engines import registry
 from edged.engines.kind import ChatTemplate, TokenCount
@@ -129,7 +130,7 @@ def _rehearse(script: Script, part: Part, count: TokenCount | None) -> Verdict:
     }
     try:
         taken = asyncio.run(precheck.fitted_tools(specs(tools)))
-        dialect = Dialect(script.template.source, script.template.tokens)
+        dialect = Dialect(script.template.source, script.template.tokens, script.template.taught)
         prompts = Prompts(part.agent, tools, dialect, taken, escalates=part.escalates)
         first = _dialogues(prompts, tools)
     except (ModelUnavailable, BadRequest) as error:  # BadRequest: the tools are too much together

@@ -8,7 +8,7 @@ import msgspec
 
 from edged.agent.grammars import cost
 from edged.agent.grammars.kept import kept
-from edged.agent.prompts import specs
+from edged.agent.styles import specs
 from edged.config import Config
 from edged.daemon.checks.finding import About, Finding, Inspection, Level, of_error, ok, with_key
 from edged.host.users import own_name

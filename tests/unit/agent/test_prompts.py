@@ -123,8 +123,8 @@ def test_answering_prompt_without_records_shares_the_system_text() -> None:
 @pytest.mark.parametrize(
     ("made", "expected"),
     [
-        (prompts(), ["deciding", "answering"]),
-        (prompts(system=""), ["deciding"]),
+        (prompts(), ["deciding", "from data", "answering"]),
+        (prompts(system=""), ["deciding", "from data"]),
         (prompts(tools=()), ["answering"]),
         (prompts(system="", tools=()), []),
     ],
@@ -134,6 +134,7 @@ def test_fixed_prompts_begin_as_those_of_a_request_do(made: Prompts, expected: l
     """With the same prefix and grammar, to the byte: what was computed for them is used."""
     real = {
         "deciding": (made.deciding([], ASKED, []).prefix, made.grammar),
+        "from data": (made.answering([], ASKED, [ToolRecord("level", {}, {"rows": []}, True)]).prefix, None),
         "answering": (made.answering([], ASKED, []).prefix, None),
     }
     assert [(prompt.prefix, rules) for prompt, rules in made.fixed()] == [real[name] for name in expected]

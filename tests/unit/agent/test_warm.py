@@ -82,9 +82,9 @@ async def test_prefixes_of_a_preloaded_models_agents_are_warmed() -> None:
     expected = [*house.fixed(), *porter.fixed()]
     assert [(job.prefix, job.turn, job.grammar) for job in board.jobs] == [(p.prefix, p.turn, g) for p, g in expected]
     assert {(job.model, job.priority) for job in board.jobs} == {("small", Priority.BATCH)}
-    assert len({job.rid for job in board.jobs}) == 3
+    assert len({job.rid for job in board.jobs}) == 4
     [(name, data)] = board.events
-    assert (name, data["model"], data["prefixes"]) == ("model_warmed", "small", 3)
+    assert (name, data["model"], data["prefixes"]) == ("model_warmed", "small", 4)
 
 
 async def test_model_in_a_server_is_brought_in_and_its_prefixes_are_the_servers() -> None:

@@ -298,7 +298,8 @@ def test_reply_has_the_fields_of_the_contract_in_their_order() -> None:
     """Absent things are null, not left out."""
     body = json.loads(wire.reply_bytes(Reply(id=None, rid="r", status=Status.DONE, output="ä")))
     assert list(body) == [
-        "id", "rid", "status", "output", "finish", "tool_calls", "route", "usage", "timing", "degraded", "error",
+        "id", "rid", "status", "output", "finish", "outcome", "tool_calls", "route", "usage", "timing", "degraded",
+        "error",
     ]  # fmt: skip
     assert body["id"] is None
     assert body["error"] is None
