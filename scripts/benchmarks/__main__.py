@@ -19,6 +19,7 @@ from benchmarks.report import Result, machine, table, versions
 from edged.models.catalog import catalog
 
 BENCHES = (
+    "answers",
     "ipc",
     "routing",
     "claims",

@@ -21,7 +21,8 @@ from benchmarks.report import say
 from benchmarks.streams import TOPICS, question
 from edged import config
 from edged.agent.dialects.chat_template import Dialect
-from edged.agent.prompts import REPLY, Prompts, specs
+from edged.agent.prompts import Prompts
+from edged.agent.styles import REPLY, specs
 from edged.client import Client, EdgedCallError
 from edged.engines.llama import gguf
 from edged.models import catalog

@@ -129,7 +129,7 @@ async def test_cloud_that_does_not_learn_ends_the_request_and_does_nothing(
 
 
 async def test_call_that_the_callers_role_does_not_allow_is_not_made(tmp_path: Path, cloud: ScriptedCloud) -> None:
-    """Whoever decides: what was allowed before it is done and told."""
+    """Whoever decides: and nothing else of the same decision is."""
     valve = ("set_valve", {"valve": "north", "position": "open"})
     cloud.will(clouds.calls(("tank_level", {"tank": "south"}), valve), clouds.text("Opened."))
     daemon = cloudy(tmp_path, upstream("far", cloud))
@@ -138,8 +138,7 @@ async def test_call_that_the_callers_role_does_not_allow_is_not_made(tmp_path: P
     async with daemon:
         reply = await ask(daemon, "too hard: look at the tank and open the valve")
         assert (reply["status"], reply["error"]["code"]) == ("failed", "forbidden")
-        assert [call["name"] for call in reply["tool_calls"]] == ["tank_level"]
-        assert daemon.rows("valve_commands") == []
+        assert (reply["tool_calls"], daemon.rows("valve_commands")) == ([], [])
 
 
 async def test_write_the_board_is_unsure_of_is_not_made_there(tmp_path: Path, cloud: ScriptedCloud) -> None:

@@ -32,6 +32,10 @@ class NoTools:
     def get(self, _: str) -> None:
         """See Toolbox."""
 
+    def is_write(self, _: str) -> bool:
+        """See Toolbox."""
+        return False
+
 
 def lock(door: str, number: int, *, ok: bool) -> Step:
     """A call that an earlier attempt has made."""
