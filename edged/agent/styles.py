@@ -45,12 +45,14 @@ class Style(Protocol):
 
     fixed: the messages that every prompt begins with. offered: the tools that the template is given.
     listed: names and values that a call chooses from lists, as it quotes them. names: those of tools.
+    at_once: one decision is for all that a request wants; the model is asked again only after a call that failed.
     """
 
     fixed: tuple[Message, ...]
     offered: tuple[ToolSpec, ...]
     listed: frozenset[bytes]
     names: frozenset[bytes]
+    at_once: bool
 
     def talk(self, messages: Sequence[Message]) -> list[Message]:
         """A dialogue with calls and results, as the template takes it."""
@@ -81,6 +83,7 @@ class NativeStyle:
         here = (*specs(tools), REPLY)
         self.offered: tuple[ToolSpec, ...] = (*here, ESCALATE) if escalates else here
         self.fixed: tuple[Message, ...] = (*system, *_examples(tools, escalates=escalates))
+        self.at_once = False
         self.names = listed.names(self.offered)
         self.listed = self.names | listed.values(here)
         self._calls, self._here, self._taken = spoken.calls, here, taken
@@ -109,6 +112,7 @@ class CompactStyle:
             Message("system", compact.system(system, tuple(self._specs.values()), escalates=escalates)),
         )
         self.offered: tuple[ToolSpec, ...] = ()
+        self.at_once = True
         self.names = frozenset[bytes]()  # a name is not quoted
         self.listed = listed.values(self._specs.values())
 

@@ -59,7 +59,8 @@ class LocalDecider(Decider):
     async def move(self, run: Run) -> Decided | Answered:
         """See Decider."""
         prompts = await self._ready(run)
-        if run.may_act and run.said(max(1, run.last_calls)) is None:
+        decided = prompts.style.at_once and run.last_calls > 0 and not run.failed
+        if run.may_act and not decided and run.said(max(1, run.last_calls)) is None:
             calls, logprob = await self._decide(run, prompts)
             if calls[0].name == ESCALATE.name and self._may_escalate:
                 raise Declined(ToolFailed("the model asked for a larger one"), finding=Finding.ESCALATED)
