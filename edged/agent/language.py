@@ -54,17 +54,6 @@ OUTSIDE = {
     "nl": "Dat wordt niet gedaan: {value} valt buiten wat voor {name} mag.",
     "pl": "Tego nie wykonano: {value} wykracza poza to, co dozwolone dla {name}.",
 }
-# A call that the model is not sure enough of.
-ASKED = {
-    "en": "I am not sure what you mean. Is it this: {calls}?",
-    "de": "Ich bin nicht sicher, was gemeint ist. Dies: {calls}?",
-    "es": "No estoy seguro de lo que quiere decir. ¿Es esto: {calls}?",
-    "fr": "Je ne suis pas sûr de comprendre. Est-ce ceci : {calls} ?",
-    "it": "Non sono sicuro di aver capito. È questo: {calls}?",
-    "pt": "Não tenho certeza do que quer dizer. É isto: {calls}?",
-    "nl": "Ik weet niet zeker wat u bedoelt. Is het dit: {calls}?",
-    "pl": "Nie jestem pewien, o co chodzi. Czy o to: {calls}?",
-}
 DEFAULT = "en"
 
 SMALL_WORDS = {

@@ -272,10 +272,6 @@ class Run:
         text = self._own.unable() if outside is None else self._own.outside(*outside)
         return msgspec.structs.replace(self._say(text), kind=AnswerKind.UNABLE)
 
-    def asked(self, calls: Sequence[ToolCall]) -> Answered:
-        """The question whether these calls were meant; nothing was done."""
-        return msgspec.structs.replace(self._say(self._own.asked(calls)), kind=AnswerKind.ASKED)
-
     def _say(self, text: str) -> Answered:
         if self.stream:
             self.stream.begin()

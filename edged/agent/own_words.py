@@ -10,7 +10,7 @@ from edged.agent.dialects.chat_template import write_json
 from edged.config import Agent
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import complete, sentence
-from edged.types import JSON, Request, ToolCall, ToolRecord
+from edged.types import JSON, Request, ToolRecord
 
 MOST_QUOTED = 160  # characters of a request that are said again
 
@@ -80,11 +80,6 @@ class OwnWords:
         """That a parameter does not allow this value."""
         return language.OUTSIDE[self._language].format(name=name, value=write_json(value))
 
-    def asked(self, calls: Sequence[ToolCall]) -> str:
-        """Whether these calls were meant."""
-        shown = "; ".join(_shown(call) for call in calls)
-        return language.ASKED[self._language].format(calls=shown)
-
     def lost(self, records: Sequence[ToolRecord]) -> list[ToolRecord]:
         """Writes that failed, where the answer has a shape and cannot begin with them."""
         failures = _not_made_good(records) if self._shaped else []
@@ -98,7 +93,7 @@ def _not_made_good(records: Sequence[ToolRecord]) -> list[ToolRecord]:
     return [record for record in records if not record.ok and (record.name, record.arguments) not in worked]
 
 
-def _shown(record: ToolRecord | ToolCall) -> str:
+def _shown(record: ToolRecord) -> str:
     """A call, for people."""
     given = record.arguments.items()
     arguments = ", ".join(f"{name}: {value if isinstance(value, str) else write_json(value)}" for name, value in given)

@@ -189,7 +189,6 @@ class AnswerKind(StrEnum):
     ANSWERED = "answered"
     ACTED = "acted"  #: something was written
     UNABLE = "unable"  #: no tool of the agent can tell or do it; nothing was done
-    ASKED = "asked"  #: edged asks back; nothing was done
     NOTHING_FOUND = "nothing_found"  #: what was read holds nothing
     CUT = "cut"  #: max_tokens ended it
 

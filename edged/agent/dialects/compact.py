@@ -37,6 +37,7 @@ WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")  # a name that can stand in front
 PLAIN = re.compile(r"[^|\"(){}\[\],?\n]+")  # a choice that needs no quotes beside the others
 CLOCK, DATE = "HH:MM", "YYYY-MM-DD"
 NUMBERS = {"integer": "int", "number": "number"}
+BOUNDS_BELOW, BOUNDS_ABOVE = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 LEVELS = 4  # that a signature shows of nested values; what lies deeper is an `object`
 # as json.dumps writes it; the same spaces that all other grammars of calls have
 SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -165,9 +166,6 @@ def _kind(schema: JSON, root: dict[str, JSON], levels: int) -> str:
     if kind == "object":
         return f"{{{_members(schema, root, levels - 1)}}}" if levels and schema.get("properties") else "object"
     return str(kind)
-
-
-BOUNDS_BELOW, BOUNDS_ABOVE = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 
 
 def _bound(schema: dict[str, JSON], inner: str, outer: str) -> str:
