@@ -91,7 +91,7 @@ async def _ask(
 
     def failure(problem: str) -> EdgedError:
         if about_calls:
-            return ToolFailed(f"model {ask.model!r}: {msgspec.json.decode(problem)['error']}")
+            return ToolFailed(f"model {ask.model!r}: {problem}")
         return ModelUnavailable(f"model {ask.model!r} does not keep to the schema: {problem}")
 
     most = answers.OWN_CORRECTIONS if ask.response_schema is None else answers.MAX_CORRECTIONS

@@ -29,7 +29,7 @@ async def test_a_preloaded_model_is_there_before_anybody_asks(tmp_path: Path) ->
         assert daemon.notices.index("READY=1") < daemon.notices.index("STATUS=0 running, models loaded: small")
         assert await model_state(client) == "ready"
         await until(lambda: "model small is warm" in daemon.text())
-        assert "2 prefixes" in daemon.text()
+        assert "3 prefixes" in daemon.text()
         error, reply = await client.call(2, "agent.ask", {"input": "open the north valve"})
         assert error is None
         assert reply["timing"]["load_ms"] < 50

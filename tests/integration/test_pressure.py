@@ -73,6 +73,12 @@ class Watcher(Wired):
             while all(row["id"] != id for row in (await self.call(902, "requests.list", {"state": "running"}))[1]):
                 await asyncio.sleep(0.01)
 
+    async def used(self, name: str) -> None:
+        """Wait until a request holds a model: from then on it stays."""
+        async with asyncio.timeout(START_S):
+            while not (await self.model(name))["in_use"]:
+                await asyncio.sleep(0.01)
+
     async def climb(self, memory: Memory, level: int) -> None:
         """Signals until so much is given up."""
         async with asyncio.timeout(START_S):
@@ -92,7 +98,7 @@ async def test_what_is_given_up_step_by_step_and_comes_back(tmp_path: Path) -> N
         for msgid, name in enumerate(("small", "other"), 2):
             assert (await client.call(msgid, "models.load", {"name": name}))[0] is None
         client.send([0, 10, "agent.ask", [{"agent": "house", "input": "slow story", "id": "busy"}]])
-        await client.begun("busy")
+        await client.used("small")
         # two rungs by one signal: caches, and models that nobody uses
         with memory.fifo.open("w") as writer:
             writer.write("pressure")
