@@ -28,7 +28,7 @@ from edged.transport.mqtt import Backoff, MqttTransport, Settings
 from edged.types import Ask, Caller, Delivery, Reply, Status
 from edged.wire import reply_bytes
 
-WAIT_S = 30.0  # for anything that should happen at once: on two busy cores, beside a test that writes a model to the disk
+WAIT_S = 30.0  # for anything that should happen at once: two busy cores and a disk that takes a model meanwhile
 ANONYMOUS = ("allow_anonymous true",)
 
 
