@@ -108,7 +108,7 @@ class Governor:
 
     def is_resident(self, model: str) -> bool:
         """Whether it can be used without a load."""
-        return bool(self.status()["models"][model]["state"] == ModelState.READY)
+        return self._of(model).ready
 
     @property
     def aliases(self) -> dict[str, Alias]:
