@@ -23,7 +23,7 @@ class Examined:
         if spec.path not in self._known:
             return None
         identity, problem = self._known[spec.path]
-        return problem if identity == identity_of(Path(spec.path)) else None
+        return problem if identity == _identity(spec) else None
 
     def examine(self, spec: ModelSpec, file: ModelFile | None) -> str | None:
         """Look into a file that is here: why it cannot be loaded, or None. Blocks; a file that was not examined before
@@ -32,7 +32,7 @@ class Examined:
         Args:
             file: with the sizes of all that belongs to it, where they are known.
         """
-        identity = identity_of(Path(spec.path))
+        identity = _identity(spec)
         if spec.path not in self._known or self._known[spec.path][0] != identity:
             self._known[spec.path] = identity, _problem(spec, file)
         return self._known[spec.path][1]
@@ -47,6 +47,11 @@ def identity_of(path: Path) -> Identity:
     return (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
+def _identity(spec: ModelSpec) -> Identity:
+    """Of the model's file and of its adapter's."""
+    return (*identity_of(Path(spec.path)), *(identity_of(Path(spec.adapter)) if spec.adapter else ()))
+
+
 def _problem(spec: ModelSpec, file: ModelFile | None) -> str | None:
     for part in file.files if file else ():
         path = Path(spec.path).with_name(part.name)
@@ -56,4 +61,9 @@ def _problem(spec: ModelSpec, file: ModelFile | None) -> str | None:
         registry.kind(spec.engine).check_file(Path(spec.path))
     except ModelUnavailable as error:
         return error.message
+    try:
+        if spec.adapter:
+            registry.kind(spec.engine).dialect_of(Path(spec.adapter))
+    except ModelUnavailable as error:
+        return f"its adapter {spec.adapter}: {error.message}"
     return None

@@ -8,6 +8,9 @@ import pytest
 
 from edged.errors import ConfigError
 from edged.models import adapters
+from edged.models.examined import Examined
+from edged.types import ModelSpec
+from tests.support.real_model import model_path
 
 MANIFEST = """
 weights = "{weights}"
@@ -47,3 +50,15 @@ def test_configuration_chooses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert adapters.chosen("auto", None) == ""
     assert adapters.chosen("none", ONE) == ""
     assert adapters.chosen("file:/models/own.gguf", OTHER) == "/models/own.gguf"
+
+
+def test_adapter_that_cannot_be_read_is_found_with_its_model(tmp_path: Path) -> None:
+    """Not by the first request; and it is found to be there once it is."""
+    adapter, examined = tmp_path / "own.gguf", Examined()
+    spec = ModelSpec(name="small", path=str(model_path()), context=256, adapter=str(adapter))
+    assert examined.examine(spec, None) == f"its adapter {adapter}: own.gguf cannot be read: No such file or directory"
+    adapter.write_bytes(b"<html>")
+    assert (examined.examine(spec, None) or "").startswith(f"its adapter {adapter}: own.gguf is no GGUF file")
+    adapter.unlink()
+    adapter.symlink_to(model_path())
+    assert examined.examine(spec, None) is None
