@@ -17,10 +17,9 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
-from adapter.qwen import Qwen
+from adapter.qwen import Pack, Qwen
 
 RANK, ALPHA = 16, 32.0  # 8.8 million numbers for the 0.5B, 17.6 MB: what fits the repository
 LEARNING_RATE, LEAST = 3e-4, 0.05  # the first after the warm-up; the last as a share of it, after a cosine
@@ -37,16 +36,22 @@ def main() -> None:
     parser.add_argument("--packs", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, help="stop after so many packs, as if these were all")
+    parser.add_argument("--rate", type=float, default=LEARNING_RATE, help="the learning rate after the warm-up")
     parser.add_argument("--begin-with", type=Path, metavar="ADAPTER", help="an adapter that is taught further")
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     packs = [json.loads(line) for line in options.packs.open(encoding="utf-8")][: options.most]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    # Without instructions for it a CPU computes bfloat16 in float32, with conversions on top.
-    half = device == "cuda" or bool({"avx512_bf16", "amx_bf16"} & set(CPU.read_text(encoding="utf-8").split()))
+    flags = set(CPU.read_text(encoding="utf-8").split())
+    # Without instructions for it a CPU computes bfloat16 in float32, with conversions on top. With those for int8 the
+    # products are 2.5 to 3.5 times as fast as in float32; the gradient's direction is kept to a cosine of 0.97.
+    half = device == "cuda" or bool({"avx512_bf16", "amx_bf16"} & flags)
+    int8 = not half and "avx512_vnni" in flags
     torch.manual_seed(options.seed)
-    model = Qwen(options.model, RANK, ALPHA, torch.bfloat16 if half else torch.float32).to(device)
-    run = Run(model, packs, options.out, device)
+    if int8:
+        torch.backends.quantized.engine = "onednn"
+    model = Qwen(options.model, RANK, ALPHA, torch.bfloat16 if half else torch.float32, int8=int8).to(device)
+    run = Run(model, packs, options.out, device, options.rate)
     if options.begin_with:
         model.begin_with(options.begin_with)
     run.go_on()
@@ -63,8 +68,8 @@ def main() -> None:
 class Run:
     """One training: the optimizer's state and where it is."""
 
-    def __init__(self, model: Qwen, packs: list[dict[str, list]], out: Path, device: str) -> None:
-        self.model, self._packs, self._device = model, packs, device
+    def __init__(self, model: Qwen, packs: list[dict[str, list]], out: Path, device: str, rate: float) -> None:
+        self.model, self._packs, self._device, self._greatest_rate = model, packs, device, rate
         self._checkpoint = Path(f"{out}.checkpoint")
         self._parameters = [each for _, each in model.trained()]
         self._optimizer = torch.optim.AdamW(self._parameters, LEARNING_RATE, BETAS, weight_decay=DECAY)
@@ -104,18 +109,18 @@ class Run:
     def _rate(self) -> float:
         done = self._step / len(self._packs)
         cosine = 0.5 * (1 + math.cos(math.pi * done))
-        return LEARNING_RATE * min(1.0, (self._step + 1) / WARM_UP) * (cosine * (1 - LEAST) + LEAST)
+        return self._greatest_rate * min(1.0, (self._step + 1) / WARM_UP) * (cosine * (1 - LEAST) + LEAST)
 
     def _learn(self, pack: dict[str, list]) -> tuple[float, int]:
-        tokens, positions, mask, wanted, gold = (each.to(self._device) for each in tensors(pack))
+        made = tensors(pack).to(self._device)
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
-        loss = functional.cross_entropy(self.model(tokens, positions, mask, wanted).float(), gold)
+        loss = functional.cross_entropy(self.model(made).float(), made.gold)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, CLIP)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return loss.item(), len(tokens)
+        return loss.item(), len(made.tokens)
 
     def _save(self) -> None:
         state = {
@@ -129,22 +134,21 @@ class Run:
         part.replace(self._checkpoint)
 
 
-def tensors(pack: dict[str, list]) -> tuple[Tensor, ...]:
-    """A pack as (tokens [L], positions [L], mask [L, L], wanted [k], gold [k]): each turn stands behind the prefix and
-    sees it and itself."""
+def tensors(pack: dict[str, list]) -> Pack:
+    """A pack of `adapter.data` as the model takes it."""
     tokens, positions = list(pack["prefix"]), list(range(len(pack["prefix"])))
-    turn, wanted, gold = [-1] * len(tokens), list[int](), list[int]()
-    for number, (asked, answer) in enumerate(pack["turns"]):
+    turns, wanted, gold = list[tuple[int, int]](), list[int](), list[int]()
+    for asked, answer in pack["turns"]:
+        begins = len(tokens)
         for place, token in enumerate(asked + answer):
             if place >= len(asked):
                 wanted.append(len(tokens) - 1)
                 gold.append(token)
             tokens.append(token)
             positions.append(len(pack["prefix"]) + place)
-            turn.append(number)
-    of, order = torch.tensor(turn), torch.arange(len(tokens))
-    mask = (order[None] <= order[:, None]) & ((of[None] == -1) | (of[None] == of[:, None]))
-    return torch.tensor(tokens), torch.tensor(positions), mask, torch.tensor(wanted), torch.tensor(gold)
+        turns.append((begins, len(tokens)))
+    as_tensor = torch.tensor
+    return Pack(as_tensor(tokens), as_tensor(positions), len(pack["prefix"]), turns, as_tensor(wanted), as_tensor(gold))
 
 
 if __name__ == "__main__":
