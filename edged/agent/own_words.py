@@ -72,9 +72,7 @@ class OwnWords:
         """That no tool can tell or do what was asked."""
         if self._agent.unable:
             return self._agent.unable
-        asked = " ".join(self._request.messages[-1].content.split())
-        asked = asked if len(asked) <= MOST_QUOTED else f"{asked[:MOST_QUOTED].rstrip()}…"
-        return language.UNABLE[self._language].format(asked=asked)
+        return unable(self._request.messages[-1].content, self._language)
 
     def outside(self, name: str, value: JSON) -> str:
         """That a parameter does not allow this value."""
@@ -84,6 +82,13 @@ class OwnWords:
         """Writes that failed, where the answer has a shape and cannot begin with them."""
         failures = _not_made_good(records) if self._shaped else []
         return [record for record in failures if self._toolbox.is_write(record.name)]
+
+
+def unable(asked: str, spoken: str) -> str:
+    """That no tool can tell or do what was asked, in the language of a code."""
+    asked = " ".join(asked.split())
+    asked = asked if len(asked) <= MOST_QUOTED else f"{asked[:MOST_QUOTED].rstrip()}…"
+    return language.UNABLE[spoken].format(asked=asked)
 
 
 def _not_made_good(records: Sequence[ToolRecord]) -> list[ToolRecord]:

@@ -13,7 +13,7 @@ from edged.agent.answers import Wrong
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar
-from edged.completions import request, results, shapes
+from edged.completions import request, results, shapes, taught
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
 from edged.completions.output import Output, Spoken, WaitingLogprobs
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall, OnThought, ToolChoice, model_answer
@@ -41,6 +41,15 @@ class Local:
             ones go on like that for ever; without the tools in sight they word an answer.
         """
         fitted = await shapes.fitted(ask)
+        dialect = await self._dialects.of_model(ask.model)
+        if taught.speaks(dialect, ask):
+            if request.offered(ask):
+                context = self._models[ask.model].context
+                decided = await taught.decided(self._engine, ask, fitted, dialect, context, on_piece, on_call)
+                if decided is not None:
+                    return decided
+            ask = taught.in_words(ask)
+            fitted = structs.replace(fitted, tools={}, ask=ask)
         if not fitted.after:
             return await self._once(ask, fitted, on_piece, on_call, on_thought)
 
@@ -79,8 +88,7 @@ def _tell_whole(answer: ModelAnswer, on_piece: OnPiece | None, on_call: OnCall |
     if on_piece and answer.text:
         on_piece(answer.text, answer.logprobs)
     if on_call:
-        for index, call in enumerate(answer.calls):
-            on_call((CallPiece(index, call.name, ""), CallPiece(index, None, call.arguments)))
+        request.tell_calls(answer.calls, on_call)
 
 
 class _Work:

@@ -30,7 +30,7 @@ class ToolChoice(StrEnum):
 class ModelAsk(Struct, frozen=True, kw_only=True):
     """A completion of a plain model.
 
-    parallel: several calls in one turn are wanted.
+    parallel: several calls in one turn are wanted. single: they are not wanted. Neither: as the model is best at.
     max_tokens: None: as many as the model's context leaves.
     stop: strings that end text and are not part of it; in calls they mean nothing.
     logprobs: None, or how many likeliest tokens come with each token of the text (0 to 20).
@@ -42,6 +42,7 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
     tools: tuple[ToolSpec, ...] = ()
     choice: ToolChoice = ToolChoice.AUTO
     parallel: bool = True
+    single: bool = False
     response_schema: dict[str, JSON] | None = None
     max_tokens: int | None = None
     sampling: Sampling = Sampling()
@@ -111,6 +112,12 @@ def is_among(call: WrittenCall, made: tuple[ToolCall, ...], *, whole: bool) -> b
     """Whether it is one of those, or, where it need not be whole, may become one."""
     texts = [write_json(one.arguments) for one in made if one.name == call.name]
     return call.arguments in texts if whole else any(text.startswith(call.arguments) for text in texts)
+
+
+def tell_calls(calls: Sequence[WrittenCall], on_call: OnCall) -> None:
+    """Tell of calls that are all there."""
+    for index, call in enumerate(calls):
+        on_call((CallPiece(index, call.name, ""), CallPiece(index, None, call.arguments)))
 
 
 def check_calls(ask: ModelAsk, calls: Sequence[WrittenCall], finish: Finish) -> None:

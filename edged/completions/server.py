@@ -11,7 +11,7 @@ from edged.agent import answers
 from edged.agent.answers import Unfit, Wrong
 from edged.agent.dialects.chat_template import write_json
 from edged.completions import request, results
-from edged.completions.calls import CallPiece, WrittenCall
+from edged.completions.calls import WrittenCall
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall, OnThought, ToolChoice, model_answer
 from edged.errors import BadRequest, EdgedError, ModelUnavailable, ToolFailed
 from edged.interfaces import OnPiece
@@ -50,8 +50,7 @@ async def complete(
     made = _calls(ask, answer)
     request.check_calls(ask, made, finish)
     if on_call:
-        for index, call in enumerate(made):
-            on_call((CallPiece(index, call.name, ""), CallPiece(index, None, call.arguments)))
+        request.tell_calls(made, on_call)
     logprobs = (answer.logprobs or ()) if ask.logprobs is not None else ()
     return model_answer(answer, answer.text, made, finish, logprobs, reasoning=answer.reasoning)
 

@@ -20,7 +20,7 @@ request comes, and is as long as it is written, whatever `max_tokens` says. Wher
 calls that are among them are made, one a turn. Every token, which is a word here, is certain.
 
 With `dialect = "compact"` before the replies it decides in that dialect, and all calls of an entry that are still to be
-made at once; `unable` and `escalate` are among its calls then.
+made at once, as far as the grammar has them; `unable` and `escalate` are among its calls then.
 
 With `dimensions = 8` it is the script of an embedding model: the same text has always the same vector.
 """
@@ -174,7 +174,10 @@ class ScriptedEngine(BaseEngine):
             if job.confidence_marker is not None:  # the agent wants a decision
                 text = _decision(entry.calls[results:]) if script.dialect else _json_call(call or REPLY)
                 return _completion(job, text, load_ms, watch.ms(), logprob=math.log(entry.confidence))
-            text = _json_call(call) if call and _offers(job, call) else _until_stop(entry.text, job)
+            if (offered := _compactly(job)) is not None:
+                text = _decision(offered(entry.calls[results:]))
+            else:
+                text = _json_call(call) if call and _offers(job, call) else _until_stop(entry.text, job)
             words = re.findall(r"\S+\s*|\s+", text)
             told = tuple(_certain(word, job.logprobs) for word in words) if job.logprobs is not None else ()
             first_ms: float | None = None
@@ -253,6 +256,19 @@ def _offers(job: Job, call: dict[str, JSON]) -> bool:
     """Whether the grammar has calls of this tool: their heads differ in spaces and escapes only."""
     head = rf'"name".{{0,40}}?"{re.escape(call["name"])}"'
     return job.grammar is not None and re.search(head, job.grammar.replace("\\", "")) is not None
+
+
+def _compactly(job: Job) -> Callable[[tuple[dict[str, JSON], ...]], tuple[dict[str, JSON], ...]] | None:
+    """What takes of calls those that a grammar in the compact dialect has, no more of them than it takes; None: it is
+    none."""
+    heads = re.findall(r'^call_\d+: "([^"(]+)\("', job.grammar or "", re.MULTILINE)
+    if not heads:
+        return None
+    start = (job.grammar or "").partition("\n")[0]
+    names = {*heads, *re.findall(r'"(\w+)\(\)"', start)}
+    more = re.search(r"\{0,(\d+)\}", start)
+    most = 1 + (int(more[1]) if more else 0)
+    return lambda calls: tuple(call for call in calls if call["name"] in names)[:most]
 
 
 def _until_stop(text: str, job: Job) -> str:

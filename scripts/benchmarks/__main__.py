@@ -1,5 +1,5 @@
 """scripts/bench NAME [--json FILE] [--rounds N] [--peer-bin FILE | --peer-build] [--only SECTION] [--cycles N]
-[--requests N] [--model NAME]: runs one benchmark, prints a table, writes one JSON object."""
+[--requests N] [--model NAME] [--adapter FILE]: runs one benchmark, prints a table, writes one JSON object."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ def main() -> int:
     parser.add_argument("--cycles", metavar="N", type=int, help="of loads and unloads")
     parser.add_argument("--requests", metavar="N", type=int, help="of one kind of work")
     parser.add_argument("--model", metavar="NAME", help="of the catalog, where a section can use another one")
+    parser.add_argument("--adapter", metavar="FILE", type=Path, help="that the default model is taught with")
     options = parser.parse_args()
     if options.name not in NAMES:
         known = f"there is: {', '.join(NAMES)}"
@@ -59,7 +60,7 @@ def main() -> int:
     bench = importlib.import_module(NAMES[options.name])
     if options.peer_build and options.peer_bin:
         return refused(f"{options.name}: --peer-bin and --peer-build are two peers")
-    wanted = {name: getattr(options, name) for name in (*COUNTS, "only", "model")}
+    wanted = {name: getattr(options, name) for name in (*COUNTS, "only", "model", "adapter")}
     wanted["peer_bin"] = options.peer_bin or (options.peer_build or None)
     arguments = {key: value for key, value in wanted.items() if value is not None}
     if unknown := sorted(arguments.keys() - inspect.signature(bench.run).parameters.keys()):

@@ -89,6 +89,7 @@ path = "@FOLDER@/house.db"
 mode = "rw"
 [models.small]
 source = "catalog:@MODEL@"
+adapter = "@ADAPTER@"
 context = 4096
 [agents.house]
 model = "small"
@@ -143,12 +144,13 @@ ASKED = (
 )
 
 
-def run(only: str | None = None) -> list[Row]:
-    """Rows: section, what, claims, tells, neither, n."""
+def run(only: str | None = None, adapter: Path | None = None) -> list[Row]:
+    """Rows: section, what, claims, tells, neither, n. adapter: of the model; None: the one that belongs to it."""
     with tempfile.TemporaryDirectory(prefix="edged-bench-") as name:
         folder = Path(name)
         node = f'[node]\nstate_dir = "{folder}/state"\nruntime_dir = "{folder}/run"\nmodels_dir = "{MODELS}"\n'
         config = HOUSE.replace("@FOLDER@", str(folder)).replace("@MODEL@", MODEL)
+        config = config.replace("@ADAPTER@", f"file:{adapter.absolute()}" if adapter else "auto")
         (folder / "edged.toml").write_text(node + config)
         with contextlib.closing(apsw.Connection(str(folder / "house.db"))) as plant:
             plant.execute(PLANT).fetchall()

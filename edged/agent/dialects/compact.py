@@ -39,8 +39,13 @@ CLOCK, DATE = "HH:MM", "YYYY-MM-DD"
 NUMBERS = {"integer": "int", "number": "number"}
 BOUNDS_BELOW, BOUNDS_ABOVE = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 LEVELS = 4  # that a signature shows of nested values; what lies deeper is an `object`
+# Schemas looked at for one signature: references side by side multiply with each level, and clients send any schema.
+MOST_LOOKED = 500
+MOST_COPIED = 50  # definitions, copied into the grammars of a tool's arguments; with more these are one object
 # as json.dumps writes it; the same spaces that all other grammars of calls have
 SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+DEFINITIONS = ("$defs", "definitions")  # words that schemas stand under, to be referred to
+DEFINED = tuple(f"#/{word}/" for word in DEFINITIONS)
 HIDDEN = ("default", "description", "title", "examples")  # of a parameter, where its grammar is made
 
 
@@ -80,20 +85,28 @@ def write(call: ToolCall, tool: ToolSpec | None) -> str:
     return f"{call.name}({', '.join(said)})"
 
 
-def grammar(tools: Sequence[ToolSpec], *, most: int, escalates: bool) -> str:
+def grammar(
+    tools: Sequence[ToolSpec], *, most: int, escalates: bool, must_call: bool = False, in_range: bool = False
+) -> str:
     """Up to `most` calls, each on a line, or one pseudo-call; as llguidance takes it.
 
     Args:
         tools: with their parameters as grammars take them (`grammars.kept`).
         escalates: whether `escalate` may be chosen.
+        must_call: a call is made in any case: there is no pseudo-call.
+        in_range: numbers keep to their ranges: for who cannot say afterwards that one is not allowed.
     """
-    pseudo = [_text(f"{name}()") for name in PSEUDO if escalates or name != ESCALATE]
-    heads = [f"call_{i}: {_text(tool.name + '(')} {_body(tool)} {_text(')')}" for i, tool in enumerate(tools)]
+    pseudo = [_text(f"{name}()") for name in PSEUDO if not must_call and (escalates or name != ESCALATE)]
+    bodies = [_body(tool, in_range=in_range) for tool in tools]
+    heads = [
+        f"call_{i}: {_text(tool.name + '(')} {body} {_text(')')}"
+        for i, (tool, body) in enumerate(zip(tools, bodies, strict=True))
+    ]
     if not tools:
         return f"start: {' | '.join(pseudo)}"
     more = f' ("\\n" call){{0,{most - 1}}}' if most > 1 else ""
     choice = f"call: {' | '.join(f'call_{i}' for i in range(len(tools)))}"
-    return "\n".join([f"start: call{more} | {' | '.join(pseudo)}", choice, *heads])
+    return "\n".join([f"start: {' | '.join([f'call{more}', *pseudo])}", choice, *heads])
 
 
 def parse(text: str) -> tuple[ToolCall, ...]:
@@ -116,56 +129,62 @@ def as_talk(messages: Sequence[Message], tools: Mapping[str, ToolSpec]) -> list[
 # -- signatures --------------------------------------------------------------------------------------------------------
 
 
+class _Looking:
+    """One schema being shown. Where more was looked at than a signature may cost, the rest is "any"."""
+
+    def __init__(self, root: dict[str, JSON]) -> None:
+        self.root = root
+        self.left = MOST_LOOKED
+
+    def members(self, schema: dict[str, JSON], levels: int) -> str:
+        """Parameters, or an object's properties."""
+        properties = schema.get("properties", {})
+        required = [name for name in schema.get("required", []) if name in properties]
+        return ", ".join(
+            f"{name}{'' if name in required else '?'}: {self._member(properties[name], levels)}"
+            for name in _order(properties, required)
+        )
+
+    def kind(self, schema: JSON, levels: int) -> str:
+        """What a value may be, in a few letters."""
+        self.left -= 1
+        if not isinstance(schema, dict) or self.left < 0:
+            return "any"
+        schema = _resolved(schema, self.root)
+        if "enum" in schema:
+            return "|".join(_choice(value) for value in schema["enum"])
+        if "const" in schema:
+            return _choice(schema["const"])
+        for joined in ("anyOf", "oneOf"):
+            if joined in schema and "properties" not in schema:
+                return " or ".join(dict.fromkeys(self.kind(way, levels) for way in schema[joined]))
+        if len(schema.get("allOf", ())) == 1 and isinstance(schema["allOf"][0], dict):
+            return self.kind({**schema["allOf"][0], **{k: v for k, v in schema.items() if k != "allOf"}}, levels)
+        kind = schema.get("type", "object" if "properties" in schema else "any")
+        if isinstance(kind, list):
+            return " or ".join(self.kind({**schema, "type": each}, levels) for each in kind)
+        if kind in NUMBERS:
+            low, high = (_bound(schema, inner, outer) for inner, outer in (BOUNDS_BELOW, BOUNDS_ABOVE))
+            return f"{NUMBERS[kind]} {low}..{high}" if low or high else NUMBERS[kind]
+        if kind == "boolean":
+            return "true|false"
+        if kind == "string":
+            return _string(schema)
+        if kind == "array":
+            return f"[{self.kind(schema.get('items', {}), levels - 1) if levels else 'any'}]"
+        if kind == "object":
+            return f"{{{self.members(schema, levels - 1)}}}" if levels and schema.get("properties") else "object"
+        return str(kind)
+
+    def _member(self, schema: JSON, levels: int) -> str:
+        described = schema.get("description") if isinstance(schema, dict) else None
+        kind = self.kind(schema, levels)
+        return f"{kind} ({' '.join(str(described).split()).rstrip('.')})" if described else kind
+
+
 def _parameters(tool: ToolSpec) -> str:
-    if not _is_flat(tool):
-        return _kind(tool.parameters, tool.parameters, LEVELS)
-    return _members(tool.parameters, tool.parameters, LEVELS)
-
-
-def _members(schema: dict[str, JSON], root: dict[str, JSON], levels: int) -> str:
-    properties = schema.get("properties", {})
-    required = [name for name in schema.get("required", []) if name in properties]
-    return ", ".join(
-        f"{name}{'' if name in required else '?'}: {_member(properties[name], root, levels)}"
-        for name in _order(properties, required)
-    )
-
-
-def _member(schema: JSON, root: dict[str, JSON], levels: int) -> str:
-    described = schema.get("description") if isinstance(schema, dict) else None
-    kind = _kind(schema, root, levels)
-    return f"{kind} ({' '.join(str(described).split()).rstrip('.')})" if described else kind
-
-
-def _kind(schema: JSON, root: dict[str, JSON], levels: int) -> str:
-    """What a value may be, in a few letters."""
-    if not isinstance(schema, dict):
-        return "any"
-    schema = _resolved(schema, root)
-    if "enum" in schema:
-        return "|".join(_choice(value) for value in schema["enum"])
-    if "const" in schema:
-        return _choice(schema["const"])
-    for joined in ("anyOf", "oneOf"):
-        if joined in schema and "properties" not in schema:
-            return " or ".join(dict.fromkeys(_kind(way, root, levels) for way in schema[joined]))
-    if len(schema.get("allOf", ())) == 1:
-        return _kind({**schema["allOf"][0], **{k: v for k, v in schema.items() if k != "allOf"}}, root, levels)
-    kind = schema.get("type", "object" if "properties" in schema else "any")
-    if isinstance(kind, list):
-        return " or ".join(_kind({**schema, "type": each}, root, levels) for each in kind)
-    if kind in NUMBERS:
-        low, high = (_bound(schema, inner, outer) for inner, outer in (BOUNDS_BELOW, BOUNDS_ABOVE))
-        return f"{NUMBERS[kind]} {low}..{high}" if low or high else NUMBERS[kind]
-    if kind == "boolean":
-        return "true|false"
-    if kind == "string":
-        return _string(schema)
-    if kind == "array":
-        return f"[{_kind(schema.get('items', {}), root, levels - 1) if levels else 'any'}]"
-    if kind == "object":
-        return f"{{{_members(schema, root, levels - 1)}}}" if levels and schema.get("properties") else "object"
-    return str(kind)
+    shown = _Looking(tool.parameters)
+    return shown.members(tool.parameters, LEVELS) if _is_flat(tool) else shown.kind(tool.parameters, LEVELS)
 
 
 def _bound(schema: dict[str, JSON], inner: str, outer: str) -> str:
@@ -215,7 +234,13 @@ def _is_flat(tool: ToolSpec) -> bool:
     other = set(schema) & {"anyOf", "oneOf", "allOf", "$ref", "patternProperties", "if", "not", "minProperties"}
     if other or schema.get("additionalProperties") not in (None, False):
         return False
-    return all(WORD.fullmatch(name) for name in schema.get("properties", {}))
+    properties = schema.get("properties", {})
+    if not all(WORD.fullmatch(name) for name in properties):
+        return False
+    named = [_references(parameter) for parameter in properties.values()]
+    if not all(reference.startswith(DEFINED) for references in named for reference in references):
+        return False  # to another part of the whole
+    return sum(len(_definitions(parameter, schema)) for parameter in properties.values()) <= MOST_COPIED
 
 
 def _order(properties: Mapping[str, JSON], required: Sequence[str]) -> list[str]:
@@ -227,13 +252,14 @@ def _is_default(parameter: JSON, value: JSON) -> bool:
     return isinstance(parameter, dict) and "default" in parameter and parameter["default"] == value
 
 
-def _body(tool: ToolSpec) -> str:
+def _body(tool: ToolSpec, *, in_range: bool) -> str:
     """What stands between the parentheses, as a rule."""
     if not _is_flat(tool):
         return f"%json {json.dumps({'type': 'object', **tool.parameters, 'x-guidance': SPACES})}"
     properties, required = _declared(tool)
     names = _order(properties, required)
-    values = {name: f"{_text(name + '=')} %json {json.dumps(_value(properties[name], tool))}" for name in names}
+    schemas = {name: _value(properties[name], tool, in_range=in_range) for name in names}
+    values = {name: f"{_text(name + '=')} %json {json.dumps(schemas[name])}" for name in names}
     fixed = [values[name] for name in names if name in required]
     free = [values[name] for name in names if name not in required]
     if fixed:
@@ -242,12 +268,45 @@ def _body(tool: ToolSpec) -> str:
     return f"({' | '.join(ways)})?" if ways else ""
 
 
-def _value(parameter: JSON, tool: ToolSpec) -> dict[str, JSON]:
+def _value(parameter: JSON, tool: ToolSpec, *, in_range: bool) -> dict[str, JSON]:
     schema = {k: v for k, v in parameter.items() if k not in HIDDEN} if isinstance(parameter, dict) else {}
-    definitions: dict[str, JSON] = {
-        key: tool.parameters[key] for key in ("$defs", "definitions") if key in tool.parameters
+    named = _definitions(parameter, tool.parameters)
+    definitions = {
+        key: {name: value for name, value in tool.parameters[key].items() if (key, name) in named}
+        for key in DEFINITIONS
+        if any(key == where for where, _ in named)
     }
-    return {**definitions, **kept.wide(schema), "x-guidance": SPACES}
+    return {**definitions, **(schema if in_range else kept.wide(schema)), "x-guidance": SPACES}
+
+
+def _definitions(parameter: JSON, root: dict[str, JSON]) -> set[tuple[str, str]]:
+    """The definitions that a parameter's schema leads to, as (the word they stand under, name)."""
+    found: set[tuple[str, str]] = set()
+    rest = [parameter]
+    while rest:
+        for reference in _references(rest.pop()):
+            where, _, path = reference.removeprefix("#/").partition("/")
+            name = path.split("/")[0].replace("~1", "/").replace("~0", "~")
+            defined = root.get(where)
+            if isinstance(defined, dict) and name in defined and (where, name) not in found:
+                found.add((where, name))
+                rest.append(defined[name])
+    return found
+
+
+def _references(schema: JSON) -> list[str]:
+    """All that a schema refers to."""
+    found: list[str] = []
+    rest = [schema]
+    while rest:
+        match rest.pop():
+            case dict() as part:
+                if isinstance(reference := part.get("$ref"), str):
+                    found.append(reference)
+                rest += part.values()
+            case list() as items:
+                rest += items
+    return found
 
 
 def _first_call(text: str) -> tuple[ToolCall, str]:

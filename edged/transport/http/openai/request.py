@@ -188,6 +188,7 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
         choice=called,
         # one unless several are asked for, though OpenAI does it the other way round: small models repeat calls
         parallel=may_be_many and body.parallel_tool_calls is True,
+        single=bool(shown) and (not may_be_many or body.parallel_tool_calls is False),
         response_schema=chat.response_schema,
         max_tokens=chat.max_tokens,
         sampling=Sampling(temperature, top_p, body.seed, **structs.asdict(chat.samplers)),
