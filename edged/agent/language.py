@@ -32,6 +32,7 @@ FAILED = {
     "nl": "{call} is mislukt: {error}.",
     "pl": "{call}: nie udało się: {error}.",
 }
+WHY = re.compile(r" ?: \{error\}")  # of these
 # No tool of the agent can tell or do what was asked.
 UNABLE = {
     "en": "I can neither do that here nor find it out: “{asked}”",
@@ -83,6 +84,12 @@ _SPOKEN: dict[str, frozenset[str]] = {code: frozenset(words.split()) for code, w
 _WORTH = {  # a word that several languages have says less about each
     word: 1 / sum(word in words for words in _SPOKEN.values()) for spoken in _SPOKEN.values() for word in spoken
 }
+
+
+def failed(code: str, call: str, error: str) -> str:
+    """That a call failed. error: why; empty: its tool did not say."""
+    template = FAILED[code] if error else WHY.sub("", FAILED[code])
+    return template.format(call=call, error=error)
 
 
 def detected(text: str) -> str | None:

@@ -12,7 +12,7 @@ from edged.tools.toolbox import Toolbox
 from edged.tools.values import complete, sentence
 from edged.types import JSON, Request, ToolRecord
 
-MOST_QUOTED = 160  # characters of a request that are said again
+MOST_QUOTED = 160  # characters of a request, or of a call, that are said again
 
 
 class OwnWords:
@@ -62,11 +62,7 @@ class OwnWords:
     def failed(self, records: Sequence[ToolRecord]) -> str:
         """What an answer begins with: the calls that failed. A model that words the rest may tell as if they had
         worked."""
-        failures = [] if self._shaped else _not_made_good(records)
-        if not failures:
-            return ""
-        template = language.FAILED[self._language] + " "
-        return "".join(template.format(call=_shown(record), error=_error(record)) for record in failures)
+        return "" if self._shaped else failed(records, self._language)
 
     def unable(self) -> str:
         """That no tool can tell or do what was asked."""
@@ -86,9 +82,14 @@ class OwnWords:
 
 def unable(asked: str, spoken: str) -> str:
     """That no tool can tell or do what was asked, in the language of a code."""
-    asked = " ".join(asked.split())
-    asked = asked if len(asked) <= MOST_QUOTED else f"{asked[:MOST_QUOTED].rstrip()}…"
-    return language.UNABLE[spoken].format(asked=asked)
+    return language.UNABLE[spoken].format(asked=_quoted(" ".join(asked.split())))
+
+
+def failed(records: Sequence[ToolRecord], spoken: str) -> str:
+    """A sentence, and a space behind it, for each call that failed and was not made again with success; in the language
+    of a code."""
+    failures = _not_made_good(records)
+    return "".join(f"{language.failed(spoken, _shown(record), _error(record))} " for record in failures)
 
 
 def _not_made_good(records: Sequence[ToolRecord]) -> list[ToolRecord]:
@@ -102,7 +103,11 @@ def _shown(record: ToolRecord) -> str:
     """A call, for people."""
     given = record.arguments.items()
     arguments = ", ".join(f"{name}: {value if isinstance(value, str) else write_json(value)}" for name, value in given)
-    return f"{record.name} ({arguments})" if arguments else record.name
+    return f"{record.name} ({_quoted(arguments)})" if arguments else record.name
+
+
+def _quoted(text: str) -> str:
+    return text if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED].rstrip()}…"
 
 
 def _error(record: ToolRecord) -> str:

@@ -21,7 +21,7 @@ from edged.completions.shapes import Shapes
 from edged.config import Model
 from edged.errors import ToolFailed
 from edged.interfaces import Engine, OnPiece
-from edged.types import Completion, Job, Message, Segment, TokenLogprob, ToolSpec
+from edged.types import Completion, Finish, Job, Message, Segment, TokenLogprob, ToolSpec
 from edged.wire import new_rid
 
 
@@ -48,8 +48,35 @@ class Local:
                 decided = await taught.decided(self._engine, ask, fitted, dialect, context, on_piece, on_call)
                 if decided is not None:
                     return decided
-            ask = taught.in_words(ask)
-            fitted = structs.replace(fitted, tools={}, ask=ask)
+            return await self._in_words(ask, fitted, on_piece, on_thought)
+        return await self._written(ask, fitted, on_piece, on_call, on_thought)
+
+    async def _in_words(
+        self, ask: ModelAsk, fitted: Shapes, on_piece: OnPiece | None, on_thought: OnThought | None
+    ) -> ModelAnswer | None:
+        """An answer of a taught model. It begins with what edged has to say itself."""
+        before = taught.failures(ask)
+        if before and not taught.has_more(ask):
+            told = taught.until_stop(before.strip(), ask.stop)
+            if on_piece:
+                on_piece(told, ())
+            return ModelAnswer(text=told, finish=Finish.STOP, prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+        if before and on_piece:
+            on_piece(before, ())
+        words = taught.in_words(ask)
+        wanted = structs.replace(fitted, tools={}, ask=words)
+        answer = await self._written(words, wanted, on_piece, None, on_thought)
+        return answer and structs.replace(answer, text=before + answer.text)
+
+    async def _written(
+        self,
+        ask: ModelAsk,
+        fitted: Shapes,
+        on_piece: OnPiece | None,
+        on_call: OnCall | None,
+        on_thought: OnThought | None,
+    ) -> ModelAnswer | None:
+        """What the model writes."""
         if not fitted.after:
             return await self._once(ask, fitted, on_piece, on_call, on_thought)
 

@@ -26,6 +26,7 @@ FAILED_STATUSES = {"error", "failed", "failure", "fail"}
 CODES = ("status", "statusCode", "status_code", "http_status", "code")
 HTTP_ERRORS = range(400, 600)
 MESSAGES = ("message", "msg", "error", "detail", "details", "reason", "error_message")
+SAYS = ("message", "msg", "error_message", "error_text", "detail", "details", "reason", "text")  # clearest first
 # Beside these alone a status is the call's own. Beside others it may be that of a job, which was read with success.
 OF_A_CALL = {*MESSAGES, *CODES, *STATUSES, "data", "body", "type", "traceback", "tool"}
 MAX_LITERAL = 8192  # characters of a text that is read as Python writes its values; results of failures are short
@@ -45,6 +46,25 @@ def marked(messages: Sequence[Message]) -> tuple[Message, ...]:
 def says_failed(content: str) -> bool:
     """Whether a result says so."""
     return _failed(_value(content), MAX_WRAPPED)
+
+
+def reason(content: str) -> str:
+    """Why a call failed, in the words of its result; empty: it has none."""
+    value = _value(content)
+    return content.strip() if value is None else _words(value, MAX_WRAPPED)
+
+
+def _words(value: Any, wrapped: int) -> str:
+    """The first text where results have their messages, or within what is there."""
+    if isinstance(value, list | tuple):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict) or wrapped < 0:
+        return ""
+    places = [name for name in (*SAYS, *ERRORS) if name in value]
+    for inside in [value[name] for name in places] + [each for each in value.values() if isinstance(each, dict | list)]:
+        if found := inside.strip() if isinstance(inside, str) else _words(inside, wrapped - 1):
+            return found
+    return ""
 
 
 def _value(content: str) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import structs
 
 from edged.agent import answers, language, own_words
 from edged.agent.answers import Wrong
@@ -25,18 +25,10 @@ from edged.completions.shapes import Shapes
 from edged.errors import ToolFailed
 from edged.interfaces import Engine, OnPiece
 from edged.tools.values import outside
-from edged.types import JSON, Completion, Finish, Job, Message, ToolCall, ToolSpec
+from edged.types import JSON, Completion, Finish, Job, Message, ToolCall, ToolRecord, ToolSpec
 from edged.wire import new_rid
 
 PSEUDO = (compact.REPLY, compact.UNABLE)  # nothing is handed over: the client asked this very model
-
-
-class Told(Struct, frozen=True):
-    """A call since the question, and what its tool said."""
-
-    call: ToolCall
-    content: str
-    failed: bool
 
 
 def speaks(dialect: Dialect, ask: ModelAsk) -> bool:
@@ -83,17 +75,29 @@ async def decided(
     return answer
 
 
+def failures(ask: ModelAsk) -> str:
+    """What an answer in words begins with: edged's own sentence for each call since the question that failed. A model
+    tells such acts as done, whatever stands beside the result."""
+    return own_words.failed(since_question(ask), _language(ask)) if _speaks_itself(ask) else ""
+
+
+def has_more(ask: ModelAsk) -> bool:
+    """Whether there is something to word beside `failures`."""
+    ended = any(stop in failures(ask) for stop in ask.stop)
+    return not ended and any(record.ok for record in since_question(ask))
+
+
 def in_words(ask: ModelAsk) -> ModelAsk:
     """The same without tools, as models were taught to answer: what tools have said since the question stands beside it
-    as data, and earlier calls are left out."""
+    as data, and earlier calls are left out. What `failures` says is not said to the model."""
     systems, talk = _apart(ask.messages)
-    told = since_question(ask)
+    told = [record for record in since_question(ask) if record.ok or not _speaks_itself(ask)]
     if not told:
         return request.without_tools(structs.replace(ask, messages=(*systems, *_spoken(talk))))
     at = max((i for i, message in enumerate(talk) if message.role == "user"), default=-1)
     asked = talk[at].content if at >= 0 else ""
     tools = {tool.name: tool for tool in ask.tools}
-    data = "\n".join(_data(each, tools.get(each.call.name)) for each in told)
+    data = "\n".join(_data(record, tools.get(record.name)) for record in told)
     later = [message for message in talk[at + 1 :] if message.role == "system"]
     question = Message("user", f"{asked}\n\n{data}".lstrip())
     system = Message("system", f"{_text(systems)} {FROM_DATA}".lstrip())
@@ -102,15 +106,17 @@ def in_words(ask: ModelAsk) -> ModelAsk:
     )
 
 
-def since_question(ask: ModelAsk) -> list[Told]:
-    """The calls since the question that have a result."""
+def since_question(ask: ModelAsk) -> list[ToolRecord]:
+    """The calls since the question that have a result: its text, or why the call failed."""
     calls: list[ToolCall] = []
-    told: list[Told] = []
+    told: list[ToolRecord] = []
     for message in ask.messages:
         if message.role == "user":
             calls, told = [], []
         elif message.role == "tool" and calls:
-            told.append(Told(calls.pop(0), message.content, results.says_failed(message.content)))
+            call, text, failed = calls.pop(0), message.content, results.says_failed(message.content)
+            result = {"error": results.reason(text), "text": text} if failed else {"text": text}
+            told.append(ToolRecord(call.name, call.arguments, result, not failed))
         elif message.tool_calls:
             calls = [*message.tool_calls]
     return told
@@ -167,23 +173,25 @@ class _Decision:
         request.check_calls(self._ask, calls, done.finish)  # a scripted model follows no grammar
         if self._ask.choice is ToolChoice.AUTO:
             if (problem := self._problem(calls)) is not None:
-                return model_answer(done, _until_stop(problem, self._ask.stop), (), Finish.STOP, (), done.variant)
-            made = [each.call for each in self._told]
-            calls = tuple(call for call in calls if not (call.whole and ToolCall(call.name, call.value()) in made))
+                return self._said(done, problem)
+            made = [(record.name, record.arguments) for record in self._told]
+            calls = tuple(call for call in calls if not (call.whole and (call.name, call.value()) in made))
             if not calls:
-                return None
+                said = "" if has_more(self._ask) else failures(self._ask).strip()
+                return self._said(done, said) if said else None
         return model_answer(done, "", calls, done.finish, (), done.variant)
+
+    def _said(self, done: Completion, text: str) -> ModelAnswer:
+        return model_answer(done, until_stop(text, self._ask.stop), (), Finish.STOP, (), done.variant)
 
     def _problem(self, calls: Sequence[WrittenCall]) -> str | None:
         """What edged says instead of calls: that no tool can do what was asked, or that a number is not allowed. After
         a result there is something to word instead."""
         if not _speaks_itself(self._ask):
             return None
-        systems, talk = _apart(self._ask.messages)
-        asked = next((message.content for message in reversed(talk) if message.role == "user"), "")
-        spoken = language.chosen("auto", None, [asked, _text(systems)])
+        spoken = _language(self._ask)
         if self._reader.chosen == compact.UNABLE and not self._told:
-            return own_words.unable(asked, spoken)
+            return own_words.unable(_question(self._ask), spoken)
         bounds = {tool.name: _bounds(tool) for tool in self._ask.tools}
         for call in calls:
             wrong = outside(bounds[call.name], call.value()) if call.whole else None
@@ -201,7 +209,16 @@ def _most(ask: ModelAsk) -> int:
 
 def _speaks_itself(ask: ModelAsk) -> bool:
     """Whether edged may answer itself: not where a call is required, and a shape holds no sentences of edged's."""
-    return ask.choice is ToolChoice.AUTO and ask.response_schema is None
+    return not request.must_call(ask) and ask.response_schema is None
+
+
+def _language(ask: ModelAsk) -> str:
+    """Of what edged says itself."""
+    return language.chosen("auto", None, [_question(ask), _text(_apart(ask.messages)[0])])
+
+
+def _question(ask: ModelAsk) -> str:
+    return next((message.content for message in reversed(ask.messages) if message.role == "user"), "")
 
 
 def _streams(ask: ModelAsk, fitted: Shapes) -> bool:
@@ -252,13 +269,13 @@ def _spoken(talk: Sequence[Message]) -> list[Message]:
     return [message for message in said if message.role != "assistant" or message.content]
 
 
-def _data(told: Told, tool: ToolSpec | None) -> str:
-    about = _described(tool).description if tool else told.call.name
-    shown = told.content or "done"
-    return f"Data ({about} {write_json(told.call.arguments)}): {'failed: ' if told.failed else ''}{shown}"
+def _data(record: ToolRecord, tool: ToolSpec | None) -> str:
+    about = _described(tool).description if tool else record.name
+    shown = record.result["text"] or "done"
+    return f"Data ({about} {write_json(record.arguments)}): {'' if record.ok else 'failed: '}{shown}"
 
 
-def _until_stop(text: str, stops: Sequence[str]) -> str:
+def until_stop(text: str, stops: Sequence[str]) -> str:
     """Stop strings end every text."""
     for stop in stops:
         text = text.partition(stop)[0]

@@ -40,7 +40,7 @@ NUMBERS = {"integer": "int", "number": "number"}
 BOUNDS_BELOW, BOUNDS_ABOVE = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 LEVELS = 4  # that a signature shows of nested values; what lies deeper is an `object`
 # Schemas looked at for one signature: references side by side multiply with each level, and clients send any schema.
-MOST_LOOKED = 500
+MOST_LOOKED = 300
 MOST_COPIED = 50  # definitions, copied into the grammars of a tool's arguments; with more these are one object
 # as json.dumps writes it; the same spaces that all other grammars of calls have
 SPACES = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}

@@ -208,3 +208,59 @@ def test_calls_and_results_become_plain_talk() -> None:
         [Message("assistant", tool_calls=(ToolCall("stop", {}),)), Message("tool", '{"ok": true}')], {"stop": STOP}
     )
     assert talk == [Message("assistant", "stop()"), Message("user", 'Result: {"ok": true}')]
+
+
+def test_call_that_has_to_be_made_is_one_within_its_ranges(bytewise: Any) -> None:
+    """Else it may also be none, and a number any."""
+    one = [ToolSpec(VALVE.name, "", kept.kept(VALVE.parameters).schema)]
+    strict = compact.grammar(one, most=1, escalates=False, must_call=True, in_range=True)
+    loose = compact.grammar(one, most=1, escalates=False)
+    call = 'set_valve(valve="north", open=true, level={})'
+    for text, taken in ((call.format(9), (True, True)), (call.format(90), (False, True)), ("reply()", (False, True))):
+        assert (accepts(bytewise, strict, text), accepts(bytewise, loose, text)) == taken
+
+
+TREE = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/tree"}, {"type": "array", "items": {"$ref": "#/$defs/tree"}}]}
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"properties": {"a": {"$ref": "#/$defs/tree"}}, "$defs": {"tree": TREE}},
+        {"properties": {"a": {"allOf": [{"$ref": "#/properties/a"}]}}},
+        {
+            "properties": {"a": {"$ref": "#/$defs/d0"}},
+            "$defs": {
+                f"d{i}": {"properties": {f"p{j}": {"$ref": f"#/$defs/d{i + 1}"} for j in range(60)}} for i in range(5)
+            },
+        },
+    ],
+    ids=["leads to itself", "is itself", "sixty times sixty"],
+)
+def test_signature_of_a_schema_without_end_has_one(parameters: dict[str, JSON]) -> None:
+    """Clients send any."""
+    assert len(compact.signature(ToolSpec("x", "It.", {"type": "object", **parameters}))) < 20_000
+
+
+def test_reference_to_another_part_of_the_schema_is_kept(bytewise: Any) -> None:
+    """The arguments are one object then, which holds what is referred to; so are those that refer to very much."""
+    same = {"type": "object", "properties": {"a": {"enum": ["x"]}, "b": {"$ref": "#/properties/a"}}, "required": ["b"]}
+    assert accepts(bytewise, rules(ToolSpec("same", "", same)), 'same({"b": "x"})')
+    assert not accepts(bytewise, rules(ToolSpec("same", "", same)), 'same({"b": "y"})')
+    many: dict[str, JSON] = {
+        "type": "object",
+        "properties": {f"p{i}": {"$ref": f"#/$defs/d{i}"} for i in range(20)},
+        "$defs": {f"d{i}": {"type": "array", "items": {"$ref": f"#/$defs/d{(i + 1) % 20}"}} for i in range(20)},
+    }
+    assert accepts(bytewise, rules(ToolSpec("many", "", many)), 'many({"p3": []})')
+
+
+def test_grammar_of_an_argument_has_the_definitions_that_it_needs() -> None:
+    defined = {"day": {"enum": ["mon"]}, "night": {"enum": ["tue"]}}
+    parameters: dict[str, JSON] = {
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/day"}, "b": {"type": "string"}},
+        "$defs": defined,
+    }
+    assert rules(ToolSpec("x", "", parameters)).count("mon") == 1
+    assert "tue" not in rules(ToolSpec("x", "", parameters))
