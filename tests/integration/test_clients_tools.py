@@ -184,3 +184,27 @@ async def test_any_schema_has_its_calls(tmp_path: Path) -> None:
             assert made(await ask(client, "nested", tools=[each])) == [("nested", {"who": [1, "x"]})]
         own = tool("unable", {})
         assert made(await ask(client, "ferry", tools=[own])) == [("unable", {})]
+
+
+async def test_temperature_changes_no_call(tmp_path: Path) -> None:
+    async with clients(tmp_path) as client:
+        calls = [made(await ask(client, "both", temperature=2)) for _ in range(10)]
+        assert calls == [[("light", {"room": "hall"}), ("oven", {"celsius": 200})]] * 10
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_call_that_failed_is_told_in_the_language_of_the_question(tmp_path: Path, stream: bool) -> None:
+    """Also by a client that shows its tools no more; behind what worked stands what the model words."""
+    no_power = '{"success": false, "message": "no power"}'
+    failed = "light (room: hall) ist fehlgeschlagen: no power."
+    async with clients(tmp_path) as client:
+
+        async def said(*results: tuple[dict[str, Any], str], **more: Any) -> str:
+            text = "Schalte bitte das Licht in der hall ein"
+            if stream:
+                return (await streamed(client, text, *told(*results), **more))[0]
+            return str((await ask(client, text, *told(*results), **more)).content)
+
+        assert await said((HALL, no_power)) == failed
+        assert await said((HALL, no_power), tools=openai.NOT_GIVEN) == failed
+        assert await said((HALL, no_power), (ATTIC, "ok")) == f"{failed} The hall is lit."
