@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
+from edged.agent import times
 from edged.agent.grammars import kept
 from edged.agent.prompts import as_messages
 from edged.errors import EdgedError, ToolFailed
@@ -134,7 +135,9 @@ async def _problem(known: Mapping[str, ToolSpec], name: str, arguments: JSON) ->
         return f"there is no tool {name!r}; there are {', '.join(known) or 'none'}"
     if not isinstance(arguments, dict):
         return "the arguments are not a JSON object"
-    return await check.problem(closed(known[name].parameters), arguments)
+    return times.problem(known[name].parameters, arguments) or await check.problem(
+        closed(known[name].parameters), arguments
+    )
 
 
 def closed(parameters: dict[str, JSON]) -> dict[str, JSON]:

@@ -18,6 +18,7 @@ from edged.agent.minds.base import Resources
 from edged.agent.privacy.masking import Masking
 from edged.agent.router import Decision, Facts, Go, Reason
 from edged.agent.styles import ESCALATE, REPLY
+from edged.agent.times import ClockUnset
 from edged.config import Agent
 from edged.errors import EdgedError, Internal, NoLink, NoMemory, OverBudget, ToolFailed
 from edged.store.journal import Journal
@@ -65,10 +66,11 @@ class Routing:
 
 class Dispatcher:
     """Hands a run to the minds. `refusing` is the error that new work gets which would have to be done on this board;
-    None: there is none."""
+    None: there is none. `clock`: the board's, by which requests are timed."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources, self._config, self._cloud = resources, resources.config, resources.cloud
+        self.clock = resources.clock
         self._minds = [mind(resources) for mind in MINDS]
         self.refusing: NoMemory | None = None
 
@@ -156,13 +158,26 @@ class Dispatcher:
         call, first = None, None
         if decide:
             run = Run(
-                wire.new_rid(), agent, request, toolbox=toolbox, journal=journal, history=(), steps=(), stream=None
+                wire.new_rid(),
+                agent,
+                request,
+                toolbox=toolbox,
+                journal=journal,
+                history=(),
+                steps=(),
+                stream=None,
+                moment=self.clock.now(),
             )
             first, chosen = await self._preview(run, decision)
             if isinstance(chosen, Decided):
                 [named, *_] = chosen.calls
                 confidence = None if chosen.logprob is None else math.exp(chosen.logprob)
-                call = {"name": named.name, "arguments": named.arguments, "confidence": confidence}
+                call = {
+                    "name": named.name,
+                    "arguments": named.arguments,
+                    "confidence": confidence,
+                    **_timed(run, named),
+                }
                 if finding := _chose(named, confidence, agent):
                     decision = self.decide(request, (finding,))
         error: EdgedError | None = self.refusal(decision)
@@ -271,6 +286,17 @@ class Dispatcher:
         if decision.reason is Reason.OFFLINE:
             return NoLink(f"it needs the cloud, and no upstream can be reached{what}", retry_after_s=retry_after_s)
         return failure or ToolFailed(f"the board cannot answer it ({decision.reason}), and it may go nowhere else")
+
+
+def _timed(run: Run, call: ToolCall) -> dict[str, JSON]:
+    """A call's arguments with absolute times, and what the model said instead where that is something else. Where the
+    clock is not set, the answer that there would be."""
+    try:
+        became = run.absolute(call).arguments
+    except ClockUnset:
+        return {"unable": run.clock_unset().text}
+    said = {name: value for name, value in call.arguments.items() if became[name] != value}
+    return {"arguments": became, "said": said} if said else {}
 
 
 def _chose(call: ToolCall, confidence: float | None, agent: Agent) -> Finding | None:

@@ -55,6 +55,17 @@ OUTSIDE = {
     "nl": "Dat wordt niet gedaan: {value} valt buiten wat voor {name} mag.",
     "pl": "Tego nie wykonano: {value} wykracza poza to, co dozwolone dla {name}.",
 }
+# A time that is counted from now, on a board that does not know what time it is.
+CLOCK_UNSET = {
+    "en": "That is not done: this board's clock is not set, so nobody knows when that would be.",
+    "de": "Das wird nicht getan: Die Uhr dieses Geräts ist nicht gestellt, also ist unbekannt, wann das wäre.",
+    "es": "No se hace: el reloj de este equipo no está en hora, así que no se sabe cuándo sería.",
+    "fr": "Ce n'est pas fait : l'horloge de cet appareil n'est pas à l'heure, on ne sait donc pas quand ce serait.",
+    "it": "Non viene fatto: l'orologio di questo dispositivo non è impostato, quindi non si sa quando sarebbe.",
+    "pt": "Não é feito: o relógio deste aparelho não está acertado, por isso não se sabe quando seria.",
+    "nl": "Dat wordt niet gedaan: de klok van dit apparaat is niet gezet, dus is onbekend wanneer dat zou zijn.",
+    "pl": "Tego nie wykonano: zegar tego urządzenia nie jest ustawiony, więc nie wiadomo, kiedy by to było.",
+}
 DEFAULT = "en"
 
 SMALL_WORDS = {

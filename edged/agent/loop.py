@@ -16,14 +16,17 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
+from edged.agent import times
 from edged.agent.accounting import Accounting
 from edged.agent.own_words import OwnWords
 from edged.agent.prompts import Turn, as_messages
+from edged.agent.times import ClockUnset, Moment
 from edged.config import Agent
 from edged.errors import EdgedError, NoLink, ToolFailed
 from edged.host.fault_points import point
 from edged.store.journal import Intent, Journal, Result, Step, packed
 from edged.tools.toolbox import Toolbox
+from edged.tools.values import schema
 from edged.types import (
     JSON,
     AnswerKind,
@@ -168,6 +171,7 @@ class Run:
         stream: gets the pieces of the final answer as they come.
         permit: raises Forbidden where the caller may not have a tool called; asked before every act.
         client: who asked.
+        moment: when.
         accounting: tokens and times of the request; None: they begin now.
     """
 
@@ -185,8 +189,9 @@ class Run:
         accounting: Accounting | None = None,
         permit: Callable[[str], None] = lambda tool: None,
         client: str = "",
+        moment: Moment = times.UNSET,
     ) -> None:
-        self.client = client
+        self.client, self.moment = client, moment
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
         self._stream = stream
@@ -256,7 +261,16 @@ class Run:
 
     def was_made(self, call: ToolCall) -> bool:
         """Whether it was. The same call again means that the model has nothing to add."""
+        with contextlib.suppress(ClockUnset):
+            call = self.absolute(call)
         return any(record.name == call.name and record.arguments == call.arguments for record in self._records)
+
+    def absolute(self, call: ToolCall) -> ToolCall:
+        """A call with the times that its relative ones are, counted from when the request was accepted. ClockUnset: one
+        cannot be counted."""
+        if (tool := self.toolbox.get(call.name)) is None:
+            return call
+        return ToolCall(call.name, times.resolved(schema(tool.parameters), call.arguments, self.moment))
 
     def said(self, calls: int = 1) -> str | None:
         """The answer without another generation, where the last `calls` calls have a `say` each and the request asks
@@ -271,6 +285,11 @@ class Run:
         """
         text = self._own.unable() if outside is None else self._own.outside(*outside)
         return msgspec.structs.replace(self._say(text), kind=AnswerKind.UNABLE)
+
+    def clock_unset(self) -> Answered:
+        """The answer where a time would have to be counted from one that nobody knows."""
+        wrote = self._kind() is AnswerKind.ACTED
+        return msgspec.structs.replace(self._say(self._own.clock_unset()), kind=None if wrote else AnswerKind.UNABLE)
 
     def _say(self, text: str) -> Answered:
         if self.stream:
@@ -300,7 +319,7 @@ class Run:
         """
         await self._replay()
         failures = 0
-        while isinstance(move := await self._move(decider), Decided):
+        while isinstance(move := self._timed(await self._move(decider)), Decided):
             point("agent.decided")
             await self._make(move)
             failures += self.failed
@@ -318,6 +337,15 @@ class Run:
             self.stream.end(output)
         answer = Message("assistant", output)
         return Outcome(output=output, finish=finish, kind=kind, messages=(*self.request.messages, *made, answer))
+
+    def _timed(self, move: Decided | Answered | Passed) -> Decided | Answered | Passed:
+        """The same with absolute times: what is done, written down and told has no others."""
+        if not isinstance(move, Decided):
+            return move
+        try:
+            return msgspec.structs.replace(move, calls=tuple(map(self.absolute, move.calls)))
+        except ClockUnset:
+            return self.clock_unset()
 
     def _kind(self) -> AnswerKind:
         wrote = any(record.ok and self.toolbox.is_write(record.name) for record in self._records)

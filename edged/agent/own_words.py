@@ -74,6 +74,10 @@ class OwnWords:
         """That a parameter does not allow this value."""
         return language.OUTSIDE[self._language].format(name=name, value=write_json(value))
 
+    def clock_unset(self) -> str:
+        """That a time cannot be counted from now."""
+        return language.CLOCK_UNSET[self._language]
+
     def lost(self, records: Sequence[ToolRecord]) -> list[ToolRecord]:
         """Writes that failed, where the answer has a shape and cannot begin with them."""
         failures = _not_made_good(records) if self._shaped else []

@@ -15,13 +15,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
+from edged.agent import times
 from edged.agent.dialects import Dialects, chat_template, compact
 from edged.agent.dialects.chat_template import Dialect, write_json
 from edged.agent.grammars import precheck
 from edged.agent.grammars.kept import Kept
 from edged.agent.styles import CompactStyle, NativeStyle, Style, specs
 from edged.config import Agent, Tool
-from edged.tools.values import outside
+from edged.tools.values import outside, schema
 from edged.types import JSON, Message, Segment, ToolCall, ToolRecord
 
 FROM_DATA = "Answer the user from the data, in one short sentence."
@@ -45,6 +46,7 @@ class Prompts:
     grammar: of a decision; grammar_here: the same without `escalate`, for a request that stays on the board. The prompt
     is the same for both: its fixed part is computed once.
     listed: names and values that a call chooses from lists. names: those of tools.
+    tells_time: questions begin with the time (`times.with_now`).
     after: schemas of the tools whose arguments a grammar keeps in part only, by name: calls are checked by them.
 
     Args:
@@ -64,6 +66,7 @@ class Prompts:
         self.dialect = spoken
         self._system = (Message("system", agent.system),) if agent.system else ()
         self._tools = {name: tools[name] for name in agent.tools}
+        self.tells_time = times.tells(agent.clock, self._tools.values())
         taken = taken or {}
         self.style: Style = (
             CompactStyle(agent.system, self._tools, taken, escalates=escalates)
@@ -105,6 +108,11 @@ class Prompts:
     def outside(self, call: ToolCall) -> tuple[str, JSON] | None:
         """A number of a call that its parameter does not allow, with the parameter's name; None: there is none."""
         return outside(self._tools[call.name].parameters, call.arguments)
+
+    def no_time(self, call: ToolCall) -> str | None:
+        """What is wrong with a time of a call: a day that no calendar has; None: nothing."""
+        tool = self._tools.get(call.name)  # None: one of the choices beside the tools
+        return None if tool is None else times.problem(schema(tool.parameters), call.arguments)
 
     def fixed(self) -> tuple[tuple[Prompt, str | None], ...]:
         """The prompts whose prefixes this agent's requests share, each with the grammar it is used with; what follows

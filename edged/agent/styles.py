@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from edged.agent import times
 from edged.agent.dialects import chat_template, compact
 from edged.agent.dialects.chat_template import Dialect, write_json
 from edged.agent.grammars import grammar, listed
@@ -81,7 +82,8 @@ class NativeStyle:
         escalates: bool,
     ) -> None:
         here = (*specs(tools), REPLY)
-        self.offered: tuple[ToolSpec, ...] = (*here, ESCALATE) if escalates else here
+        shown = tuple(map(times.described, here))
+        self.offered: tuple[ToolSpec, ...] = (*shown, ESCALATE) if escalates else shown
         self.fixed: tuple[Message, ...] = (*system, *_examples(tools, escalates=escalates))
         self.at_once = False
         self.names = listed.names(self.offered)
@@ -95,7 +97,7 @@ class NativeStyle:
     def grammar(self, *, escalates: bool) -> str:
         """See Style."""
         tools = (*self._here, ESCALATE) if escalates else self._here
-        return grammar.one_call(grammar.fitted(tools, self._taken), self._calls)
+        return grammar.one_call(_bounded(tools, self._taken), self._calls)
 
     def parse(self, text: str) -> tuple[ToolCall, ...]:
         """See Style."""
@@ -109,7 +111,9 @@ class CompactStyle:
         self._specs = {spec.name: spec for spec in specs(tools)}
         self._taken = taken
         self.fixed: tuple[Message, ...] = (
-            Message("system", compact.system(system, tuple(self._specs.values()), escalates=escalates)),
+            Message(
+                "system", compact.system(system, tuple(map(times.signed, self._specs.values())), escalates=escalates)
+            ),
         )
         self.offered: tuple[ToolSpec, ...] = ()
         self.at_once = True
@@ -122,12 +126,17 @@ class CompactStyle:
 
     def grammar(self, *, escalates: bool) -> str:
         """See Style."""
-        taken = grammar.fitted(tuple(self._specs.values()), self._taken)
+        taken = _bounded(tuple(self._specs.values()), self._taken)
         return compact.grammar(taken, most=MOST_CALLS, escalates=escalates)
 
     def parse(self, text: str) -> tuple[ToolCall, ...]:
         """See Style."""
         return compact.parse(text)
+
+
+def _bounded(tools: tuple[ToolSpec, ...], taken: Mapping[str, Kept]) -> tuple[ToolSpec, ...]:
+    """Tools with their parameters as grammars take them, times in all their forms."""
+    return tuple(map(times.bounded, grammar.fitted(tools, taken)))
 
 
 def specs(tools: Mapping[str, Tool]) -> tuple[ToolSpec, ...]:

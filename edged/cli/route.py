@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -66,6 +67,10 @@ def sentences(told: dict[str, Any]) -> Iterator[str]:
     if call := told["call"]:
         sure = "" if call["confidence"] is None else f", with confidence {call['confidence']:.2f}"
         yield f"The model would {_chosen(call)}{sure}." if first in (None, "local") else f"It would {_chosen(call)}."
+        for name, said in call.get("said", {}).items():
+            yield line(f"It said {name}={_json(said)}, which is {_json(call['arguments'][name])}.")
+        if unable := call.get("unable"):
+            yield f"The answer would be: {line(unable)}"
     yield (
         f"agent {told['agent']}, model {told['model']}: route {told['route']}, privacy {told['privacy']}, "
         f"when offline {told['when_offline']}, {_threshold(told)}"
@@ -81,6 +86,10 @@ def _chosen(call: dict[str, Any]) -> str:
     """The model's choice: what stands beside the tools is no tool of anybody's (edged/agent/prompt.py)."""
     others = {"reply": "answer in words", "escalate": "hand it over to the cloud"}
     return others.get(call["name"]) or f"call {line(call_text(call['name'], call['arguments']))}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _what(told: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from edged.config import roles, tools
 from edged.config.settings import Config, parse_listener
 from edged.config.tables import Model
 from edged.config.values import Key, Mistakes, range_mistakes, size_mistakes
-from edged.host import loopback
+from edged.host import loopback, zones
 from edged.types import Preference, Privacy
 
 # Keys of a model behind a server on this board. Those that only such a one has, and those that it may have.
@@ -33,6 +33,12 @@ def _scalars(config: Config) -> Mistakes:
     yield from size_mistakes(("snapshots", "max_bytes"), str(config.snapshots.max_bytes))
     if not config.memory.budget.strip().endswith("%"):
         yield from size_mistakes(("memory", "budget"), config.memory.budget)
+    if config.node.timezone:
+        try:
+            zones.named(config.node.timezone)
+        except ValueError as error:
+            do = 'write an IANA name, as "Europe/Berlin"' if zones.known() else "install its zones (package tzdata)"
+            yield ("node", "timezone"), f"{error}; {do}"
     threads, usable = config.compute.threads, psutil.cpu_count() or 1
     if threads != "auto" and threads > usable:
         yield ("compute", "threads"), f'{threads}: "auto", or 1 to {usable} on this board, is allowed'

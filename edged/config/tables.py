@@ -66,6 +66,7 @@ class Node(Strict, frozen=True):
         `/var/lib/edged`.
     runtime_dir: folder of the sockets. Default: systemd's `$RUNTIME_DIRECTORY`, or else `/run/edged`.
     models_dir: folder of the model files. Default: `models` in the state folder.
+    timezone: IANA name of the zone that agents count times in, as "Europe/Berlin". Default: the board's own.
     """
 
     id: Annotated[
@@ -78,6 +79,7 @@ class Node(Strict, frozen=True):
     state_dir: AbsolutePath = ""
     runtime_dir: AbsolutePath = ""
     models_dir: AbsolutePath = ""
+    timezone: str = ""
 
 
 class Memory(Strict, frozen=True):
@@ -312,6 +314,8 @@ class Agent(Strict, frozen=True):
         names, else that of its question, else that of the system text, else English.
     unable: the answer where no tool of the agent can tell or do what was asked. Default: a sentence in the agent's
         language that names it.
+    clock: whether the model is told what time it is. Default: where a tool of the agent has a parameter that is a time,
+        a date or a duration.
     route: where requests are answered: "local" on the board, "cloud" by an upstream, "auto" as it turns out.
     privacy: "device": nothing of this agent's requests ever leaves the board; "any": it may.
     min_confidence: a call that the model is less sure of is not made but handed to an upstream; 0 hands none over.
@@ -331,6 +335,7 @@ class Agent(Strict, frozen=True):
     tools: tuple[str, ...] = ()
     language: Literal["auto", "en", "de", "es", "fr", "it", "pt", "nl", "pl"] = "auto"
     unable: str = ""
+    clock: bool | None = None
     route: Preference = Preference.AUTO
     privacy: Privacy = Privacy.DEVICE
     min_confidence: Annotated[float, Meta(ge=0, le=1)] = 0.0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edged.access.gate import Gate
 from edged.access.policy import Policy
+from edged.agent.clock import BoardClock
 from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
 from edged.agent.minds.base import Resources
@@ -82,6 +83,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         tools=settings.tools,
     )
     meter = Meter(metrics)
+    clock = BoardClock(settings.node.timezone, _written(settings))  # before the store is opened and written
     database = Database(settings.store_path, MIGRATIONS, mend=mend.mend, on_damage=failure.store_damaged)
     audit = AuditLog(database)
     transports = tuple(made for make in TRANSPORTS if (made := make(settings)) is not None)
@@ -145,6 +147,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
                 cloud=cloud,
                 speak=speak,
                 audit=audit.note,
+                clock=clock,
             )
         ),
         toolbox,
@@ -241,6 +244,11 @@ def _pressure(
         tell=events.publish,
         pace=PRESSURE_PACE,
     )
+
+
+def _written(settings: Config) -> tuple[Path, ...]:
+    """The files that a daemon writes with every request."""
+    return settings.store_path, settings.store_path.with_name(f"{settings.store_path.name}-wal")
 
 
 def _updater(

@@ -132,6 +132,7 @@ class Answering:
             stream=self._watchers.stream(row.request, row.rid),
             accounting=accounting,
             client=row.client,
+            moment=self._dispatcher.clock.moment(row.accepted_wall if row.clock_set else None),
         )
         routing = attempt.routing = Routing(
             row.findings,

@@ -110,6 +110,7 @@ class Inbox:
         short = self._gate.short(ask.caller)
         refusal = short or self._dispatcher.refusal(decision)
         slots = self._worker.free(most=1)
+        clock_set = self._dispatcher.clock.is_set
 
         def take(c: apsw.Connection) -> tuple[Accepted, list[Row]]:
             log_bytes = self._database.overgrown
@@ -124,6 +125,7 @@ class Inbox:
                 refusal=refusal,
                 decision=router.in_words(decision),
                 remote=decision.remote,
+                clock_set=clock_set,
             )
             if retention.is_crowded(c, size):
                 loop.call_soon_threadsafe(self._signals.crowded.set)
@@ -154,7 +156,8 @@ class Inbox:
 
     async def requeue(self, rid: str) -> Row:
         """Queue a request again that failed, expired or was quarantined: BadRequest where it did none of these."""
-        await self._database.write(lambda c: requests.try_again(c, rid))
+        clock_set = self._dispatcher.clock.is_set
+        await self._database.write(lambda c: requests.try_again(c, rid, clock_set=clock_set))
         self._signals.queued.set()
         self._changed()
         return await self._database.read(lambda c: lookup.get(c, rid))

@@ -21,7 +21,8 @@ class Row(Struct, frozen=True, kw_only=True):
     attempts: that count against it, the running one included. ends: of the daemon, of any cause, while it ran; alone:
     of these, the last so many in a row, in which nothing else ran. begun: an attempt (of a claimed row: an earlier one)
     may have done something for it. remote: the work is done by an upstream or a server on this board, as far as is
-    known. decision: of the router, see `router.in_words`; empty where none holds.
+    known. decision: of the router, see `router.in_words`; empty where none holds. clock_set: `accepted_wall` can
+    be right.
     """
 
     seq: int
@@ -47,11 +48,13 @@ class Row(Struct, frozen=True, kw_only=True):
     alone: int = 0
     remote: bool = False
     decision: str = ""
+    clock_set: bool = True
 
 
 FIELDS = (
     "seq, rid, client, id, transport, agent, conversation, body, accepted_wall, accepted_boot, deadline_boot, state, "
-    "attempts, status, findings, spent, role, ends, alone, remote, decision, reply"
+    "attempts, status, findings, spent, role, ends, alone, remote, decision, clock_set, "
+    "reply"
 )
 REPLY = "(SELECT reply FROM replies WHERE replies.seq = requests.seq)"
 WAITING = "finished_wall IS NULL AND state IN ('received', 'waiting_link')"  # as the index of the unfinished has it
@@ -151,7 +154,7 @@ def as_row(values: tuple[Any, ...]) -> Row:
     findings = tuple(Finding(word) for word in row.pop("findings").split())
     spent = row.pop("spent")
     return Row(
-        **{**row, "state": State(row["state"]), "remote": bool(row["remote"])},
+        **{**row, "state": State(row["state"]), "remote": bool(row["remote"]), "clock_set": bool(row["clock_set"])},
         request=request,
         findings=findings,
         spent=None if spent is None else msgspec.json.decode(spent, type=Spent),

@@ -54,6 +54,7 @@ def accept(
     refusal: EdgedError | None = None,
     decision: str = "",
     remote: bool = False,
+    clock_set: bool = True,
 ) -> Accepted:
     """Take a request in, unless it is known.
 
@@ -65,7 +66,7 @@ def accept(
 
     Args:
         max_bytes: what the store may take; log_bytes: what its log takes of that.
-        decision, remote: where it is going, see Row.
+        decision, remote, clock_set: see Row.
     """
     if ask.packet and ask.packet.duplicate:  # (1)
         packet = "SELECT rid FROM packets WHERE mid = ? AND digest = ?"
@@ -89,7 +90,7 @@ def accept(
     if refusal is not None:  # (4)
         raise refusal
     _check_room(c, max_waiting, max_bytes, log_bytes)
-    _insert(c, ask, rid, key, digest, boot, decision, remote)  # (5)
+    _insert(c, ask, rid, key, digest, boot, decision, remote, clock_set)  # (5)
     if ask.address:
         outbox.expect(c, rid, ask.caller.transport, ask.address, answered=False)
     _remember_packet(c, ask, rid)
@@ -119,15 +120,23 @@ def _check_room(c: apsw.Connection, max_waiting: int, max_bytes: int, log_bytes:
 
 
 def _insert(
-    c: apsw.Connection, ask: Ask, rid: str, key: str | None, digest: bytes, boot: str, decision: str, remote: bool
+    c: apsw.Connection,
+    ask: Ask,
+    rid: str,
+    key: str | None,
+    digest: bytes,
+    boot: str,
+    decision: str,
+    remote: bool,
+    clock_set: bool,
 ) -> None:
     priority = ask.request.priority or ask.caller.highest
     request, now = msgspec.structs.replace(ask.request, priority=priority), clock.boot()
     limits = [limit for limit in (request.deadline_s, ask.expiry_s) if limit is not None]
     c.execute(
         "INSERT INTO requests(rid, client, key, digest, id, transport, agent, conversation, priority, body, boot,"
-        " accepted_wall, accepted_boot, deadline_boot, state, role, decision, remote)"
-        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+        " accepted_wall, accepted_boot, deadline_boot, state, role, decision, remote, clock_set)"
+        " VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
         (
             rid,
             ask.caller.client,
@@ -147,6 +156,7 @@ def _insert(
             ask.caller.role,
             decision,
             remote,
+            clock_set,
         ),
     )
 
@@ -264,7 +274,7 @@ def resume_others(c: apsw.Connection, agents: tuple[str, ...]) -> None:
         _move(c, cast(str, rid), Happening.RESUME, "decision = ''")
 
 
-def try_again(c: apsw.Connection, rid: str) -> None:
+def try_again(c: apsw.Connection, rid: str, *, clock_set: bool = True) -> None:
     """Queue a request that failed, expired or was quarantined as if it had just come in, without a deadline; its
     finished steps are not repeated. Whoever got the old reply gets the new one too.
 
@@ -276,10 +286,11 @@ def try_again(c: apsw.Connection, rid: str) -> None:
     columns = (
         "attempts = 0, ends = 0, alone = 0, status = NULL, finished_wall = NULL, deadline_boot = NULL, findings = '',"
         " decision = '',"
-        " spent = ?, accepted_boot = ?, accepted_wall = ?"
+        " spent = ?, accepted_boot = ?, accepted_wall = ?, clock_set = ?"
     )
     try:
-        _move(c, rid, Happening.REQUEUE, columns, (msgspec.json.encode(Spent()), clock.boot(), clock.wall()))
+        accepted = (clock.boot(), clock.wall(), clock_set)
+        _move(c, rid, Happening.REQUEUE, columns, (msgspec.json.encode(Spent()), *accepted))
     except IllegalTransition as error:
         allowed = ", ".join(lifecycle.sources(Happening.REQUEUE))
         raise BadRequest(f"request {rid}: {error}; only what is {allowed} can be queued again") from None

@@ -151,4 +151,8 @@ MIGRATIONS = (
     ALTER TABLE requests ADD COLUMN decision TEXT NOT NULL DEFAULT '';   -- the router's, in words; '': none holds
     UPDATE requests SET ends = attempts WHERE finished_wall IS NULL AND state = 'received';
     """,
+    # whether times can be counted from when a request was accepted
+    """
+    ALTER TABLE requests ADD COLUMN clock_set INTEGER NOT NULL DEFAULT 1;  -- 0: nobody knew the time then
+    """,
 )

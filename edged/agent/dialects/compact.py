@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from edged.agent import times
 from edged.agent.grammars import kept
 from edged.types import JSON, Message, ToolCall, ToolSpec
 
@@ -38,6 +39,8 @@ PLAIN = re.compile(r"[^|\"(){}\[\],?\n]+")  # a choice that needs no quotes besi
 CLOCK, DATE = "HH:MM", "YYYY-MM-DD"
 NUMBERS = {"integer": "int", "number": "number"}
 BOUNDS_BELOW, BOUNDS_ABOVE = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+# As they are where values are absolute; else as `times.signed` has them.
+SAID_FORMATS = {*times.FORMS, *(form.signature for form in times.FORMS.values())}
 LEVELS = 4  # that a signature shows of nested values; what lies deeper is an `object`
 # Schemas looked at for one signature: references side by side multiply with each level, and clients send any schema.
 MOST_LOOKED = 300
@@ -198,7 +201,7 @@ def _string(schema: dict[str, JSON]) -> str:
         return CLOCK
     if "{4}-" in pattern:
         return DATE
-    return form if form in ("date", "time", "date-time", "duration") else "text"
+    return form if form in SAID_FORMATS else "text"
 
 
 def _choice(value: JSON) -> str:

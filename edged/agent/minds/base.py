@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import ClassVar, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from edged.agent.clock import BoardClock
 from edged.agent.loop import Decider, Declined, Run
 from edged.agent.prompts import Prompts
 from edged.agent.router import Decision
@@ -22,7 +23,7 @@ class Resources(Struct, frozen=True, kw_only=True):
 
     tools: all there are, a live view (`Toolbox.tools`). engine: the board's own. served: models in servers on this
     board. cloud: the upstreams. speak: gives the prompts of an agent. audit: gets an entry for every question that
-    leaves the board.
+    leaves the board. clock: the board's.
     """
 
     config: Config
@@ -32,6 +33,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     cloud: Cloud
     speak: Callable[[str], Awaitable[Prompts]]
     audit: Callable[[AuditEntry], None] = lambda entry: None
+    clock: BoardClock = field(default_factory=BoardClock)
 
     def tools_of(self, agent: Agent) -> dict[str, Tool]:
         """The tools of an agent, by name."""

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from msgspec import Struct
 
-from edged.agent import answers
+from edged.agent import answers, times
 from edged.agent.answers import Wrong
 from edged.agent.loop import Answered, Decided, Decider, Declined, Passed, Run
 from edged.agent.minds.base import Resources
@@ -71,6 +71,8 @@ class CloudDecider(Decider):
         self._audit, self._shown = resources.audit, settings.audit_bytes
         offered = {name: tool for name, tool in resources.tools_of(run.agent).items() if tool.private is not True}
         self._specs = {spec.name: spec for spec in specs(offered)}
+        asked, tells = run.request.messages, times.tells(run.agent.clock, offered.values())
+        self._asked = times.with_now(asked, run.moment) if tells else asked
 
     async def move(self, run: Run) -> Decided | Answered:
         """See Decider."""
@@ -123,8 +125,8 @@ class CloudDecider(Decider):
             masking.mask,
             Chat(
                 key="",
-                messages=(*earlier, *request.messages, *made),
-                tools=tuple(self._specs.values()),
+                messages=(*earlier, *self._asked, *made),
+                tools=tuple(map(times.described, self._specs.values())),
                 may_call=acting,
                 response_schema=request.response_schema,
                 max_tokens=run.decision_tokens if acting else run.max_tokens,

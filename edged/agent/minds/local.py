@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from edged.agent import answers, facts
+from edged.agent import answers, facts, times
 from edged.agent.answers import Wrong
 from edged.agent.dialects.compact import UNABLE
 from edged.agent.grammars import grammar, precheck
@@ -104,8 +104,9 @@ class LocalDecider(Decider):
             if last and calls[0].name in CHOICES:  # nothing was done, and an answer would sound as if it were
                 return last[-1]
             for call in calls:
-                schema = prompts.after.get(call.name)
-                wrong = None if schema is None else await check.problem(answers.closed(schema), call.arguments)
+                wrong = prompts.no_time(call)
+                if wrong is None and (schema := prompts.after.get(call.name)) is not None:
+                    wrong = await check.problem(answers.closed(schema), call.arguments)
                 if wrong is not None:
                     problem = f"{call.name} was not called: {wrong}"
                     record = ToolRecord(call.name, call.arguments, {"error": problem}, False)
@@ -119,7 +120,7 @@ class LocalDecider(Decider):
         """What the model chooses; corrections: calls that did not count, with the reason."""
         done = await self._ask(
             run,
-            lambda: prompts.deciding(_turns_so_far(run), run.request.messages, run.records, corrections),
+            lambda: prompts.deciding(_turns_so_far(run), _asked(run, prompts), run.records, corrections),
             prompts.grammar if self._may_escalate else prompts.grammar_here,
             confidence_marker="",
             # To see that a value of a list was cut ("heat_cool" to "heat") costs a step at the end of nearly every
@@ -174,7 +175,7 @@ class LocalDecider(Decider):
 
         def asked() -> Prompt:
             nonlocal spoken, ends
-            made = prompts.answering(_turns_so_far(run), run.request.messages, run.records)
+            made = prompts.answering(_turns_so_far(run), _asked(run, prompts), run.records)
             ends = (made.turn or made.prefix)[-1].text  # a template may open the tag of thinking
             spoken = Thinking(ends)
             return made
@@ -198,7 +199,7 @@ class LocalDecider(Decider):
         async def once(corrections: Sequence[Message]) -> Answered | Wrong:
             done = await self._ask(
                 run,
-                lambda: prompts.answering(_turns_so_far(run), (*run.request.messages, *corrections), run.records),
+                lambda: prompts.answering(_turns_so_far(run), (*_asked(run, prompts), *corrections), run.records),
                 grammar.answer(shape.schema),
                 stop=run.request.stop,
                 on_text=stream.piece if stream and not shape.after else None,
@@ -256,9 +257,14 @@ class LocalDecider(Decider):
 
 def _said(run: Run, prompts: Prompts) -> list[str]:
     """What an answer may take its numbers from, beside the results."""
-    turns = [*_turns_so_far(run), run.request.messages]
+    turns = [*_turns_so_far(run), _asked(run, prompts)]
     earlier = [message.content for turn in turns for message in turn]
     return [run.agent.system, *earlier, *(prompts.about(record.name) for record in run.records)]
+
+
+def _asked(run: Run, prompts: Prompts) -> Turn:
+    """The question as the model gets it."""
+    return times.with_now(run.request.messages, run.moment) if prompts.tells_time else run.request.messages
 
 
 def _turns_so_far(run: Run) -> list[Turn]:

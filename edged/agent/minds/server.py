@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import msgspec
 
-from edged.agent import answers
+from edged.agent import answers, times
 from edged.agent.answers import Wrong
 from edged.agent.dialects.chat_template import write_json
 from edged.agent.loop import Answered, Decided, Decider, Declined, Run
@@ -55,6 +55,8 @@ class ServerDecider(Decider):
         may_escalate = decision.may_leave and not decision.degraded
         offered = [*_with_examples(tools), *([ESCALATE] if may_escalate and tools else [])]
         self._specs = {spec.name: spec for spec in offered}
+        asked, tells = run.request.messages, times.tells(run.agent.clock, tools.values())
+        self._asked = times.with_now(asked, run.moment) if tells else asked
 
     async def move(self, run: Run) -> Decided | Answered:
         """See Decider."""
@@ -159,8 +161,8 @@ class ServerDecider(Decider):
         made = [message for record in run.records for message in as_messages(record)]
         return Chat(
             key="",
-            messages=(*system, *earlier, *request.messages, *made, *corrections),
-            tools=tuple(self._specs.values()) if acting else (),
+            messages=(*system, *earlier, *self._asked, *made, *corrections),
+            tools=tuple(map(times.described, self._specs.values())) if acting else (),
             response_schema=None if acting else request.response_schema,
             max_tokens=run.decision_tokens if acting else run.max_tokens,
             sampling=run.sampling,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import edged
 from edged.cli.common import when
 from edged.daemon.checks.finding import Finding, ok, warn
+from edged.host import clock as clocks
 from edged.host import cpus, thermal
 from edged.host.power import firmware_flags
 
@@ -23,13 +23,11 @@ SINCE_BOOT = 16  # the same bits, shifted: it happened since the boot
 HOT_C = 80.0  # boards of this class throttle from 80 to 85 degrees on
 OWN_GOVERNOR = {"intel_pstate", "amd-pstate-epp", "amd_pstate_epp"}  # their "powersave" does follow the load
 FARTHEST_S = 20 * 365 * 86400.0  # a clock so far beyond our own files is wrong, and certificates fail with it
-TIME_ERROR = 5  # adjtimex(2): nobody sets the clock
-TIMEX_BYTES = 512  # more than struct timex has on any kernel; with all bits 0 it only reads
 
 
 def look() -> Iterator[Finding]:
     """All the board tells."""
-    yield clock(time.time(), Path(edged.__file__).stat().st_mtime, _synchronised())
+    yield clock(time.time(), Path(edged.__file__).stat().st_mtime, clocks.synchronised())
     yield processor()
     yield from temperature()
     yield from power()
@@ -81,12 +79,3 @@ def power() -> Iterator[Finding]:
         yield warn("power", f"since the boot, but not now: {', '.join(before)}", do)
     else:
         yield ok("power", "the firmware has held nothing down since the boot")
-
-
-def _synchronised() -> bool | None:
-    """Whether something keeps the clock right; None where the kernel does not say."""
-    try:
-        state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
-    except (OSError, AttributeError):
-        return None
-    return None if state < 0 else state != TIME_ERROR

@@ -15,7 +15,7 @@ from edged import __version__
 from edged.cli.checks import board, files, service
 from edged.config import Config, Node
 from edged.daemon.checks.finding import Finding, Level
-from edged.host import cpus, mounts, power, thermal
+from edged.host import clock, cpus, mounts, power, thermal
 from edged.store.database import Database
 from edged.store.schema import MIGRATIONS
 from tests.support.msgpack_server import StandIn
@@ -344,4 +344,4 @@ def test_hottest_sensor_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
 def test_this_kernel_says_whether_its_clock_is_kept_right() -> None:
     """The call is one that only reads."""
-    assert board._synchronised() in (True, False, None)
+    assert clock.synchronised() in (True, False, None)
