@@ -160,7 +160,7 @@ def _node(node: Node) -> Node:
     for key, path in paths.items():
         if not Path(path).is_absolute():  # the service manager's may be anything
             raise Wrong(("node", key), f"{path!r} is not an absolute path")
-    return Node(id=ident, **paths)
+    return msgspec.structs.replace(node, id=ident, **paths)
 
 
 def _models(config: Config) -> dict[str, Model]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
+from edged.agent import times
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.prompts import PromptBook, Prompts, as_messages
+from edged.agent.times import Moment
 from edged.config import Agent, Example, Publish, PublishTool, SqlTool
 from edged.engines.kind import ChatTemplate
 from edged.errors import ModelUnavailable
@@ -159,3 +163,51 @@ async def test_prompt_book_reads_a_models_template_once_and_not_before_it_is_nee
     assert await book("a") is first
     assert (await book("b")).dialect is first.dialect
     assert asked == ["m", "m"]
+
+
+TIMER_TOOL = SqlTool(
+    description="Set a timer.", database="plant", sql="SELECT :at", parameters={"at": {"format": "date-time"}}
+)
+
+
+@pytest.mark.parametrize("taught", ["", "compact"])
+def test_prefix_is_the_same_at_every_time(taught: str) -> None:
+    """What is computed once must not change with the clock; the question alone does."""
+    known = {"timer": TIMER_TOOL}
+    made = Prompts(Agent(model="small", system="Be kind.", tools=("timer",)), known, Dialect(None, {}, taught))
+    assert made.tells_time
+    seen = []
+    for day in (30, 31):
+        moment = Moment(datetime(2026, 12, day, 7, 0, tzinfo=UTC), UTC, "UTC")
+        asked = times.with_now(ASKED, moment)
+        seen.append((made.deciding([], asked, []), made.answering([], asked, []), made.answering([], asked, [RECORD])))
+    for before, after in zip(*seen, strict=True):
+        assert before.prefix == after.prefix != ()
+        assert before.turn != after.turn
+        assert "2026" not in "".join(segment.text for segment in before.prefix)
+        assert "Now: Wed 2026-12-30 07:00, UTC\nunique question" in told(before)
+    assert next(prompt.prefix for prompt, _ in made.fixed()) == seen[0][0].prefix
+
+
+@pytest.mark.parametrize("taught", ["", "compact"])
+def test_agent_without_times_hears_nothing_of_the_clock(taught: str) -> None:
+    agent = Agent(model="small", system="Be kind.", tools=("level",))
+    assert not Prompts(agent, {"level": LEVEL_TOOL}, Dialect(None, {}, taught)).tells_time
+    wanted = msgspec.structs.replace(agent, clock=True)
+    assert Prompts(wanted, {"level": LEVEL_TOOL}, Dialect(None, {}, taught)).tells_time
+    unwanted = Agent(model="small", tools=("timer",), clock=False)
+    assert not Prompts(unwanted, {"timer": TIMER_TOOL}, Dialect(None, {}, taught)).tells_time
+
+
+@pytest.mark.parametrize("taught", ["", "compact"])
+def test_decision_may_write_relative_times(taught: str) -> None:
+    """And knows of them by what it is shown."""
+    made = Prompts(Agent(model="small", tools=("timer",)), {"timer": TIMER_TOOL}, Dialect(None, {}, taught))
+    assert "fri 18:30" in told(made.deciding([], ASKED, []))
+    tokenizer = LLTokenizer("byte")
+    for at, allowed in (("fri 18:30", True), ("2026-12-30 07:00", True), ("someday", False)):
+        value = f'"{at}"'
+        text = f"timer(at={value})" if taught else f'{{"name": "timer", "arguments": {{"at": {value}}}}}'
+        matcher = LLMatcher(tokenizer, made.grammar)
+        tokens = tokenizer.tokenize_str(text)
+        assert (matcher.try_consume_tokens(tokens) == len(tokens)) is allowed, at

@@ -234,6 +234,12 @@ CHECKS: list[tuple[str, str, str]] = [
     ('[node]\nid = "-a"', "node.id", "one MQTT topic level"),
     ('[node]\nstate_dir = "state"', "node.state_dir", "not an absolute path"),
     ('[node]\nruntime_dir = "run"', "node.runtime_dir", "not an absolute path"),
+    (
+        '[node]\ntimezone = "Europe/Nowhere"',
+        "node.timezone",
+        r'no time zone .*; write an IANA name, as "Europe/Berlin"',
+    ),
+    ('[node]\ntimezone = "Europe"', "node.timezone", "no time zone"),
     ('[node]\nmodels_dir = "models"', "node.models_dir", "not an absolute path"),
     ('[memory]\nbudget = "0%"', "memory.budget", "outside 1 to 100"),
     ('[memory]\nbudget = "101%"', "memory.budget", "outside 1 to 100"),
