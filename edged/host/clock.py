@@ -4,6 +4,7 @@ learns the date from the network. `wall` is for people and for what must outlive
 from __future__ import annotations
 
 import ctypes
+import functools
 import time
 from pathlib import Path
 
@@ -29,10 +30,15 @@ def boot_id() -> str:
     return BOOT_ID.read_text(encoding="utf-8").strip()
 
 
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
 def synchronised() -> bool | None:
     """Whether something keeps the clock right; None where the kernel does not say."""
     try:
-        state: int = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
+        state: int = _libc().adjtimex(ctypes.create_string_buffer(TIMEX_BYTES))
     except (OSError, AttributeError):
         return None
     return None if state < 0 else state != TIME_ERROR
