@@ -37,7 +37,8 @@ from edged.engines.kind import Surroundings
 from edged.engines.registry import Engines
 from edged.host import last_end, memory, systemd
 from edged.host.thermal import Strain
-from edged.models.files import model_aliases
+from edged.models.digests import Digests, Hasher
+from edged.models.files import adapter_of, hang_on_digests, model_aliases
 from edged.models.installed import Installed, Lookup
 from edged.models.updates.ledger import Ledger
 from edged.models.updates.updater import Updater
@@ -164,7 +165,15 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
     completions = Completions(metered, settings.models, dialects, max_waiting=waiting, served=served)
     embeddings = EmbeddingModels(metered, settings.models, max_waiting=waiting)
     pressure = _pressure(settings, governor, engine, pipeline, completions, embeddings, events)
-    updater = _updater(settings, aliases, governor, engine, dialects, events)
+    digests = Digests(settings.state_dir)
+    updater = _updater(settings, aliases, governor, engine, dialects, events, digests)
+    hasher = Hasher(
+        digests,
+        lambda: hang_on_digests(
+            settings, {name: governor.aliases[name].variants for name in aliases}, updater.versions()
+        ),
+        updater.teach,
+    )
     status = Status(
         settings,
         database=database,
@@ -202,6 +211,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         pipeline=pipeline,
         warmer=Warmer(settings.models, settings.agents, metered, speak, load=lookup.bring_in, tell=events.publish),
         updater=updater,
+        hasher=hasher,
         pressure=pressure,
         status=status,
         api=Api(
@@ -258,6 +268,7 @@ def _updater(
     engine: Engines,
     dialects: Dialects,
     events: EventBus,
+    digests: Digests,
 ) -> Updater:
     """For models of one file; where there are variants, the configuration says which."""
     single = {name: alias.variants[0] for name, alias in aliases.items() if len(alias.variants) == 1}
@@ -271,4 +282,5 @@ def _updater(
         dialect=dialects.of_spec,
         is_resident=governor.is_resident,
         tell=events.publish,
+        adapter=lambda name, version: adapter_of(settings, single[name], version, digests),
     )

@@ -17,6 +17,7 @@ from edged.daemon.metering import Meter
 from edged.daemon.metrics import Metrics
 from edged.daemon.status import Status
 from edged.engines.registry import Engines
+from edged.models.digests import Hasher
 from edged.models.installed import Installed
 from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
@@ -80,6 +81,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     pipeline: Pipeline
     warmer: Warmer
     updater: Updater
+    hasher: Hasher
     pressure: Pressure
     status: Status
     api: Api

@@ -63,6 +63,11 @@ def faults(parts: Parts) -> Heard:
     return parts.faults.heard
 
 
+def digests(parts: Parts) -> Heard:
+    """Looks at models' files that are new."""
+    return parts.hasher.heard
+
+
 # Each makes a subscriber of the parts, or none where the configuration has no use for it; its name is for the log.
 # `events.subscribe` of the Unix socket subscribes by itself, a client at a time.
-SUBSCRIBERS: list[Callable[[Parts], Heard | None]] = [metrics, audit, mqtt, state, faults]
+SUBSCRIBERS: list[Callable[[Parts], Heard | None]] = [metrics, audit, mqtt, state, faults, digests]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -11,7 +12,8 @@ from edged.engines import registry
 from edged.errors import ModelUnavailable
 from edged.models import adapters, catalog
 from edged.models.catalog import ModelFile
-from edged.models.updates.ledger import in_force, read
+from edged.models.digests import Digests
+from edged.models.updates.ledger import Version, in_force, read
 from edged.types import SERVER_ENGINE, Alias, KvType, ModelSpec
 
 
@@ -24,13 +26,44 @@ def model_aliases(settings: Config) -> dict[str, Alias]:
     """The configured models with all their variants, or the file they were updated to; one that a server runs has none.
     ConfigError where a source means nothing."""
     updated = in_force(read(settings.state_dir), {name: model.source for name, model in settings.models.items()})
-    aliases = {name: _alias(settings, name) for name in settings.models}
+    digests = Digests(settings.state_dir)
+    aliases = {name: _alias(settings, name, digests) for name in settings.models}
     for name, version in updated.versions.items():
         if len(aliases[name].variants) == 1:
-            adapter = adapters.chosen(settings.models[name].adapter, version.sha256)
+            adapter = adapter_of(settings, aliases[name].variants[0], version, digests)
             spec = msgspec.structs.replace(aliases[name].variants[0], path=version.path, adapter=adapter)
             aliases[name] = msgspec.structs.replace(aliases[name], variants=(spec,))
     return aliases
+
+
+def adapter_of(settings: Config, spec: ModelSpec, version: Version, digests: Digests) -> str:
+    """The adapter of a model with this file; empty: none, or nobody knows yet what the file is."""
+    if not registry.kind(spec.engine).generates:
+        return ""
+    file = catalog.resolve(version.source, settings.models_dir)
+    said = version.sha256 or (file.sha256 if str(file.path) == version.path else None)
+    return adapters.chosen(settings.models[spec.name].adapter, said or digests.of(Path(version.path)))
+
+
+def hang_on_digests(
+    settings: Config, variants: Mapping[str, Sequence[ModelSpec]], versions: Mapping[str, Version]
+) -> dict[str, tuple[Path, ...]]:
+    """The files whose adapter is chosen by a digest that no source says, by the model's name.
+
+    Args:
+        variants: of each model. versions: in force, of those that have one file.
+    """
+    found: dict[str, tuple[Path, ...]] = {}
+    for name, specs in variants.items():
+        if settings.models[name].adapter == adapters.AUTO and registry.kind(specs[0].engine).generates:
+            said = {version.path for version in [versions.get(name)] if version and version.sha256}
+            said |= {str(file.path) for file in _model_files(settings, name) if file.sha256}
+            found[name] = tuple(Path(spec.path) for spec in specs if spec.path not in said)
+    return {name: paths for name, paths in found.items() if paths}
+
+
+def _model_files(settings: Config, name: str) -> list[ModelFile]:
+    return [_model_file(settings, name, source) for source in settings.models[name].sources]
 
 
 def is_here(spec: ModelSpec) -> bool:
@@ -38,14 +71,14 @@ def is_here(spec: ModelSpec) -> bool:
     return registry.kind(spec.engine).is_present(Path(spec.path))
 
 
-def _alias(settings: Config, name: str) -> Alias:
+def _alias(settings: Config, name: str, digests: Digests) -> Alias:
     model = settings.models[name]
     if model.is_served:
         return Alias((ModelSpec(name=name, path="", context=model.context, engine=SERVER_ENGINE),))
     if model.engine is not None and model.engine not in registry.names():
         allowed = ", ".join([*registry.names(), SERVER_ENGINE])
         raise settings.error(("models", name, "engine"), f"no engine {model.engine!r}; allowed are {allowed}")
-    files = [_model_file(settings, name, source) for source in model.sources]
+    files = _model_files(settings, name)
     engines = {file.engine or model.engine or registry.DEFAULT for file in files}
     if len(engines) > 1:
         problem = f"are files for {' and '.join(sorted(engines))}: one kind only"
@@ -67,7 +100,7 @@ def _alias(settings: Config, name: str) -> Alias:
             engine=engine,
             kv_type=model.kv_type,
             variant=label if len(files) > 1 else "",
-            adapter=adapters.chosen(model.adapter, file.sha256) if generates else "",
+            adapter=adapters.chosen(model.adapter, file.sha256 or digests.of(file.path)) if generates else "",
         )
         for file, label in zip(files, labels, strict=True)
     ]

@@ -138,6 +138,8 @@ class ModelRecord:
             "in_use": self.active + len(self.waiting),
             "context": self.spec.context,
         }
+        if self.spec.adapter:
+            told["adapter"] = self.spec.adapter
         if self.spec.variant:
             told["variant"] = self.spec.variant
         if self.lesser and self.ready:

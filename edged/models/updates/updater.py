@@ -64,6 +64,7 @@ class Updater:
         specs: of every model as it is in force; changed here, and nowhere else.
         dialect: how the model of a spec is spoken to; reads its file.
         tell: gets (event name, data).
+        adapter: which one a model has with a file.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Updater:
         is_resident: Callable[[str], bool],
         tell: Callable[[str, dict[str, JSON]], None],
         fetch: Fetch = fetch,
+        adapter: Callable[[str, Version], str] = lambda name, version: "",
     ) -> None:
         self._configured = configured
         self._specs = specs
@@ -90,6 +92,7 @@ class Updater:
         self._is_resident = is_resident
         self._tell = tell
         self._fetch = fetch
+        self._adapter = adapter
         self._running: tuple[str, str, asyncio.Task[JSON]] | None = None
         self._live: dict[str, Attempt] = {}
         self._watching: list[Watch] = []
@@ -102,6 +105,10 @@ class Updater:
         """{state, source, reason, at} of a model's last update; None: there was none."""
         attempt = self._live.get(name) or self._ledger.pages.attempts.get(name)
         return structs.asdict(attempt) if attempt else None
+
+    def versions(self) -> dict[str, Version]:
+        """The files in force, by model."""
+        return {name: self._version(name) for name in self._specs}
 
     async def update(self, name: str, source: str | None, watch: Watch = lambda progress: None) -> JSON:
         """Update a model; the same update that runs already is joined. It goes on when whoever asked has left.
@@ -134,6 +141,24 @@ class Updater:
             raise BadRequest(f"model {name!r} was not updated: there is nothing to go back to")
         before = record.previous
         return await self._once(name, before.source, lambda: self._back(name, record, before), lambda progress: None)
+
+    async def teach(self, name: str) -> None:
+        """Give a model the adapter that belongs to its file, from the next request on, if that is another one than it
+        has. A running update does so itself; models of several files have theirs from the next start on."""
+        if name not in self._specs or self._running is not None:
+            return
+        adapter = self._adapter(name, self._version(name))
+        if adapter == self._specs[name].adapter:
+            return
+        wanted = self._is_resident(name)
+        try:
+            await self._switch(name, structs.replace(self._specs[name], adapter=adapter))
+        except EdgedError as error:
+            log.warning("model %s stays with the adapter that it has: %s", name, error.message)
+            return
+        log.info("model %s has %s", name, f"the adapter {adapter}" if adapter else "no adapter any more")
+        if wanted:
+            await self._bring_in(name)
 
     async def stop(self) -> None:
         """End a running update; what has arrived is kept."""
@@ -240,9 +265,7 @@ class Updater:
     async def _try(self, name: str, target: Target, version: Version) -> None:
         """Load the new file beside everything else, and ask it. Raises ModelUnavailable, NoMemory with the reason."""
         self._say(name, "loading", target.source)
-        spec = structs.replace(
-            self._specs[name], name=CANDIDATE.format(name=name), path=version.path, pin=False, variant=""
-        )
+        spec = structs.replace(self._at(name, version), name=CANDIDATE.format(name=name), pin=False, variant="")
         kind = registry.kind(spec.engine)
         await asyncio.to_thread(kind.check_file, Path(version.path))
         self._residents.admit(spec)
@@ -266,21 +289,30 @@ class Updater:
         record = Record(self._configured[name], version, before)
         await asyncio.to_thread(self._ledger.record, name, record, Attempt(state, source, None, time.time()))
         fault_points.point("update.recorded")
-        spec = structs.replace(self._specs[name], path=version.path)
         try:
-            await self._residents.switch(name, spec)
+            await self._switch(name, self._at(name, version))
         except EdgedError as error:
             failed = Attempt("failed", source, error.message, time.time())
             await asyncio.to_thread(self._ledger.record, name, old, failed)
             raise
-        self._specs[name] = spec
         fault_points.point("update.switched")
         log.info("model %s is now %s (%s), before it was %s", name, version.path, source, before.path)
         if wanted:
-            try:
-                await self._residents.load(name)
-            except EdgedError as error:  # the next request says so again, or finds room
-                log.warning("model %s was switched and is not in memory yet: %s", name, error.message)
+            await self._bring_in(name)
+
+    def _at(self, name: str, version: Version) -> ModelSpec:
+        """The model as it is with another file."""
+        return structs.replace(self._specs[name], path=version.path, adapter=self._adapter(name, version))
+
+    async def _switch(self, name: str, spec: ModelSpec) -> None:
+        await self._residents.switch(name, spec)
+        self._specs[name] = spec
+
+    async def _bring_in(self, name: str) -> None:
+        try:
+            await self._residents.load(name)
+        except EdgedError as error:  # the next request says so again, or finds room
+            log.warning("model %s was switched and is not in memory yet: %s", name, error.message)
 
     async def _back(self, name: str, record: Record, before: Version) -> JSON:
         if not await asyncio.to_thread(Path(before.path).is_file):
