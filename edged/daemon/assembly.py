@@ -169,9 +169,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
     updater = _updater(settings, aliases, governor, engine, dialects, events, digests)
     hasher = Hasher(
         digests,
-        lambda: hang_on_digests(
-            settings, {name: governor.aliases[name].variants for name in aliases}, updater.versions()
-        ),
+        functools.partial(hang_on_digests, settings, aliases, updater.versions),
         updater.teach,
     )
     status = Status(
@@ -282,5 +280,5 @@ def _updater(
         dialect=dialects.of_spec,
         is_resident=governor.is_resident,
         tell=events.publish,
-        adapter=lambda name, version: adapter_of(settings, single[name], version, digests),
+        adapter=functools.partial(adapter_of, settings, aliases, digests),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -30,35 +30,39 @@ def model_aliases(settings: Config) -> dict[str, Alias]:
     aliases = {name: _alias(settings, name, digests) for name in settings.models}
     for name, version in updated.versions.items():
         if len(aliases[name].variants) == 1:
-            adapter = adapter_of(settings, aliases[name].variants[0], version, digests)
+            adapter = adapter_of(settings, aliases, digests, name, version)
             spec = msgspec.structs.replace(aliases[name].variants[0], path=version.path, adapter=adapter)
             aliases[name] = msgspec.structs.replace(aliases[name], variants=(spec,))
     return aliases
 
 
-def adapter_of(settings: Config, spec: ModelSpec, version: Version, digests: Digests) -> str:
+def adapter_of(settings: Config, aliases: Mapping[str, Alias], digests: Digests, name: str, version: Version) -> str:
     """The adapter of a model with this file; empty: none, or nobody knows yet what the file is."""
-    if not registry.kind(spec.engine).generates:
+    if not registry.kind(aliases[name].variants[0].engine).generates:
         return ""
     file = catalog.resolve(version.source, settings.models_dir)
     said = version.sha256 or (file.sha256 if str(file.path) == version.path else None)
-    return adapters.chosen(settings.models[spec.name].adapter, said or digests.of(Path(version.path)))
+    return adapters.chosen(settings.models[name].adapter, said or digests.of(Path(version.path)))
 
 
 def hang_on_digests(
-    settings: Config, variants: Mapping[str, Sequence[ModelSpec]], versions: Mapping[str, Version]
+    settings: Config, aliases: Mapping[str, Alias], versions: Callable[[], Mapping[str, Version]]
 ) -> dict[str, tuple[Path, ...]]:
     """The files whose adapter is chosen by a digest that no source says, by the model's name.
 
     Args:
-        variants: of each model. versions: in force, of those that have one file.
+        versions: those in force, of models that have one file.
     """
     found: dict[str, tuple[Path, ...]] = {}
-    for name, specs in variants.items():
-        if settings.models[name].adapter == adapters.AUTO and registry.kind(specs[0].engine).generates:
-            said = {version.path for version in [versions.get(name)] if version and version.sha256}
-            said |= {str(file.path) for file in _model_files(settings, name) if file.sha256}
-            found[name] = tuple(Path(spec.path) for spec in specs if spec.path not in said)
+    now = versions()
+    for name, alias in aliases.items():
+        if settings.models[name].adapter != adapters.AUTO or not registry.kind(alias.variants[0].engine).generates:
+            continue
+        said = {str(file.path) for file in _model_files(settings, name) if file.sha256}
+        paths = {spec.path for spec in alias.variants}
+        if name in now:
+            paths = {now[name].path} if now[name].sha256 is None else set()
+        found[name] = tuple(Path(path) for path in sorted(paths - said))
     return {name: paths for name, paths in found.items() if paths}
 
 

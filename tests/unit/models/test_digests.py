@@ -89,16 +89,19 @@ async def test_adapter_is_found_by_the_bytes_of_a_file(
     config = settings(tmp_path, file)
     aliases = model_aliases(config)
     assert {name: alias.variants[0].adapter for name, alias in aliases.items()} == dict.fromkeys(config.models, "")
-    variants = {name: alias.variants for name, alias in aliases.items()}
-    assert hang_on_digests(config, variants, {}) == {"own": (file,)}
-    assert hang_on_digests(config, variants, {"own": Version("x", str(file), SHA256)}) == {}
+    assert hang_on_digests(config, aliases, dict) == {"own": (file,)}
+    own = Version(f"file:{file}", str(file))
+    assert hang_on_digests(config, aliases, lambda: {"own": own}) == {"own": (file,)}
+    pulled = Version("https://x.org/m.gguf", "/gone.gguf", SHA256)
+    assert hang_on_digests(config, aliases, lambda: {"own": pulled}) == {}
     digests = Digests(tmp_path)
     await digests.take(file)
     found = {name: alias.variants[0].adapter for name, alias in model_aliases(config).items()}
     assert found == {"own": str(tmp_path / "a.gguf"), "bare": "", "known": "", "vectors": ""}
-    for version in (Version(f"file:{file}", str(file)), Version("https://x.org/m.gguf", "/gone.gguf", SHA256)):
-        assert adapter_of(config, variants["own"][0], version, digests) == str(tmp_path / "a.gguf")
-        assert adapter_of(config, variants["bare"][0], version, digests) == ""
+    for version in (own, pulled):
+        assert adapter_of(config, aliases, digests, "own", version) == str(tmp_path / "a.gguf")
+        assert adapter_of(config, aliases, digests, "bare", version) == ""
+        assert adapter_of(config, aliases, digests, "vectors", version) == ""
 
 
 class Watched:

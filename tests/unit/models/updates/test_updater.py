@@ -144,3 +144,16 @@ async def test_rollback_to_a_file_that_is_gone_stays(board: Board) -> None:
     board.first.unlink()
     assert "is gone" in (await board.updater.rollback("small"))["error"]["message"]
     assert Path(board.specs["small"].path).read_bytes() == b"second"
+
+
+async def test_file_has_the_adapter_that_belongs_to_it(board: Board) -> None:
+    """An update's at once, and the one of the file in force when it is known."""
+    known = {hashlib.sha256(b"second").hexdigest(): "second.lora"}
+    board.updater._adapter = lambda name, version: known.get(version.sha256 or "first", "")
+    await board.update(b"second")
+    assert board.specs["small"].adapter == "second.lora"
+    await board.updater.rollback("small")
+    assert board.specs["small"].adapter == ""
+    known["first"] = "first.lora"
+    await board.updater.teach("small")
+    assert board.specs["small"].adapter == "first.lora"
