@@ -13,7 +13,7 @@ from edged import config
 from edged.cli import complete
 from edged.cli.common import AsJson, ConfigFile, ModelsDir, print_table, row, size, table, when
 from edged.cli.connection import load_config_if_any, models_dir
-from edged.cli.models.calibrate import Calibration, cached, measured
+from edged.cli.models.speed import Measured, cached, measured
 from edged.cli.outcome import Stop, print_json, reporting_errors
 from edged.config import Config
 from edged.engines import registry
@@ -85,17 +85,17 @@ def fit_models(
         if name is not None and not any(name in names for names, _, _ in known):
             names = ", ".join(dict.fromkeys(each for names, _, _ in known for each in names))
             raise Stop("bad_request", f"no model {name!r} in catalog or configuration; there are {names}")
-        calibration = (None if again else cached()) or measured(folder, min(here.now, here.budget))
+        board_speed = (None if again else cached()) or measured(folder, min(here.now, here.budget))
         models = [
-            _fit(entry, spec, folder, here, calibration)
+            _fit(entry, spec, folder, here, board_speed)
             for names, entry, spec in known
             if name is None or name in names
         ]
-        document = Fits(here.board, here.budget, here.now, calibration.by, calibration.at, calibration.machine, models)
+        document = Fits(here.board, here.budget, here.now, board_speed.by, board_speed.at, board_speed.machine, models)
     if as_json:
         print_json(document)
     else:
-        _print(document, calibration)
+        _print(document, board_speed)
 
 
 def room(settings: Config | None) -> Room:
@@ -154,7 +154,7 @@ def _is_ours(settings: Config | None, spec: ModelSpec) -> bool:
     return not settings.models[spec.name].is_served and registry.kind(spec.engine).sizes is not None
 
 
-def _fit(entry: Entry | None, spec: ModelSpec | None, folder: Path, here: Room, calibration: Calibration) -> Fit:
+def _fit(entry: Entry | None, spec: ModelSpec | None, folder: Path, here: Room, board_speed: Measured) -> Fit:
     context = spec.context if spec else min(CONTEXT, entry.context if entry else CONTEXT)
     asked = spec or ModelSpec(name="", path=str(catalog.of_entry(entry, folder).path) if entry else "", context=context)
     if entry is not None:
@@ -163,7 +163,7 @@ def _fit(entry: Entry | None, spec: ModelSpec | None, folder: Path, here: Room, 
     need = exact if exact is not None else fit.need(entry, context) if entry else 0
     smallest = calculated(structs.replace(asked, context=min(context, LEAST_CONTEXT)))
     least = min(need, smallest or (fit.need(entry, LEAST_CONTEXT) if entry else 0))
-    speeds = fit.speed(entry, calibration.board) if entry and registry.kind(entry.engine).generates else (None, None)
+    speeds = fit.speed(entry, board_speed.board) if entry and registry.kind(entry.engine).generates else (None, None)
     return Fit(
         name=entry.name if entry else spec.name if spec else "",
         fits=verdict(need, least, here) if need else "not known",
@@ -187,7 +187,7 @@ def calculated(spec: ModelSpec) -> int | None:
         return None
 
 
-def _print(document: Fits, calibration: Calibration) -> None:
+def _print(document: Fits, board_speed: Measured) -> None:
     right = ("NEEDS", "CONTEXT", "PROMPT/S", "TOKENS/S")
     listing = table("NAME", "FITS", "NEEDS", "CONTEXT", "PROMPT/S", "TOKENS/S", "HERE", "CONFIGURED AS", right=right)
     for m in document.models:
@@ -198,4 +198,4 @@ def _print(document: Fits, calibration: Calibration) -> None:
     print_table(listing)
     sizes = [size(each) for each in (document.board_bytes, document.budget_bytes, document.free_bytes)]
     print("\nboard {}, budget {}, free now {}".format(*sizes))
-    print(f"speed by {calibration.by} on {calibration.machine}, {when(calibration.at)}; --again measures anew")
+    print(f"speed by {board_speed.by} on {board_speed.machine}, {when(board_speed.at)}; --again measures anew")

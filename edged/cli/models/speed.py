@@ -24,7 +24,7 @@ from edged.models.catalog import Entry
 from edged.models.fit import BoardSpeed
 from edged.types import Job, ModelSpec, Sampling, Segment
 
-CONTEXT = 512  # tokens; all that a calibration needs
+CONTEXT = 512  # tokens; all that measuring needs
 PROMPT_WORDS = 192  # words, about a token each: one chunk of a prompt, a second or two of a small board
 GENERATED = 32  # tokens
 LARGEST = 600 * 10**6  # bytes of a model that is worth loading for this: 15 s from a card, the default is below it
@@ -35,7 +35,7 @@ SIDE = 512  # of the matrices
 ROUNDS = 5  # the best counts: anything else on the board only takes time away
 
 
-class Calibration(Struct, frozen=True):
+class Measured(Struct, frozen=True):
     """What was measured. by: the model, or "memory and arithmetic". at: wall clock. machine: what it holds for."""
 
     board: BoardSpeed
@@ -49,15 +49,15 @@ def machine() -> str:
     return f"{cpus.model_name()}, {len(os.sched_getaffinity(0))} cores"
 
 
-def cached() -> Calibration | None:
+def cached() -> Measured | None:
     """What was measured on this machine before."""
     with contextlib.suppress(OSError, RuntimeError, msgspec.MsgspecError):
-        found = msgspec.json.decode(_path().read_bytes(), type=Calibration)
+        found = msgspec.json.decode(_path().read_bytes(), type=Measured)
         return found if found.machine == machine() else None
     return None
 
 
-def measured(models_dir: Path, room: int) -> Calibration:
+def measured(models_dir: Path, room: int) -> Measured:
     """Measure now, within so many bytes of memory, and keep it."""
     fitting = [
         entry
@@ -71,7 +71,7 @@ def measured(models_dir: Path, room: int) -> Calibration:
         with contextlib.suppress(EdgedError, ImportError):  # another one may do
             board, by = asyncio.run(_with(entry, models_dir)), entry.name
             break
-    found = Calibration(board or _guess(), by, time.time(), machine())
+    found = Measured(board or _guess(), by, time.time(), machine())
     with contextlib.suppress(OSError, RuntimeError):  # then it is measured again next time
         _path().parent.mkdir(parents=True, exist_ok=True)
         draft = _path().with_suffix(".new")
@@ -101,7 +101,7 @@ async def _with(entry: Entry, models_dir: Path) -> BoardSpeed:
         for opening in ("red", "green"):  # the first one also reads the weights and warms the threads up
             done = await engine.generate(
                 Job(
-                    rid="calibration",
+                    rid="speed",
                     model=entry.name,
                     prefix=(),
                     turn=(Segment(f"{opening} " * PROMPT_WORDS, literal=True),),
@@ -135,4 +135,4 @@ def _guess() -> BoardSpeed:
 
 
 def _path() -> Path:
-    return cache_dir() / "calibration.json"
+    return cache_dir() / "speed.json"
