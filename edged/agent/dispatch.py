@@ -3,7 +3,7 @@ says why: then the router decides again, knowing that."""
 
 from __future__ import annotations
 
-import math
+import contextlib
 from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
@@ -17,7 +17,8 @@ from edged.agent.minds import MINDS
 from edged.agent.minds.base import Resources
 from edged.agent.privacy.masking import Masking
 from edged.agent.router import Decision, Facts, Go, Reason
-from edged.agent.styles import ESCALATE, REPLY
+from edged.agent.styles import ESCALATE
+from edged.agent.sureness import Sureness
 from edged.agent.times import ClockUnset
 from edged.config import Agent
 from edged.errors import EdgedError, Internal, NoLink, NoMemory, OverBudget, ToolFailed
@@ -136,26 +137,41 @@ class Dispatcher:
                 raise self._failure(run.request.agent, decision, failure)
             raise Internal(f"no mind answers what goes to {decision.go!r}")
 
-    def route(self, agent: str, routing: Routing | None, confidence: float | None, variant: str = "") -> RouteTaken:
+    def route(self, agent: str, routing: Routing | None, run: Run | None) -> RouteTaken:
         """Where a request was answered, or tried last, and why."""
         if routing is not None and routing.route is not None:
-            return msgspec.structs.replace(routing.route, confidence=confidence, variant=variant or UNSET)
-        decision = (routing.decision if routing else None) or Decision(Go.LOCAL, Reason.LOCAL_OK)
-        model = self._config.agents[agent].model if agent in self._config.agents else ""
-        return RouteTaken("local", model, decision.reason, confidence, variant=variant or UNSET)
+            route = routing.route
+        else:
+            decision = (routing.decision if routing else None) or Decision(Go.LOCAL, Reason.LOCAL_OK)
+            model = self._config.agents[agent].model if agent in self._config.agents else ""
+            route = RouteTaken("local", model, decision.reason)
+        if run is None:
+            return route
+        sure = run.sure
+        told = {"confidence": sure.confidence, "score": sure.score, "variant": run.variant or UNSET}
+        return msgspec.structs.replace(route, **told)
 
     async def explain(
-        self, request: Request, agent: Agent, toolbox: Toolbox, journal: Journal, *, decide: bool
+        self,
+        request: Request,
+        agent: Agent,
+        toolbox: Toolbox,
+        journal: Journal,
+        *,
+        decide: bool,
+        second_look: bool = True,
     ) -> dict[str, JSON]:
         """Where a request would go now and why; nothing is stored or done.
 
         Args:
             agent: as it works for the caller.
             decide: also let a mind choose what it would do first, and count that in.
+            second_look: whether it may look at examples where it is unsure.
         """
         facts = self._facts(request, ())
         decision = self._decided(request, facts)
-        call, first = None, None
+        calls: list[JSON] = []
+        first, sure = None, Sureness(agent, toolbox)
         if decide:
             run = Run(
                 wire.new_rid(),
@@ -168,17 +184,13 @@ class Dispatcher:
                 stream=None,
                 moment=self.clock.now(),
             )
+            run.sure.second_look = second_look
             first, chosen = await self._preview(run, decision)
             if isinstance(chosen, Decided):
-                [named, *_] = chosen.calls
-                confidence = None if chosen.logprob is None else math.exp(chosen.logprob)
-                call = {
-                    "name": named.name,
-                    "arguments": named.arguments,
-                    "confidence": confidence,
-                    **_timed(run, named),
-                }
-                if finding := _chose(named, confidence, agent):
+                sure = run.sure
+                sure.add(chosen.logprob, called=chosen.calls[0].name in agent.tools)
+                calls = [{"name": c.name, "arguments": c.arguments, **_timed(run, c)} for c in chosen.calls]
+                if finding := _chose(chosen, sure, agent):
                     decision = self.decide(request, (finding,))
         error: EdgedError | None = self.refusal(decision)
         if decision.go is Go.FAIL:
@@ -192,6 +204,7 @@ class Dispatcher:
             "privacy": facts.privacy,
             "when_offline": agent.when_offline,
             "min_confidence": agent.min_confidence,
+            "line": await self._line(request.agent, agent),
             "go": decision.go,
             "reason": decision.reason,
             "upstream": decision.upstream,
@@ -202,9 +215,19 @@ class Dispatcher:
                 {**msgspec.structs.asdict(upstream), "state": link.get("state"), "reason": link.get("reason")}
                 for upstream, link in zip(facts.upstreams, known, strict=True)
             ],
-            "call": call,
+            "call": {**calls[0], "confidence": sure.confidence, "score": sure.score} if calls else None,
+            "calls": calls,
             "masked": self._masked(request) if decision.may_leave else {},
         }
+
+    async def _line(self, name: str, agent: Agent) -> dict[str, JSON] | None:
+        """The least that counts: {least, counts: "confidence" or "score"}; None: no call is held back."""
+        calibration = None
+        with contextlib.suppress(EdgedError):  # the model is not there; a request will say so
+            calibration = await self._resources.calibration(name)
+        wanted = agent.min_confidence
+        least = (calibration.auto if calibration else 0.0) if wanted == "auto" else wanted
+        return {"least": least, "counts": "confidence" if calibration else "score"} if least else None
 
     def _masked(self, request: Request) -> dict[str, JSON]:
         """How much of a request's own text would leave as placeholders, by their kinds."""
@@ -299,9 +322,9 @@ def _timed(run: Run, call: ToolCall) -> dict[str, JSON]:
     return {"arguments": became, "said": said} if said else {}
 
 
-def _chose(call: ToolCall, confidence: float | None, agent: Agent) -> Finding | None:
+def _chose(chosen: Decided, sure: Sureness, agent: Agent) -> Finding | None:
     """What a decision of the board's model shows, before anything is done."""
-    if call.name == ESCALATE.name:
+    if chosen.calls[0].name == ESCALATE.name:
         return Finding.ESCALATED
-    unsure = confidence is not None and confidence < agent.min_confidence
-    return Finding.UNSURE if unsure and call.name != REPLY.name else None
+    calls = tuple(call for call in chosen.calls if call.name in agent.tools)
+    return Finding.UNSURE if sure.lacks(calls, chosen.logprob) is not None else None

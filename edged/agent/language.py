@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 
 WORD = re.compile(r"[^\W\d_]+")
+APOSTROPHE = "\u2019"  # as phones write it
+WITH_APOSTROPHES = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 
 # "Nothing was found", where a tool that reads found nothing.
 NOTHING_FOUND = {
@@ -66,7 +68,32 @@ CLOCK_UNSET = {
     "nl": "Dat wordt niet gedaan: de klok van dit apparaat is niet gezet, dus is onbekend wanneer dat zou zijn.",
     "pl": "Tego nie wykonano: zegar tego urządzenia nie jest ustawiony, więc nie wiadomo, kiedy by to było.",
 }
+# Whether to make a call of which the model is not sure.
+ASKED = {
+    "en": "Do you want me to do this: {what}?",
+    "de": "Soll ich das tun: {what}?",
+    "es": "¿Quieres que haga esto: {what}?",
+    "fr": "Voulez-vous que je fasse ceci : {what} ?",
+    "it": "Vuoi che faccia questo: {what}?",
+    "pt": "Quer que eu faça isto: {what}?",
+    "nl": "Wilt u dat ik dit doe: {what}?",
+    "pl": "Czy mam to zrobić: {what}?",
+}
 DEFAULT = "en"
+
+# A plain yes begins with a word of the first row and holds nothing but words of both.
+YES = {
+    "en": ("yes yeah yep ok okay sure", "please do it that go ahead exactly right"),
+    "de": ("ja jawohl genau richtig", "bitte mach das gern so"),
+    "es": ("sí si claro vale", "por favor hazlo exacto"),
+    "fr": ("oui d'accord ouais", "s'il vous te plaît fais le allez y vas"),
+    "it": ("sì si certo", "per favore fallo va bene esatto"),
+    "pt": ("sim claro", "por favor pode fazer isso exato"),
+    "nl": ("ja graag", "alsjeblieft doe maar dat"),
+    "pl": ("tak", "proszę zrób to dokładnie"),
+}
+_YES = frozenset(" ".join(first for first, _ in YES.values()).split())
+_WITH_YES = _YES | frozenset(" ".join(second for _, second in YES.values()).split())
 
 SMALL_WORDS = {
     "en": "the is are was how what which who when where why many much of and in on at to it you please there do "
@@ -109,6 +136,12 @@ def detected(text: str) -> str | None:
     scores = {code: sum(_WORTH[word] for word in words if word in spoken) for code, spoken in _SPOKEN.items()}
     best, second = sorted(scores.values(), reverse=True)[:2]
     return max(scores, key=scores.__getitem__) if best > second else None
+
+
+def is_yes(text: str) -> bool:
+    """Whether a text is a plain yes, in any of the languages."""
+    words = WITH_APOSTROPHES.findall(text.casefold().replace(APOSTROPHE, "'"))
+    return bool(words) and words[0] in _YES and _WITH_YES.issuperset(words)
 
 
 def chosen(configured: str, asked: str | None, texts: Iterable[str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -20,6 +19,7 @@ from edged.agent import times
 from edged.agent.accounting import Accounting
 from edged.agent.own_words import OwnWords
 from edged.agent.prompts import Turn, as_messages
+from edged.agent.sureness import Sureness
 from edged.agent.times import ClockUnset, Moment
 from edged.config import Agent
 from edged.errors import EdgedError, NoLink, ToolFailed
@@ -192,6 +192,7 @@ class Run:
         moment: Moment = times.UNSET,
     ) -> None:
         self.client, self.moment = client, moment
+        self.sure = Sureness(agent, toolbox)
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
         self._stream = stream
@@ -204,7 +205,6 @@ class Run:
         self._permit = permit
         self._journal = journal
         self._records: list[ToolRecord] = []
-        self._logprobs: list[float] = []
         self._steps = list(steps)
         self._next = 0  # the number of the next step; where the power took the intent of a read some are missing
 
@@ -233,11 +233,6 @@ class Run:
         """Who hears the answer while it is worded; None: nobody. After a call that failed nobody does: the run ends
         with the error, or with another call."""
         return None if self.failed else self._stream
-
-    @property
-    def confidence(self) -> float | None:
-        """See CONTRACT section 3."""
-        return math.exp(sum(self._logprobs)) if self._logprobs else None
 
     @property
     def max_tokens(self) -> int:
@@ -290,6 +285,14 @@ class Run:
         """The answer where a time would have to be counted from one that nobody knows."""
         wrote = self._kind() is AnswerKind.ACTED
         return msgspec.structs.replace(self._say(self._own.clock_unset()), kind=None if wrote else AnswerKind.UNABLE)
+
+    def asked(self, calls: tuple[ToolCall, ...]) -> Answered:
+        """The answer where a model is not sure enough of calls that nobody else can decide: whether to make them."""
+        return msgspec.structs.replace(self._say(self._own.asking(calls, self._records)), kind=AnswerKind.ASKED)
+
+    def is_confirmed(self, calls: tuple[ToolCall, ...]) -> bool:
+        """Whether edged has just asked about these very calls, and the answer is a plain yes."""
+        return self._own.is_confirmed(calls, self.history)
 
     def _say(self, text: str) -> Answered:
         if self.stream:
@@ -357,8 +360,7 @@ class Run:
         if not steps:
             self.last_calls = 0
         for step in steps:
-            if step.intent.logprob is not None:
-                self._logprobs.append(step.intent.logprob)
+            self.sure.add(step.intent.logprob)
             if step.result is None:
                 self._permit(step.intent.call.name)
             with self.accounting.tool():
@@ -376,9 +378,8 @@ class Run:
                 return
 
     async def _act(self, intent: Intent) -> None:
-        number, call, logprob = self._next, intent.call, intent.logprob
-        if logprob is not None:
-            self._logprobs.append(logprob)
+        number, call = self._next, intent.call
+        self.sure.add(intent.logprob)
         with self.accounting.tool():
             if not self.toolbox.keeps_intents(call.name):
                 await self._journal.intend(number, intent, durable=self.toolbox.is_write(call.name))

@@ -1,16 +1,16 @@
 """What edged says itself, in an answer or instead of one: what it knows and a model could only get wrong. A call that
-worked (`say`), one that failed, a read that found nothing, and what no tool can do."""
+worked (`say`), one that failed, a read that found nothing, what no tool can do, and a call that may not be meant."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edged.agent import language
 from edged.agent.dialects.chat_template import write_json
 from edged.config import Agent
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import complete, sentence
-from edged.types import JSON, Request, ToolRecord
+from edged.types import JSON, PastTurn, Request, ToolCall, ToolRecord
 
 MOST_QUOTED = 160  # characters of a request, or of a call, that are said again
 
@@ -70,6 +70,28 @@ class OwnWords:
             return self._agent.unable
         return unable(self._request.messages[-1].content, self._language)
 
+    def asking(self, calls: Sequence[ToolCall], records: Sequence[ToolRecord]) -> str:
+        """Whether to make these calls, behind what was done before."""
+        done, question = self.done(records) if records else None, self._question(calls, self._language)
+        return f"{done} {question}" if done else question
+
+    def is_confirmed(self, calls: Sequence[ToolCall], history: Sequence[PastTurn]) -> bool:
+        """Whether just that was asked last, in whatever language, and the answer is a plain yes."""
+        *before, last = self._request.messages
+        earlier = before or [message for turn in history[-1:] for message in turn.messages]
+        if not earlier or earlier[-1].role != "assistant" or not language.is_yes(last.content):
+            return False
+        return earlier[-1].content.endswith(tuple(self._question(calls, each) for each in language.ASKED))
+
+    def _question(self, calls: Sequence[ToolCall], spoken: str) -> str:
+        return language.ASKED[spoken].format(what="; ".join(self._meant(call) for call in calls))
+
+    def _meant(self, call: ToolCall) -> str:
+        """A call by what its tool is for, with its values in full: a yes to them has it made."""
+        tool, values = self._toolbox.get(call.name), _values(call.arguments)
+        does = tool.description.strip().rstrip(".") if tool and tool.description else call.name
+        return f"{does} ({values})" if values else does
+
     def outside(self, name: str, value: JSON) -> str:
         """That a parameter does not allow this value."""
         return language.OUTSIDE[self._language].format(name=name, value=write_json(value))
@@ -105,9 +127,13 @@ def _not_made_good(records: Sequence[ToolRecord]) -> list[ToolRecord]:
 
 def _shown(record: ToolRecord) -> str:
     """A call, for people."""
-    given = record.arguments.items()
-    arguments = ", ".join(f"{name}: {value if isinstance(value, str) else write_json(value)}" for name, value in given)
-    return f"{record.name} ({_quoted(arguments)})" if arguments else record.name
+    values = _values(record.arguments)
+    return f"{record.name} ({_quoted(values)})" if values else record.name
+
+
+def _values(arguments: Mapping[str, JSON]) -> str:
+    given = arguments.items()
+    return ", ".join(f"{name}: {value if isinstance(value, str) else write_json(value)}" for name, value in given)
 
 
 def _quoted(text: str) -> str:

@@ -85,10 +85,19 @@ class Prompts:
         self.after = {name: declared[name] for name in declared if name in taken and taken[name].after}
 
     def deciding(
-        self, history: Sequence[Turn], asked: Turn, records: Sequence[ToolRecord], corrections: Sequence[Message] = ()
+        self,
+        history: Sequence[Turn],
+        asked: Turn,
+        records: Sequence[ToolRecord],
+        corrections: Sequence[Message] = (),
+        shown: Sequence[Turn] = (),
     ) -> Prompt:
-        """The prompt for the next decision, after the calls that were made and those that did not count."""
-        earlier = [message for turn in history for message in turn]
+        """The prompt for the next decision, after the calls that were made and those that did not count.
+
+        Args:
+            shown: examples, as turns before the conversation.
+        """
+        earlier = [message for turn in (*shown, *history) for message in turn]
         made = [message for record in records for message in as_messages(record)]
         dialogue = (*self.style.fixed, *self.style.talk([*earlier, *asked, *made, *corrections]))
         full = self.dialect.render(dialogue, self.style.offered, generate=True)

@@ -138,6 +138,9 @@ def decide(facts: Facts) -> Decision:
     (8) every upstream that is up is over its budget: here, where the agent falls back to the board, else not at all;
     (9) no upstream is up: as the agent says.
 
+    Where only an unsure call asked for the cloud, "not at all" in (1), (2) and (4), and in (8) unless the agent says
+    "fail", means: here, and edged asks whether to make it (LOCAL, UNSURE).
+
     Raises:
         BadRequest: the request insists on the cloud and may not, or cannot ever, go there.
     """
@@ -148,18 +151,18 @@ def decide(facts: Facts) -> Decision:
         if facts.asked is Preference.CLOUD:
             raise BadRequest("route: 'cloud' contradicts privacy 'device', with which nothing leaves the board")
         if last is not None:
-            return Decision(Go.FAIL, REASONS[last])
+            return _nowhere(facts, REASONS[last])
         plain = Reason.LOCAL_ASKED if wanted is Preference.LOCAL else Reason.LOCAL_OK
         return Decision(Go.LOCAL, Reason.PRIVATE if why else plain)
     if wanted is Preference.LOCAL:  # (2)
-        return Decision(Go.FAIL if last else Go.LOCAL, REASONS[last] if last else Reason.LOCAL_ASKED)
+        return _nowhere(facts, REASONS[last]) if last else Decision(Go.LOCAL, Reason.LOCAL_ASKED)
     if why is None:  # (3)
         return Decision(Go.LOCAL, Reason.LOCAL_OK)
     if not facts.upstreams:  # (4)
         if facts.asked is Preference.CLOUD and last is None:
             raise BadRequest("route: 'cloud' is not possible: no upstream is configured; use auto or local")
         guess = why in (Reason.CONTEXT, Reason.PRESSURE) and last is None
-        return Decision(Go.LOCAL, Reason.LOCAL_OK) if guess else Decision(Go.FAIL, why)
+        return Decision(Go.LOCAL, Reason.LOCAL_OK) if guess else _nowhere(facts, why)
     affordable = [u for u in facts.upstreams if u.up and u.budget_left]
     for upstream in affordable:  # (5)
         if upstream.room:
@@ -170,10 +173,18 @@ def decide(facts: Facts) -> Decision:
         return Decision(Go.LOCAL, Reason.LOCAL_OK)
     here = facts.when_offline is Offline.LOCAL and not FINAL & set(facts.findings)
     if any(u.up for u in facts.upstreams):  # (8)
+        if facts.when_offline is Offline.WAIT:
+            return _nowhere(facts, Reason.OVER_BUDGET)
         return Decision(Go.LOCAL if here else Go.FAIL, Reason.OVER_BUDGET, degraded=here)
     if facts.when_offline is Offline.WAIT:  # (9)
         return Decision(Go.WAIT, why)
     return Decision(Go.LOCAL if here else Go.FAIL, Reason.OFFLINE, degraded=here)
+
+
+def _nowhere(facts: Facts, why: Reason) -> Decision:
+    """Of a request that may go nowhere else."""
+    asks = facts.findings[-1:] == (Finding.UNSURE,)
+    return Decision(Go.LOCAL, Reason.UNSURE) if asks else Decision(Go.FAIL, why)
 
 
 def _why_cloud(facts: Facts, wanted: Preference, last: Finding | None) -> Reason | None:

@@ -47,6 +47,7 @@ class Style(Protocol):
     fixed: the messages that every prompt begins with. offered: the tools that the template is given.
     listed: names and values that a call chooses from lists, as it quotes them. names: those of tools.
     at_once: one decision is for all that a request wants; the model is asked again only after a call that failed.
+    shows: the fixed part has the examples of the tools.
     """
 
     fixed: tuple[Message, ...]
@@ -54,6 +55,7 @@ class Style(Protocol):
     listed: frozenset[bytes]
     names: frozenset[bytes]
     at_once: bool
+    shows: bool
 
     def talk(self, messages: Sequence[Message]) -> list[Message]:
         """A dialogue with calls and results, as the template takes it."""
@@ -85,7 +87,7 @@ class NativeStyle:
         shown = tuple(map(times.described, here))
         self.offered: tuple[ToolSpec, ...] = (*shown, ESCALATE) if escalates else shown
         self.fixed: tuple[Message, ...] = (*system, *_examples(tools, escalates=escalates))
-        self.at_once = False
+        self.at_once, self.shows = False, True
         self.names = listed.names(self.offered)
         self.listed = self.names | listed.values(here)
         self._calls, self._here, self._taken = spoken.calls, here, taken
@@ -116,7 +118,7 @@ class CompactStyle:
             ),
         )
         self.offered: tuple[ToolSpec, ...] = ()
-        self.at_once = True
+        self.at_once, self.shows = True, False
         self.names = frozenset[bytes]()  # a name is not quoted
         self.listed = listed.values(self._specs.values())
 

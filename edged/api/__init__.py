@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from edged.api.calibrate import Calibrate
 from edged.api.events import Events
 from edged.api.models import Models
 from edged.api.requests import Requests
@@ -17,4 +18,5 @@ class Api(Struct, frozen=True, kw_only=True):
     requests: Requests
     models: Models
     tools: Tools
+    calibrate: Calibrate
     events: Events

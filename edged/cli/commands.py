@@ -12,6 +12,7 @@ import typer
 from edged import __version__
 from edged.cli import requests, tools
 from edged.cli.ask import ask
+from edged.cli.calibrate import calibrate
 from edged.cli.common import AsJson, ConfigFile, Socket
 from edged.cli.connection import daemon, load_config
 from edged.cli.doctor import doctor
@@ -79,7 +80,7 @@ def check(config_file: ConfigFile = None, as_json: AsJson = False) -> None:
         raise SystemExit(EX_CONFIG)
 
 
-for command in (ask, status, top, check, doctor):
+for command in (ask, status, top, check, doctor, calibrate):
     app.command()(command)
 app.add_typer(models.app)
 app.add_typer(requests.app)

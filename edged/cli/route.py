@@ -65,10 +65,11 @@ def sentences(told: dict[str, Any]) -> Iterator[str]:
     if first not in (None, "local", "cloud"):
         yield f"Mind {first} comes before that and takes it."
     if call := told["call"]:
-        sure = "" if call["confidence"] is None else f", with confidence {call['confidence']:.2f}"
-        yield f"The model would {_chosen(call)}{sure}." if first in (None, "local") else f"It would {_chosen(call)}."
-        for name, said in call.get("said", {}).items():
-            yield line(f"It said {name}={_json(said)}, which is {_json(call['arguments'][name])}.")
+        mine = first in (None, "local")
+        yield f"{'The model' if mine else 'It'} would {_chosen(told)}{_sure(call) if mine else ''}."
+        for each in told.get("calls") or [call]:
+            for name, said in each.get("said", {}).items():
+                yield line(f"It said {name}={_json(said)}, which is {_json(each['arguments'][name])}.")
         if unable := call.get("unable"):
             yield f"The answer would be: {line(unable)}"
     yield (
@@ -82,10 +83,19 @@ def sentences(told: dict[str, Any]) -> Iterator[str]:
         yield f"upstream {upstream['name']}: {_upstream(upstream)}"
 
 
-def _chosen(call: dict[str, Any]) -> str:
-    """The model's choice: what stands beside the tools is no tool of anybody's (edged/agent/prompt.py)."""
-    others = {"reply": "answer in words", "escalate": "hand it over to the cloud"}
-    return others.get(call["name"]) or f"call {line(call_text(call['name'], call['arguments']))}"
+def _chosen(told: dict[str, Any]) -> str:
+    """The model's choice: what stands beside the tools is no tool of anybody's (edged/agent/styles.py)."""
+    others = {"reply": "answer in words", "escalate": "hand it over to the cloud", "unable": "say that it cannot do it"}
+    calls = told.get("calls") or [told["call"]]
+    made = ", then ".join(line(call_text(call["name"], call["arguments"])) for call in calls)
+    return others.get(calls[0]["name"]) or f"call {made}"
+
+
+def _sure(call: dict[str, Any]) -> str:
+    """Without a calibration nobody knows how likely it is right; the score says how it compares with others."""
+    if call["confidence"] is not None:
+        return f", with confidence {call['confidence']:.2f}"
+    return "" if call.get("score") is None else f", with score {call['score']:.2f}"
 
 
 def _json(value: Any) -> str:
@@ -94,7 +104,9 @@ def _json(value: Any) -> str:
 
 def _what(told: dict[str, Any]) -> str:
     return {
-        Go.LOCAL: f"model {told['model']} would answer on the board",
+        Go.LOCAL: f"model {told['model']} would answer on the board"
+        if told["reason"] != Reason.UNSURE
+        else "edged would ask whether to do it",
         Go.CLOUD: f"upstream {told['upstream']} would answer",
         Go.WAIT: "it would wait until an upstream takes it",
         Go.FAIL: "it would get no answer",
@@ -103,14 +115,17 @@ def _what(told: dict[str, Any]) -> str:
 
 def _why(told: dict[str, Any]) -> str:
     why: str = WHY.get(told["reason"], told["reason"])
-    if told["reason"] == Reason.UNSURE and (call := told["call"]) and call["confidence"] is not None:
-        why += f" ({call['confidence']:.2f}, and the agent wants {told['min_confidence']:.2f})"
+    if told["reason"] == Reason.UNSURE and (call := told["call"]) and (least := told.get("line")):
+        why += f" ({call[least['counts']]:.2f}, and the agent wants {least['least']:.2f})"
     return why
 
 
 def _threshold(told: dict[str, Any]) -> str:
-    wanted = told["min_confidence"]
-    return f"calls below confidence {wanted:.2f} go to the cloud" if wanted else "calls of any confidence are made"
+    if (least := told.get("line")) is None:
+        return "calls of any confidence are made"
+    what = "writing calls" if told["min_confidence"] == "auto" else "calls"
+    where = "go to the cloud" if told["privacy"] != "device" and told["upstreams"] else "are asked about"
+    return f"{what} below {least['counts']} {least['least']:.2f} {where}"
 
 
 def _upstream(upstream: dict[str, Any]) -> str:

@@ -168,7 +168,7 @@ def request_lines(document: Document) -> Iterator[str]:
         result = "" if call["ok"] else "failed: "
         yield f"called  {line(call_text(call['name'], call['arguments']))} -> {result}{_short(call['result'])}"
     if route := document["route"]:
-        sure = "" if route["confidence"] is None else f", confidence {route['confidence']:.2f}"
+        sure = "".join(f", {what} {route[what]:.2f}" for what in ("confidence", "score") if route.get(what) is not None)
         model = f", model {route['model']}" if route["model"] else ""
         yield f"route   {route['where']}{model}: {route['reason']}{sure}"
     yield f"took    {_took(document['timing'], document['usage'])}"

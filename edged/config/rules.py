@@ -142,7 +142,7 @@ def _agents(config: Config) -> Mistakes:
             yield (*at, "route"), 'nothing of this agent may leave the board: write privacy = "any" too'
         if agent.route is Preference.CLOUD and not config.upstreams:
             yield (*at, "route"), "there is no cloud: write an [upstreams.NAME] table"
-        if agent.min_confidence > 0 and config.models[agent.model].is_served:
+        if agent.min_confidence not in ("auto", 0) and config.models[agent.model].is_served:
             problem = f"model {agent.model!r} runs in a server, which does not tell how sure of a call it is"
             yield (*at, "min_confidence"), f"{problem}; leave it out, or name another model"
         yield from range_mistakes((*at, "max_tokens"), agent.max_tokens, 1, config.models[agent.model].context - 1)

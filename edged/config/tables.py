@@ -318,7 +318,9 @@ class Agent(Strict, frozen=True):
         a date or a duration.
     route: where requests are answered: "local" on the board, "cloud" by an upstream, "auto" as it turns out.
     privacy: "device": nothing of this agent's requests ever leaves the board; "any": it may.
-    min_confidence: a call that the model is less sure of is not made but handed to an upstream; 0 hands none over.
+    min_confidence: a call that the model is less sure of is not made: it is handed to an upstream, or edged asks back.
+        "auto" is the line that came with the model's adapter, and counts for tools that write; 0 holds no call back. A
+        number counts for all tools: in probabilities, or in scores for a model that has no calibration.
     when_offline: what a request that needs an upstream does without a link: "wait" for it, answer "local", or "fail".
     upstream: name of the [upstreams.NAME] table to use. Default: all of them, in the order of the file.
     mask: whether e-mail addresses and the like are replaced by placeholders in what goes to an upstream.
@@ -338,7 +340,7 @@ class Agent(Strict, frozen=True):
     clock: bool | None = None
     route: Preference = Preference.AUTO
     privacy: Privacy = Privacy.DEVICE
-    min_confidence: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    min_confidence: Annotated[float, Meta(ge=0, le=1)] | Literal["auto"] = "auto"
     when_offline: Offline = Offline.WAIT
     upstream: str = ""
     mask: bool = True

@@ -13,10 +13,12 @@ from edged.access.policy import Policy
 from edged.agent.clock import BoardClock
 from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
+from edged.agent.examples import Embed, Examples, configured
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.agent.warm import Warmer
 from edged.api import Api
+from edged.api.calibrate import Calibrate
 from edged.api.events import Events
 from edged.api.models import Models
 from edged.api.requests import Requests
@@ -37,6 +39,9 @@ from edged.engines.kind import Surroundings
 from edged.engines.registry import Engines
 from edged.host import last_end, memory, systemd
 from edged.host.thermal import Strain
+from edged.interfaces import Embedder
+from edged.models import calibrations
+from edged.models.calibrations import Calibrations
 from edged.models.digests import Digests, Hasher
 from edged.models.files import adapter_of, hang_on_digests, model_aliases
 from edged.models.installed import Installed, Lookup
@@ -58,7 +63,7 @@ from edged.tools.toolbox import Toolbox
 from edged.transport import http, mqtt, unix
 from edged.transport.base import Transport, deliverers
 from edged.transport.mqtt.transport import MqttTransport
-from edged.types import Alias
+from edged.types import Alias, EmbedJob, ModelSpec
 from edged.upstreams import Cloud, LocalServers
 
 PRESSURE_PACE = PressureTiming()
@@ -136,6 +141,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
     faults = Faults(settings, prepared, toolbox, installed.examined, events.publish)
     dialects = Dialects(registry.chat_template, lookup.spec)
     speak = PromptBook(settings.agents, toolbox.tools, dialects, settings.may_escalate, check=faults.check_agent)
+    calibrated = _calibrations(settings, lookup, dialects)
     pipeline = Pipeline(
         settings,
         database,
@@ -147,6 +153,8 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
                 served=served,
                 cloud=cloud,
                 speak=speak,
+                calibration=calibrated.of,
+                examples=Examples((configured,), _embed(aliases, metered)),
                 audit=audit.note,
                 clock=clock,
             )
@@ -216,6 +224,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
             requests=Requests(settings, pipeline, gate),
             models=Models(settings, governor, completions, embeddings, updater, served=served, gate=gate),
             tools=Tools(toolbox, gate),
+            calibrate=Calibrate(settings, toolbox.tools, pipeline, calibrated, gate),
             events=Events(settings, status.full, events),
         ),
     )
@@ -227,6 +236,24 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         if (heard := make(parts)) is not None:
             events.subscribe(make.__name__, heard)
     return parts
+
+
+def _calibrations(settings: Config, lookup: Lookup, dialects: Dialects) -> Calibrations:
+    async def dialect_of(spec: ModelSpec) -> str:
+        return (await dialects.of_spec(spec)).taught
+
+    here = {name: agent for name, agent in settings.agents.items() if agent.model not in settings.served}
+    return Calibrations(settings.state_dir / calibrations.FOLDER, here, lookup.spec, dialect_of)
+
+
+def _embed(aliases: Mapping[str, Alias], engine: Embedder) -> Embed | None:
+    """By the first embedding model of the configuration; None: there is none."""
+    names = [name for name, alias in aliases.items() if not registry.kind(alias.variants[0].engine).generates]
+
+    async def embed(texts: tuple[str, ...]) -> Sequence[bytes]:
+        return (await engine.embed(EmbedJob(model=names[0], texts=texts))).vectors
+
+    return embed if names else None
 
 
 def _pressure(

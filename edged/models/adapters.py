@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from edged.agent.calibration import Calibration
 from edged.errors import ConfigError
 from edged.models import catalog
 from edged.models.catalog import Sha256
@@ -27,6 +28,7 @@ class Adapter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     weights: sha256 of the model file it was trained on, and works with alone. sha256, bytes: of the adapter itself.
     dialect: what it teaches.
+    calibration: how often it is right, by how sure it is, on plants that it was not trained on; None: not known.
     """
 
     weights: Sha256
@@ -35,17 +37,27 @@ class Adapter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dialect: Literal["compact"]
     licence: str
     trained: str
+    calibration: Calibration | None = None
+
+
+def manifest(adapter: Path) -> Adapter | None:
+    """What is known of an adapter's file; None: nothing lies beside it. ConfigError: it cannot be read, or says
+    something else."""
+    path = adapter.with_suffix(".toml")
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Adapter)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(str(path), "", str(error)) from None
 
 
 def load(where: Path) -> dict[str, Path]:
     """All adapters of a folder, by the sha256 of their weights. ConfigError: a file says something else."""
     found: dict[str, Path] = {}
     for path in sorted(where.glob("*.toml")):
-        try:
-            adapter = msgspec.toml.decode(path.read_bytes(), type=Adapter)
-        except msgspec.DecodeError as error:
-            raise ConfigError(str(path), "", str(error)) from None
-        found[adapter.weights] = path.with_suffix(".gguf")
+        if (adapter := manifest(path)) is not None:
+            found[adapter.weights] = path.with_suffix(".gguf")
     return found
 
 

@@ -159,7 +159,7 @@ class Answering:
             finish=outcome.finish,
             outcome=outcome.kind,
             tool_calls=run.records,
-            route=self._dispatcher.route(row.agent, attempt.routing, run.confidence, run.variant),
+            route=self._dispatcher.route(row.agent, attempt.routing, run),
             usage=accounting.usage(),
             timing=accounting.timing(),
             degraded=attempt.routing.degraded,

@@ -115,20 +115,24 @@ class Queries:
         *before, mine = (self._work_s(agent, speeds, beside) for agent in (*agents, row.agent))
         return len(agents), _tenths(estimate.eta_s(mine, left, before, slots))
 
-    async def explain(self, ask: Ask, *, decide: bool) -> dict[str, JSON]:
+    async def explain(self, ask: Ask, *, decide: bool, measuring: bool = False) -> dict[str, JSON]:
         """Where a request would go now and why (see Dispatcher.explain); nothing is stored or done.
 
         Args:
             decide: also let the board's model choose a call, as it would, and count that in.
+            measuring: it is one of many, of a caller who may manage: it counts for no limit, and the model gets no
+                second look.
         """
         self._inbox.check(ask)
-        if decide:
+        if decide and not measuring:
             self._gate.spend(ask.caller, "request.refused")
         journal = Journal(self._database, "")  # nothing is written to it
         agent = policy.for_caller(ask.caller, self._config.agents[ask.request.agent])
         priority = ask.request.priority or ask.caller.highest  # as it would be stored
         request = msgspec.structs.replace(ask.request, priority=priority)
-        explained = await self._dispatcher.explain(request, agent, self._toolbox, journal, decide=decide)
+        explained = await self._dispatcher.explain(
+            request, agent, self._toolbox, journal, decide=decide, second_look=not measuring
+        )
         if (call := explained["call"]) and call["name"] in agent.tools:
             try:
                 policy.check_tool(ask.caller, call["name"])

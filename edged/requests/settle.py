@@ -83,12 +83,7 @@ class Settler:
             rid=row.rid,
             status=Status.REFUSED if _may_be_asked_again(status, error, records) else status,
             tool_calls=records,
-            route=self._dispatcher.route(
-                row.agent,
-                routing,
-                run.confidence if run else None,
-                run.variant if run else "",
-            ),
+            route=self._dispatcher.route(row.agent, routing, run),
             usage=accounting.usage(),
             timing=accounting.timing(),
             error=wire.fault(error),

@@ -121,7 +121,7 @@ class ToolRecord(Struct, frozen=True):
 
 
 class RouteTaken(Struct, frozen=True):
-    """Where the answer came from and why. confidence: see CONTRACT section 3; null where nothing was sampled.
+    """Where the answer came from and why. confidence, score: how sure the board's model was, see CONTRACT section 3.
     upstream: its name in the configuration, only where the cloud was asked. variant: which of the model's variants
     answered, only where it has several."""
 
@@ -129,6 +129,7 @@ class RouteTaken(Struct, frozen=True):
     model: str
     reason: str
     confidence: float | None = None
+    score: float | None = None
     upstream: str | UnsetType = UNSET
     variant: str | UnsetType = UNSET
 
@@ -189,6 +190,7 @@ class AnswerKind(StrEnum):
     ANSWERED = "answered"
     ACTED = "acted"  #: something was written
     UNABLE = "unable"  #: no tool of the agent can tell or do it; nothing was done
+    ASKED = "asked"  #: the model was not sure enough of a call; it was not made, and edged asks whether to
     NOTHING_FOUND = "nothing_found"  #: what was read holds nothing
     CUT = "cut"  #: max_tokens ended it
 

@@ -35,6 +35,7 @@ def told(go: str, reason: str, **changed: Any) -> dict[str, Any]:
         "privacy": "any",
         "when_offline": "wait",
         "min_confidence": 0.8,
+        "line": {"least": 0.8, "counts": "confidence"},
         "go": go,
         "reason": reason,
         "upstream": None,
@@ -42,6 +43,7 @@ def told(go: str, reason: str, **changed: Any) -> dict[str, Any]:
         "error": None,
         "upstreams": [UP],
         "call": None,
+        "calls": [],
     }
     return {**base, **changed}
 
@@ -50,7 +52,7 @@ def told(go: str, reason: str, **changed: Any) -> dict[str, Any]:
     ("document", "lines"),
     [
         (
-            told("local", "private", privacy="device", upstreams=[], min_confidence=0.0),
+            told("local", "private", privacy="device", upstreams=[], min_confidence=0.0, line=None),
             [
                 f"local: model small would answer on the board: {PRIVATE}.",
                 FROM.replace("any", "device").replace("calls below confidence 0.80 go to the cloud", ANY_CALL),
@@ -149,7 +151,7 @@ async def test_daemon_without_a_cloud_answers_itself_and_does_nothing_yet(tmp_pa
         assert (told.code, told.err) == (0, "")
         assert told.out.splitlines()[:2] == [
             "local: model small would answer on the board: nothing speaks against answering on the board.",
-            'The model would call set_valve(valve="north", position="open"), with confidence 1.00.',
+            'The model would call set_valve(valve="north", position="open"), with score 1.00.',
         ]
         assert (await edged("route", "x", "--agent", "nobody", config=daemon.config)).code == 65
         assert (await edged("route", "x", "--route", "cloud", config=daemon.config)).code == 65
@@ -167,7 +169,7 @@ async def test_daemon_with_a_cloud_tells_why_it_would_go_there_or_wait(tmp_path:
         unsure = await edged("route", "unsure", "--decide", config=daemon.config)
         assert unsure.out.splitlines()[0] == f"cloud: upstream far would answer: {UNSURE.replace('0.42', '0.30')}."
         private = await edged("route", "unsure", "--decide", "--privacy", "device", config=daemon.config)
-        assert private.out.startswith("fail: it would get no answer: the model was not sure enough of its call")
+        assert private.out.startswith("local: edged would ask whether to do it: the model was not sure enough of its")
         await cloud.stop()
         assert (await edged("ask", "hello", "--route", "cloud", "--deadline", "0.5", config=daemon.config)).code
         waiting = await edged("route", "hello", "--route", "cloud", config=daemon.config)

@@ -39,7 +39,7 @@ async def test_request_that_the_model_escalates_is_answered_by_the_cloud(tmp_pat
         reply = await ask(daemon, "this is too hard for you")
     assert (reply["status"], reply["output"], reply["degraded"]) == ("done", "A long plan.", False)
     assert reply["route"] == {
-        "where": "cloud", "model": "large", "reason": "escalated", "confidence": None, "upstream": "far",
+        "where": "cloud", "model": "large", "reason": "escalated", "confidence": None, "score": None, "upstream": "far",
     }  # fmt: skip
     assert reply["usage"]["completion_tokens"] > 7  # the board's own tokens are counted too
     assert reply["timing"]["prefill_ms"] > 0
@@ -149,15 +149,22 @@ async def test_write_the_board_is_unsure_of_is_not_made_there(tmp_path: Path, cl
         assert (reply["route"]["where"], reply["route"]["reason"]) == ("cloud", "unsure")
         assert daemon.rows("valve_commands") == [("south", "open")]
         sure = await ask(daemon, "open the north valve")
-        assert (sure["route"]["where"], sure["route"]["confidence"]) == ("local", 1.0)
+        assert (sure["route"]["where"], sure["route"]["score"]) == ("local", 1.0)
 
 
-async def test_unsure_write_that_may_not_leave_is_refused_and_not_made(tmp_path: Path, cloud: ScriptedCloud) -> None:
-    """Nobody is there to decide it better, so it is not done at all."""
+async def test_unsure_write_that_may_not_leave_is_asked_about_and_not_made(
+    tmp_path: Path, cloud: ScriptedCloud
+) -> None:
+    """Nobody is there to decide it better, so it is not done at all. An answer in a shape holds no question."""
+    shape = {"type": "object", "properties": {"done": {"type": "boolean"}}}
     async with cloudy(tmp_path, upstream("far", cloud), min_confidence=0.5) as daemon:
         reply = await ask(daemon, "unsure which valve", privacy="device")
-        assert (reply["status"], reply["error"]["code"]) == ("failed", "tool_failed")
-        assert "0.30 is below min_confidence 0.50" in reply["error"]["message"]
+        assert (reply["status"], reply["outcome"], reply["tool_calls"]) == ("done", "asked", [])
+        assert reply["output"] == "Do you want me to do this: Open or close one valve (valve: north, position: open)?"
+        assert reply["route"]["score"] == pytest.approx(0.3)
+        shaped = await ask(daemon, "unsure which valve", privacy="device", response_schema=shape)
+        assert (shaped["status"], shaped["error"]["code"]) == ("failed", "tool_failed")
+        assert "score 0.30 is below min_confidence 0.50" in shaped["error"]["message"]
         assert daemon.rows("valve_commands") == []
     assert cloud.chats == []
 
@@ -398,9 +405,9 @@ async def test_explain_says_where_a_request_would_go_and_does_nothing(tmp_path: 
         unsure = await explained("unsure which valve", decide=True)
         assert (unsure["go"], unsure["reason"]) == ("cloud", "unsure")
         assert unsure["call"]["name"] == "set_valve"
-        assert unsure["call"]["confidence"] == pytest.approx(0.3)
+        assert (unsure["call"]["confidence"], unsure["call"]["score"]) == (None, pytest.approx(0.3))
         private = await explained("unsure which valve", decide=True, privacy="device")
-        assert (private["go"], private["error"]["code"]) == ("fail", "tool_failed")
+        assert (private["go"], private["reason"], private["error"]) == ("local", "unsure", None)
         assert daemon.rows("valve_commands") == []
         assert daemon.states() == []
     assert cloud.chats == []

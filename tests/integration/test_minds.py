@@ -32,7 +32,9 @@ async def test_mind_in_front_answers_and_passes_on(tmp_path: Path) -> None:
     async with phrased(tmp_path) as daemon:
         mine = await ask(daemon, "good morning")
         assert (mine["status"], mine["output"]) == ("done", "Good morning to you.")
-        assert mine["route"] == {"where": "phrases", "model": "", "reason": "known_phrase", "confidence": None}
+        assert mine["route"] == {
+            "where": "phrases", "model": "", "reason": "known_phrase", "confidence": None, "score": None,
+        }  # fmt: skip
         assert mine["usage"]["prompt_tokens"] == 0
         shown = await edged("requests", "show", mine["rid"], config=daemon.config)
         assert "route   phrases: known_phrase" in shown.out

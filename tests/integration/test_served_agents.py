@@ -61,7 +61,7 @@ async def test_agent_acts_and_answers_as_with_a_model_of_the_board(tmp_path: Pat
     assert reply["status"] == "done"
     assert "41" in reply["output"]
     assert [(call["name"], call["ok"]) for call in reply["tool_calls"]] == [("tank_level", True)]
-    assert reply["route"] == {"where": "local", "model": "npu", "reason": "local_ok", "confidence": None}
+    assert reply["route"] == {"where": "local", "model": "npu", "reason": "local_ok", "confidence": None, "score": None}
     assert reply["usage"] == {"prompt_tokens": 22, "cached_tokens": 8, "completion_tokens": 14, "decode_steps": 0}
     assert reply["timing"]["prefill_ms"] > 0
     assert_adds_up(reply["timing"])

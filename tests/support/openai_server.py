@@ -169,6 +169,7 @@ async def serving(
             config, cast(Any, None), chats, cast(Any, embeds), cast(Any, None), served=LocalServers({}), gate=gate
         ),
         tools=cast(Any, None),
+        calibrate=cast(Any, None),
         events=cast(Any, None),
     )
     socket = folder / "http.sock"

@@ -7,7 +7,9 @@ from typing import ClassVar, Protocol
 
 from msgspec import Struct, field
 
+from edged.agent.calibration import Calibration
 from edged.agent.clock import BoardClock
+from edged.agent.examples import Examples
 from edged.agent.loop import Decider, Declined, Run
 from edged.agent.prompts import Prompts
 from edged.agent.router import Decision
@@ -18,12 +20,16 @@ from edged.types import AuditEntry, Finding
 from edged.upstreams import Cloud, LocalServers
 
 
+async def _uncalibrated(agent: str) -> Calibration | None:
+    return None
+
+
 class Resources(Struct, frozen=True, kw_only=True):
     """What minds work with.
 
     tools: all there are, a live view (`Toolbox.tools`). engine: the board's own. served: models in servers on this
-    board. cloud: the upstreams. speak: gives the prompts of an agent. audit: gets an entry for every question that
-    leaves the board. clock: the board's.
+    board. cloud: the upstreams. speak: gives the prompts of an agent. calibration: of an agent's model, if any.
+    examples: for a second look. audit: gets an entry for every question that leaves the board. clock: the board's.
     """
 
     config: Config
@@ -32,6 +38,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     served: LocalServers
     cloud: Cloud
     speak: Callable[[str], Awaitable[Prompts]]
+    calibration: Callable[[str], Awaitable[Calibration | None]] = _uncalibrated
+    examples: Examples = field(default_factory=Examples)
     audit: Callable[[AuditEntry], None] = lambda entry: None
     clock: BoardClock = field(default_factory=BoardClock)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -14,7 +13,7 @@ from edged.agent.grammars.kept import Kept
 from edged.agent.loop import Answered, Decided, Decider, Declined, Run
 from edged.agent.minds.base import Resources, shown_of_the_board
 from edged.agent.prompts import Prompt, Prompts, Turn, as_messages
-from edged.agent.router import Decision, Go
+from edged.agent.router import Decision, Go, Reason
 from edged.agent.styles import ESCALATE, REPLY
 from edged.errors import ContextExceeded, EdgedError, ToolFailed
 from edged.tools import check
@@ -44,15 +43,18 @@ class LocalMind:
 
 class LocalDecider(Decider):
     """Implements `Decider`. Where the request may leave the board, the model is offered `escalate`, and an empty answer
-    is handed over."""
+    is handed over. So is a call that the model is not sure enough of; where nobody else takes it, edged asks back."""
 
     patience = 1  # an error goes back to the model once: a small one repeats itself after that
 
     def __init__(self, resources: Resources, model: str, decision: Decision) -> None:
         self.route = RouteTaken(LocalMind.where, model, decision.reason)
         self._engine, self._speak = resources.engine, resources.speak
+        self._calibration, self._examples = resources.calibration, resources.examples
         self._decision = decision
-        self._may_escalate = decision.may_leave and not decision.degraded
+        # Of an unsure call: nobody else takes the request (see router.decide).
+        self._asks = not decision.may_leave or decision.degraded or decision.reason is Reason.UNSURE
+        self._may_escalate = not self._asks
         self._prompts: Prompts | None = None
         self._shape: Kept | None = None  # of the answer, where the request wants one
 
@@ -61,12 +63,14 @@ class LocalDecider(Decider):
         prompts = await self._ready(run)
         decided = prompts.style.at_once and run.last_calls > 0 and not run.failed
         if run.may_act and not decided and run.said(max(1, run.last_calls)) is None:
-            calls, logprob = await self._decide(run, prompts)
+            calls, logprob = await self._decide_surely(run, prompts)
             if calls[0].name == ESCALATE.name and self._may_escalate:
                 raise Declined(ToolFailed("the model asked for a larger one"), finding=Finding.ESCALATED)
+            if calls[0].name in CHOICES and not run.records:
+                run.sure.add(logprob, called=False)
             if calls[0].name == UNABLE and not run.records:
                 return run.unable()
-            new = tuple(call for call in calls if call.name not in CHOICES and not run.was_made(call))
+            new = _new(run, calls)
             if new:
                 return self._checked(run, prompts, new, logprob)
         if run.failed:
@@ -77,7 +81,7 @@ class LocalDecider(Decider):
         """See Decider. `reply` and `escalate` are shown as calls."""
         if not run.may_act:
             return Answered("")
-        return Decided(*await self._decide(run, await self._ready(run)))
+        return Decided(*await self._decide_surely(run, await self._ready(run)))
 
     def why_not(self, error: EdgedError) -> Declined | None:
         """See Decider."""
@@ -91,16 +95,39 @@ class LocalDecider(Decider):
                 self._shape = await precheck.fitted_answer(schema)
             with run.accounting.loading():
                 self._prompts = await self._speak(run.request.agent)
+                run.sure.calibration = await self._calibration(run.request.agent)
         return self._prompts
 
-    async def _decide(self, run: Run, prompts: Prompts) -> Chosen:
+    async def _decide_surely(self, run: Run, prompts: Prompts) -> Chosen:
+        """What the model decides; where that is too unsure it decides once more, with examples in sight, and the surer
+        decision counts. Once in a run: whatever it decides then is what it can do."""
+        chosen = await self._decide(run, prompts)
+        looks = run.sure.second_look and not prompts.style.shows
+        if not looks or run.sure.lacks(_new(run, chosen[0]), chosen[1]) is None:
+            return chosen
+        run.sure.second_look = False
+        history = list(run.history)
+        if not (shown := await self._examples.nearest(run)):
+            return chosen
+        try:
+            again = await self._decide(run, prompts, [each.messages for each in shown])
+        except (ContextExceeded, ToolFailed):  # no room for examples, or they led it astray
+            run.history = history
+            return chosen
+        return max(chosen, again, key=lambda each: run.sure.of(each[1], called=each[0][0].name not in CHOICES))
+
+    async def _decide(self, run: Run, prompts: Prompts, shown: Sequence[Turn] = ()) -> Chosen:
         """The next calls, or one of CHOICES, and their log-probability. The grammar makes them valid ones; of a schema
-        that it keeps in part only, the rest is checked here, and calls that are wrong are asked for once more."""
+        that it keeps in part only, the rest is checked here, and calls that are wrong are asked for once more.
+
+        Args:
+            shown: examples, as turns before the conversation.
+        """
 
         last: list[Wrong] = []
 
         async def once(corrections: Sequence[Message]) -> Chosen | Wrong:
-            calls, logprob = await self._choose(run, prompts, corrections)
+            calls, logprob = await self._choose(run, prompts, corrections, shown)
             if last and calls[0].name in CHOICES:  # nothing was done, and an answer would sound as if it were
                 return last[-1]
             for call in calls:
@@ -116,16 +143,19 @@ class LocalDecider(Decider):
 
         return await answers.until_right(once, ToolFailed, most=answers.OWN_CORRECTIONS)
 
-    async def _choose(self, run: Run, prompts: Prompts, corrections: Sequence[Message]) -> Chosen:
+    async def _choose(
+        self, run: Run, prompts: Prompts, corrections: Sequence[Message], shown: Sequence[Turn]
+    ) -> Chosen:
         """What the model chooses; corrections: calls that did not count, with the reason."""
+        weighs = run.agent.min_confidence not in ("auto", 0)
         done = await self._ask(
             run,
-            lambda: prompts.deciding(_turns_so_far(run), _asked(run, prompts), run.records, corrections),
+            lambda: prompts.deciding(_turns_so_far(run), _asked(run, prompts), run.records, corrections, shown),
             prompts.grammar if self._may_escalate else prompts.grammar_here,
             confidence_marker="",
             # To see that a value of a list was cut ("heat_cool" to "heat") costs a step at the end of nearly every
-            # call: worth it where something follows from the confidence.
-            listed=prompts.names if run.agent.min_confidence > 0 else prompts.listed,
+            # call: worth it where the owner asks for so much confidence. The default line was drawn without it.
+            listed=prompts.names if weighs else prompts.listed,
             most=run.decision_tokens,
         )
         if done.finish is Finish.LENGTH:
@@ -141,19 +171,19 @@ class LocalDecider(Decider):
         for call in calls:
             outside = prompts.outside(call)
             if outside is not None:
+                run.sure.add(logprob, called=False)
                 return run.unable(outside)
-        self._check_confidence(run, calls, logprob)
-        return Decided(calls, logprob)
-
-    def _check_confidence(self, run: Run, calls: tuple[ToolCall, ...], logprob: float | None) -> None:
-        """Where nothing was sampled there was nothing to be unsure of; where the agent wants the call made here all the
-        same, any confidence will do."""
-        confidence = 1.0 if logprob is None else math.exp(logprob)
-        least = run.agent.min_confidence
-        if confidence < least and not self._decision.degraded:
-            names = ", ".join(call.name for call in calls)
-            message = f"{names} was not called: confidence {confidence:.2f} is below min_confidence {least:.2f}"
-            raise Declined(ToolFailed(message), finding=Finding.UNSURE)
+        lacks = run.sure.lacks(calls, logprob)
+        wanted_here = self._decision.degraded and run.agent.min_confidence != "auto"
+        if lacks is None or wanted_here or run.is_confirmed(calls):
+            return Decided(calls, logprob)
+        problem = ToolFailed(f"{', '.join(call.name for call in calls)} was not called: {lacks}")
+        if not self._asks:
+            raise Declined(problem, finding=Finding.UNSURE)
+        if self._shape is not None:  # which holds no question
+            raise problem
+        run.sure.add(logprob)
+        return run.asked(calls)
 
     async def _say(self, run: Run, prompts: Prompts) -> Answered:
         if run.stream:
@@ -253,6 +283,11 @@ class LocalDecider(Decider):
                 if not run.history:
                     raise
                 run.history.pop(0)
+
+
+def _new(run: Run, calls: tuple[ToolCall, ...]) -> tuple[ToolCall, ...]:
+    """What is to be called, and was not yet."""
+    return tuple(call for call in calls if call.name not in CHOICES and not run.was_made(call))
 
 
 def _said(run: Run, prompts: Prompts) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from edged.config import Config
 from edged.daemon.checks.finding import Finding, Inspection, Level, ok
 from edged.host.users import own_name
-from edged.models import catalog
+from edged.models import calibrations, catalog
 from edged.models.catalog import ModelFile
 from edged.models.examined import Examined
 from edged.models.files import is_here, model_aliases, not_installed
@@ -30,6 +30,20 @@ def look(inspected: Inspection, examined: Examined | None = None, *, closely: bo
         except PermissionError as error:
             message = f"{error.filename} may not be looked into by {own_name()}"
             yield inspected.at("models", ("models", name), message, "run: sudo edged doctor", Level.WARN)
+
+
+def scores(inspected: Inspection) -> Iterator[Finding]:
+    """Agents whose `min_confidence` cannot count in probabilities: nobody has looked how often their model is right.
+    Blocks."""
+    settings = inspected.settings
+    specs = {name: alias.variants[0] for name, alias in model_aliases(settings).items()}
+    for name, agent in settings.agents.items():
+        if agent.min_confidence in ("auto", 0) or agent.model in settings.served:
+            continue
+        if not calibrations.is_there(settings.state_dir / calibrations.FOLDER, name, specs[agent.model]):
+            message = "counts in scores, which are no probabilities: the model has no calibration"
+            do = f"run: edged calibrate {name}"
+            yield inspected.at("models", ("agents", name, "min_confidence"), message, do, Level.WARN)
 
 
 def _model(

@@ -33,6 +33,7 @@ class Methods:
             "models.unload": self.unload,
             "models.update": self.update,
             "models.rollback": self.rollback,
+            "agents.calibrate": self.calibrate,
             "tools.list": self.tools,
             "tools.call": self.call_tool,
             "events.subscribe": self.subscribe,
@@ -113,6 +114,11 @@ class Methods:
     async def rollback(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """Back to the file before a model's last update."""
         return await self._api.models.rollback(session.caller, _one(params, "name"))
+
+    async def calibrate(self, session: Session, msgid: int, params: dict[str, JSON]) -> JSON:
+        """Calibrate an agent: {agent}. How it goes comes as notifications `models.progress` [msgid, {state, ...}]."""
+        name = _one(params, "agent")
+        return await self._api.calibrate.agent(session.caller, name, lambda progress: _notify(session, msgid, progress))
 
     async def tools(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """The tools that the caller may call, as the models see them."""

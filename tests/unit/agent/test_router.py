@@ -49,19 +49,32 @@ def test_decide_puts_what_is_asked_before_what_is_configured(
     assert router.decide(facts(asked, configured)) == decision
 
 
+def nowhere(finding: Finding) -> Decision:
+    """Of a request that nobody else may get."""
+    return Decision(Go.LOCAL if finding is Finding.UNSURE else Go.FAIL, router.REASONS[finding])
+
+
+def test_decide_asks_about_an_unsure_call_that_no_budget_is_left_for() -> None:
+    """(8): a question costs nothing. Where the agent says "fail" it fails."""
+    spent = {"upstreams": (SPENT,), "findings": (Finding.UNSURE,)}
+    assert router.decide(facts(**spent)) == Decision(Go.LOCAL, Reason.UNSURE)
+    assert router.decide(facts(**spent, when_offline=FAIL)) == Decision(Go.FAIL, Reason.OVER_BUDGET)
+    assert router.decide(facts(upstreams=(SPENT,), findings=(Finding.ESCALATED,))).go is Go.FAIL
+
+
 @pytest.mark.parametrize("finding", list(Finding))
 @pytest.mark.parametrize("offline", list(Offline))
 @pytest.mark.parametrize("upstreams", [(), (UP,), (DOWN,), (SPENT,)], ids=["none", "up", "down", "spent"])
 def test_decide_private_never_leaves_whatever_happened(
     finding: Finding, offline: Offline, upstreams: tuple[UpstreamFacts, ...]
 ) -> None:
-    """(1): here, and after a failed attempt not at all."""
+    """(1): here, and after a failed attempt not at all; about an unsure call edged asks."""
     private: dict[str, Any] = {"privacy": Privacy.DEVICE, "when_offline": offline, "upstreams": upstreams}
     assert router.decide(facts(**private)) == Decision(Go.LOCAL, Reason.LOCAL_OK)
     assert router.decide(facts(LOCAL, **private)) == Decision(Go.LOCAL, Reason.LOCAL_ASKED)
     assert router.decide(facts(None, CLOUD, **private)) == Decision(Go.LOCAL, Reason.PRIVATE)
     assert router.decide(facts(**private, chars=10**6, context=256)) == Decision(Go.LOCAL, Reason.PRIVATE)
-    assert router.decide(facts(**private, findings=(finding,))).go is Go.FAIL
+    assert router.decide(facts(**private, findings=(finding,))) == nowhere(finding)
     assert not router.may_leave(facts(**private))
 
 
@@ -91,7 +104,7 @@ def test_decide_under_pressure_leaves_to_an_upstream_what_it_can_do_now(
 @pytest.mark.parametrize("finding", list(Finding))
 def test_decide_local_asked_is_not_escalated(finding: Finding) -> None:
     """(2): who asks for the board gets the board, or the reason why it could not."""
-    assert router.decide(facts(LOCAL, findings=(finding,))).go is Go.FAIL
+    assert router.decide(facts(LOCAL, findings=(finding,))) == nowhere(finding)
     assert not router.may_leave(facts(LOCAL))
 
 
@@ -108,7 +121,8 @@ def test_decide_local_asked_is_not_escalated(finding: Finding) -> None:
 def test_decide_finding_goes_to_the_cloud_under_its_own_reason(finding: Finding, reason: Reason) -> None:
     """(5) after an attempt here; (4) fails where there is no cloud, (6) waits where it has no room."""
     assert router.decide(facts(findings=(finding,))) == Decision(Go.CLOUD, reason, "first")
-    assert router.decide(facts(findings=(finding,), upstreams=())) == Decision(Go.FAIL, reason)
+    assert router.decide(facts(findings=(finding,), upstreams=())) == nowhere(finding)
+    assert nowhere(finding).reason is reason
     assert router.decide(facts(findings=(finding,), upstreams=(FULL,))) == Decision(Go.WAIT, reason)
     assert router.decide(facts(findings=(finding,), upstreams=(DOWN,))) == Decision(Go.WAIT, reason)
 

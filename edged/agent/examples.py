@@ -1,0 +1,99 @@
+"""The second look: requests that are like the one in question, with the calls that they mean.
+
+A model that was taught the compact dialect gets no examples: they would take most of its prompt, and one decision in
+five needs them. That one gets the few that are nearest to it, behind the fixed prefix, and decides once more.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from array import array
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+
+from msgspec import Struct
+
+from edged.agent.loop import Run
+from edged.errors import EdgedError
+from edged.types import Message, ToolCall
+
+log = logging.getLogger("edged.agent")
+
+MOST = 4  # that are shown: 30 to 40 tokens each, a fifth of a second on a small board; the fifth is seldom like it
+GRAM = 3  # characters of what is compared where there is no model for it
+
+
+class Shown(Struct, frozen=True):
+    """A request, and the calls that are right for it."""
+
+    text: str
+    calls: tuple[ToolCall, ...]
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """As a dialogue tells it."""
+        return Message("user", self.text), Message("assistant", tool_calls=self.calls)
+
+
+Source = Callable[[Run], Awaitable[Sequence[Shown]]]
+Embed = Callable[[tuple[str, ...]], Awaitable[Sequence[bytes]]]
+
+
+async def configured(run: Run) -> list[Shown]:
+    """The owner's own: a Source."""
+    tools = [(name, tool) for name in run.agent.tools if (tool := run.toolbox.get(name)) is not None]
+    return [Shown(each.input, (ToolCall(name, each.arguments),)) for name, tool in tools for each in tool.examples]
+
+
+class Examples:
+    """Finds the nearest of what its sources have for a run.
+
+    Args:
+        embed: gives texts' vectors, of length 1; None: letters are compared.
+    """
+
+    def __init__(self, sources: Sequence[Source] = (configured,), embed: Embed | None = None) -> None:
+        self._sources, self._embed = tuple(sources), embed
+        self._vectors: dict[str, array[float]] = {}  # of the last candidates; a daemon has a few dozen
+
+    async def nearest(self, run: Run) -> list[Shown]:
+        """At most MOST, the nearest last: what stands next to the question counts most."""
+        text = run.request.messages[-1].content
+        candidates = [shown for source in self._sources for shown in await source(run) if shown.text != text]
+        if not candidates:
+            return []
+        texts = tuple(dict.fromkeys(shown.text for shown in candidates))
+        nearness = dict(zip(texts, await self._near(text, texts), strict=True))
+        return sorted(candidates, key=lambda shown: nearness[shown.text])[-MOST:]
+
+    async def _near(self, text: str, others: tuple[str, ...]) -> list[float]:
+        if self._embed is not None:
+            try:
+                return await self._by_meaning(self._embed, text, others)
+            except EdgedError as error:  # no memory for that model now, or a text that is too long for it
+                log.info("examples are compared by their letters: %s", error.message)
+        return by_letters(text, others)
+
+    async def _by_meaning(self, embed: Embed, text: str, others: tuple[str, ...]) -> list[float]:
+        new = tuple(each for each in others if each not in self._vectors)
+        asked, *made = [array("f", vector) for vector in await embed((text, *new))]
+        known = {each: vector for each, vector in self._vectors.items() if each in others}
+        self._vectors = known | dict(zip(new, made, strict=True))
+        return [sum(map(float.__mul__, asked, self._vectors[each])) for each in others]
+
+
+def by_letters(text: str, others: Sequence[str]) -> list[float]:
+    """How near texts are to one another, 0 to 1: the cosine of their groups of letters."""
+    asked = _grams(text)
+    return [_cosine(asked, _grams(each)) for each in others]
+
+
+def _grams(text: str) -> Counter[str]:
+    plain = f" {' '.join(text.casefold().split())} "
+    return Counter(plain[i : i + GRAM] for i in range(max(1, len(plain) - GRAM + 1)))
+
+
+def _cosine(one: Counter[str], other: Counter[str]) -> float:
+    common = sum(count * other[gram] for gram, count in one.items() if gram in other)
+    return common / math.sqrt(sum(n * n for n in one.values()) * sum(n * n for n in other.values()))
