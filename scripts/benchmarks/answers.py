@@ -22,6 +22,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from adapter import calibrate
 from adapter.plants import DATABASE, REQUESTS, parameters
 from adapter.score import KINDS, auroc, interval, judge
 
@@ -99,6 +100,7 @@ async def _case(plant: dict[str, Any], case: dict[str, Any], folder: Path) -> Ve
         "status": reply["status"],
         "outcome": reply.get("outcome"),
         "handed_over": handed_over,
+        "reason": (reply["route"] or {}).get("reason"),
         "confidence": (reply["route"] or {}).get("confidence"),
         "score": (reply["route"] or {}).get("score"),
         "missing_facts": facts,
@@ -116,7 +118,7 @@ def configuration(plant: dict[str, Any], folder: Path, model: str, cloud: str) -
         f"[databases.{DATABASE}]", f'path = "{folder}/plant.db"', 'mode = "rw"',
         "[upstreams.cloud]", f'base_url = "{cloud}"', 'model = "large"',
         "[agents.house]", 'model = "small"', f"system = {_toml(plant['system'])}", 'privacy = "any"',
-        f"tools = {_toml(list(plant['tools']))}",
+        f"tools = {_toml(list(plant['tools']))}", *_extra_agent_lines(),
     ]  # fmt: skip
     for name, tool in plant["tools"].items():
         lines += [
@@ -134,6 +136,11 @@ def configuration(plant: dict[str, Any], folder: Path, model: str, cloud: str) -
 def _extra_model_lines() -> list[str]:
     """EDGED_ANSWERS_MODEL: further keys of the model's table, for comparisons."""
     return os.environ.get("EDGED_ANSWERS_MODEL", "").split(";")
+
+
+def _extra_agent_lines() -> list[str]:
+    """EDGED_ANSWERS_AGENT: the same of the agent's table; "min_confidence = 0" to fit a calibration."""
+    return os.environ.get("EDGED_ANSWERS_AGENT", "").split(";")
 
 
 def _toml(value: Any) -> str:
@@ -174,10 +181,33 @@ def _all(found: list[Verdict]) -> list[Row]:
     scores = [(each["score"] or each["confidence"], each["right"]) for each in one if each["calls"]]
     if scores and (area := auroc([pair for pair in scores if pair[0] is not None])) is not None:
         rows.append({"what": "AUROC of the score: this call is right", "share": round(area, 3), "of": len(scores)})
+    rows += _reliability(found)
     for each in found:
         if each["wrong_write"]:
             done = f"{each['calls']}, right: {each['gold']}"
             print(f"wrong write: {each['plant']}: {each['text']!r} -> {done}", file=sys.stderr)
+    return rows
+
+
+def _reliability(found: list[Verdict]) -> list[Row]:
+    """Whether the confidence of calls is the share of them that is right, and what the default line holds back."""
+    pairs = [(each["confidence"], each["right"]) for each in found if each["calls"] and each["confidence"] is not None]
+    if not pairs:
+        return []
+    rows = []
+    for place, (said, share, count) in enumerate(calibrate.bins(pairs), start=1):
+        row = _row(f"confidence, tenth {place}: {said:.3f}", round(share * count), count)
+        rows.append({**row, "note": "share right where so much was said"})
+    mean, most = calibrate.fair_error(pairs)
+    note = f"a calibrated model of this size: {mean:.3f}, 95 % below {most:.3f}"
+    rows.append(
+        {"what": "calibration error", "share": round(calibrate.error(pairs), 3), "of": len(pairs), "note": note}
+    )
+    # A write that was held back is one that edged asked about, or that was handed over as unsure.
+    held = sum(each["outcome"] == "asked" or each["reason"] == "unsure" for each in found)
+    above = [each["wrong_write"] and not each["handed_over"] for each in found]
+    rows.append(_row("wrong writes above the line, of all requests", sum(above), len(found)))
+    rows.append(_row("requests below the line", held, len(found)))
     return rows
 
 
