@@ -48,3 +48,26 @@ def test_chosen(configured: str, asked: str | None, texts: list[str], code: str)
 def test_every_language_that_may_be_configured_has_its_sentences() -> None:
     configurable = set(get_args(get_type_hints(Agent)["language"])) - {"auto"}
     assert configurable == set(language.NOTHING_FOUND) == set(language.SMALL_WORDS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["yes", "Yes, please!", "Ja, bitte.", "ok", "sí", "Sí, por favor", "oui", "D\u2019accord !", "sì, va bene", "sim",
+     "ja graag", "tak, proszę"],
+)  # fmt: skip
+def test_plain_yes(text: str) -> None:
+    """In any of the languages, with what people say beside it."""
+    assert language.is_yes(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "!", "no", "nein", "please", "yes, but close it", "ja, aber nur halb", "okay, what is that?", "do it not"],
+)  # fmt: skip
+def test_no_plain_yes(text: str) -> None:
+    """Whatever else stands in it may change what is meant."""
+    assert not language.is_yes(text)
+
+
+def test_every_language_asks_and_says_yes() -> None:
+    assert set(language.ASKED) == set(language.YES) == set(language.SMALL_WORDS)

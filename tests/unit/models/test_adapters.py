@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from edged.agent.calibration import Calibration, Curve
+from edged.config import Agent
 from edged.errors import ConfigError
 from edged.models import adapters
+from edged.models.calibrations import Calibrations
 from edged.models.examined import Examined
 from edged.types import ModelSpec
 from tests.support.real_model import model_path
@@ -62,3 +65,61 @@ def test_adapter_that_cannot_be_read_is_found_with_its_model(tmp_path: Path) -> 
     adapter.unlink()
     adapter.symlink_to(model_path())
     assert examined.examine(spec, None) is None
+
+
+CALIBRATION = """
+[calibration]
+auto = 0.9
+decisions = 600
+[calibration.calls]
+a = 0.8
+b = 1.1
+c = 0.2
+"""
+
+
+async def test_calibration_counts_for_its_dialect_and_gives_way_to_the_owners(tmp_path: Path) -> None:
+    """The owner's own, for as long as weights and adapter are what they were."""
+    weights, adapter = tmp_path / "small.gguf", tmp_path / "own.gguf"
+    weights.write_bytes(b"weights")
+    adapter.write_bytes(b"adapter")
+    adapter.with_suffix(".toml").write_text(MANIFEST.format(weights=ONE, sha=OTHER) + CALIBRATION)
+    spec = ModelSpec(name="small", path=str(weights), context=256, adapter=str(adapter))
+    dialect = "compact"
+
+    async def spec_of(_: str) -> ModelSpec:
+        return spec
+
+    async def dialect_of(_: ModelSpec) -> str:
+        return dialect
+
+    def known() -> Calibrations:
+        return Calibrations(tmp_path / "calibrations", {"house": Agent(model="small")}, spec_of, dialect_of)
+
+    shipped = await known().of("house")
+    assert shipped == Calibration(calls=Curve(0.8, 1.1, 0.2), auto=0.9, decisions=600)
+    assert await known().of("barn") is None  # a server runs its model
+    own = Calibration(calls=Curve(1, 1, 0), auto=0.5, decisions=40)
+    kept = known()
+    await kept.keep("house", own)
+    assert await kept.of("house") == await known().of("house") == own
+    assert await known().shipped("house") == shipped
+    adapter.write_bytes(b"another")
+    assert await known().of("house") == shipped
+    dialect = ""
+    assert await known().of("house") is None
+
+
+async def test_manifest_that_cannot_be_read_is_no_calibration(tmp_path: Path) -> None:
+    """The model answers all the same; where it came with edged, `edged check` names it."""
+    (tmp_path / "own.toml").write_text("calibration = 1")
+    spec = ModelSpec(name="small", path=str(tmp_path / "x"), context=256, adapter=str(tmp_path / "own.gguf"))
+
+    async def spec_of(_: str) -> ModelSpec:
+        return spec
+
+    async def dialect_of(_: ModelSpec) -> str:
+        return "compact"
+
+    known = Calibrations(tmp_path / "calibrations", {"house": Agent(model="small")}, spec_of, dialect_of)
+    assert await known.of("house") is None
