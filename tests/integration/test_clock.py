@@ -161,7 +161,7 @@ async def test_route_shows_what_was_said_and_what_it_is(tmp_path: Path) -> None:
     async with daemon_at(tmp_path) as daemon:
         told = await edged("route", "tomorrow night", "--decide", config=daemon.config)
         assert told.out.splitlines()[1:4] == [
-            'The model would call set_alarm(at="2030-03-31T03:30:00+02:00", every="PT90M"), with confidence 1.00.',
+            'The model would call set_alarm(at="2030-03-31T03:30:00+02:00", every="PT90M"), with score 1.00.',
             'It said at="tomorrow 02:30", which is "2030-03-31T03:30:00+02:00".',
             'It said every="90m", which is "PT90M".',
         ]
@@ -170,7 +170,7 @@ async def test_route_shows_what_was_said_and_what_it_is(tmp_path: Path) -> None:
         put(tmp_path, None)
         told = await edged("route", "tomorrow night", "--decide", config=daemon.config)
         assert told.out.splitlines()[1:3] == [
-            'The model would call set_alarm(at="tomorrow 02:30", every="90m"), with confidence 1.00.',
+            'The model would call set_alarm(at="tomorrow 02:30", every="90m"), with score 1.00.',
             "The answer would be: That is not done: this board's clock is not set, so nobody knows when that would be.",
         ]
         assert daemon.rows("diary") == []

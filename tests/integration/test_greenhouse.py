@@ -232,7 +232,7 @@ async def test_agent_of_a_question_answers_from_the_data(house: House) -> None:
     reply = await house.ask("how full is the south tank?")
     assert reply["status"] == "done"
     assert "41" in reply["output"]
-    assert 0 < reply["route"]["confidence"] <= 1
+    assert 0 < reply["route"]["score"] <= 1
 
 
 async def test_agent_of_a_conversation_understands_what_was_meant_before(house: House) -> None:

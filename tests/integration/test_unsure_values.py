@@ -61,8 +61,8 @@ async def test_value_that_was_cut_is_less_sure(tmp_path: Path, whole: str, cut: 
     daemon.drop_in(HOUSE.format(path=model_path().with_name(MODEL)))
     async with daemon, AsyncClient(daemon.socket) as client:
         sure, unsure = [await client.ask(text, agent="garden") for text in (whole, cut)]
-        assert sure["route"]["confidence"] > 0.5
-        assert unsure["route"]["confidence"] < 0.01
+        assert sure["route"]["score"] > 0.5
+        assert unsure["route"]["score"] < 0.01
 
 
 CLIMATE = """
@@ -92,6 +92,6 @@ async def test_value_of_a_list_that_was_cut_is_less_sure_where_that_counts(tmp_p
             for mode in ("heat", "heat_cool"):
                 reply = await client.ask(f"Set the mode to {mode}", agent="garden")
                 assert [call["arguments"] for call in reply["tool_calls"]] == [{"mode": "heat"}]
-                found[least, mode] = reply["route"]["confidence"]
+                found[least, mode] = reply["route"]["score"]
     assert found[1e-6, "heat"] == pytest.approx(found[0.0, "heat"], rel=0.2)
     assert found[1e-6, "heat_cool"] < 0.7 * found[0.0, "heat_cool"], found
