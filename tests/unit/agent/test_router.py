@@ -56,7 +56,7 @@ def nowhere(finding: Finding) -> Decision:
 
 def test_decide_asks_about_an_unsure_call_that_no_budget_is_left_for() -> None:
     """(8): a question costs nothing. Where the agent says "fail" it fails."""
-    spent = {"upstreams": (SPENT,), "findings": (Finding.UNSURE,)}
+    spent: dict[str, Any] = {"upstreams": (SPENT,), "findings": (Finding.UNSURE,)}
     assert router.decide(facts(**spent)) == Decision(Go.LOCAL, Reason.UNSURE)
     assert router.decide(facts(**spent, when_offline=FAIL)) == Decision(Go.FAIL, Reason.OVER_BUDGET)
     assert router.decide(facts(upstreams=(SPENT,), findings=(Finding.ESCALATED,))).go is Go.FAIL
