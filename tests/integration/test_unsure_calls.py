@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import cast
 
 import apsw
 import httpx2
@@ -117,7 +118,7 @@ async def test_plain_yes_gets_done_what_was_asked_about(tmp_path: Path) -> None:
         store = apsw.Connection(str(tmp_path / "state" / "edged.db"), flags=apsw.SQLITE_OPEN_READONLY)
         [(kept,)] = store.execute("SELECT messages FROM turns").fetchall()
         store.close()
-        assert [message["content"] for message in json.loads(kept)] == ["maybe", QUESTION]
+        assert [message["content"] for message in json.loads(cast("bytes", kept))] == ["maybe", QUESTION]
         assert (await ask(daemon, "yes", conversation="hall"))["outcome"] == "asked"
         assert daemon.rows("valve_commands") == []
         second = await ask(daemon, "yes", conversation="kitchen")
