@@ -13,6 +13,7 @@ from msgspec import Struct
 from edged.agent import times
 from edged.agent.grammars import kept
 from edged.agent.prompts import as_messages
+from edged.agent.world import NO_VALUES, Values
 from edged.errors import EdgedError, ToolFailed
 from edged.tools import check
 from edged.tools.values import without_nulls
@@ -66,16 +67,32 @@ async def until_right(
     raise failure(why)
 
 
-async def checked(known: Mapping[str, ToolSpec], raw: tuple[RawCall, ...], left: int) -> tuple[ToolCall, ...] | Wrong:
+async def checked(
+    known: Mapping[str, ToolSpec],
+    raw: tuple[RawCall, ...],
+    left: int,
+    values: Values = NO_VALUES,
+    *,
+    again: bool = False,
+) -> tuple[ToolCall, ...] | Wrong:
     """The calls. Where one of them cannot be made none is: the model will ask again.
 
     Args:
         left: how many more may be made.
+        values: that their parameters may have.
+        again: something was wrong with the model's last calls, too.
+
+    Raises:
+        NotThere: again, and one has a value that is not there.
     """
     calls = [_parsed(known, call) for call in raw[:MAX_CALLS]]
     problems = [await _problem(known, name, arguments) for name, arguments in calls]
     if not any(problems) and len(raw) <= min(left, MAX_CALLS):
-        return tuple(ToolCall(name, arguments) for name, arguments in calls if isinstance(arguments, dict))
+        made = [ToolCall(name, arguments) for name, arguments in calls]
+        meant = await values.checked(made, again=again)
+        if not isinstance(meant, str):
+            return meant
+        problems = [meant] * len(calls)
     too_many = f"{len(raw)} calls at once, and {left} more may be made for this request"
     messages: list[Message] = []
     reasons = []

@@ -11,6 +11,7 @@ from msgspec import UNSET
 
 from edged import wire
 from edged.agent import router
+from edged.agent.dialects.compact import UNABLE
 from edged.agent.grammars import precheck
 from edged.agent.loop import Answered, Decided, Declined, Outcome, Passed, Run
 from edged.agent.minds import MINDS
@@ -20,6 +21,7 @@ from edged.agent.router import Decision, Facts, Go, Reason
 from edged.agent.styles import ESCALATE
 from edged.agent.sureness import Sureness
 from edged.agent.times import ClockUnset
+from edged.agent.world import NotThere
 from edged.config import Agent
 from edged.errors import EdgedError, Internal, NoLink, NoMemory, OverBudget, ToolFailed
 from edged.store.journal import Journal
@@ -256,7 +258,10 @@ class Dispatcher:
         """(where, what) the first mind that does not pass on would do; None: that is not known."""
         for mind in self._minds:
             decider = mind.begin(run, decision)
-            chosen = await decider.preview(run) if decider else Passed()
+            try:
+                chosen = await decider.preview(run) if decider else Passed()
+            except NotThere:
+                chosen = Decided((ToolCall(UNABLE, {}),))
             if not isinstance(chosen, Passed):
                 return mind.where, chosen
         return None, None

@@ -79,6 +79,17 @@ ASKED = {
     "nl": "Wilt u dat ik dit doe: {what}?",
     "pl": "Czy mam to zrobić: {what}?",
 }
+# A value that is none of those a database has for its parameter, or may be several of them.
+NOT_THERE = {
+    "en": "That is not done: no {name} {value} is there, or several could be meant.",
+    "de": "Das wird nicht getan: {name} {value} gibt es nicht, oder es kann mehreres gemeint sein.",
+    "es": "No se hace: no hay {name} {value}, o podrían ser varios.",
+    "fr": "Ce n'est pas fait : il n'y a pas de {name} {value}, ou plusieurs sont possibles.",
+    "it": "Non viene fatto: non c'è {name} {value}, o potrebbero essere più d'uno.",
+    "pt": "Não é feito: não há {name} {value}, ou pode ser mais de um.",
+    "nl": "Dat wordt niet gedaan: {name} {value} is er niet, of er kunnen er meer bedoeld zijn.",
+    "pl": "Tego nie wykonano: nie ma {name} {value} albo może chodzić o kilka.",
+}
 DEFAULT = "en"
 
 # A plain yes begins with a word of the first row and holds nothing but words of both.

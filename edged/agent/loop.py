@@ -19,8 +19,10 @@ from edged.agent import times
 from edged.agent.accounting import Accounting
 from edged.agent.own_words import OwnWords
 from edged.agent.prompts import Turn, as_messages
+from edged.agent.stream import Stream
 from edged.agent.sureness import Sureness
 from edged.agent.times import ClockUnset, Moment
+from edged.agent.world import NotThere
 from edged.config import Agent
 from edged.errors import EdgedError, NoLink, ToolFailed
 from edged.host.fault_points import point
@@ -120,37 +122,6 @@ class Decider(Protocol):
     def why_not(self, error: EdgedError) -> Declined | None:
         """What an error of its run means to the router; None: the request fails with it."""
         return None
-
-
-class Stream:
-    """Pieces of the final answer, each with its offset in characters. Offset 0 again: the answer begins anew.
-
-    preface: what every answer begins with, whoever words the rest.
-    """
-
-    def __init__(self, send: Callable[[int, str], None]) -> None:
-        self._send = send
-        self._sent: list[str] = []
-        self._length = 0
-        self.preface = ""
-
-    def begin(self) -> None:
-        """Another answer is being made; what was sent of the last one is void."""
-        self._sent, self._length = [], 0
-
-    def piece(self, text: str) -> None:
-        """More of it."""
-        if text:
-            text = text if self._sent else self.preface + text
-            self._send(self._length, text)
-            self._sent.append(text)
-            self._length += len(text)
-
-    def end(self, answer: str) -> None:
-        """The answer is whole. Where pieces have turned out to be no part of it, it begins anew; white space around it
-        counts for nothing."""
-        if "".join(self._sent).strip() != answer.strip():
-            self._send(0, answer)
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
@@ -307,8 +278,17 @@ class Run:
             return Decided(self._pending)
         nothing = self._own.nothing(self._records)
         if nothing is None:
-            return await decider.move(self)
+            try:
+                return await decider.move(self)
+            except NotThere as absent:
+                return self._not_there(absent)
         return msgspec.structs.replace(self._say(nothing), kind=AnswerKind.NOTHING_FOUND)
+
+    def _not_there(self, absent: NotThere) -> Answered:
+        """The answer where a call is not made, and so none of its decision; what was done before is told, too."""
+        text = self._own.not_there(self._records, absent.parameter, absent.value)
+        kind = None if self._kind() is AnswerKind.ACTED else AnswerKind.UNABLE
+        return msgspec.structs.replace(self._say(text), kind=kind)
 
     async def work(self, decider: Decider) -> Outcome | None:
         """Work until there is an answer; None: the mind passes on. May be called again with another mind, also after

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from edged.agent import language
 from edged.agent.dialects.chat_template import write_json
 from edged.config import Agent
+from edged.errors import ToolFailed
 from edged.tools.toolbox import Toolbox
 from edged.tools.values import complete, sentence
 from edged.types import JSON, PastTurn, Request, ToolCall, ToolRecord
@@ -99,6 +100,14 @@ class OwnWords:
     def clock_unset(self) -> str:
         """That a time cannot be counted from now."""
         return language.CLOCK_UNSET[self._language]
+
+    def not_there(self, records: Sequence[ToolRecord], name: str, value: JSON) -> str:
+        """That a value is none of those there are, after what was done. ToolFailed: the request asks for a shape."""
+        text = language.NOT_THERE[self._language].format(name=name, value=write_json(value))
+        if self._shaped:
+            raise ToolFailed(text)
+        done = self.done(records)
+        return f"{done} {text}" if done else text
 
     def lost(self, records: Sequence[ToolRecord]) -> list[ToolRecord]:
         """Writes that failed, where the answer has a shape and cannot begin with them."""

@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from edged.agent import times
+from edged.agent import copied, times
 from edged.agent.dialects import Dialects, chat_template, compact
 from edged.agent.dialects.chat_template import Dialect, write_json
 from edged.agent.grammars import precheck
 from edged.agent.grammars.kept import Kept
 from edged.agent.styles import CompactStyle, NativeStyle, Style, specs
+from edged.agent.world import beside
 from edged.config import Agent, Tool
 from edged.tools.values import outside, schema
 from edged.types import JSON, Message, Segment, ToolCall, ToolRecord
@@ -91,12 +92,16 @@ class Prompts:
         records: Sequence[ToolRecord],
         corrections: Sequence[Message] = (),
         shown: Sequence[Turn] = (),
+        *,
+        told: str = "",
     ) -> Prompt:
         """The prompt for the next decision, after the calls that were made and those that did not count.
 
         Args:
             shown: examples, as turns before the conversation.
+            told: what stands beside the question; see `agent/world`.
         """
+        asked = beside(asked, told)
         earlier = [message for turn in (*shown, *history) for message in turn]
         made = [message for record in records for message in as_messages(record)]
         dialogue = (*self.style.fixed, *self.style.talk([*earlier, *asked, *made, *corrections]))
@@ -122,6 +127,12 @@ class Prompts:
         """What is wrong with a time of a call: a day that no calendar has; None: nothing."""
         tool = self._tools.get(call.name)  # None: one of the choices beside the tools
         return None if tool is None else times.problem(schema(tool.parameters), call.arguments)
+
+    def as_written(self, call: ToolCall, texts: Sequence[str]) -> ToolCall:
+        """A call whose free texts are spelled as they were said; see `agent/copied`."""
+        if call.name not in self._tools:
+            return call
+        return ToolCall(call.name, copied.arguments(call.arguments, self._tools[call.name].parameters, texts))
 
     def fixed(self) -> tuple[tuple[Prompt, str | None], ...]:
         """The prompts whose prefixes this agent's requests share, each with the grammar it is used with; what follows

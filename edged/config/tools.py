@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct, field
 
-from edged.config import placeholders
+from edged.config import placeholders, value_lists
 from edged.config.convert import convert, entries
 from edged.config.placeholders import PLACEHOLDER, WORD
 from edged.config.values import (
@@ -69,7 +69,9 @@ class Tool(Strict, frozen=True, kw_only=True):
         without another generation. `{parameter}` is replaced as in `say`. Default: a sentence in the language of the
         agent.
     parameters: each a property of JSON Schema. It is required unless it has a `default` or `optional = true`; its
-        `type` follows from `enum`, or else is string. Of an optional one that is left out SQL binds NULL.
+        `type` follows from `enum`, or else is string. Of an optional one that is left out SQL binds NULL. With
+        `values_sql` and `database` it is one of the values that a statement reads: the first column of its rows, up to
+        5,000 texts or numbers, as they are at each request.
     examples: requests and what they mean; they help small models to choose.
     timeout_s: seconds a call may take.
     private: names of result columns and of parameters whose values no upstream ever sees. With `true` upstreams see
@@ -337,6 +339,8 @@ def mistakes(name: str, tool: Tool, around: Around) -> Mistakes:
     if name in RESERVED_TOOLS:
         yield at, f"{name!r} is a choice edged itself offers the model; choose another name"
     yield from _private(at, tool)
+    for key, problem in value_lists.mistakes(tool.parameters, around.databases):
+        yield (*at, *key), problem
     for key, problem in () if tool.is_described_later else words_that_fail(tool):
         yield (*at, *key), problem
     for key, problem in tool.mistakes(around):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Hashable
 
-from edged.agent.loop import Stream
+from edged.agent.stream import Stream
 from edged.store import lookup
 from edged.store.database import Database
 from edged.types import Request

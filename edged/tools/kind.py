@@ -42,11 +42,13 @@ class Done(Struct, frozen=True):
 
 
 class Problem(Struct, frozen=True):
-    """Something that keeps a tool from working. tool: empty where it is about all tools of a kind. hint: what to do."""
+    """Something that keeps a tool from working. tool: empty where it is about all tools of a kind. hint: what to do.
+    key: of the tool's table, where it is about one."""
 
     tool: str
     message: str
     hint: str
+    key: tuple[str, ...] = ()
 
 
 class OtherCall(ToolFailed):

@@ -19,6 +19,7 @@ from edged.tools.kind import Done, KindContext, OtherCall, Problem, ToolKind, ch
 from edged.tools.publish import PublishKind
 from edged.tools.python.kind import PythonKind
 from edged.tools.sql.kind import SqlKind
+from edged.tools.world import World
 from edged.types import JSON, ToolCall
 
 logger = logging.getLogger("edged.tools")
@@ -55,6 +56,7 @@ class Toolbox:
     Attributes:
         tools: all there are, those of the configuration first and in its order. A live view: it always shows the tools
             of now. `subscribe` tells when they change.
+        world: values that their parameters have from databases.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Toolbox:
         called: Callable[[str, bool], None] = lambda tool, ok: None,
     ) -> None:
         self._called = called
+        self.world = World(settings)
         self._configured = settings.tools
         self._listeners: list[Callable[[], None]] = []
         self._tools: dict[str, Tool] = {}
@@ -147,6 +150,7 @@ class Toolbox:
         wrong = await check.problem({**values.schema(tool.parameters), "additionalProperties": False}, call.arguments)
         if wrong:
             raise BadRequest(f"arguments: {wrong}")
+        call = await self.world.exactly(tool, call)
         try:
             if named and (done := await self._done_by_hand(call, rid)) is not None:
                 return done.result
@@ -174,7 +178,8 @@ class Toolbox:
 
     async def check(self) -> list[Problem]:
         """What keeps tools from working now. Nothing is run."""
-        return [problem for kind in self.kinds for problem in await kind.check()]
+        found = [problem for kind in self.kinds for problem in await kind.check()]
+        return found + await self.world.check(self.tools)
 
     def cautions(self) -> list[Problem]:
         """What keeps no tool from working, and whoever runs edged should know."""
@@ -184,6 +189,7 @@ class Toolbox:
         """End processes, close connections."""
         for kind in self.kinds:
             await kind.close()
+        await self.world.stop()
 
     async def _do(self, call: ToolCall, rid: str, step: int, intent: str | None) -> JSON:
         tool = self._tools.get(call.name)

@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 
-from edged.config import PLACEHOLDER
+from edged.config import PLACEHOLDER, value_lists
 from edged.errors import ToolFailed
 from edged.types import JSON
 
@@ -24,7 +24,7 @@ JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string", l
 
 def schema(parameters: Parameters) -> dict[str, JSON]:
     """The JSON Schema of a tool's arguments: a missing type follows from `enum`; what may be left out is not required.
-    `optional` itself is no word of JSON Schema, and is not in it."""
+    What is no word of JSON Schema (`optional`, `values_sql` and its `database`) is not in it."""
     left_out = optional(parameters)
     return {
         "type": "object",
@@ -40,6 +40,8 @@ def optional(parameters: Parameters) -> set[str]:
 
 def _typed(parameter: dict[str, JSON]) -> dict[str, JSON]:
     parameter.pop("optional", None)
+    if parameter.pop(value_lists.SQL, None) is not None:
+        del parameter[value_lists.DATABASE]
     if "type" in parameter or any(key in parameter for key in ("anyOf", "oneOf", "allOf", "$ref", "const")):
         return parameter
     kinds = {JSON_TYPES.get(type(value), "string") for value in parameter.get("enum", [])} or {"string"}

@@ -155,9 +155,9 @@ class _Looking:
             return "any"
         schema = _resolved(schema, self.root)
         if "enum" in schema:
-            return "|".join(_choice(value) for value in schema["enum"])
+            return "|".join(choice(value) for value in schema["enum"])
         if "const" in schema:
-            return _choice(schema["const"])
+            return choice(schema["const"])
         for joined in ("anyOf", "oneOf"):
             if joined in schema and "properties" not in schema:
                 return " or ".join(dict.fromkeys(self.kind(way, levels) for way in schema[joined]))
@@ -204,7 +204,8 @@ def _string(schema: dict[str, JSON]) -> str:
     return form if form in SAID_FORMATS else "text"
 
 
-def _choice(value: JSON) -> str:
+def choice(value: JSON) -> str:
+    """One of several values, as a signature has it."""
     return value if isinstance(value, str) and PLAIN.fullmatch(value) else _json(value)
 
 

@@ -22,6 +22,7 @@ from edged.agent.privacy.vault import Restorer, in_json
 from edged.agent.prompts import as_messages
 from edged.agent.router import Decision, Go
 from edged.agent.styles import specs
+from edged.agent.world import Values, beside, said
 from edged.errors import ModelUnavailable, NoLink, OverBudget, ToolFailed
 from edged.types import JSON, AuditEntry, Chat, ChatAnswer, Message, RouteTaken
 from edged.upstreams.http import OnBody, OnText
@@ -69,7 +70,8 @@ class CloudDecider(Decider):
         self._cloud, self._upstream = resources.cloud, upstream
         self._configured = resources.tools  # also those that an earlier turn has used
         self._audit, self._shown = resources.audit, settings.audit_bytes
-        offered = {name: tool for name, tool in resources.tools_of(run.agent).items() if tool.private is not True}
+        self._tools = resources.tools_of(run.agent)
+        offered = {name: tool for name, tool in self._tools.items() if tool.private is not True}
         self._specs = {spec.name: spec for spec in specs(offered)}
         asked, tells = run.request.messages, times.tells(run.agent.clock, offered.values())
         self._asked = times.with_now(asked, run.moment) if tells else asked
@@ -77,13 +79,17 @@ class CloudDecider(Decider):
     async def move(self, run: Run) -> Decided | Answered:
         """See Decider."""
 
+        values = await Values.of(run.toolbox, self._tools)
+
         async def ask(corrections: Sequence[Message]) -> Decided | Answered | Wrong:
-            heard = await self._ask(run, corrections, acting=run.may_act)
+            heard = await self._ask(run, corrections, values, acting=run.may_act)
             if run.may_act and not heard.answer.calls and heard.answer.completion_tokens > run.max_tokens:
                 # words, in the room of a decision: asked for again, as long as the client wants them
-                heard = await self._ask(run, corrections, acting=False)
+                heard = await self._ask(run, corrections, values, acting=False)
             if heard.answer.calls:
-                calls = await answers.checked(self._specs, heard.answer.calls, run.left)
+                calls = await answers.checked(
+                    self._specs, heard.answer.calls, run.left, values, again=bool(corrections)
+                )
                 return calls if isinstance(calls, Wrong) else Decided(calls)
             return await self._answer(run, heard)
 
@@ -112,20 +118,21 @@ class CloudDecider(Decider):
             return Answered(heard.typed)
         return answers.corrected(answer.text, problem)
 
-    async def _ask(self, run: Run, corrections: Sequence[Message], *, acting: bool) -> Heard:
+    async def _ask(self, run: Run, corrections: Sequence[Message], values: Values, *, acting: bool) -> Heard:
         """One question. acting: it may call tools; then its length is bounded as a decision's, not as the answer's."""
         request = run.request
         made = [message for record in run.records for message in as_messages(record)]
         earlier = [message for turn in run.history if not turn.private for message in turn.messages]
         if run.stream:
             run.stream.begin()
-        masking = Masking(self._configured, detects=run.agent.mask)
+        masking = Masking(values.masked(self._configured), detects=run.agent.mask)
+        told = values.told(said(run.history, run.request.messages), leaves=True) if acting else ""
         system = (Message("system", run.agent.system),) if run.agent.system else ()
         chat = await asyncio.to_thread(  # a long conversation takes a while to look through
             masking.mask,
             Chat(
                 key="",
-                messages=(*earlier, *self._asked, *made),
+                messages=(*earlier, *beside(self._asked, told), *made),
                 tools=tuple(map(times.described, self._specs.values())),
                 may_call=acting,
                 response_schema=request.response_schema,

@@ -15,6 +15,7 @@ from edged.agent.minds.base import Resources, shown_of_the_board
 from edged.agent.prompts import Prompt, Prompts, Turn, as_messages
 from edged.agent.router import Decision, Go, Reason
 from edged.agent.styles import ESCALATE, REPLY
+from edged.agent.world import NO_VALUES, NotThere, Values, said
 from edged.errors import ContextExceeded, EdgedError, ToolFailed
 from edged.tools import check
 from edged.types import Completion, Finding, Finish, Job, Message, Priority, RouteTaken, ToolCall, ToolRecord
@@ -49,13 +50,14 @@ class LocalDecider(Decider):
 
     def __init__(self, resources: Resources, model: str, decision: Decision) -> None:
         self.route = RouteTaken(LocalMind.where, model, decision.reason)
-        self._engine, self._speak = resources.engine, resources.speak
+        self._engine, self._speak, self._tools_of = resources.engine, resources.speak, resources.tools_of
         self._calibration, self._examples = resources.calibration, resources.examples
         self._decision = decision
         # Of an unsure call: nobody else takes the request (see router.decide).
         self._asks = not decision.may_leave or decision.degraded or decision.reason is Reason.UNSURE
         self._may_escalate = not self._asks
         self._prompts: Prompts | None = None
+        self._values = NO_VALUES  # of the last decision
         self._shape: Kept | None = None  # of the answer, where the request wants one
 
     async def move(self, run: Run) -> Decided | Answered:
@@ -111,7 +113,7 @@ class LocalDecider(Decider):
             return chosen
         try:
             again = await self._decide(run, prompts, [each.messages for each in shown])
-        except (ContextExceeded, ToolFailed):  # no room for examples, or they led it astray
+        except (ContextExceeded, ToolFailed, NotThere):  # no room for examples, or they led it astray
             run.history = history
             return chosen
         return max(chosen, again, key=lambda each: run.sure.of(each[1], called=each[0][0].name not in CHOICES))
@@ -141,16 +143,24 @@ class LocalDecider(Decider):
                     return last[-1]
             return calls, logprob
 
-        return await answers.until_right(once, ToolFailed, most=answers.OWN_CORRECTIONS)
+        calls, logprob = await answers.until_right(once, ToolFailed, most=answers.OWN_CORRECTIONS)
+        calls = await self._values.meant(calls)
+        return tuple(
+            prompts.as_written(call, [*said(run.history, run.request.messages), run.agent.system]) for call in calls
+        ), logprob
 
     async def _choose(
         self, run: Run, prompts: Prompts, corrections: Sequence[Message], shown: Sequence[Turn]
     ) -> Chosen:
         """What the model chooses; corrections: calls that did not count, with the reason."""
         weighs = run.agent.min_confidence not in ("auto", 0)
+        self._values = await Values.of(run.toolbox, self._tools_of(run.agent))
+        told = self._values.told(said(run.history, run.request.messages))
         done = await self._ask(
             run,
-            lambda: prompts.deciding(_turns_so_far(run), _asked(run, prompts), run.records, corrections, shown),
+            lambda: prompts.deciding(
+                _turns_so_far(run), _asked(run, prompts), run.records, corrections, shown, told=told
+            ),
             prompts.grammar if self._may_escalate else prompts.grammar_here,
             confidence_marker="",
             # To see that a value of a list was cut ("heat_cool" to "heat") costs a step at the end of nearly every

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import msgspec
 
-from edged.agent import answers, times
+from edged.agent import answers, copied, times
 from edged.agent.answers import Wrong
 from edged.agent.dialects.chat_template import write_json
 from edged.agent.loop import Answered, Decided, Decider, Declined, Run
@@ -21,6 +21,7 @@ from edged.agent.minds.base import Resources, shown_of_the_board
 from edged.agent.prompts import as_messages
 from edged.agent.router import Decision, Go
 from edged.agent.styles import ESCALATE, REPLY, specs
+from edged.agent.world import Values, beside, said
 from edged.config import Tool
 from edged.errors import ContextExceeded, EdgedError, ModelUnavailable, ToolFailed
 from edged.types import Chat, ChatAnswer, Finding, Message, RouteTaken, ToolCall, ToolSpec
@@ -51,7 +52,7 @@ class ServerDecider(Decider):
         self._context = resources.config.models[self._model].context
         self._decision = decision
         self.route = RouteTaken(ServerMind.where, self._model, decision.reason)
-        tools = resources.tools_of(run.agent)
+        self._tools = tools = resources.tools_of(run.agent)
         may_escalate = decision.may_leave and not decision.degraded
         offered = [*_with_examples(tools), *([ESCALATE] if may_escalate and tools else [])]
         self._specs = {spec.name: spec for spec in offered}
@@ -91,18 +92,20 @@ class ServerDecider(Decider):
     async def _act(self, run: Run) -> Decided | Answered | None:
         """The next calls, or the answer where the model has put it in words; None: it is still to be asked for."""
         shaped = run.request.response_schema is not None
+        values = await Values.of(run.toolbox, self._tools)
 
         async def ask(corrections: Sequence[Message]) -> Decided | Answered | Wrong | None:
-            answer = await self._ask(run, corrections, acting=True)
+            answer = await self._ask(run, corrections, told=values.told(said(run.history, run.request.messages)))
             if not answer.calls:
                 text, long = answer.text.strip(), answer.completion_tokens > run.max_tokens
                 return Answered(text, cut=answer.finish == "length") if text and not shaped and not long else None
-            calls = await answers.checked(self._specs, answer.calls, run.left)
+            calls = await answers.checked(self._specs, answer.calls, run.left, values, again=bool(corrections))
             if isinstance(calls, Wrong):
                 return calls
             if any(call.name == ESCALATE.name for call in calls):
                 raise Declined(ToolFailed("the model asked for a larger one"), finding=Finding.ESCALATED)
-            fresh = tuple(call for call in calls if not run.was_made(call))
+            written = [self._as_written(call, run) for call in calls]
+            fresh = tuple(call for call in written if not run.was_made(call))
             return Decided(fresh) if fresh else None
 
         return await answers.until_right(ask, self._failure)
@@ -111,7 +114,7 @@ class ServerDecider(Decider):
         schema = run.request.response_schema
 
         async def ask(corrections: Sequence[Message]) -> Answered | Wrong:
-            answer = await self._ask(run, corrections, acting=False)
+            answer = await self._ask(run, corrections)
             if schema is not None and answer.finish == "length":
                 raise answers.cut_off(run.max_tokens)
             problem = await answers.wrong_with(answer.text, schema)
@@ -125,13 +128,25 @@ class ServerDecider(Decider):
     def _failure(self, problem: str) -> ToolFailed:
         return ToolFailed(f"model {self._model!r}: {problem}")
 
-    async def _ask(self, run: Run, corrections: Sequence[Message], *, acting: bool) -> ChatAnswer:
-        """One generation. While the prompt does not fit, the oldest turn of the conversation is left out."""
+    def _as_written(self, call: ToolCall, run: Run) -> ToolCall:
+        parameters = self._tools[call.name].parameters
+        return ToolCall(
+            call.name,
+            copied.arguments(call.arguments, parameters, [*said(run.history, run.request.messages), run.agent.system]),
+        )
+
+    async def _ask(self, run: Run, corrections: Sequence[Message], *, told: str | None = None) -> ChatAnswer:
+        """One generation. While the prompt does not fit, the oldest turn of the conversation is left out.
+
+        Args:
+            told: what stands beside the question of what to do; None: an answer is asked for.
+        """
+        acting = told is not None
         shaped = run.request.response_schema is not None
         stream = run.stream if not (acting and shaped) else None  # then its words are no answer
         most = run.decision_tokens if acting else run.max_tokens
         while True:
-            chat = self._chat(run, corrections, acting=acting)
+            chat = self._chat(run, corrections, told=told)
             room = self._context - estimated_tokens(prompt_characters(chat))
             if room < most and run.history:
                 run.history.pop(0)
@@ -154,14 +169,14 @@ class ServerDecider(Decider):
                 raise ModelUnavailable(f"model {self._model!r}: its server filtered the answer")
             return answer
 
-    def _chat(self, run: Run, corrections: Sequence[Message], *, acting: bool) -> Chat:
-        request = run.request
+    def _chat(self, run: Run, corrections: Sequence[Message], *, told: str | None) -> Chat:
+        request, acting = run.request, told is not None
         system = (Message("system", run.agent.system),) if run.agent.system else ()
         earlier = [message for turn in run.history for message in turn.messages]
         made = [message for record in run.records for message in as_messages(record)]
         return Chat(
             key="",
-            messages=(*system, *earlier, *self._asked, *made, *corrections),
+            messages=(*system, *earlier, *beside(self._asked, told or ""), *made, *corrections),
             tools=tuple(map(times.described, self._specs.values())) if acting else (),
             response_schema=None if acting else request.response_schema,
             max_tokens=run.decision_tokens if acting else run.max_tokens,

@@ -63,7 +63,7 @@ async def look(inspected: Inspection) -> list[Finding]:
 
 def finding(inspected: Inspection, problem: Problem, level: Level = Level.FAIL) -> Finding:
     """What a kind of tools says of one of them, or of all."""
-    key = ("tools", problem.tool) if problem.tool else ("tools",)
+    key = ("tools", problem.tool, *problem.key) if problem.tool else ("tools",)
     if level is Level.FAIL and not inspected.sees_all:
         message = f"seen by {own_name()}: {problem.message}"
         return inspected.at("tools", key, message, "run: sudo edged doctor", Level.WARN)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from edged.agent.loop import Answered, Decider, Run, Stream
+from edged.agent.loop import Answered, Decider, Run
+from edged.agent.stream import Stream
 from edged.config import Agent
 from edged.store.journal import Intent, Result, Step
 from edged.types import Message, Request, RouteTaken, ToolCall

@@ -8,11 +8,12 @@ from typing import Any, cast
 import pytest
 
 from edged.agent.dialects.chat_template import CHATML, Dialect
-from edged.agent.loop import Run, Stream
+from edged.agent.loop import Run
 from edged.agent.minds.base import Resources
 from edged.agent.minds.local import LocalDecider
 from edged.agent.prompts import Prompts
 from edged.agent.router import Decision, Go, Reason
+from edged.agent.stream import Stream
 from edged.config import Agent
 from edged.types import Completion, Finish, Job, Message, Request
 
