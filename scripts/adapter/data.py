@@ -20,7 +20,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from adapter.plants import REPORTED, REQUESTS, TALK, Case, Plant, Tables, agent, before, calls, leaked, load, texts
+from adapter.plants import REQUESTS, TALK, Case, Plant, Tables, agent, before, calls, leaked, load, reported, texts
 from adapter.vary import noisy, varied
 from edged.agent.dialects import compact
 from edged.agent.dialects.chat_template import Dialect
@@ -66,8 +66,8 @@ def main() -> None:
     template = LlamaKind().chat_template(options.model)
     spoken = Dialect(template.source, template.tokens, compact.NAME)
     said = json.loads(TALK.read_text(encoding="utf-8")) if TALK.exists() else []
-    if leaks := leaked([*texts(plants), *(each["text"] for each in said)], load(REPORTED)):
-        sys.exit(f"these stand in {REPORTED}, which is reported on: {leaks}")
+    if leaks := leaked([*texts(plants), *(each["text"] for each in said)], reported()):
+        sys.exit(f"these are reported on, and cannot be taught: {leaks}")
     with vocabulary_only(options.model) as vocabulary, options.out.open("w", encoding="utf-8") as out:
         for epoch in range(options.epochs):
             rng = Random(f"{options.seed}.{epoch}")  # noqa: S311 - no secret hangs on it

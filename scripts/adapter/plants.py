@@ -17,6 +17,7 @@ from edged.types import JSON, Message, ToolCall, ToolRecord
 REQUESTS = Path(__file__).parent / "requests"
 TALK = Path(__file__).with_name("talk.json")
 REPORTED = Path(__file__).parents[3] / "shared" / "data" / "requests" / "dev"  # where it lies beside the project
+TRANSLATED = Path(__file__).parents[1] / "benchmarks" / "requests"  # plants of it in other languages, reported on alike
 DATABASE = "plant"
 MOST_ROWS = 20  # of a result that a model is shown; questions are about a handful
 
@@ -37,6 +38,11 @@ class Plant(Struct, frozen=True):
 def load(folder: Path = REQUESTS) -> list[Plant]:
     """All plants of a folder, by name."""
     return [plant(json.loads(file.read_text(encoding="utf-8"))) for file in sorted(folder.glob("*.json"))]
+
+
+def reported() -> list[Plant]:
+    """All plants that are reported on, as far as they are here."""
+    return [*load(REPORTED), *load(TRANSLATED)]
 
 
 def plant(read: dict[str, Any]) -> Plant:

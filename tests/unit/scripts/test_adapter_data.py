@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from adapter.plants import REPORTED, REQUESTS, TALK, Plant, calls, leaked, load, texts
+from adapter.plants import REPORTED, REQUESTS, TALK, TRANSLATED, Plant, calls, leaked, load, reported, texts
 
 from edged.agent.dialects import compact
 from edged.agent.dialects.chat_template import Dialect
@@ -53,7 +53,12 @@ def test_every_target_is_what_the_dialect_reads(plants: list[Plant]) -> None:
 @pytest.mark.skipif(not REPORTED.is_dir(), reason="the sets that are reported on do not lie beside the project")
 def test_nothing_is_taught_that_is_reported_on() -> None:
     taught = [*texts(load(REQUESTS)), *(each["text"] for each in json.loads(TALK.read_text(encoding="utf-8")))]
-    assert leaked(taught, load(REPORTED)) == []
+    assert leaked(taught, reported()) == []
+
+
+def test_nothing_is_taught_that_stands_in_a_translation() -> None:
+    assert load(TRANSLATED)
+    assert leaked(texts(load(REQUESTS)), load(TRANSLATED)) == []
 
 
 def test_text_that_stands_in_both_is_found(plants: list[Plant]) -> None:
