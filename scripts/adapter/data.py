@@ -14,18 +14,22 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from adapter.plants import REQUESTS, TALK, Case, Plant, Tables, agent, before, calls, leaked, load, reported, texts
-from adapter.vary import noisy, varied
+from adapter.vary import noisy, relative, varied
+from edged.agent import times
 from edged.agent.dialects import compact
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.prompts import Prompt, Prompts
 from edged.agent.styles import specs
+from edged.agent.times import Moment
 from edged.config.tools import Tool
 from edged.engines.llama.count import vocabulary_only
 from edged.engines.llama.kind import LlamaKind
@@ -39,6 +43,9 @@ TALKS = 3  # of the untaught model's own, of each plant in an epoch: what it say
 RESULTS = 0.15  # of the reads of a pack come again with their result, after which there is nothing to do but reply
 DROPPED, MIXED, RENAMED, ALONE = 0.3, 0.25, 0.2, 0.25  # of the packs: see `_tools`, and without `escalate`
 VARIED = 0.55  # of the requests: with other values
+TIMED = 0.25  # of the packs of plants with times: these may be relative, and the model is told what time it is
+RELATIVE = 0.6  # of the requests in them that name a time of day
+ZONES = ("Europe/Berlin", "America/New_York", "Asia/Tokyo", "Europe/Madrid", "UTC")
 END = "<|im_end|>"  # what the models end a message with; all that can be taught here are ChatML models
 
 
@@ -100,6 +107,9 @@ def _decisions(
     plant: Plant, cases: Sequence[Case], plants: Sequence[Plant], spoken: Dialect, rng: Random
 ) -> list[Turn]:
     tools = _tools(plant, plants, rng)
+    now = _moment(rng) if _has_times(plant) and rng.random() < TIMED else None
+    if now:
+        tools = {name: _relative_times(tool) for name, tool in tools.items()}
     names = _names(tools, rng)
     escalates = rng.random() >= ALONE
     shown = {names[name]: tool for name, tool in tools.items()}
@@ -109,12 +119,16 @@ def _decisions(
     for case in cases:
         if rng.random() < VARIED:
             case = varied(case, plant, rng)
+        if now and rng.random() < RELATIVE:
+            case = relative(case, plant, rng)
         made = calls(case)
         known = all(call.name in tools for call in made)
         if not known and case.get("accept"):  # another way may still be there
             continue
         text, history = noisy(case["text"], rng), before(case)
-        asked = (Message("user", text),)
+        asked: tuple[Message, ...] = (Message("user", text),)
+        if now:
+            asked = times.with_now(asked, now)
         written = tuple(call.__class__(names[call.name], call.arguments) for call in made if known)
         target = (
             "\n".join(compact.write(call, declared[call.name]) for call in written) or f"{_pseudo(case, escalates)}()"
@@ -125,6 +139,32 @@ def _decisions(
             records = [each.__class__(names[each.name], each.arguments, each.result, True) for each in results]
             turns.append(Turn(prompts.deciding(history, asked, records), f"{compact.REPLY}()"))
     return turns
+
+
+def _moment(rng: Random) -> Moment:
+    zone = rng.choice(ZONES)
+    at = datetime(2026, 1, 1, tzinfo=ZoneInfo(zone)) + timedelta(minutes=rng.randrange(525_600))
+    return Moment(at, ZoneInfo(zone), zone)
+
+
+def _has_times(plant: Plant) -> bool:
+    return any(_is_time(each) for tool in plant.tools.values() for each in tool.parameters.values())
+
+
+def _is_time(parameter: Mapping[str, Any]) -> bool:
+    return "[0-5]" in str(parameter.get("pattern", "")) and ":" in parameter["pattern"]
+
+
+def _relative_times(tool: Tool) -> Tool:
+    """The tool with `format` time in place of a pattern of HH:MM."""
+    kept = ("description", "optional", "default")
+    parameters = {
+        name: {"type": "string", "format": "time", **{key: each[key] for key in kept if key in each}}
+        if _is_time(each)
+        else each
+        for name, each in tool.parameters.items()
+    }
+    return structs.replace(tool, parameters=parameters)
 
 
 def _pseudo(case: Case, escalates: bool) -> str:

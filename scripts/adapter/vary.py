@@ -14,6 +14,8 @@ from adapter.plants import Case, Plant
 
 NUMBER = r"(?<![\w.,:-]){}(?![\w:]|[.,]\d)"
 TIME = re.compile(r"\b([01]?\d|2[0-3])([:.h])([0-5]\d)(?!\d)(?:\s*(?:am|pm|a\.m\.|p\.m\.|Uhr|uhr))?")
+DATED = re.compile(r"\d{4}-")
+CLOCK = re.compile(r"\d\d:\d\d")
 STEPS = (0.5, 1.0, 5.0, 10.0, 25.0, 100.0)  # what spoken numbers are multiples of
 # Said after a value that was wrong, with the one that is right.
 CORRECTIONS = {
@@ -137,6 +139,73 @@ def _other_time(text: str, value: str, language: str, rng: Random) -> tuple[str,
         else _plain_time(hour, minute, rng)
     )
     return text[: found[0].start()] + said + text[found[0].end() :], other
+
+
+# What stands before a time of day, and what is said instead of both.
+BEFORE_TIMES = {"en": "at|for|by", "de": "um|für|auf", "es": "a las?|para las?", "fr": "à|pour|vers"}
+HOURS = {
+    "en": "one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve",
+    "de": "eins?|zwei|drei|vier|fünf|sechs|sieben|acht|neun|zehn|elf|zwölf",
+    "es": "una|dos|tres|cuatro|cinco|seis|siete|ocho|nueve|diez|once|doce",
+    "fr": "une|deux|trois|quatre|cinq|six|sept|huit|neuf|dix|onze|douze|treize|quatorze|quinze|seize|dix-sept|dix-huit",
+}
+DIGITS = r"\d{1,2}([:.h][0-5]\d)?"
+TIMES_OF_DAY = {
+    "en": (
+        r"((half|quarter|twenty|ten|five|twenty[- ]five) (past|to) )?"
+        r"({hours}|noon|midnight|{digits})( (fifteen|thirty|forty[- ]five))?"
+        r"( o'clock)?( ?(am|pm)\b| in the (morning|afternoon|evening)| at night| tonight)?"
+    ),
+    "de": (
+        r"((halb|dreiviertel|viertel (vor|nach)|(fünf|zehn|zwanzig) (vor|nach)( halb)?) )?"
+        r"({hours}|{digits})( uhr( \d\d| dreißig| fünfzehn)?)?( (morgens|früh|abends|nachmittags|mittags))?"
+    ),
+    "es": (
+        r"({hours}|{digits})( y (media|cuarto|diez|veinte)| menos (cuarto|diez|veinte|cinco))?"
+        r"( de la (mañana|tarde|noche)| del mediodía)?"
+    ),
+    "fr": (
+        r"({hours}|midi|minuit|{digits})"
+        r"( ?(heures?|h)( (et (quart|demie)|moins (le quart|dix|vingt)|\d\d))?)?( du (matin|soir)| de l'après-midi)?"
+    ),
+}
+SPANS = {  # minutes: how they are said after the word for "in"
+    "en": ("in", {30: "half an hour", 60: "an hour", 90: "an hour and a half", 120: "two hours"}, "{} minutes"),
+    "de": (
+        "in",
+        {30: "einer halben Stunde", 60: "einer Stunde", 90: "anderthalb Stunden", 120: "zwei Stunden"},
+        "{} Minuten",
+    ),
+    "es": ("dentro de", {30: "media hora", 60: "una hora", 90: "una hora y media", 120: "dos horas"}, "{} minutos"),
+    "fr": ("dans", {30: "une demi-heure", 60: "une heure", 90: "une heure et demie", 120: "deux heures"}, "{} minutes"),
+}
+
+
+def relative(case: Case, plant: Plant, rng: Random) -> Case:
+    """The case with "in twenty minutes" in place of its only time of day, where it has one that can be put so."""
+    if plant.language not in SPANS or len(case.get("calls", ())) != 1:
+        return case
+    [call] = case["calls"]
+    times = [name for name, value in call["arguments"].items() if isinstance(value, str) and CLOCK.fullmatch(value)]
+    time = TIMES_OF_DAY[plant.language].format(hours=HOURS[plant.language], digits=DIGITS)
+    found = [*re.finditer(rf"(?i)\b({BEFORE_TIMES[plant.language]}) ({time})(?![\w:])", case["text"])]
+    dated = any(isinstance(value, str) and DATED.match(value) for value in call["arguments"].values())
+    if len(times) != 1 or len(found) != 1 or dated:
+        return case
+    word, named, counted = SPANS[plant.language]
+    minutes = rng.choice((*named, *range(5, 60, 5)))
+    number = str(minutes) if rng.random() < 0.5 else num2words(minutes, lang=plant.language)
+    said = f"{word} {named.get(minutes) or counted.format(number)}"
+    hours, rest = divmod(minutes, 60)
+    amount = "".join(f"{count}{unit}" for count, unit in ((hours, "h"), (rest, "m")) if count)
+    other = {"name": call["name"], "arguments": {**call["arguments"], times[0]: f"now+{amount}"}}
+    text = case["text"][: found[0].start()] + said + case["text"][found[0].end() :]
+    return {
+        "kind": case["kind"],
+        "text": text,
+        "calls": [other],
+        **({"before": case["before"]} if "before" in case else {}),
+    }
 
 
 def _plain_time(hour: int, minute: int, rng: Random) -> str:
