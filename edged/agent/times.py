@@ -84,8 +84,6 @@ FULL_DURATION = re.compile(
     r"P(?=[0-9T])([0-9]+Y)?([0-9]+M)?([0-9]+W)?([0-9]+D)?(T(?=[0-9])([0-9]+H)?([0-9]+M)?([0-9]+(\.[0-9]+)?S)?)?",
     re.ASCII,
 )
-# How a pattern of dates begins.
-YEAR = re.compile(r"\^?\(*((\[0-9\]|\\d)\{4\}|[12](\[0-9\]|\\d)\{3\}|20(\[0-9\]|\\d)\{2\})-")
 AMOUNT = re.compile("([0-9]+)([wdhms])")
 WRITTEN = {kind: re.compile(form.pattern, re.ASCII) for kind, form in FORMS.items()}
 DAYS_OF = {"w": 7, "d": 1}
@@ -165,20 +163,15 @@ def bounded(tool: ToolSpec) -> ToolSpec:
 
 
 def _has_times(value: JSON) -> bool:
-    """Whether a schema, or one in it, is that of times, by its format or by its pattern."""
+    """Whether a schema, or one in it, is that of times, by its format. A pattern of HH:MM takes absolute times only:
+    the model needs no clock for them, and adapters were taught prompts of such agents without one."""
     match value:
         case dict():
-            form, pattern = value.get("format"), value.get("pattern")
-            plain = isinstance(pattern, str) and is_plain(pattern)
-            return (isinstance(form, str) and form in FORMS) or plain or any(map(_has_times, value.values()))
+            form = value.get("format")
+            return (isinstance(form, str) and form in FORMS) or any(map(_has_times, value.values()))
         case list():
             return any(map(_has_times, value))
     return False
-
-
-def is_plain(pattern: str) -> bool:
-    """Whether a pattern is plainly one of HH:MM or of YYYY-MM-DD."""
-    return ("[0-5]" in pattern and ":" in pattern) or YEAR.match(pattern) is not None
 
 
 def _changed(tool: ToolSpec, change: Callable[[dict[str, Any], str], dict[str, Any]]) -> ToolSpec:
