@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from edged.agent.loop import Run
 from edged.errors import EdgedError
-from edged.types import Message, ToolCall
+from edged.interfaces import Embedder
+from edged.types import EmbedJob, Message, ToolCall
 
 log = logging.getLogger("edged.agent")
 
@@ -44,6 +45,17 @@ async def configured(run: Run) -> list[Shown]:
     """The owner's own: a Source."""
     tools = [(name, tool) for name in run.agent.tools if (tool := run.toolbox.get(name)) is not None]
     return [Shown(each.input, (ToolCall(name, each.arguments),)) for name, tool in tools for each in tool.examples]
+
+
+class ByMeaning:
+    """Vectors of an embedding model."""
+
+    def __init__(self, engine: Embedder, model: str) -> None:
+        self._engine, self._model = engine, model
+
+    async def vectors(self, texts: tuple[str, ...]) -> Sequence[bytes]:
+        """Of texts, in their order. Raises as Embedder."""
+        return (await self._engine.embed(EmbedJob(model=self._model, texts=texts))).vectors
 
 
 class Examples:

@@ -13,7 +13,7 @@ from edged.access.policy import Policy
 from edged.agent.clock import BoardClock
 from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
-from edged.agent.examples import Embed, Examples, configured
+from edged.agent.examples import ByMeaning, Embed, Examples, configured
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.agent.warm import Warmer
@@ -63,7 +63,7 @@ from edged.tools.toolbox import Toolbox
 from edged.transport import http, mqtt, unix
 from edged.transport.base import Transport, deliverers
 from edged.transport.mqtt.transport import MqttTransport
-from edged.types import Alias, EmbedJob, ModelSpec
+from edged.types import Alias
 from edged.upstreams import Cloud, LocalServers
 
 PRESSURE_PACE = PressureTiming()
@@ -239,21 +239,14 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
 
 
 def _calibrations(settings: Config, lookup: Lookup, dialects: Dialects) -> Calibrations:
-    async def dialect_of(spec: ModelSpec) -> str:
-        return (await dialects.of_spec(spec)).taught
-
     here = {name: agent for name, agent in settings.agents.items() if agent.model not in settings.served}
-    return Calibrations(settings.state_dir / calibrations.FOLDER, here, lookup.spec, dialect_of)
+    return Calibrations(settings.state_dir / calibrations.FOLDER, here, lookup.spec, dialects.of_spec)
 
 
 def _embed(aliases: Mapping[str, Alias], engine: Embedder) -> Embed | None:
     """By the first embedding model of the configuration; None: there is none."""
     names = [name for name, alias in aliases.items() if not registry.kind(alias.variants[0].engine).generates]
-
-    async def embed(texts: tuple[str, ...]) -> Sequence[bytes]:
-        return (await engine.embed(EmbedJob(model=names[0], texts=texts))).vectors
-
-    return embed if names else None
+    return ByMeaning(engine, names[0]).vectors if names else None
 
 
 def _pressure(

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from edged.agent.calibration import Calibration
+from edged.agent.dialects.chat_template import Dialect
 from edged.config import Agent
 from edged.errors import ConfigError
 from edged.models import adapters
@@ -45,7 +46,7 @@ class Calibrations:
         folder: of the owner's own.
         agents: those that this board's own models answer for.
         spec_of: the file that a model's name stands for now. Raises ModelUnavailable, NoMemory.
-        dialect_of: the dialect that its adapter has taught it; empty: none. Raises likewise.
+        dialect_of: how it is spoken to. Raises likewise.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Calibrations:
         folder: Path,
         agents: Mapping[str, Agent],
         spec_of: Callable[[str], Awaitable[ModelSpec]],
-        dialect_of: Callable[[ModelSpec], Awaitable[str]],
+        dialect_of: Callable[[ModelSpec], Awaitable[Dialect]],
     ) -> None:
         self._folder, self._agents = folder, agents
         self._spec_of, self._dialect_of = spec_of, dialect_of
@@ -66,20 +67,20 @@ class Calibrations:
         spec = await self._spec_of(self._agents[agent].model)
         key = (agent, spec.path, spec.adapter)
         if key not in self._known:
-            dialect = await self._dialect_of(spec)
+            dialect = (await self._dialect_of(spec)).taught
             self._known[key] = await asyncio.to_thread(self._read, agent, spec, dialect)
         return self._known[key]
 
     async def shipped(self, agent: str) -> Calibration | None:
         """What came with the adapter, whatever the owner made. Raises as `spec_of`."""
         spec = await self._spec_of(self._agents[agent].model)
-        return await asyncio.to_thread(_shipped, spec, await self._dialect_of(spec))
+        return await asyncio.to_thread(_shipped, spec, (await self._dialect_of(spec)).taught)
 
     async def keep(self, agent: str, calibration: Calibration) -> Path:
         """From now on this one counts, as long as weights, adapter and dialect are what they are; returns its file.
         OSError; and raises as `spec_of`."""
         spec = await self._spec_of(self._agents[agent].model)
-        dialect = await self._dialect_of(spec)
+        dialect = (await self._dialect_of(spec)).taught
         path = await asyncio.to_thread(self._write, agent, spec, dialect, calibration)
         self._known[agent, spec.path, spec.adapter] = calibration
         return path

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edged.agent.calibration import Calibration, Curve
+from edged.agent.dialects.chat_template import Dialect
 from edged.config import Agent
 from edged.errors import ConfigError
 from edged.models import adapters
@@ -90,8 +91,8 @@ async def test_calibration_counts_for_its_dialect_and_gives_way_to_the_owners(tm
     async def spec_of(_: str) -> ModelSpec:
         return spec
 
-    async def dialect_of(_: ModelSpec) -> str:
-        return dialect
+    async def dialect_of(_: ModelSpec) -> Dialect:
+        return Dialect(None, {}, dialect)
 
     def known() -> Calibrations:
         return Calibrations(tmp_path / "calibrations", {"house": Agent(model="small")}, spec_of, dialect_of)
@@ -118,8 +119,8 @@ async def test_manifest_that_cannot_be_read_is_no_calibration(tmp_path: Path) ->
     async def spec_of(_: str) -> ModelSpec:
         return spec
 
-    async def dialect_of(_: ModelSpec) -> str:
-        return "compact"
+    async def dialect_of(_: ModelSpec) -> Dialect:
+        return Dialect(None, {}, "compact")
 
     known = Calibrations(tmp_path / "calibrations", {"house": Agent(model="small")}, spec_of, dialect_of)
     assert await known.of("house") is None
