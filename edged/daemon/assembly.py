@@ -45,6 +45,7 @@ from edged.models.calibrations import Calibrations
 from edged.models.digests import Digests, Hasher
 from edged.models.files import adapter_of, hang_on_digests, model_aliases
 from edged.models.installed import Installed, Lookup
+from edged.models.preparing import Preparer
 from edged.models.updates.ledger import Ledger
 from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
@@ -180,6 +181,12 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         functools.partial(hang_on_digests, settings, aliases, updater.versions),
         updater.teach,
     )
+    preparer = Preparer(
+        functools.partial(_single, governor),
+        governor,
+        governor.room,
+        governor.is_resident,
+    )
     status = Status(
         settings,
         database=database,
@@ -218,6 +225,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         warmer=Warmer(settings.models, settings.agents, metered, speak, load=lookup.bring_in, tell=events.publish),
         updater=updater,
         hasher=hasher,
+        preparer=preparer,
         pressure=pressure,
         status=status,
         api=Api(
@@ -241,6 +249,11 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
 def _calibrations(settings: Config, lookup: Lookup, dialects: Dialects) -> Calibrations:
     here = {name: agent for name, agent in settings.agents.items() if agent.model not in settings.served}
     return Calibrations(settings.state_dir / calibrations.FOLDER, here, lookup.spec, dialects.of_spec)
+
+
+def _single(governor: Governor) -> dict[str, ModelSpec]:
+    """The models of one file, as they are in force."""
+    return {name: governor.spec(name) for name, alias in governor.aliases.items() if len(alias.variants) == 1}
 
 
 def _embed(aliases: Mapping[str, Alias], engine: Embedder) -> Embed | None:

@@ -176,6 +176,7 @@ class Daemon:
             Step(name="requests", stop=p.pipeline.stop, within_s=REQUESTS_S),
             Step(name="updates", stop=p.updater.stop),
             Step(name="digests", run=p.hasher.run),
+            Step(name="preparing", run=p.preparer.run),
             Step(name="warm", run=self._warm),  # ends before the requests are finished: it would compete with them
             Step(name="taking", start=self._announce, stop=self._stop_taking),
         ]

@@ -19,6 +19,7 @@ from edged.daemon.status import Status
 from edged.engines.registry import Engines
 from edged.models.digests import Hasher
 from edged.models.installed import Installed
+from edged.models.preparing import Preparer
 from edged.models.updates.updater import Updater
 from edged.requests.pipeline import Pipeline
 from edged.residency.governor import Governor
@@ -82,6 +83,7 @@ class Parts(Struct, frozen=True, kw_only=True):
     warmer: Warmer
     updater: Updater
     hasher: Hasher
+    preparer: Preparer
     pressure: Pressure
     status: Status
     api: Api

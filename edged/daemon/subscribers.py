@@ -68,6 +68,11 @@ def digests(parts: Parts) -> Heard:
     return parts.hasher.heard
 
 
+def preparing(parts: Parts) -> Heard:
+    """Merges adapters of models that came in."""
+    return parts.preparer.heard
+
+
 # Each makes a subscriber of the parts, or none where the configuration has no use for it; its name is for the log.
 # `events.subscribe` of the Unix socket subscribes by itself, a client at a time.
-SUBSCRIBERS: list[Callable[[Parts], Heard | None]] = [metrics, audit, mqtt, state, faults, digests]
+SUBSCRIBERS: list[Callable[[Parts], Heard | None]] = [metrics, audit, mqtt, state, faults, digests, preparing]

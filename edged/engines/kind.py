@@ -36,6 +36,18 @@ class Surroundings(Struct, frozen=True, kw_only=True):
     states_bytes: int = 0
 
 
+class Preparation(Struct, frozen=True, kw_only=True):
+    """How what a model is loaded from is made faster to compute with, by a process of its own.
+
+    command: its arguments. folder: where it writes. disk_bytes, memory_bytes: what it needs of both.
+    """
+
+    command: tuple[str, ...]
+    folder: Path
+    disk_bytes: int
+    memory_bytes: int
+
+
 class ChatTemplate(Struct, frozen=True):
     """How a model wants dialogues written.
 
@@ -188,6 +200,11 @@ class EngineKind(ABC):
     def dialect_of(self, adapter: Path) -> str:
         """The dialect that an adapter's file says it teaches; empty: none. Blocks and raises as `chat_template`."""
         return ""
+
+    def preparation(self, spec: ModelSpec) -> Preparation | None:
+        """What can be made of a model's files so that it computes faster from its next load on; None: nothing, or it is
+        made already. Blocks and raises as `chat_template`."""
+        return None
 
     def self_tests(self, path: Path) -> tuple[SelfTest, ...]:
         """Questions that the file itself brings along; those of a manifest are the catalog's. Raises ModelUnavailable

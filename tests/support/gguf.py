@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
 
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of a value, by its type
 STRING, ARRAY = 8, 9
@@ -71,3 +75,31 @@ def _skip(file: BinaryIO, kind: int) -> None:
 def _text(file: BinaryIO) -> bytes:
     (length,) = struct.unpack("<Q", file.read(8))
     return file.read(length)
+
+
+def write_adapter(
+    path: Path, matrices: Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]], alpha: float
+) -> None:
+    """A low-rank adapter for a model of the llama architecture. matrices: by the name of the weights, A [rank, in] and
+    B [out, rank]."""
+    pairs = [("general.architecture", "llama"), ("general.type", "adapter"), ("adapter.type", "lora")]
+    head = b"".join(_string(key) + struct.pack("<I", STRING) + _string(value) for key, value in pairs)
+    head += _string("adapter.lora.alpha") + struct.pack("<If", 6, alpha)
+    tensors = {
+        f"{name}.lora_{part}": each for name, both in matrices.items() for part, each in zip("ab", both, strict=True)
+    }
+    offset, infos = 0, b""
+    for name, values in tensors.items():
+        infos += _string(name) + struct.pack("<IQQIQ", 2, *reversed(values.shape), 0, offset)
+        offset += -(-values.nbytes // ALIGNMENT) * ALIGNMENT
+    begin = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(pairs) + 1) + head + infos
+    with path.open("wb") as file:
+        file.write(begin)
+        for values in tensors.values():
+            file.write(bytes(-file.tell() % ALIGNMENT))
+            file.write(values.astype(np.float32).tobytes())
+        file.write(bytes(-file.tell() % ALIGNMENT))
+
+
+def _string(text: str) -> bytes:
+    return struct.pack("<Q", len(text.encode())) + text.encode()

@@ -23,6 +23,7 @@ INT32, STRING, ARRAY = 5, 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 SPLIT = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")  # as llama.cpp names the parts of a model
 ALIGNMENT = 32  # bytes that tensors are aligned to where the file does not say
+PAIRS_AT = 24  # where the key-value pairs begin: after the magic, the version and two counts
 MAX_DIMS = 4  # of a tensor of ggml
 # Numbers in a block of a tensor, and the bytes of the block, by ggml_type (ggml.c, type_traits). Of a type that is not
 # here, which is newer than this table, nothing is said.
@@ -276,14 +277,26 @@ def check(path: Path) -> None:
     for part in parts(path):
         _, tensors = header(part)
         last = tensors[-1] if tensors else None
-        if last is not None and (needed := _bytes(last)) is not None and last.size < needed:
+        if last is not None and (needed := tensor_bytes(last.dims, last.kind)) is not None and last.size < needed:
             raise _cut_off(part, needed - last.size)
 
 
-def _bytes(tensor: Tensor) -> int | None:
+def tensor_bytes(dims: tuple[int, ...], kind: int) -> int | None:
     """Of a tensor's numbers; None where its type is not known."""
-    block, size = BLOCKS.get(tensor.kind, (0, 0))
-    return prod(tensor.dims) // block * size if block else None
+    block, size = BLOCKS.get(kind, (0, 0))
+    return prod(dims) // block * size if block else None
+
+
+def raw_pairs(path: Path) -> tuple[int, int, bytes]:
+    """The file's version, how many key-value pairs it has, and their bytes as they stand. Raises as `metadata`."""
+    found: list[tuple[int, int, bytes]] = []
+
+    def read(reader: _Reader, count: int, pairs: dict[str, JSON]) -> None:
+        version, _, n_pairs = struct.unpack_from("<IQQ", reader.data, len(MAGIC))
+        found.append((version, n_pairs, reader.data[PAIRS_AT : reader.at]))
+
+    _scan(path, {}, read)
+    return found[0]
 
 
 def _cut_off(path: Path, missing: int) -> ModelUnavailable:

@@ -6,12 +6,13 @@ from contextlib import AbstractContextManager
 from math import sqrt
 from pathlib import Path
 
-from edged.engines.kind import ChatTemplate, EngineKind, Surroundings, TokenCount
-from edged.engines.llama import gguf, predict
+from edged.engines.kind import ChatTemplate, EngineKind, Preparation, Surroundings, TokenCount
+from edged.engines.llama import gguf, merged, predict
 from edged.engines.llama.engine import LlamaEngine
 from edged.engines.llama.sizes import SWAPPED_BYTES, context_cells
 from edged.engines.llama.snapshots import Snapshots
 from edged.interfaces import Estimate
+from edged.types import ModelSpec
 
 # What a model takes beside its weights, by the root of the parameters' number: widths grow with it.
 # Graph and logits, in bytes: 1,431 (135M), 1,957 (0.5B) and 1,629 (1.5B) by `sizes.compute_bytes`.
@@ -65,6 +66,10 @@ class LlamaKind(EngineKind):
         """See EngineKind."""
         taught = gguf.metadata(adapter).get("edged.adapter.dialect")
         return taught if isinstance(taught, str) else ""
+
+    def preparation(self, spec: ModelSpec) -> Preparation | None:
+        """See EngineKind: the adapter is merged into the weights."""
+        return merged.preparation(spec)
 
     def about_bytes(self, file_bytes: int, parameters: int, context: int, kv_bytes_per_token: int = 0) -> int:
         """See EngineKind."""

@@ -18,6 +18,7 @@ import msgspec
 from edged.engines.llama import gguf, sizes
 from edged.engines.llama.drop_pages import EMBEDDINGS
 from edged.engines.llama.dryrun import Measured
+from edged.engines.llama.merged import as_loaded
 from edged.engines.llama.sizes import Shape
 from edged.errors import ModelUnavailable
 from edged.host import systemd
@@ -56,6 +57,7 @@ def identity(spec: ModelSpec) -> str:
     Raises:
         ModelUnavailable: a file is missing.
     """
+    spec = as_loaded(spec)
     paths = [*gguf.parts(Path(spec.path)), *([Path(spec.adapter)] if spec.adapter else [])]
     files = [(stat.st_size, stat.st_mtime_ns) for stat in map(_stat, paths)]
     return json.dumps([spec.path, spec.adapter, files, sizes.context_cells(spec.context), spec.kv_type, *_runtime()])
@@ -63,6 +65,7 @@ def identity(spec: ModelSpec) -> str:
 
 def least_bytes(spec: ModelSpec) -> int:
     """What it takes in any case; ModelUnavailable as `identity`."""
+    spec = as_loaded(spec)
     return sum(_stat(part).st_size for part in gguf.parts(Path(spec.path))) + _adapter_bytes(spec)
 
 
@@ -89,6 +92,7 @@ def predict(spec: ModelSpec) -> MemoryNeed:
     Raises:
         ModelUnavailable: there is no such file, or it is no model.
     """
+    spec = as_loaded(spec)
     path = Path(spec.path)
     pairs, tensors = _header(path)
     try:
@@ -116,6 +120,7 @@ def dry_run(spec: ModelSpec) -> MemoryNeed | None:
     Raises:
         ModelUnavailable: as `predict`.
     """
+    spec = as_loaded(spec)
     cells = sizes.context_cells(spec.context)
     environment = systemd.child_environment()
     command = [
@@ -145,6 +150,7 @@ def dry_run(spec: ModelSpec) -> MemoryNeed | None:
 
 def dry_run_bytes(spec: ModelSpec) -> int:
     """What the dry run's process takes, at most; ModelUnavailable as `predict`."""
+    spec = as_loaded(spec)
     n_vocab = _n_vocab(_header(Path(spec.path))[1]) or LARGEST_VOCABULARY
     return DRY_RUN_BYTES + n_vocab * TABLE_BYTES
 

@@ -14,6 +14,7 @@ from edged.engines.llama.decoder import Decoder
 from edged.engines.llama.drafts import Drafting
 from edged.engines.llama.generation import Generation
 from edged.engines.llama.grammar_vocab import GrammarVocabulary
+from edged.engines.llama.merged import as_loaded
 from edged.engines.llama.plan import Budget, StepPlan
 from edged.engines.llama.prefixes import Prefixes
 from edged.engines.llama.prompt import new_sequence
@@ -67,6 +68,7 @@ class Runner(ModelRunner[Job]):
         began = time.monotonic()
         self.spec = spec
         self.watch: Watch | None = None
+        self._loaded = spec = as_loaded(spec)
         vocabulary = GrammarVocabulary(Path(spec.path))  # reads the vocabulary while llama.cpp loads the weights
         try:
             self._native = Llama(
@@ -108,7 +110,7 @@ class Runner(ModelRunner[Job]):
         self.stats = self._take_stats()
 
     def _open_prefixes(self, snapshots: Snapshots) -> Prefixes:
-        weights = [model_fingerprint(Path(path)) for path in (self.spec.path, self.spec.adapter) if path]
+        weights = [model_fingerprint(Path(path)) for path in (self._loaded.path, self._loaded.adapter) if path]
         key = Key(" ".join(weights), bindings.runtime(), self._native.layout)
         return Prefixes(snapshots.open(key), self._native, self._scheduler, self._prepare)
 
