@@ -120,6 +120,10 @@ class Names:
     def __init__(self, values: Iterable[JSON]) -> None:
         self.values = tuple(dict.fromkeys(values))
 
+    def prepare(self) -> None:
+        """Make the part of the index that `alike` needs, in a thread that may take its time."""
+        self._by_pair, self._pairs_of  # noqa: B018  # cached properties
+
     def row(self, said: JSON) -> JSON | None:
         """The value that is just this one; None: there is none. A number may be written as a text, and the other way
         round; it is given as the rows have it."""

@@ -73,6 +73,7 @@ class Columns(SqlDatabase):
         reader.authorizer = _noting(functions)
         try:
             column = self._values_of(reader, sql)
+            column.values.prepare()  # here and not on the event loop
         except apsw.InterruptError:
             raise ToolFailed(f"database {self._name!r}: the values took longer than {WITHIN_S:.0f} s") from None
         finally:
