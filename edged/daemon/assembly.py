@@ -64,7 +64,7 @@ from edged.tools.toolbox import Toolbox
 from edged.transport import http, mqtt, unix
 from edged.transport.base import Transport, deliverers
 from edged.transport.mqtt.transport import MqttTransport
-from edged.types import Alias
+from edged.types import Alias, ModelSpec
 from edged.upstreams import Cloud, LocalServers
 
 PRESSURE_PACE = PressureTiming()
