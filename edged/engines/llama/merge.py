@@ -156,7 +156,8 @@ class _Deltas:
     def of(self, name: str) -> NDArray[np.float32]:
         """[out, in]."""
         a, b = (self._read(self._tensors[f"{name}.{part}"]) for part in ("lora_a", "lora_b"))
-        return (b * np.float32(self._alpha / len(a))) @ a
+        scaled: NDArray[np.float32] = b * np.float32(self._alpha / len(a))
+        return scaled @ a
 
     def _read(self, tensor: Tensor) -> NDArray[np.float32]:
         width, rows = tensor.dims
