@@ -322,7 +322,10 @@ def _timed(run: Run, call: ToolCall) -> dict[str, JSON]:
     try:
         became = run.absolute(call).arguments
     except ClockUnset:
-        return {"unable": run.clock_unset().text}
+        try:
+            return {"unable": run.clock_unset().text}
+        except ToolFailed as error:  # the request would fail with it
+            return {"unable": error.message}
     said = {name: value for name, value in call.arguments.items() if became[name] != value}
     return {"arguments": became, "said": said} if said else {}
 

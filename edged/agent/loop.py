@@ -244,18 +244,19 @@ class Run:
         return self._own.done(self._records[-calls:]) if 0 < calls <= len(self._records) else None
 
     def unable(self, outside: tuple[str, JSON] | None = None) -> Answered:
-        """The answer where no tool can tell or do what was asked; nothing was done.
+        """The answer where no tool can tell or do what was asked; nothing more is done.
 
         Args:
             outside: a parameter with the value that it does not allow; None: there is no such tool.
+
+        Raises:
+            ToolFailed: the request asks for a shape, which holds no sentence of edged's.
         """
-        text = self._own.unable() if outside is None else self._own.outside(*outside)
-        return msgspec.structs.replace(self._say(text), kind=AnswerKind.UNABLE)
+        return self._not_done(self._own.unable() if outside is None else self._own.outside(self._records, *outside))
 
     def clock_unset(self) -> Answered:
-        """The answer where a time would have to be counted from one that nobody knows."""
-        wrote = self._kind() is AnswerKind.ACTED
-        return msgspec.structs.replace(self._say(self._own.clock_unset()), kind=None if wrote else AnswerKind.UNABLE)
+        """The answer where a time would have to be counted from one that nobody knows. Raises as `unable`."""
+        return self._not_done(self._own.clock_unset(self._records))
 
     def asked(self, calls: tuple[ToolCall, ...]) -> Answered:
         """The answer where a model is not sure enough of calls that nobody else can decide: whether to make them."""
@@ -281,12 +282,11 @@ class Run:
             try:
                 return await decider.move(self)
             except NotThere as absent:
-                return self._not_there(absent)
+                return self._not_done(self._own.not_there(self._records, absent.parameter, absent.value))
         return msgspec.structs.replace(self._say(nothing), kind=AnswerKind.NOTHING_FOUND)
 
-    def _not_there(self, absent: NotThere) -> Answered:
-        """The answer where a call is not made, and so none of its decision; what was done before is told, too."""
-        text = self._own.not_there(self._records, absent.parameter, absent.value)
+    def _not_done(self, text: str) -> Answered:
+        """The answer where a call is not made, and so none of its decision; something may have been done before."""
         kind = None if self._kind() is AnswerKind.ACTED else AnswerKind.UNABLE
         return msgspec.structs.replace(self._say(text), kind=kind)
 

@@ -66,10 +66,8 @@ class OwnWords:
         return "" if self._shaped else failed(records, self._language)
 
     def unable(self) -> str:
-        """That no tool can tell or do what was asked."""
-        if self._agent.unable:
-            return self._agent.unable
-        return unable(self._request.messages[-1].content, self._language)
+        """That no tool can tell or do what was asked. ToolFailed: the request asks for a shape."""
+        return self._instead((), self._agent.unable or unable(self._request.messages[-1].content, self._language))
 
     def asking(self, calls: Sequence[ToolCall], records: Sequence[ToolRecord]) -> str:
         """Whether to make these calls, behind what was done before."""
@@ -93,17 +91,19 @@ class OwnWords:
         does = tool.description.strip().rstrip(".") if tool and tool.description else call.name
         return f"{does} ({values})" if values else does
 
-    def outside(self, name: str, value: JSON) -> str:
-        """That a parameter does not allow this value."""
-        return language.OUTSIDE[self._language].format(name=name, value=write_json(value))
+    def outside(self, records: Sequence[ToolRecord], name: str, value: JSON) -> str:
+        """That a parameter does not allow this value, after what was done. Raises as `unable`."""
+        return self._instead(records, language.OUTSIDE[self._language].format(name=name, value=write_json(value)))
 
-    def clock_unset(self) -> str:
-        """That a time cannot be counted from now."""
-        return language.CLOCK_UNSET[self._language]
+    def clock_unset(self, records: Sequence[ToolRecord]) -> str:
+        """That a time cannot be counted from now, after what was done. Raises as `unable`."""
+        return self._instead(records, language.CLOCK_UNSET[self._language])
 
     def not_there(self, records: Sequence[ToolRecord], name: str, value: JSON) -> str:
-        """That a value is none of those there are, after what was done. ToolFailed: the request asks for a shape."""
-        text = language.NOT_THERE[self._language].format(name=name, value=write_json(value))
+        """That a value is none of those there are, after what was done. Raises as `unable`."""
+        return self._instead(records, language.NOT_THERE[self._language].format(name=name, value=write_json(value)))
+
+    def _instead(self, records: Sequence[ToolRecord], text: str) -> str:
         if self._shaped:
             raise ToolFailed(text)
         done = self.done(records)

@@ -94,7 +94,9 @@ class Calibrate:
             return None
         if (first := told["call"]) is None or first["score"] is None:
             return None
-        return [ToolCall(each["name"], each["arguments"]) for each in told["calls"]], first["score"]
+        # as the model said it: examples may hold relative times
+        calls = [ToolCall(each["name"], {**each["arguments"], **each.get("said", {})}) for each in told["calls"]]
+        return calls, first["score"]
 
     def _judged(self, calls: list[ToolCall], score: float, expected: ToolCall) -> Known:
         called = [call for call in calls if call.name in self._tools]

@@ -186,6 +186,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         governor,
         governor.room,
         governor.is_resident,
+        updater.runs,
     )
     status = Status(
         settings,
@@ -252,8 +253,8 @@ def _calibrations(settings: Config, lookup: Lookup, dialects: Dialects) -> Calib
 
 
 def _single(governor: Governor) -> dict[str, ModelSpec]:
-    """The models of one file, as they are in force."""
-    return {name: governor.spec(name) for name, alias in governor.aliases.items() if len(alias.variants) == 1}
+    """The models of one file, as they are in force; with their whole context, also while memory has room for less."""
+    return {name: alias.variants[0] for name, alias in governor.aliases.items() if len(alias.variants) == 1}
 
 
 def _embed(aliases: Mapping[str, Alias], engine: Embedder) -> Embed | None:

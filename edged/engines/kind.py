@@ -206,6 +206,10 @@ class EngineKind(ABC):
         made already. Blocks and raises as `chat_template`."""
         return None
 
+    def made_from(self, path: Path) -> list[Path]:
+        """The files that `preparation` has had made of a model's file; of no use without it. Blocks for a moment."""
+        return []
+
     def self_tests(self, path: Path) -> tuple[SelfTest, ...]:
         """Questions that the file itself brings along; those of a manifest are the catalog's. Raises ModelUnavailable
         where the file cannot be read."""

@@ -63,13 +63,17 @@ class Digests:
         """Find a file's sha256 out, and keep it; None: it cannot be read, or changes meanwhile. Cancelled, it ends the
         child."""
         before = _identity(path)
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-c", CHILD, str(path)),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=systemd.child_environment(),
-        )
+        try:
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-c", CHILD, str(path)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=systemd.child_environment(),
+            )
+        except OSError as error:  # no memory for another process, or no descriptors
+            log.info("%s cannot be looked at: %s", path, error.strerror)
+            return None
         try:
             out, _ = await child.communicate()
         finally:
@@ -135,5 +139,8 @@ class Hasher:
 
 
 def _identity(path: Path) -> Identity:
-    """Inode, size and time of the last change of its contents."""
-    return identity_of(path)[:3]
+    """Inode, size and time of the last change of its contents; () of a file that cannot be looked at."""
+    try:
+        return identity_of(path)[:3]
+    except OSError:  # its card is gone, or its folder closed to this user
+        return ()

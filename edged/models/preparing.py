@@ -35,6 +35,7 @@ class Preparer:
         specs: the models that have one file, as they are in force.
         room: bytes of memory that may be taken.
         is_resident: whether a model is in memory.
+        is_updating: whether another file is coming for one: it is not to be undone.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Preparer:
         residents: Residents,
         room: Callable[[], int],
         is_resident: Callable[[str], bool],
+        is_updating: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._specs, self._residents, self._room, self._is_resident = specs, residents, room, is_resident
+        self._specs, self._residents, self._room = specs, residents, room
+        self._is_resident, self._is_updating = is_resident, is_updating
         self._changed = asyncio.Event()
         self._failed: set[ModelSpec] = set()  # tried in this run of the daemon; the log has why
 
@@ -66,7 +69,7 @@ class Preparer:
     async def _prepare(self, name: str, spec: ModelSpec) -> None:
         try:
             wanted = await asyncio.to_thread(registry.kind(spec.engine).preparation, spec)
-        except EdgedError:  # the load says so
+        except (EdgedError, OSError):  # the load says so
             return
         if wanted is None or not self._fits(name, wanted):
             return
@@ -75,7 +78,7 @@ class Preparer:
             log.warning("model %s: its adapter could not be merged, and is applied at each load: %s", name, problem)
             return
         log.info("model %s: its adapter is merged into its weights", name)
-        if self._is_resident(name) and self._specs().get(name) == spec:
+        if self._is_resident(name) and not self._is_updating() and self._specs().get(name) == spec:
             try:
                 await self._residents.switch(name, spec)
                 await self._residents.load(name)
@@ -95,13 +98,16 @@ class Preparer:
 
 async def _run(wanted: Preparation) -> str:
     """What went wrong; empty: nothing. Cancelled, it ends the child."""
-    child = await asyncio.create_subprocess_exec(
-        *wanted.command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env=systemd.child_environment(),
-    )
+    try:
+        child = await asyncio.create_subprocess_exec(
+            *wanted.command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env=systemd.child_environment(),
+        )
+    except OSError as error:  # no memory for another process, or no descriptors
+        return f"no process could be started: {error.strerror}"
     try:
         _, said = await child.communicate()
     finally:

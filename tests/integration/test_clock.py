@@ -133,6 +133,19 @@ async def test_without_a_clock_nothing_is_counted_from_it(tmp_path: Path, text: 
         assert daemon.rows("diary") == [("2030-07-01T07:00:00+02:00 PT0S",)]
 
 
+async def test_shape_holds_no_sentence_about_the_clock(tmp_path: Path) -> None:
+    """The request fails with it; and so does what would have been done is told beforehand."""
+    asked = {"input": "in twenty minutes", "response_schema": {"type": "object", "properties": {"at": {}}}}
+    async with daemon_at(tmp_path, wall=None) as daemon, Wired(daemon.socket) as client:
+        error, reply = await client.call(1, "agent.ask", asked)
+        assert (error, reply["status"], reply["error"]["code"]) == (None, "failed", "tool_failed")
+        assert "this board's clock is not set" in reply["error"]["message"]
+        assert daemon.rows("diary") == []
+        error, told = await client.call(2, "route.explain", {**asked, "decide": True})
+        assert error is None
+        assert "this board's clock is not set" in told["call"]["unable"]
+
+
 async def test_clock_that_is_set_later_does_not_tell_when_a_request_was_accepted(tmp_path: Path) -> None:
     """It was accepted in the dark, and stays so. A new one is not."""
     daemon = daemon_at(tmp_path, wall=None)

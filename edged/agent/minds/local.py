@@ -104,8 +104,8 @@ class LocalDecider(Decider):
         """What the model decides; where that is too unsure it decides once more, with examples in sight, and the surer
         decision counts. Once in a run: whatever it decides then is what it can do."""
         chosen = await self._decide(run, prompts)
-        looks = run.sure.second_look and not prompts.style.shows
-        if not looks or run.sure.lacks(_new(run, chosen[0]), chosen[1]) is None:
+        looks, new = run.sure.second_look and not prompts.style.shows, _new(run, chosen[0])
+        if not looks or run.sure.lacks(new, chosen[1]) is None or run.is_confirmed(new):
             return chosen
         run.sure.second_look = False
         history = list(run.history)

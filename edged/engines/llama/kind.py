@@ -71,6 +71,10 @@ class LlamaKind(EngineKind):
         """See EngineKind: the adapter is merged into the weights."""
         return merged.preparation(spec)
 
+    def made_from(self, path: Path) -> list[Path]:
+        """See EngineKind."""
+        return merged.made_from(path)
+
     def about_bytes(self, file_bytes: int, parameters: int, context: int, kv_bytes_per_token: int = 0) -> int:
         """See EngineKind."""
         root = sqrt(parameters)

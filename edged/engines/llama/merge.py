@@ -4,11 +4,12 @@
 
 Runs in a process of its own, at the lowest priority: it needs three times its largest matrix, and what it leaves in
 memory is given back with the process. ggml's own functions read and write the blocks, so every type that llama.cpp
-knows can be merged. Files that OUT replaces, of the same weights with another adapter, are removed.
+knows can be merged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -115,11 +116,9 @@ def merge(weights: Path, adapter: Path, out: Path, *, kind: int) -> None:
         if tensor.name in deltas.matrices
     }
     out.parent.mkdir(exist_ok=True)
-    for old in out.parent.glob(f"{weights.stem}-*"):
-        old.unlink(missing_ok=True)
     part = out.with_name(f"{out.name}.part{os.getpid()}")
     said = {DIALECT: deltas.dialect} if deltas.dialect else {}
-    with weights.open("rb") as source, part.open("wb") as sink:
+    with _whole_or_gone(part), weights.open("rb") as source, part.open("wb") as sink:
         begins = source.seek(0, os.SEEK_END) - (tensors[-1].offset + tensors[-1].size)
         sizes = [_size(tensor, kinds.get(tensor.name, tensor.kind)) for tensor in tensors]
         sink.write(_header(weights, tensors, kinds, sizes, alignment, said))
@@ -138,6 +137,16 @@ def merge(weights: Path, adapter: Path, out: Path, *, kind: int) -> None:
         sink.flush()
         os.fsync(sink.fileno())
     part.replace(out)
+
+
+@contextlib.contextmanager
+def _whole_or_gone(part: Path) -> Iterator[None]:
+    """On a full disk nothing is left of the attempt, which may be what fills it."""
+    try:
+        yield
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 class _Deltas:

@@ -2,12 +2,18 @@
 
 A merged file lies in `merged` beside the weights and is named after both files as they are, so it is never taken for
 others. While there is none, the adapter is applied when the model is loaded.
+
+    WEIGHTS+ADAPTER-0123456789abcdef.gguf
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,6 +23,10 @@ from edged.engines.llama import gguf
 from edged.types import ModelSpec
 
 FOLDER = "merged"
+MARK = re.compile(r"-[0-9a-f]{16}\.gguf(?:\.part(?P<process>\d+))?")  # the end of a name, after both files' names
+# Bytes of a file's end that are looked at: images give all their files one time, and an adapter that was trained anew
+# has the size of the one before.
+END = 4096
 # ggml_type of the merged matrices. Of the formats that llama.cpp multiplies fastest on ARM and x86 it keeps most: on
 # 120 requests of four plants the 0.5B writes 94 calls right with its adapter applied to the published weights, 94 with
 # it merged into IQ4_NL, and 84 merged into Q4_0, which is as fast (docs/decisions.md).
@@ -32,17 +42,25 @@ def as_loaded(spec: ModelSpec) -> ModelSpec:
 
 
 def preparation(spec: ModelSpec) -> Preparation | None:
-    """How its merged file is made; None: it is there, or there is nothing to merge. Reads the weights' header.
+    """How its merged file is made; None: it is there, or there is nothing to merge. Reads the weights' header, and
+    removes what was made of the same two when they were others: it is as large as the weights.
 
     Raises:
         ModelUnavailable: the weights cannot be read.
     """
     out = _place(spec)
-    if out is None or out.is_file():
+    if out is None:
+        return None
+    for old in _made(out.parent, _stem(Path(spec.path), Path(spec.adapter))):
+        if old != out:
+            with contextlib.suppress(OSError):  # it may be read only
+                old.unlink()
+    if out.is_file():
         return None
     _, tensors = gguf.header(Path(spec.path))
     largest = max(
-        tensor.dims[0] * tensor.dims[1] for tensor in tensors if "blk." in tensor.name and len(tensor.dims) > 1
+        (tensor.dims[0] * tensor.dims[1] for tensor in tensors if "blk." in tensor.name and len(tensor.dims) > 1),
+        default=0,
     )
     command = [sys.executable, "-m", "edged.engines.llama.merge", spec.path, spec.adapter, str(out), str(IQ4_NL)]
     return Preparation(
@@ -53,14 +71,42 @@ def preparation(spec: ModelSpec) -> Preparation | None:
     )
 
 
+def made_from(weights: Path) -> list[Path]:
+    """The files that were made of these weights, with whatever adapter; also what is left of an attempt."""
+    return list(_made(weights.parent / FOLDER, _stem(weights)))
+
+
 def _place(spec: ModelSpec) -> Path | None:
     if not spec.adapter or len(gguf.parts(Path(spec.path))) > 1:
         return None
-    weights = Path(spec.path)
+    weights, adapter = Path(spec.path), Path(spec.adapter)
+    digest = hashlib.sha256(f"{IQ4_NL}\n".encode())
     try:
-        files = [path.stat() for path in (weights, Path(spec.adapter))]
+        for path in (weights, adapter):
+            with path.open("rb", buffering=0) as file:
+                found = os.fstat(file.fileno())
+                digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+                digest.update(os.pread(file.fileno(), END, max(0, found.st_size - END)))
     except OSError:
         return None
-    about = "".join(f"{file.st_size} {file.st_mtime_ns}\n" for file in files)
-    name = hashlib.sha256(f"{about}{IQ4_NL}".encode()).hexdigest()[:16]
-    return weights.parent / FOLDER / f"{weights.stem}-{name}.gguf"
+    return weights.parent / FOLDER / f"{_stem(weights, adapter)}-{digest.hexdigest()[:16]}.gguf"
+
+
+def _stem(weights: Path, adapter: Path | None = None) -> str:
+    return f"{weights.stem}+{adapter.stem if adapter else ''}"
+
+
+def _made(folder: Path, stem: str) -> Iterator[Path]:
+    """Merged files whose names begin so, without those that are being written."""
+    try:
+        every = list(folder.iterdir())
+    except OSError:
+        return
+    for path in every:
+        ends = MARK.search(path.name)
+        if ends is None or ends.end() < len(path.name) or not path.name.startswith(stem):
+            continue
+        if not stem.endswith("+") and path.name[: ends.start()] != stem:
+            continue
+        if ends["process"] is None or not Path(f"/proc/{ends['process']}").exists():
+            yield path

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from edged.engines import registry
 from edged.models import catalog
 from edged.models.catalog import FileSpec, ModelFile, Source
 from edged.models.pull.archives import Archive, Journal, append_member, locate
@@ -109,7 +110,7 @@ async def verify(model: ModelFile, *, progress: Report) -> list[str]:
 
 
 async def remove(model: ModelFile, *, progress: Report) -> int:
-    """Deletes a pulled model and everything left of interrupted pulls; returns the bytes that were freed.
+    """Deletes a pulled model, what was made of it and everything left of interrupted pulls; returns the freed bytes.
 
     Raises:
         PullFailed: the file is the user's own, or cannot be deleted.
@@ -122,8 +123,11 @@ async def remove(model: ModelFile, *, progress: Report) -> int:
     meter = _Meter(model.path.name, model.bytes, progress)
     try:
         async with exclusive(_lock(model), lambda: meter.say("a pull of it is running; waiting for that")):
+            kind = registry.by_suffix(model.path.suffix)
             for spec in model.files:
-                for path in (model.path.with_name(spec.name), *_leftovers(model.path.parent, spec)):
+                file = model.path.with_name(spec.name)
+                made = kind.made_from(file) if kind else []
+                for path in (file, *made, *_leftovers(model.path.parent, spec)):
                     if path.exists():
                         freed += path.stat().st_size
                         path.unlink()

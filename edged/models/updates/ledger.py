@@ -16,6 +16,8 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, structs
 
+from edged.engines import registry
+
 log = logging.getLogger("edged.models.updates")
 
 FILE_NAME = "models.json"
@@ -162,7 +164,9 @@ class Ledger:
 
 
 def forget_file(path: Path) -> bool:
-    """Remove a file that no name means; whether it is gone."""
+    """Remove a file that no name means, and what was made of it; whether it is gone."""
+    kind = registry.by_suffix(path.suffix)
     with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
+        for each in (path, *(kind.made_from(path) if kind else ())):
+            each.unlink(missing_ok=True)
     return not path.exists()

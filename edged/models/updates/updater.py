@@ -160,6 +160,10 @@ class Updater:
         if wanted:
             await self._bring_in(name)
 
+    def runs(self) -> bool:
+        """Whether an update runs."""
+        return self._running is not None
+
     async def stop(self) -> None:
         """End a running update; what has arrived is kept."""
         if self._running is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -54,6 +55,23 @@ async def test_damaged_digests_are_found_out_anew(tmp_path: Path, file: Path, da
 async def test_file_that_cannot_be_read_has_none(tmp_path: Path) -> None:
     assert await Digests(tmp_path).take(tmp_path / "none.gguf") is None
     assert not (tmp_path / FILE_NAME).exists()
+
+
+async def test_board_that_cannot_look_goes_on(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without memory for another process, or with a folder that is closed to this user: the next look may find it."""
+    digests = Digests(tmp_path)
+
+    async def none(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "create_subprocess_exec", none)
+        assert await digests.take(file) is None
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert digests.of(loop) is None
+    assert await digests.take(loop) is None
+    assert await digests.take(file) is not None
 
 
 async def test_cancelled_look_ends_its_child(tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from typing import Any, cast
+from unittest.mock import patch
 
+import msgspec
 import pytest
 
 from edged.agent.calibration import Calibration, Curve
@@ -16,7 +18,8 @@ from edged.agent.prompts import Prompts
 from edged.agent.router import Decision, Go, Reason
 from edged.config import Agent
 from edged.config.tools import Example, SqlTool
-from edged.errors import ContextExceeded
+from edged.errors import ContextExceeded, ToolFailed
+from edged.store.journal import Intent, Result, Step
 from edged.types import AnswerKind, Completion, Finding, Finish, Job, Message, PastTurn, Request, ToolCall
 
 EXAMPLES = (Example("open the north valve", {"valve": "north"}), Example("let water in", {"valve": "south"}))
@@ -188,6 +191,37 @@ async def test_plain_yes_to_the_question_makes_the_call(text: str, question: Mes
     for mine in (run(text, question), run(text, history=[PastTurn((Message("user", "water"), question))])):
         move = await deciding(Model((NORTH, 0.4)), IDENTITY).move(mine)
         assert isinstance(move, Decided if made else Answered)
+
+
+async def test_plain_yes_is_not_looked_at_a_second_time() -> None:
+    """A surer decision with examples in sight would be another call than the one that was agreed to."""
+    model = Model((NORTH, 0.4), (SOUTH, 0.9))
+    move = await deciding(model, IDENTITY).move(run("ja", QUESTION))
+    assert move == Decided((ToolCall("set_valve", {"valve": "north"}),), math.log(0.4))
+    assert len(model.prompts) == 1
+
+
+async def test_call_that_is_not_made_is_told_behind_those_that_were() -> None:
+    """Else who reads "that is not done" takes the first for not done, too."""
+    step = Step(0, Intent(ToolCall("set_valve", {"valve": "north"}), None), Result({}, True))
+    mine = run(steps=[step])
+    await mine._replay()
+    with patch.dict(TOOLS, set_valve=msgspec.structs.replace(VALVE, say="Valve {valve} is open.")):
+        answered = mine.clock_unset()
+    assert answered.text.startswith("Valve north is open. That is not done: ")
+    assert answered.kind is None  # the reply says `acted`
+
+
+async def test_shape_holds_no_sentence_that_nothing_can_be_done() -> None:
+    """What is answered instead would not be what the client takes apart."""
+    mine = run()
+    mine.request = msgspec.structs.replace(mine.request, response_schema={"type": "object"})
+    shaped = Run(
+        "r", mine.agent, mine.request, toolbox=cast("Any", Tools()), journal=cast("Any", None), history=(), steps=(),
+        stream=None,
+    )  # fmt: skip
+    with pytest.raises(ToolFailed, match="some water, please"):
+        await deciding(Model(("unable()", 0.9)), IDENTITY).move(shaped)
 
 
 async def test_choice_not_to_call_has_a_confidence_too() -> None:
