@@ -45,6 +45,17 @@ def age_s() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - began_ticks() / os.sysconf("SC_CLK_TCK")
 
 
+def exists(pid: int) -> bool:
+    """Whether there is a process of that number, whoever's it is."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def parent_of(pid: int) -> int:
     """The parent's number. OSError: there is no such process, or the unit's ProtectProc= hides it."""
     return int(_stat(str(pid))[1])

@@ -150,8 +150,8 @@ class Toolbox:
         wrong = await check.problem({**values.schema(tool.parameters), "additionalProperties": False}, call.arguments)
         if wrong:
             raise BadRequest(f"arguments: {wrong}")
-        call = await self.world.exactly(tool, call)
         try:
+            call = await self._exactly(tool, call, rid if named else None)
             if named and (done := await self._done_by_hand(call, rid)) is not None:
                 return done.result
             return await self.call(call, rid, 0, intent_of(call))
@@ -204,6 +204,16 @@ class Toolbox:
         """Raises ToolFailed where a tool is left out."""
         if name in self._left_out:
             raise ToolFailed(self._left_out[name])
+
+    async def _exactly(self, tool: Tool, call: ToolCall, rid: str | None) -> ToolCall:
+        """A call with its values as the rows have them. Raises as World.exactly, but not where the call was made before,
+        which may be why a row is gone. rid: it may have been made under; None: it was not."""
+        try:
+            return await self.world.exactly(tool, call)
+        except (BadRequest, ToolFailed):
+            if rid is None or await self._done_by_hand(call, rid) is None:
+                raise
+            return call
 
     async def _done_by_hand(self, call: ToolCall, rid: str) -> Done | None:
         """What was done under the name of a call; None: nothing. Raises OtherCall: it was another call."""

@@ -15,7 +15,7 @@ from tests.support import cloud as clouds
 from tests.support.cli import edged
 from tests.support.cloud import ScriptedCloud
 from tests.support.cloud_daemon import ask, upstream
-from tests.support.daemon import Daemon, entry
+from tests.support.daemon import Daemon, Wired, entry
 
 BOAT = 'parameters.boat = { values_sql = "SELECT name FROM boats ORDER BY name", database = "harbour" }'
 HARBOUR = f"""
@@ -159,6 +159,29 @@ async def test_call_by_hand_takes_the_row_alone(tmp_path: Path) -> None:
         assert wrong.code == 65
         assert "boat: 'moewe' is none of the 4 values there are" in wrong.err
         assert daemon.rows("diary") == [("fetch Möwe",)]
+
+
+SINK = """
+[databases.harbour]
+mode = "rw"
+[tools.sink]
+description = "Take a boat off the list."
+database = "harbour"
+sql = "DELETE FROM boats WHERE name = :boat"
+effect = "write"
+parameters.boat = { values_sql = "SELECT name FROM boats", database = "harbour" }
+"""
+
+
+async def test_call_by_hand_that_took_its_own_row_away_is_made_once(tmp_path: Path) -> None:
+    """Who has not heard its result and asks again gets that, as of any other call."""
+    async with Harbour(tmp_path, SINK) as daemon, Wired(daemon.socket) as client:
+        sink = {"name": "sink", "arguments": {"boat": "Möwe"}, "id": "1"}
+        first = await client.call(1, "tools.call", sink)
+        assert first[0] is None
+        assert await client.call(2, "tools.call", sink) == first
+        error, _ = await client.call(3, "tools.call", {**sink, "id": "2"})
+        assert "'Möwe' is none of the 3 values" in str(error)
 
 
 async def test_resumed_run_does_what_it_had_decided(tmp_path: Path) -> None:

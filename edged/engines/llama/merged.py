@@ -20,10 +20,11 @@ import msgspec
 
 from edged.engines.kind import Preparation
 from edged.engines.llama import gguf
+from edged.host import process
 from edged.types import ModelSpec
 
 FOLDER = "merged"
-MARK = re.compile(r"-[0-9a-f]{16}\.gguf(?:\.part(?P<process>\d+))?")  # the end of a name, after both files' names
+MARK = re.compile(r"-[0-9a-f]{16}\.gguf(?:\.part(?P<process>\d{1,9}))?")  # the end of a name, after both files' names
 # Bytes of a file's end that are looked at: images give all their files one time, and an adapter that was trained anew
 # has the size of the one before.
 END = 4096
@@ -108,5 +109,5 @@ def _made(folder: Path, stem: str) -> Iterator[Path]:
             continue
         if not stem.endswith("+") and path.name[: ends.start()] != stem:
             continue
-        if ends["process"] is None or not Path(f"/proc/{ends['process']}").exists():
+        if ends["process"] is None or not process.exists(int(ends["process"])):
             yield path
