@@ -206,8 +206,8 @@ class Toolbox:
             raise ToolFailed(self._left_out[name])
 
     async def _exactly(self, tool: Tool, call: ToolCall, rid: str | None) -> ToolCall:
-        """A call with its values as the rows have them. Raises as World.exactly, but not where the call was made before,
-        which may be why a row is gone. rid: it may have been made under; None: it was not."""
+        """A call with its values as the rows have them. Raises as World.exactly, but not where the call was made before
+        under this rid, which may be why a row is gone. rid: None where it was not."""
         try:
             return await self.world.exactly(tool, call)
         except (BadRequest, ToolFailed):
