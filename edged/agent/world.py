@@ -65,6 +65,14 @@ class Values:
                 found[listed.tool] = found.get(listed.tool, frozenset()) | {listed.parameter}
         return found
 
+    def secrets(self) -> tuple[JSON, ...]:
+        """Rows of lists that no upstream may see: an earlier answer of edged's, or its client, may tell some."""
+        hidden, rows = self.private(), dict[JSON, None]()
+        for listed in self._listed:
+            if listed.column is not None and listed.parameter in hidden.get(listed.tool, ()):
+                rows.update(dict.fromkeys(listed.column.values.values))
+        return tuple(rows)
+
     def _is_private(self, listed: Listed) -> bool:
         names = self._tools[listed.tool].private
         if isinstance(names, bool):

@@ -260,6 +260,22 @@ def cloudy(folder: Path, cloud: ScriptedCloud, private: str = "") -> Daemon:
     return Harbour(folder, f"{more}{upstream('far', cloud)}{agent}")
 
 
+async def test_rows_that_edged_itself_has_told_stay_on_the_board(tmp_path: Path, cloud: ScriptedCloud) -> None:
+    """It asks about calls with the rows that are meant; what the upstream hears of it later is a placeholder, and works
+    as one."""
+    cloud.will(clouds.calls(("fetch", {"boat": "[PRIVATE_1]"})), clouds.text("It comes."))
+    question = "Do you want me to do this: Have a boat brought to the quay (boat: Sea Star II)?"
+    said = [("user", "the second star"), ("assistant", question), ("user", "yes")]
+    async with cloudy(tmp_path, cloud, "boat") as daemon, Wired(daemon.socket) as client:
+        messages = [{"role": role, "content": content} for role, content in said]
+        error, reply = await client.call(1, "agent.ask", {"messages": messages})
+        assert (error, reply["output"]) == (None, "It comes.")
+        assert daemon.rows("diary") == [("fetch Sea Star II",)]
+    heard = json.dumps([chat.body for chat in cloud.chats], ensure_ascii=False)
+    assert "(boat: [PRIVATE_1])?" in heard
+    assert not any(boat in heard for boat in BOATS)
+
+
 async def test_cloud_is_told_the_values_and_its_spelling_is_made_good(tmp_path: Path, cloud: ScriptedCloud) -> None:
     """They stand beside the question: tools and their descriptions stay what an upstream has cached."""
     cloud.will(clouds.calls(("fetch", {"boat": "Moewe"})), clouds.text("It comes."))

@@ -125,7 +125,7 @@ class CloudDecider(Decider):
         earlier = [message for turn in run.history if not turn.private for message in turn.messages]
         if run.stream:
             run.stream.begin()
-        masking = Masking(values.masked(self._configured), detects=run.agent.mask)
+        masking = Masking(values.masked(self._configured), detects=run.agent.mask, secrets=values.secrets())
         told = values.told(said(run.history, run.request.messages), leaves=True) if acting else ""
         system = (Message("system", run.agent.system),) if run.agent.system else ()
         chat = await asyncio.to_thread(  # a long conversation takes a while to look through

@@ -6,6 +6,7 @@ Pure.
 | the agent's system text, tools' names and descriptions, schemas | the operator's own words: as they are |
 | values a private parameter may have (`enum`, `const`, `default`, `examples`) | placeholders |
 | a client's messages, earlier turns, stop strings | placeholders for what is found in them, and for private values |
+| rows that a private parameter may have (`values_sql`) | likewise, wherever they stand |
 | arguments and results of calls | those under a private name are placeholders, the rest is text like any other |
 | a tool that is private as a whole | is not offered; nothing of what its calls were given or gave leaves |
 | a tool that the configuration has no more | likewise: what was private is not known any more |
@@ -41,10 +42,12 @@ class Masking:
     Args:
         tools: all that are configured.
         detects: the agent's `mask`.
+        secrets: values that are private wherever they stand in a message.
     """
 
-    def __init__(self, tools: Mapping[str, Tool], *, detects: bool = True) -> None:
+    def __init__(self, tools: Mapping[str, Tool], *, detects: bool = True, secrets: Sequence[JSON] = ()) -> None:
         self._tools = tools
+        self._secrets = [(str(value), value) for value in secrets]
         self.vault = Vault(detects=detects)
 
     def mask(self, chat: Chat, system: Sequence[Message] = (), corrections: Sequence[Message] = ()) -> Chat:
@@ -85,6 +88,9 @@ class Masking:
         """ours: results are errors that edged itself has worded."""
         made: deque[str] = deque()
         for message in messages:
+            for text, value in self._secrets:
+                if text in message.content:
+                    self.vault.hide(value)
             if ours and message.role != "assistant" and len(message.content) > check.MAX_PROBLEM:
                 # the error was cut, and half a value at its end would not be known for one
                 message = Message(message.role, write_json({"error": CUT}) if message.role == "tool" else CUT)
