@@ -260,11 +260,21 @@ class Run:
 
     def asked(self, calls: tuple[ToolCall, ...]) -> Answered:
         """The answer where a model is not sure enough of calls that nobody else can decide: whether to make them."""
-        return msgspec.structs.replace(self._say(self._own.asking(calls, self._records)), kind=AnswerKind.ASKED)
+        try:
+            text = self._own.asking(tuple(map(self._dated, calls)), self._records)
+        except ClockUnset:  # a yes could not have them made
+            return self.clock_unset()
+        return msgspec.structs.replace(self._say(text), kind=AnswerKind.ASKED)
 
     def is_confirmed(self, calls: tuple[ToolCall, ...]) -> bool:
         """Whether edged has just asked about these very calls, and the answer is a plain yes."""
-        return self._own.is_confirmed(calls, self.history)
+        try:
+            return self._own.is_confirmed(tuple(map(self._dated, calls)), self.history)
+        except ClockUnset:
+            return False
+
+    def _dated(self, call: ToolCall) -> ToolCall:
+        return ToolCall(call.name, times.dated(call.arguments, self.absolute(call).arguments))
 
     def _say(self, text: str) -> Answered:
         if self.stream:

@@ -218,6 +218,23 @@ def resolved(schema: dict[str, JSON], arguments: dict[str, JSON], moment: Moment
     return made
 
 
+def dated(said: dict[str, JSON], made: dict[str, JSON]) -> dict[str, JSON]:
+    """Arguments as somebody is asked about them: with days of the calendar, for "tomorrow" is another one after
+    midnight. What counts from now does so from the answer, and a duration is plainest as it was said.
+
+    Args:
+        made: the same, resolved.
+    """
+    return {
+        name: made[name] if isinstance(value, str) and not value.startswith("now") and _is_dated(made[name]) else value
+        for name, value in said.items()
+    }
+
+
+def _is_dated(value: JSON) -> bool:
+    return isinstance(value, str) and re.match(DATE, value, re.ASCII) is not None
+
+
 def problem(schema: dict[str, JSON], arguments: dict[str, JSON]) -> str | None:
     """The first argument that is no time of its format, in words for the model; None: there is none."""
     properties = schema.get("properties", {})

@@ -115,7 +115,7 @@ def _checked(value: object) -> JSON:
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         raise ToolFailed(f"a value is {value}, which is no number of JSON")
     if isinstance(value, str) and len(value) > LONGEST:
-        raise ToolFailed(f"a value has {len(value)} characters ({value[:40]!r}...); at most {LONGEST} are taken")
+        raise ToolFailed(f"a value has {len(value)} characters; at most {LONGEST} are taken")
     return value
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edged.daemon.assembly import _single
 from edged.errors import ModelUnavailable, NoMemory
 from edged.host import malloc, memory
 from edged.residency.governor import Governor
@@ -253,6 +254,7 @@ async def test_context_is_shortened_only_where_that_is_allowed(monkeypatch: pyte
         with pytest.raises(NoMemory, match="what would fit: a context of 1280 tokens"):
             await board.use("n")
         assert list(board.resident) == ["m"]
+        assert _single(board.governor)["m"].context == 4096  # what it is loaded with when its file is made anew
 
 
 async def test_better_variant_comes_back_with_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import UTC, datetime
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -16,6 +17,7 @@ from edged.agent.minds.base import Resources
 from edged.agent.minds.local import LocalDecider
 from edged.agent.prompts import Prompts
 from edged.agent.router import Decision, Go, Reason
+from edged.agent.times import Moment
 from edged.config import Agent
 from edged.config.tools import Example, SqlTool
 from edged.errors import ContextExceeded, ToolFailed
@@ -191,6 +193,32 @@ async def test_plain_yes_to_the_question_makes_the_call(text: str, question: Mes
     for mine in (run(text, question), run(text, history=[PastTurn((Message("user", "water"), question))])):
         move = await deciding(Model((NORTH, 0.4)), IDENTITY).move(mine)
         assert isinstance(move, Decided if made else Answered)
+
+
+ALARM = SqlTool(
+    description="Set the alarm.", database="d", sql="SELECT :at", effect="write",
+    parameters={"at": {"type": "string", "format": "date-time"}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "asked", "made_later"),
+    [("tomorrow 07:00", "2030-03-31T07:00:00+00:00", False), ("now+20m", "now+20m", True)],
+)
+async def test_question_names_the_day_and_a_yes_is_to_that_day(said: str, asked: str, made_later: bool) -> None:
+    """After midnight "tomorrow" is another day than the one that was agreed to: edged asks again."""
+    evening, night = (Moment(datetime(2030, 3, day, 12, 0, tzinfo=UTC), UTC, "UTC") for day in (30, 31))
+    with patch.dict(TOOLS, set_valve=ALARM):
+        model = Model((f'set_valve(at="{said}")', 0.4))
+        move = await deciding(model, IDENTITY).move(run(moment=evening))
+        assert isinstance(move, Answered)
+        assert move.text == f"Do you want me to do this: Set the alarm (at: {asked})?"
+        for moment, made in ((evening, True), (night, made_later)):
+            again = run("yes", Message("assistant", move.text), moment=moment)
+            assert isinstance(await deciding(model, IDENTITY).move(again), Decided) is made
+        unset = await deciding(model, IDENTITY).move(run())
+        assert isinstance(unset, Answered)
+        assert unset.kind is AnswerKind.UNABLE
 
 
 async def test_plain_yes_is_not_looked_at_a_second_time() -> None:
