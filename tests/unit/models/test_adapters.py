@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 from edged.agent.calibration import Calibration, Curve
 from edged.agent.dialects.chat_template import Dialect
 from edged.config import Agent
+from edged.engines.llama.kind import LlamaKind
 from edged.errors import ConfigError
-from edged.models import adapters
+from edged.models import adapters, catalog
 from edged.models.calibrations import Calibrations
 from edged.models.examined import Examined
 from edged.types import ModelSpec
@@ -24,6 +26,7 @@ dialect = "compact"
 licence = "Apache-2.0"
 trained = "by hand"
 """
+MOST_BYTES = 20_000_000  # what a clone of the repository may cost for one
 ONE, OTHER = "1" * 64, "2" * 64
 
 
@@ -44,6 +47,19 @@ def test_manifest_that_says_something_else_is_named(tmp_path: Path, text: str, s
     (tmp_path / "small.toml").write_text(text)
     with pytest.raises(ConfigError, match=says):
         adapters.load(tmp_path)
+
+
+def test_shipped_adapters_are_what_is_said_of_them() -> None:
+    """Each belongs to weights of the catalog, and its file is the one that was measured."""
+    known = {entry.sha256 for entry in catalog.catalog().values()}
+    assert adapters.shipped()
+    for weights, path in adapters.shipped().items():
+        said, file = adapters.manifest(path), path.read_bytes()
+        assert said is not None
+        assert weights in known
+        assert (hashlib.sha256(file).hexdigest(), len(file)) == (said.sha256, said.bytes)
+        assert said.bytes <= MOST_BYTES
+        assert LlamaKind().dialect_of(path) == said.dialect
 
 
 def test_configuration_chooses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
