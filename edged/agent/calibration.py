@@ -20,6 +20,10 @@ from msgspec import Meta, Struct
 LEAST = 30
 # Of all calls that were looked at, the share that may have been wrong writes at or above the default line.
 WRONG_WRITES = 0.005
+# Of all decisions, the share that may be right writes below the default line. A small model that is wrong in every
+# tenth would otherwise ask back after every third request, and who is asked that often says yes without reading. With
+# as many wrong ones beside them about 15 % are asked about.
+HELD = 0.08
 # Scores closer to 0 or 1 say nothing more: sums of 32-bit log-probabilities are good for about so much.
 EDGE = 1e-6
 # How much the fit is drawn to the identity: like a single decision. It keeps a set in which all were right finite.
@@ -74,13 +78,14 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class Known(Struct, frozen=True):
     """A decision of which somebody knows whether it was right.
 
-    called: it calls something. wrong_write: it writes something that was not asked for.
+    called: it calls something. wrong_write: it writes something that was not asked for. writes: it writes something.
     """
 
     score: float
     right: bool
     called: bool = True
     wrong_write: bool = False
+    writes: bool = False
 
 
 def fit(known: Sequence[Known], before: Calibration | None = None) -> Calibration:
@@ -99,6 +104,8 @@ def fit(known: Sequence[Known], before: Calibration | None = None) -> Calibratio
         raise ValueError(f"a calibration takes {LEAST} calls, and there are {len(calls)}")
     curve = fitted([(each.score, each.right) for each in calls])
     line = default_line([(curve.probability(each.score), each.wrong_write) for each in calls])
+    writes = [curve.probability(each.score) for each in calls if each.writes and each.right]
+    line = min(line, bearable_line(writes, len(known)))
     if before is not None and before.auto > 0:
         line = max(line, curve.probability(before.calls.score(before.auto)))
     return Calibration(
@@ -138,6 +145,17 @@ def default_line(calls: Sequence[tuple[float, bool]]) -> float:
             above = next((p for p, _ in reversed(highest[:place]) if p > probability), 1.0)
             return (probability + above) / 2
     return 0.0
+
+
+def bearable_line(writes: Sequence[float], decisions: int) -> float:
+    """The greatest probability below which at most HELD of all decisions are right writes.
+
+    Args:
+        writes: probabilities of those that write what was asked for.
+        decisions: how many there are in all.
+    """
+    lowest, most = sorted(writes), int(HELD * decisions)
+    return lowest[most] if most < len(lowest) else 1.0
 
 
 def _features(score: float) -> tuple[float, float]:

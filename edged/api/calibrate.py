@@ -58,7 +58,7 @@ class Calibrate:
                 path = await self._calibrations.keep(name, made)
             except OSError as error:
                 raise Internal(f"the calibration cannot be kept: {error}") from None
-            sure = [(made.calls.probability(each.score), each) for each in known if each.called]
+            sure = [(made.calls.probability(each.score), each) for each in known if each.writes]
             return {
                 "agent": name,
                 "examples": len(expected),
@@ -106,6 +106,7 @@ class Calibrate:
             right=len(called) == 1 and not wrong,
             called=bool(called),
             wrong_write=any(self._tools[call.name].is_write for call in wrong),
+            writes=any(self._tools[call.name].is_write for call in called),
         )
 
     def _is(self, call: ToolCall, expected: ToolCall) -> bool:

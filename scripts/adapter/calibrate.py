@@ -36,6 +36,7 @@ def known(verdicts: Sequence[dict[str, Any]]) -> list[Known]:
             right=each["right"] if called(each) else each["good"],
             called=called(each),
             wrong_write=each["wrong_write"],
+            writes=each["writes"],
         )
         for each in verdicts
         if each["score"] is not None and not each["handed_over"] and each.get("outcome") != "asked"
@@ -100,8 +101,11 @@ def main() -> None:
         print(f"{said:11.3f}  {right:5.3f}  {count:5d}")
     mean, most = fair_error(pairs)
     print(f"error {error(pairs):.3f}; a calibrated model of this size: {mean:.3f}, 95 % below {most:.3f}")
-    held = sum(probability < made.auto for probability, _ in pairs)
-    print(f"auto = {made.auto:.3f}: {held} of {len(pairs)} calls are below it")
+    writes = [each for each in decisions if each.writes]
+    above = [each for each in writes if made.calls.probability(each.score) >= made.auto]
+    wrong = sum(each.wrong_write for each in above)
+    print(f"auto = {made.auto:.3f}: {len(writes) - len(above)} of {len(writes)} writes are below it")
+    print(f"above it {wrong} of {len(above)} are wrong")
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ async def _case(plant: dict[str, Any], case: dict[str, Any], folder: Path) -> Ve
         "plant": plant["name"],
         "text": case["text"],
         "calls": done,
+        "writes": any(plant["tools"][name]["effect"] == "write" for name, _ in done),
         "gold": case.get("calls", []),
         "said": text,
         "status": reply["status"],

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from edged.agent import calibration
-from edged.agent.calibration import Curve, Known, default_line, fit, fitted
+from edged.agent.calibration import HELD, Curve, Known, default_line, fit, fitted
 
 TRUE = Curve(a=0.6, b=0.9, c=0.7)
 
@@ -112,3 +112,12 @@ def test_wrong_writes_above_the_line_are_few_on_other_decisions() -> None:
     fresh = drawn(4000, seed=5)
     above = [right for score, right in fresh if made.calls.probability(score) >= made.auto]
     assert sum(not right for right in above) / len(fresh) <= 2 * calibration.WRONG_WRITES
+
+
+def test_default_line_holds_back_no_more_than_people_bear() -> None:
+    """Where a model is often wrong, and sure of it, wrong writes are left above the line."""
+    known = [Known(score, right, wrong_write=not right, writes=True) for score, right in drawn(400)]
+    reads = [Known(score, right) for score, right in drawn(400, seed=2)]
+    made = fit([*known, *reads])
+    below = sum(made.calls.probability(each.score) < made.auto for each in known if each.right)
+    assert 0.9 * HELD * 800 < below <= HELD * 800

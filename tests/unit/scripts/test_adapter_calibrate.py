@@ -28,8 +28,8 @@ trained = "by hand"
 
 def verdict(score: float | None, right: bool, **more: Any) -> dict[str, Any]:
     """As the bench writes it."""
-    base = {"score": score, "right": right, "good": right, "calls": [["a", {}]], "wrong_write": not right}
-    return {**base, "handed_over": False, **more}
+    base = {"score": score, "right": right, "good": right, "calls": [["a", {}]], "writes": True}
+    return {**base, "wrong_write": not right, "handed_over": False, **more}
 
 
 def dump(number: int) -> list[dict[str, Any]]:
