@@ -21,7 +21,7 @@ from edged.agent.router import Decision, Facts, Go, Reason
 from edged.agent.styles import ESCALATE
 from edged.agent.sureness import Sureness
 from edged.agent.times import ClockUnset
-from edged.agent.world import NotThere
+from edged.agent.world import NotThere, Values
 from edged.config import Agent
 from edged.errors import EdgedError, Internal, NoLink, NoMemory, OverBudget, ToolFailed
 from edged.store.journal import Journal
@@ -219,7 +219,7 @@ class Dispatcher:
             ],
             "call": {**calls[0], "confidence": sure.confidence, "score": sure.score} if calls else None,
             "calls": calls,
-            "masked": self._masked(request) if decision.may_leave else {},
+            "masked": await self._masked(request, agent, toolbox) if decision.may_leave else {},
         }
 
     async def _line(self, name: str, agent: Agent) -> dict[str, JSON] | None:
@@ -231,9 +231,10 @@ class Dispatcher:
         least = (calibration.auto if calibration else 0.0) if wanted == "auto" else wanted
         return {"least": least, "counts": "confidence" if calibration else "score"} if least else None
 
-    def _masked(self, request: Request) -> dict[str, JSON]:
+    async def _masked(self, request: Request, agent: Agent, toolbox: Toolbox) -> dict[str, JSON]:
         """How much of a request's own text would leave as placeholders, by their kinds."""
-        masking = Masking(self._resources.tools, detects=self._config.agents[request.agent].mask)
+        values = await Values.of(toolbox, self._resources.tools_of(agent))
+        masking = Masking(self._resources.tools, detects=agent.mask, secrets=values.secrets())
         masking.mask(Chat(key="", messages=request.messages, max_tokens=None))
         return dict(masking.vault.counts)
 

@@ -271,6 +271,8 @@ async def test_rows_that_edged_itself_has_told_stay_on_the_board(tmp_path: Path,
         error, reply = await client.call(1, "agent.ask", {"messages": messages})
         assert (error, reply["output"]) == (None, "It comes.")
         assert daemon.rows("diary") == [("fetch Sea Star II",)]
+        error, told = await client.call(2, "route.explain", {"input": "Sea Star III, or Moewe?"})
+        assert (error, told["masked"]) == (None, {"PRIVATE": 1})
     heard = json.dumps([chat.body for chat in cloud.chats], ensure_ascii=False)
     assert "(boat: [PRIVATE_1])?" in heard
     assert not any(boat in heard for boat in BOATS)

@@ -16,6 +16,7 @@ Pure.
 from __future__ import annotations
 
 import json
+import re
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -89,7 +90,7 @@ class Masking:
         made: deque[str] = deque()
         for message in messages:
             for text, value in self._secrets:
-                if text in message.content:
+                if text in message.content and re.search(rf"(?<!\w){re.escape(text)}(?!\w)", message.content):
                     self.vault.hide(value)
             if ours and message.role != "assistant" and len(message.content) > check.MAX_PROBLEM:
                 # the error was cut, and half a value at its end would not be known for one
