@@ -1,6 +1,6 @@
 """Weights with a low-rank adapter merged into them: one file, in the format that the CPU multiplies fastest.
 
-    python -m edged.engines.llama.merge WEIGHTS.gguf ADAPTER.gguf OUT.gguf GGML_TYPE
+    python -m edged.engines.llama.merge WEIGHTS.gguf ADAPTER.gguf OUT.gguf GGML_TYPE|same
 
 Runs in a process of its own, at the lowest priority: it needs three times its largest matrix, and what it leaves in
 memory is given back with the process. ggml's own functions read and write the blocks, so every type that llama.cpp
@@ -31,6 +31,7 @@ F32, F16 = 0, 1
 DIALECT = "edged.adapter.dialect"  # of the adapter, kept in the file
 PR_SET_PDEATHSIG = 1  # prctl.h: it ends with the daemon
 NICEST = 19  # setpriority(2); the disk is asked with the priority that belongs to it
+SAME = "same"  # the matrices keep their types
 COPIED = 1 << 20  # bytes at a time of a matrix that stays as it is
 
 
@@ -88,16 +89,17 @@ def main(arguments: list[str]) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.nice(NICEST)
     try:
-        merge(Path(weights), Path(adapter), Path(out), kind=int(kind))
+        merge(Path(weights), Path(adapter), Path(out), kind=None if kind == SAME else int(kind))
     except (EdgedError, OSError) as error:
         sys.exit(error.message if isinstance(error, EdgedError) else str(error))
 
 
-def merge(weights: Path, adapter: Path, out: Path, *, kind: int) -> None:
+def merge(weights: Path, adapter: Path, out: Path, *, kind: int | None) -> None:
     """Write the weights with the adapter merged into them; `out` appears when it is whole.
 
     Args:
         kind: ggml_type of the matrices that the adapter changes, where their rows are whole blocks of it; the others
+            and, with None, all of them
             keep theirs.
 
     Raises:
@@ -111,7 +113,7 @@ def merge(weights: Path, adapter: Path, out: Path, *, kind: int) -> None:
     told = pairs.get("general.alignment")
     alignment = told if isinstance(told, int) and told > 0 else gguf.ALIGNMENT
     kinds = {
-        tensor.name: kind if blocks.fits(kind, tensor.dims[0]) else tensor.kind
+        tensor.name: kind if kind is not None and blocks.fits(kind, tensor.dims[0]) else tensor.kind
         for tensor in tensors
         if tensor.name in deltas.matrices
     }
