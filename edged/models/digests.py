@@ -82,9 +82,9 @@ class Digests:
                 await child.wait()
         if child.returncode != 0 or _identity(path) != before:
             return None
-        self._known[str(path)] = Digest(before, out.decode().strip())
-        await asyncio.to_thread(self._keep)
-        return self._known[str(path)].sha256
+        found = self._known[str(path)] = Digest(before, out.decode().strip())
+        await asyncio.to_thread(self._keep)  # which drops it where the file has changed once more
+        return found.sha256
 
     def _keep(self) -> None:
         """Those of files that are still there, replaced as a whole."""
