@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from edged.host import systemd
+from edged.host import child
 from edged.models import adapters
 from edged.models.examined import Identity, identity_of
 from edged.types import Event
@@ -64,32 +64,20 @@ class Digests:
         child."""
         before = _identity(path)
         try:
-            child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-I", "-c", CHILD, str(path)),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                env=systemd.child_environment(),
-            )
-        except OSError as error:  # no memory for another process, or no descriptors
+            ended = await child.run(sys.executable, "-I", "-c", CHILD, str(path))
+        except OSError as error:
             log.info("%s cannot be looked at: %s", path, error.strerror)
             return None
-        try:
-            out, _ = await child.communicate()
-        finally:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
-        if child.returncode != 0 or _identity(path) != before:
+        if ended.status != 0 or _identity(path) != before:
             return None
-        found = self._known[str(path)] = Digest(before, out.decode().strip())
+        found = self._known[str(path)] = Digest(before, ended.out.decode().strip())
         await asyncio.to_thread(self._keep)  # which drops it where the file has changed once more
         return found.sha256
 
     def _keep(self) -> None:
         """Those of files that are still there, replaced as a whole."""
         self._known = {path: known for path, known in self._known.items() if known.identity == _identity(Path(path))}
-        draft = self._path.with_suffix(".new")
+        draft = self._path.with_name(f"{FILE_NAME}.new")
         try:
             with open(draft, "wb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                 file.write(msgspec.json.encode(self._known))

@@ -15,7 +15,7 @@ from pathlib import Path
 from edged.engines import registry
 from edged.engines.kind import Preparation
 from edged.errors import EdgedError
-from edged.host import systemd
+from edged.host import child
 from edged.interfaces import Residents
 from edged.types import Event, ModelSpec
 
@@ -99,24 +99,12 @@ class Preparer:
 async def _run(wanted: Preparation) -> str:
     """What went wrong; empty: nothing. Cancelled, it ends the child."""
     try:
-        child = await asyncio.create_subprocess_exec(
-            *wanted.command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            env=systemd.child_environment(),
-        )
-    except OSError as error:  # no memory for another process, or no descriptors
+        ended = await child.run(*wanted.command)
+    except OSError as error:
         return f"no process could be started: {error.strerror}"
-    try:
-        _, said = await child.communicate()
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    if child.returncode == 0:
+    if ended.status == 0:
         return ""
-    return said.decode(errors="replace").strip().rpartition("\n")[2] or f"it ended with {child.returncode}"
+    return ended.errors.decode(errors="replace").strip().rpartition("\n")[2] or f"it ended with {ended.status}"
 
 
 def _existing(folder: Path) -> Path:

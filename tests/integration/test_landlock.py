@@ -13,6 +13,7 @@ import pytest
 from edged import config
 from edged.config import PythonTool
 from edged.errors import ToolFailed
+from edged.models import calibrations, digests
 from edged.models.updates import ledger
 from edged.tools.python import landlock
 from edged.tools.python.landlock import OwnFiles
@@ -250,7 +251,13 @@ async def test_all_that_a_daemon_keeps_in_its_folder_is_closed(tmp_path: Path) -
         names = {path.name for path in (tmp_path / "state").iterdir()}
         assert names >= {"edged.db", "edged.db-wal", "edged.lock"}
         assert [name for name in names if not landlock._is_hidden(tmp_path / "state" / name, own)] == []
-        assert {path.name for path in own.hidden} >= {"snapshots", ledger.FILE_NAME, "edged.sock"}
+        assert {path.name for path in own.hidden} >= {
+            "snapshots",
+            "edged.sock",
+            ledger.FILE_NAME,
+            digests.FILE_NAME,
+            calibrations.FOLDER,
+        }
 
 
 # -- with the daemon -----------------------------------------------------------------------------------------------

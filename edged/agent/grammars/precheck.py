@@ -21,7 +21,7 @@ from edged.agent.grammars.cost import MAX_MS, Looked, look
 from edged.agent.grammars.kept import Kept, kept
 from edged.engines.llama.limits import LIMITS
 from edged.errors import BadRequest, NoMemory
-from edged.host import systemd
+from edged.host import child
 from edged.types import JSON, ToolSpec
 
 KEPT = 256  # reasons remembered: clients send the same few schemas again and again
@@ -215,25 +215,13 @@ def _is_open(looked: Looked) -> bool:
 async def _tried(rules: Sequence[str]) -> list[str | None]:
     """`failure` of grammars, up to the first that is wrong, in a process that is ended where one takes too much."""
     try:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", CHILD, str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=systemd.child_environment(),
-        )
+        given = json.dumps(rules).encode()
+        ended = await child.run(sys.executable, "-c", CHILD, str(os.getpid()), given=given, within_s=CHILD_S)
+    except TimeoutError:  # an OSError, too
+        return [TOO_LONG]
     except OSError as error:
         raise NoMemory(f"a schema with a pattern cannot be tried: {error.strerror}") from None
-    try:
-        async with asyncio.timeout(CHILD_S):
-            out, _ = await process.communicate(json.dumps(rules).encode())
-    except TimeoutError:
-        return [TOO_LONG]
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    failures: list[str | None] = [json.loads(line) for line in out.splitlines()]
+    failures: list[str | None] = [json.loads(line) for line in ended.out.splitlines()]
     if len(failures) < len(rules):
-        failures.append(TOO_LONG if process.returncode in TOO_LONG_SIGNALS else TOO_LARGE)
+        failures.append(TOO_LONG if ended.status in TOO_LONG_SIGNALS else TOO_LARGE)
     return failures

@@ -29,7 +29,7 @@ from edged.daemon.checks.verdicts import Verdicts
 from edged.engines import registry
 from edged.engines.kind import ChatTemplate
 from edged.errors import ModelUnavailable
-from edged.host import memory, systemd
+from edged.host import child, memory
 from edged.models.examined import identity_of
 from edged.models.files import is_here, model_aliases
 from edged.types import JSON, ModelSpec
@@ -155,28 +155,15 @@ async def _in_child(script: Script, names: list[str]) -> tuple[dict[str, Verdict
     if available is not None and available < TAKES_BYTES:
         return {}, f"it takes {TAKES_BYTES >> 20} MiB, and {available >> 20} MiB are available"
     try:
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "edged.daemon.checks.rehearsal", str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=systemd.child_environment(),
-        )
+        command = (sys.executable, "-P", "-m", "edged.daemon.checks.rehearsal", str(os.getpid()))
+        code, out, errors = await child.run(*command, given=msgspec.json.encode(script), within_s=WITHIN_S)
+    except TimeoutError:  # an OSError, too
+        return {}, f"it took longer than {WITHIN_S:.0f} s"
     except OSError as error:
         return {}, f"no process can be started: {error.strerror}"
-    try:
-        async with asyncio.timeout(WITHIN_S):
-            out, errors = await child.communicate(msgspec.json.encode(script))
-    except TimeoutError:
-        return {}, f"it took longer than {WITHIN_S:.0f} s"
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
     made = dict(zip(names, (msgspec.json.decode(line, type=Verdict) for line in out.splitlines()), strict=False))
     if len(made) == len(names):
         return made, None
-    code = child.returncode or 0
     if -code in DEADLY:
         what = "takes too long" if -code == signal.SIGPROF else f"ends the process ({signal.Signals(-code).name})"
         return {**made, names[len(made)]: Verdict(f"trying it {what}")}, None

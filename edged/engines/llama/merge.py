@@ -28,7 +28,6 @@ from edged.engines.llama.gguf import Tensor
 from edged.errors import EdgedError, ModelUnavailable
 
 F32, F16 = 0, 1
-DIALECT = "edged.adapter.dialect"  # of the adapter, kept in the file
 PR_SET_PDEATHSIG = 1  # prctl.h: it ends with the daemon
 NICEST = 19  # setpriority(2); the disk is asked with the priority that belongs to it
 SAME = "same"  # the matrices keep their types
@@ -119,11 +118,10 @@ def merge(weights: Path, adapter: Path, out: Path, *, kind: int | None) -> None:
     }
     out.parent.mkdir(exist_ok=True)
     part = out.with_name(f"{out.name}.part{os.getpid()}")
-    said = {DIALECT: deltas.dialect} if deltas.dialect else {}
     with _whole_or_gone(part), weights.open("rb") as source, part.open("wb") as sink:
         begins = source.seek(0, os.SEEK_END) - (tensors[-1].offset + tensors[-1].size)
         sizes = [_size(tensor, kinds.get(tensor.name, tensor.kind)) for tensor in tensors]
-        sink.write(_header(weights, tensors, kinds, sizes, alignment, said))
+        sink.write(_header(weights, tensors, kinds, sizes, alignment))
         _pad(sink, alignment)
         for tensor, size in zip(tensors, sizes, strict=True):
             source.seek(begins + tensor.offset)
@@ -159,7 +157,7 @@ class _Deltas:
         alpha = pairs.get("adapter.lora.alpha")
         if not isinstance(alpha, float):
             raise ModelUnavailable(f"{path.name} is no low-rank adapter: it has no adapter.lora.alpha")
-        self._path, self._alpha, self.dialect = path, alpha, str(pairs.get(DIALECT, ""))
+        self._path, self._alpha = path, alpha
         self._begins = path.stat().st_size - (tensors[-1].offset + tensors[-1].size)
         self._tensors = {tensor.name: tensor for tensor in tensors}
         self.matrices = {name.removesuffix(".lora_a") for name in self._tensors if name.endswith(".lora_a")}
@@ -180,13 +178,9 @@ class _Deltas:
         return read.reshape(rows, width).astype(np.float32)
 
 
-def _header(
-    weights: Path, tensors: list[Tensor], kinds: dict[str, int], sizes: list[int], alignment: int, said: dict[str, str]
-) -> bytes:
+def _header(weights: Path, tensors: list[Tensor], kinds: dict[str, int], sizes: list[int], alignment: int) -> bytes:
     version, count, pairs = gguf.raw_pairs(weights)
-    made = [gguf.MAGIC, struct.pack("<IQQ", version, len(tensors), count + len(said)), pairs]
-    for key, text in said.items():
-        made += [_string(key), struct.pack("<I", gguf.STRING), _string(text)]
+    made = [gguf.MAGIC, struct.pack("<IQQ", version, len(tensors), count), pairs]
     offset = 0
     for tensor, size in zip(tensors, sizes, strict=True):
         made += [

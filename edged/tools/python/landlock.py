@@ -61,7 +61,7 @@ NONE = OwnFiles()  # tools may touch everything
 def own_files(settings: Config) -> OwnFiles:
     """What the tools of a configuration may not touch."""
     hidden = {settings.store_path, settings.state_dir / "edged.lock", settings.state_dir / "models.json"}
-    hidden |= {settings.state_dir / name for name in ("digests.json", "digests.new", "calibrations")}
+    hidden |= {settings.state_dir / name for name in ("digests.json", "calibrations")}
     sockets = {path for path in (settings.socket_path, *settings.http_listeners) if isinstance(path, Path)}
     hidden |= {settings.snapshots_dir, *sockets, *map(Path, settings.secret_files)}
     if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):

@@ -33,8 +33,8 @@ class Column(Struct, frozen=True):
     names: frozenset[str]
 
 
-class Kept(Struct, frozen=True):
-    """A column, and what it was read from: a connection, and the state of its database."""
+class Read(Struct, frozen=True):
+    """A column that was read, and from what: a connection, and the state of its database."""
 
     column: Column
     reader: apsw.Connection
@@ -47,7 +47,7 @@ class Columns(SqlDatabase):
 
     def __init__(self, name: str, config: Database) -> None:
         super().__init__(name, Database(path=config.path, mode="ro"))
-        self._kept: dict[str, Kept] = {}
+        self._kept: dict[str, Read] = {}
 
     async def column(self, sql: str) -> Column:
         """What a statement reads now.
@@ -81,7 +81,7 @@ class Columns(SqlDatabase):
         if functions & UNSTEADY:
             self._kept.pop(sql, None)
         else:
-            self._kept[sql] = Kept(column, reader, version)
+            self._kept[sql] = Read(column, reader, version)
         return column
 
     def _values_of(self, reader: apsw.Connection, sql: str) -> Column:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edged.config import Config, Model, Node
+from edged.host import process
 from edged.models import adapters
 from edged.models.digests import FILE_NAME, Digests, Hasher
 from edged.models.files import adapter_of, hang_on_digests, model_aliases
@@ -74,17 +75,33 @@ async def test_board_that_cannot_look_goes_on(tmp_path: Path, file: Path, monkey
     assert await digests.take(file) is not None
 
 
+async def test_file_that_changes_while_its_digest_is_kept_is_looked_at_again(
+    tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found is told of the file that was read; nothing is known of the one that is there now."""
+    digests = Digests(tmp_path)
+    keep = digests._keep
+
+    def changing() -> None:
+        file.write_bytes(b"other weights")
+        keep()
+
+    monkeypatch.setattr(digests, "_keep", changing)
+    assert await digests.take(file) == SHA256
+    assert digests.of(file) is None
+
+
 async def test_cancelled_look_ends_its_child(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "endless")  # nobody ever writes into it
+    before = set(process.children())  # of whatever else ran in this process
     looking = asyncio.create_task(Digests(tmp_path).take(tmp_path / "endless"))
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
     async with asyncio.timeout(20):
-        while not children.read_text(encoding="ascii").split():
+        while not (begun := set(process.children()) - before):
             await asyncio.sleep(0.01)
         looking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await looking
-        assert not children.read_text(encoding="ascii").split()
+    assert begun.isdisjoint(process.children())
 
 
 def settings(tmp_path: Path, file: Path, **more: object) -> Config:
