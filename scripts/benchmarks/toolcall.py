@@ -1,10 +1,12 @@
 """A tool call from question to answer, warm, against llama.cpp's server with the same JSON Schema and its prompt cache.
 
-The peer is asked in two ways, each from slots of its own that hold the prefix:
+The peer is asked in three ways, each from slots of its own that hold the prefix:
 
-* the same prompt: the very bytes edged computes, its tools' examples included, sent to `/completion` up to where the
-  JSON of the call begins;
-* response_format: a chat completion with system text and tools, as a client without edged would ask (no examples).
+* the same prompt: the prompt of a model that no adapter has taught, its tools' examples included, sent to `/completion`
+  up to where the JSON of the call begins;
+* response_format: a chat completion with system text and tools, as a client without edged would ask (no examples);
+* our weights, prompt and grammar (`own_way`): a second server with what edged itself uses. It is not what anybody has
+  who does not use edged; it shows what all around the decision costs.
 
 The peer returns the call's JSON; edged has accepted the request durably, written the journal, run the tool in SQLite
 and settled the answer by then. Its calls are counted with the marks around them, which the peer need not write. Blocks
@@ -17,13 +19,13 @@ import queue
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-from benchmarks import board, peers, workload
+from benchmarks import board, own_way, peers, workload
 from benchmarks.calls import at_once
 from benchmarks.figures import Ratio, p95, ratio_of_means, row
 from benchmarks.peers import Peer, Settings
@@ -35,7 +37,7 @@ CLIENTS = {1: 10, 4: 30}  # clients at once: requests of a block. A block of man
 OPENINGS = ("", "Please: ", "Now: ", "Hey! ", "OK, next. ", "Do this: ", "Well, ", "One more: ")
 MAX_TOKENS = 128  # of a call: four times what the longest one needs
 REACH = 1 / 3
-WAYS = 2  # in which the peer is asked
+WAYS = 2  # in which the first peer is asked
 GREEDY = {"temperature": 0, "samplers": ["temperature"], "cache_prompt": True}  # no sampler but the likeliest token
 
 
@@ -61,23 +63,26 @@ def run(*, rounds: int = 3, peer_bin: Path | None = None) -> Result:
     with tempfile.TemporaryDirectory(prefix="edged-bench-") as name:
         folder = Path(name)
         workload.write_config(folder, board.models_dir(), board.SOURCE, board.CONTEXT)
-        prompting = board.Prompting(folder)
+        prompting, own, merged = board.Prompting(folder), own_way.Prompting(folder), own_way.weights()
         with board.daemon(folder):
             for clients, block in CLIENTS.items():
                 settings = Settings(
                     model=board.model(), slots=clients * WAYS, context=board.CONTEXT, threads=board.threads()
                 )
-                with peers.serving(program, settings, folder) as peer:
-                    rows += _compare(folder, peer, prompting, clients, block, rounds)
+                taught = replace(settings, model=merged, slots=clients)
+                with peers.serving(program, settings, folder) as peer, peers.serving(program, taught, folder) as second:
+                    sides = {
+                        "edged": [_edged(folder) for _ in range(clients)],
+                        "the same prompt": [_same_prompt(peer, prompting, slot) for slot in range(clients)],
+                        "response_format": [_response_format(peer, prompting, clients + i) for i in range(clients)],
+                        "our weights, prompt and grammar": [_own_way(second, own, slot) for slot in range(clients)],
+                    }
+                    rows += _compare(sides, clients, block, rounds)
     return Result(rows, {"peers": peers.about(program), "model": board.MODEL, "threads": board.threads()})
 
 
-def _compare(folder: Path, peer: Peer, prompting: board.Prompting, clients: int, block: int, rounds: int) -> list[Row]:
-    sides = [
-        [_edged(folder) for _ in range(clients)],
-        [_same_prompt(peer, prompting, slot) for slot in range(clients)],
-        [_response_format(peer, prompting, clients + slot) for slot in range(clients)],
-    ]
+def _compare(named: dict[str, list[Ask]], clients: int, block: int, rounds: int) -> list[Row]:
+    sides = list(named.values())
     many = f"{clients} client{'s' if clients > 1 else ''}"
     say(f"{many}: warming up")
     for asks in sides:
@@ -91,11 +96,9 @@ def _compare(folder: Path, peer: Peer, prompting: board.Prompting, clients: int,
         for start in range(0, len(asked), block):
             for taken, asks in zip(answers, sides, strict=True):
                 taken.append(_block(asks, asked[start : start + block]))
-    ours, same_prompt, response_format = answers
-    return [
-        *_rows(f"{many}, the same prompt", ours, same_prompt),
-        *_rows(f"{many}, response_format", ours, response_format),
-    ]
+    ours, *theirs = answers
+    _, *ways = named
+    return [row for way, their in zip(ways, theirs, strict=True) for row in _rows(f"{many}, {way}", ours, their)]
 
 
 def _rows(against: str, ours: list[list[Answer]], theirs: list[list[Answer]]) -> list[Row]:
@@ -164,7 +167,7 @@ def _same_prompt(peer: Peer, prompting: board.Prompting, slot: int) -> Ask:
         body = completion(prompting.prompt(text), schema) | {"id_slot": slot}
         began = time.perf_counter()
         done = connection.post("/completion", body)
-        return _answer(began, done["content"], wanted, done["timings"])
+        return _answer(began, parsed(done["content"]), wanted, done["timings"])
 
     return ask
 
@@ -182,16 +185,28 @@ def _response_format(peer: Peer, prompting: board.Prompting, slot: int) -> Ask:
         }
         began = time.perf_counter()
         done = connection.post("/v1/chat/completions", body)
-        return _answer(began, done["choices"][0]["message"]["content"], wanted, done["timings"])
+        return _answer(began, parsed(done["choices"][0]["message"]["content"]), wanted, done["timings"])
 
     return ask
 
 
-def _answer(began: float, content: str, wanted: Call, timings: dict[str, Any]) -> Answer:
+def _own_way(peer: Peer, prompting: own_way.Prompting, slot: int) -> Ask:
+    connection = peer.connect()
+
+    def ask(text: str, wanted: Call) -> Answer:
+        body = {"prompt": prompting.prompt(text), "grammar": prompting.grammar, "n_predict": MAX_TOKENS}
+        began = time.perf_counter()
+        done = connection.post("/completion", {**body, **GREEDY, "id_slot": slot})
+        return _answer(began, own_way.call(done["content"]), wanted, done["timings"])
+
+    return ask
+
+
+def _answer(began: float, made: Call | None, wanted: Call, timings: dict[str, Any]) -> Answer:
     """Of llama.cpp's server. Each token is a step there."""
     ms = (time.perf_counter() - began) * 1000
     tokens, cached = timings["predicted_n"], timings["cache_n"]
-    return Answer(ms, same(parsed(content), wanted), tokens, cached + timings["prompt_n"], cached, tokens)
+    return Answer(ms, same(made, wanted), tokens, cached + timings["prompt_n"], cached, tokens)
 
 
 def completion(prompt: str, schema: dict[str, Any]) -> dict[str, Any]:
