@@ -13,15 +13,16 @@ from edged.agent.answers import Wrong
 from edged.agent.dialects import Dialects
 from edged.agent.dialects.chat_template import Dialect
 from edged.agent.grammars import grammar
-from edged.completions import request, results, shapes, taught
+from edged.completions import heads, request, results, shapes, taught
 from edged.completions.calls import CallPiece, CallReader, WrittenCall
+from edged.completions.heads import Heads
 from edged.completions.output import Output, Spoken, WaitingLogprobs
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall, OnThought, ToolChoice, model_answer
 from edged.completions.shapes import Shapes
 from edged.config import Model
 from edged.errors import ToolFailed
 from edged.interfaces import Engine, OnPiece
-from edged.types import Completion, Finish, Job, Message, Segment, TokenLogprob, ToolSpec
+from edged.types import Completion, Finish, Job, Message, Reuse, Segment, TokenLogprob, ToolSpec
 from edged.wire import new_rid
 
 
@@ -30,6 +31,7 @@ class Local:
 
     def __init__(self, engine: Engine, models: dict[str, Model], dialects: Dialects) -> None:
         self._engine, self._models, self._dialects = engine, models, dialects
+        self._heads = {name: Heads() for name, model in models.items() if model.reuse is Reuse.EXACT}
 
     async def complete(
         self, ask: ModelAsk, on_piece: OnPiece | None, on_call: OnCall | None, on_thought: OnThought | None = None
@@ -40,6 +42,8 @@ class Local:
             None where all that was made are calls whose results are there already: the model has nothing to add. Small
             ones go on like that for ever; without the tools in sight they word an answer.
         """
+        if ask.model in self._heads:
+            ask = structs.replace(ask, placed=self._heads[ask.model].placed(heads.movable(ask.messages)))
         fitted = await shapes.fitted(ask)
         dialect = await self._dialects.of_model(ask.model)
         if taught.speaks(dialect, ask):
@@ -168,7 +172,8 @@ class _Work:
     def _prompt(self) -> tuple[tuple[Segment, ...], tuple[Segment, ...]]:
         """(prefix, turn). What comes before the dialogue's first words is the same every time with the same system text
         and tools."""
-        segments = self.dialect.render(results.marked(self.ask.messages), self._tools, generate=True)
+        shown = heads.shown(self.ask.messages, self.ask.placed)
+        segments = self.dialect.render(results.marked(shown), self._tools, generate=True)
         systems = 0
         for message in self.ask.messages:
             if message.role != "system":

@@ -10,6 +10,7 @@ from msgspec import Struct, structs
 
 from edged.agent.dialects.chat_template import write_json
 from edged.completions.calls import CallPiece, WrittenCall
+from edged.completions.heads import Placed
 from edged.errors import BadRequest, ModelUnavailable
 from edged.types import JSON, Finish, Message, Priority, Sampling, TokenLogprob, ToolCall, ToolSpec
 
@@ -35,6 +36,7 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
     stop: strings that end text and are not part of it; in calls they mean nothing.
     logprobs: None, or how many likeliest tokens come with each token of the text (0 to 20).
     priority: of what edged runs itself.
+    placed: how the first system message is shown where parts of it change from request to request (`heads`).
     """
 
     model: str
@@ -49,6 +51,7 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     priority: Priority = Priority.INTERACTIVE
+    placed: Placed | None = None
 
 
 class ModelAnswer(Struct, frozen=True, kw_only=True):

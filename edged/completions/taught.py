@@ -17,7 +17,7 @@ from edged.agent.grammars import grammar
 from edged.agent.grammars.kept import RANGE
 from edged.agent.prompts import FROM_DATA
 from edged.agent.styles import MOST_CALLS
-from edged.completions import request, results, shapes
+from edged.completions import heads, request, results, shapes
 from edged.completions.calls import WrittenCall
 from edged.completions.lines import LineReader
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall, ToolChoice, model_answer
@@ -140,7 +140,7 @@ class _Decision:
         self._told = since_question(ask)
         tools = tuple(_described(tool) for tool in request.offered(ask))
         by_name = {tool.name: tool for tool in tools}
-        systems, talk = _apart(ask.messages)
+        systems, talk = _apart(heads.shown(ask.messages, ask.placed))
         fixed = (Message("system", compact.system(_text(systems), tools, escalates=False)),)
         dialogue = compact.as_talk([*results.marked(talk), *corrections], by_name)
         full = dialect.render((*fixed, *dialogue), generate=True)

@@ -22,7 +22,7 @@ from edged.config.values import (
     size_problem,
     whole,
 )
-from edged.types import SERVER_ENGINE, KvType, Offline, Preference, Privacy
+from edged.types import SERVER_ENGINE, KvType, Offline, Preference, Privacy, Reuse
 
 DAY = 86_400  # seconds
 DEFAULT_MODEL = "catalog:qwen2.5-coder-0.5b-instruct-q4_k_m"
@@ -233,6 +233,8 @@ class Model(Strict, frozen=True):
         quality and speed.
     adapter: what teaches the model edged's own way of calling tools: "auto" takes the one that belongs to the file, if
         there is one; "none" takes none; or `file:PATH`.
+    reuse: "exact": of a client's long system text a line that changes from request to request is shown with the
+        question instead, so that the rest need not be computed again; "none": every text is shown as it came.
     pin: whether the model is never unloaded.
     preload: whether it is loaded at the start, with the prefixes of its agents, so that the first request is as quick
         as the second. Afterwards it is unloaded when it is idle, like any other. A server is asked for one token.
@@ -258,6 +260,7 @@ class Model(Strict, frozen=True):
     adapter: Annotated[
         str, Meta(pattern="^(auto|none|file:.+)$", extra={"problem": '{} is not "auto", "none" or "file:PATH"'})
     ] = "auto"
+    reuse: Reuse = Reuse.EXACT
     pin: bool = False
     preload: bool = False
     engine: str | None = None

@@ -31,6 +31,7 @@ from edged.types.models import (
     MemoryNeed,
     ModelSpec,
     ModelState,
+    Reuse,
     SelfTest,
 )
 from edged.types.requests import (
@@ -96,6 +97,7 @@ __all__ = [
     "RawCall",
     "Reply",
     "Request",
+    "Reuse",
     "RouteTaken",
     "Sampling",
     "Segment",

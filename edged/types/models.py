@@ -22,6 +22,13 @@ class KvType(StrEnum):
     Q8_0 = "q8_0"
 
 
+class Reuse(StrEnum):
+    """Whether a line of a client's system text that changes is moved, so that what was computed stays good."""
+
+    EXACT = "exact"
+    NONE = "none"
+
+
 class ModelSpec(Struct, frozen=True, kw_only=True):
     """A model as configured: name of the alias, its file, the most tokens one request may use (prompt and answer).
 

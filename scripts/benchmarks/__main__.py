@@ -23,6 +23,7 @@ BENCHES = (
     "ipc",
     "routing",
     "claims",
+    "heads",
     "schemas",
     "toolcall",
     "restart",
