@@ -11,6 +11,7 @@ from edged.access.gate import Act, Gate
 from edged.completions.embeddings import EmbeddingModels
 from edged.completions.plain import Completions
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall, OnThought
+from edged.completions.text import TextAsk
 from edged.config import Config
 from edged.errors import BadRequest, Busy, UnknownAgent
 from edged.interfaces import OnPiece
@@ -56,9 +57,10 @@ class Models:
     # -- names -----------------------------------------------------------------------------------------------------
 
     def usable(self, caller: Caller) -> dict[str, Kind]:
-        """What the caller may name where a model is to be named: agents first, in the configuration's order."""
-        agents = {name: Kind.AGENT for name in self._config.agents if name in caller.agents}
-        return agents | {name: Kind.MODEL for name in self._config.models if policy.may_model(caller, name)}
+        """What the caller may name where a model is to be named: plain models first, in the configuration's order.
+        Clients that bring their own tools propose the first one, and an agent has its own."""
+        models = {name: Kind.MODEL for name in self._config.models if policy.may_model(caller, name)}
+        return models | {name: Kind.AGENT for name in self._config.agents if name in caller.agents}
 
     def kind(self, caller: Caller, name: str) -> Kind:
         """What a name stands for, whether the caller may use it or not. Raises UnknownAgent with the usable names."""
@@ -67,6 +69,11 @@ class Models:
         if name in self._config.models:
             return Kind.MODEL
         raise UnknownAgent(f"no model {name!r}: there are {', '.join(self.usable(caller)) or 'none for this client'}")
+
+    def context(self, name: str) -> int:
+        """Tokens that one request to an agent or a model may use, as configured."""
+        agent = self._config.agents.get(name)
+        return self._config.models[agent.model if agent else name].context
 
     # -- what they take --------------------------------------------------------------------------------------------
 
@@ -94,6 +101,13 @@ class Models:
         self._gate.spend(caller, "completion.refused")
         ask = msgspec.structs.replace(ask, priority=caller.highest)
         return await self._completions.complete(ask, on_piece, on_call, on_thought)
+
+    async def continue_text(self, caller: Caller, ask: TextAsk, on_piece: OnPiece | None = None) -> ModelAnswer:
+        """What a plain model goes on with after a bare text; nothing of it is stored. Raises as `complete`."""
+        self._gate.model(caller, ask.model)
+        self._gate.spend(caller, "completion.refused")
+        ask = msgspec.structs.replace(ask, priority=caller.highest)
+        return await self._completions.continue_text(ask, on_piece)
 
     async def embed(self, caller: Caller, job: EmbedJob) -> Embeddings:
         """Vectors for texts; nothing of it is stored.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from edged.agent.dialects import Dialects
-from edged.completions import request, server
+from edged.completions import request, server, text
 from edged.completions.local import Local
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall, OnThought
 from edged.completions.slots import Slots
+from edged.completions.text import TextAsk
 from edged.config import Model
 from edged.errors import BadRequest, NoMemory
 from edged.interfaces import Engine, OnPiece
@@ -33,6 +34,7 @@ class Completions:
     ) -> None:
         self._models = models
         self._served = served or LocalServers({})
+        self._engine, self._dialects = engine, dialects
         self._local = Local(engine, models, dialects)
         self._slots = Slots("completions", max_waiting=max_waiting)
 
@@ -62,8 +64,7 @@ class Completions:
                 is short of memory.
         """
         request.check(ask)
-        if ask.model not in self._models:
-            raise BadRequest(f"no model {ask.model!r}; configured are {', '.join(self._models) or 'none'}")
+        self._check(ask.model)
         remote = ask.model in self._served
         async with self._slots.one(remote=remote):
             answer = await self._once(ask, on_piece, on_call, on_thought, remote=remote)
@@ -71,6 +72,27 @@ class Completions:
                 answer = await self._once(request.without_tools(ask), on_piece, None, on_thought, remote=remote)
             assert answer is not None, "without tools in sight no call is made again"
             return answer
+
+    async def continue_text(self, ask: TextAsk, on_piece: OnPiece | None = None) -> ModelAnswer:
+        """What follows a bare text, or fills its gap. Cancelled as `complete`.
+
+        Args:
+            on_piece: as `complete`.
+
+        Raises:
+            BadRequest: the model runs in a server, which is only asked for chats; or it fills no gaps.
+            Busy, ContextExceeded, ModelUnavailable, NoMemory: as `complete`.
+        """
+        self._check(ask.model)
+        if ask.model in self._served:
+            runs = f"runs in the server at {self._served.where(ask.model)}, which is asked for chats only"
+            raise BadRequest(f"model: {ask.model!r} {runs}: see POST /v1/chat/completions")
+        async with self._slots.one():
+            return await text.complete(self._engine, self._dialects, ask, on_piece)
+
+    def _check(self, model: str) -> None:
+        if model not in self._models:
+            raise BadRequest(f"no model {model!r}; configured are {', '.join(self._models) or 'none'}")
 
     async def _once(
         self,

@@ -140,7 +140,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
     served = LocalServers(settings.served, tell=events.publish, answered=meter.answered)
     lookup = Lookup(installed, governor, served)
     faults = Faults(settings, prepared, toolbox, installed.examined, events.publish)
-    dialects = Dialects(registry.chat_template, lookup.spec)
+    dialects = Dialects(registry.chat_template, lookup.spec, registry.text_format)
     speak = PromptBook(settings.agents, toolbox.tools, dialects, settings.may_escalate, check=faults.check_agent)
     calibrated = _calibrations(settings, lookup, dialects)
     pipeline = Pipeline(

@@ -196,7 +196,8 @@ class Daemon:
 
     def _backend(self) -> Backend:
         p = self._parts
-        return Backend(p.settings, p.api, p.gate, p.status.state, self.readiness, p.status.metrics)
+        ignored = p.metrics.parameters_ignored
+        return Backend(p.settings, p.api, p.gate, p.status.state, self.readiness, p.status.metrics, ignored)
 
     async def _open_store(self) -> None:
         """A disk that is full or fails is tried again, without end: to end with an error would have the service manager

@@ -95,6 +95,9 @@ class Metrics:
             "edged_model_unloads_total", "Unloads of a model.", ("model", "reason"), **own
         )
         self._calls = prometheus.Counter("edged_tool_calls_total", "Calls of a tool.", ("tool", "result"), **own)
+        self._ignored = prometheus.Counter(
+            "edged_ignored_parameters_total", "Parameters of HTTP requests that had no effect.", **own
+        )
         self._lag_s = prometheus.Histogram(
             "edged_loop_lag_seconds", "How late the event loop runs what is due.", buckets=LAG_SECONDS, **own
         )
@@ -133,6 +136,10 @@ class Metrics:
     def model_unloaded(self, model: str, reason: str) -> None:
         """A model was unloaded. reason: the governor's word."""
         self._unloads.labels(_known(model, self._models), reason).inc()
+
+    def parameters_ignored(self, count: int) -> None:
+        """A request over HTTP named so many parameters that have no effect."""
+        self._ignored.inc(count)
 
     def lag(self, seconds: float) -> None:
         """The event loop was so late once."""

@@ -60,6 +60,18 @@ class ChatTemplate(Struct, frozen=True):
     taught: str = ""
 
 
+class TextFormat(Struct, frozen=True):
+    """How a model wants a bare text that it goes on with.
+
+    begin: what stands before every text; mostly nothing.
+    gap: what stands before the text in front of a gap, before the text after it, and at the end, where what fills the
+        gap is written; empty: the model fills none.
+    """
+
+    begin: str = ""
+    gap: tuple[str, str, str] | tuple[()] = ()
+
+
 class ModelStats(Struct, frozen=True, kw_only=True):
     """One loaded model for `status`. Each kind of engine adds what it counts.
 
@@ -196,6 +208,10 @@ class EngineKind(ABC):
     def chat_template(self, path: Path) -> ChatTemplate:
         """The template in a model's file; blocks for tens of milliseconds. Raises ModelUnavailable."""
         return ChatTemplate()
+
+    def text_format(self, path: Path) -> TextFormat:
+        """How the model in a file goes on with a text. Blocks and raises as `chat_template`."""
+        return TextFormat()
 
     def dialect_of(self, adapter: Path) -> str:
         """The dialect that an adapter's file says it teaches; empty: none. Blocks and raises as `chat_template`."""

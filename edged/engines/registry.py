@@ -17,6 +17,7 @@ from edged.engines.kind import (
     EngineKind,
     ModelStats,
     Surroundings,
+    TextFormat,
     embeds_only,
     generates_only,
 )
@@ -61,6 +62,14 @@ def chat_template(spec: ModelSpec) -> ChatTemplate:
         raise embeds_only(spec.name)
     template = found.chat_template(Path(spec.path))
     return msgspec.structs.replace(template, taught=found.dialect_of(Path(spec.adapter))) if spec.adapter else template
+
+
+def text_format(spec: ModelSpec) -> TextFormat:
+    """How a model goes on with a text; see `EngineKind.text_format`. BadRequest: it is an embedding model."""
+    found = kind(spec.engine)
+    if not found.generates:
+        raise embeds_only(spec.name)
+    return found.text_format(Path(spec.path))
 
 
 def make_engines(specs: Iterable[ModelSpec], around: Surroundings) -> Engines:

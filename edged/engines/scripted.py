@@ -242,7 +242,8 @@ def _vector(text: str, dimensions: int) -> bytes:
 
 def _dialogue(job: Job) -> tuple[str, int]:
     """The last thing the user said, and how many results of tools came after it."""
-    said = [segment.text for segment in job.turn if segment.literal]
+    # of a bare text, in which nothing is anybody's words, all of it
+    said = [segment.text for segment in job.turn if segment.literal] or [segment.text for segment in job.turn]
     results = 0
     while said and said[-1].startswith("Result: "):
         said.pop()

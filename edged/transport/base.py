@@ -38,7 +38,8 @@ class Backend(Struct, frozen=True):
     """What the callers of a transport reach.
 
     api: what a caller may do. gate: who may come in. state: makes the document of base/state. ready: whether requests
-    are taken. metrics: the page and its content type.
+    are taken. metrics: the page and its content type. ignored: gets how many parameters without an effect a request
+    had.
     """
 
     settings: Config
@@ -47,6 +48,7 @@ class Backend(Struct, frozen=True):
     state: Callable[[], dict[str, JSON]]
     ready: Callable[[], Readiness]
     metrics: Callable[[], tuple[bytes, str]]
+    ignored: Callable[[int], None] = lambda count: None
 
 
 class Transport(ABC):

@@ -29,6 +29,7 @@ CONTRACT: dict[str, set[str]] = {
     "edged_link_up": {"upstream"},
     "edged_outbox_waiting": set(),
     "edged_tool_calls_total": {"tool", "result"},
+    "edged_ignored_parameters_total": set(),
     "edged_disk_written_bytes_total": set(),
     "edged_store_syncs_total": set(),
     "edged_store_written_bytes_total": set(),
@@ -56,6 +57,7 @@ def shown() -> dict[str, list[dict[str, str]]]:
     metrics.tool_called("lamp", True)
     metrics.model_loaded("small", "ok")
     metrics.model_unloaded("small", "idle")
+    metrics.parameters_ignored(1)
     metrics.lag(0.1)
     families = list(text_string_to_metric_families(metrics.render(snapshot)[0].decode()))
     suffix = {"counter": "_total"}

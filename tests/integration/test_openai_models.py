@@ -104,7 +104,7 @@ async def board(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Board
     task = asyncio.create_task(governor.run())
     async with serving(
         tmp_path_factory.mktemp("http"),
-        Completions(engine, models, Dialects(registry.chat_template, spec_of), max_waiting=4),
+        Completions(engine, models, Dialects(registry.chat_template, spec_of, registry.text_format), max_waiting=4),
         models,
     ) as served:
         yield Board(served, engine)
@@ -401,3 +401,25 @@ async def test_stream_that_is_closed_frees_its_sequence(board: Board) -> None:
     async with asyncio.timeout(10):
         while running(board):
             await asyncio.sleep(0.01)
+
+
+# -- bare texts ----------------------------------------------------------------------------------------------------
+
+
+async def test_gap_in_a_file_is_filled_by_a_model_of_code(board: Board) -> None:
+    """With the text in front of it and after it in sight; another model says that it cannot."""
+    prompt, suffix = "def half(number):\n    return ", "\n\nassert half(4) == 2\n"
+    texts = board.client.completions
+    made = await texts.create(model="qwen", prompt=prompt, suffix=suffix, temperature=0, max_tokens=16, stop="\n")
+    assert made.choices[0].text.startswith("number /")
+    with pytest.raises(openai.BadRequestError, match="has no marks for a gap"):
+        await texts.create(model="smol", prompt=prompt, suffix=suffix)
+
+
+async def test_text_goes_on_without_a_template(board: Board) -> None:
+    """The model sees nothing but the text, and ends at the bound."""
+    made = await board.client.completions.create(model="smol", prompt="One, two, three,", temperature=0, max_tokens=3)
+    assert made.choices[0].text.startswith(" four")
+    assert made.choices[0].finish_reason == "length"
+    assert made.usage is not None
+    assert made.usage.prompt_tokens < 10

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -102,9 +102,12 @@ class Porter(Gate):
 
 
 class Served:
-    """A server and clients of it."""
+    """A server and clients of it. ignored: how many parameters of a request had no effect, where some had none."""
 
-    def __init__(self, socket: Path, port: int, house: House, gate: Porter, transport: HttpTransport) -> None:
+    def __init__(
+        self, socket: Path, port: int, house: House, gate: Porter, transport: HttpTransport, ignored: list[int]
+    ) -> None:
+        self.ignored = ignored
         self.socket, self.port, self.house, self.gate, self._transport = socket, port, house, gate, transport
         self.client = self.over_unix()
 
@@ -158,6 +161,7 @@ async def serving(
     limits: Limits | None = None,
     *,
     strict: bool = False,
+    origins: Sequence[str] = (),
 ) -> AsyncIterator[Served]:
     """A server of these models and of the agent `house`."""
     config = Config(node=Node(), models=models, agents={"house": Agent(model="small"), "barn": Agent(model="small")})
@@ -180,10 +184,14 @@ async def serving(
         api_keys_file=keys_file(folder),
         limits=limits,
         strict=strict,
+        origins=origins,
     )
-    await transport.start(Backend(config, api, gate, dict, lambda: Readiness(True), lambda: (b"", "text/plain")))
+    ignored: list[int] = []
+    await transport.start(
+        Backend(config, api, gate, dict, lambda: Readiness(True), lambda: (b"", "text/plain"), ignored.append)
+    )
     port = next(address[1] for address in transport.bound if isinstance(address, tuple))
-    served = Served(socket, port, house, gate, transport)
+    served = Served(socket, port, house, gate, transport, ignored)
     try:
         yield served
     finally:

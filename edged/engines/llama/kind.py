@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from math import sqrt
 from pathlib import Path
 
-from edged.engines.kind import ChatTemplate, EngineKind, Preparation, Surroundings, TokenCount
+from edged.engines.kind import ChatTemplate, EngineKind, Preparation, Surroundings, TextFormat, TokenCount
 from edged.engines.llama import gguf, merged, predict
 from edged.engines.llama.engine import LlamaEngine
 from edged.engines.llama.sizes import SWAPPED_BYTES, context_cells
@@ -61,6 +61,11 @@ class LlamaKind(EngineKind):
             return ChatTemplate()
         used = "bos_token" in source or "eos_token" in source
         return ChatTemplate(source, gguf.special_tokens(path, pairs) if used else {})
+
+    def text_format(self, path: Path) -> TextFormat:
+        """See EngineKind."""
+        begin, *gap = gguf.text_marks(path)
+        return TextFormat(begin, (gap[0], gap[1], gap[2]) if all(gap) else ())
 
     def dialect_of(self, adapter: Path) -> str:
         """See EngineKind."""

@@ -108,6 +108,7 @@ class HttpTransport(Transport):
             metrics=backend.metrics,
             heartbeat_s=self._limits.heartbeat_s,
             strict=self._strict,
+            ignored=backend.ignored,
         )
         surfaces = Surfaces(make(board) for make in SURFACES)
         app = application(surfaces, keys=self._keys, gate=self._gate, browsers=self._browsers, limits=self._limits)

@@ -12,7 +12,7 @@ from aiohttp.typedefs import Handler
 
 from edged.access.gate import Gate
 from edged.errors import Busy, EdgedError, Forbidden, Internal, TooLarge
-from edged.transport.http.core import headers, surface
+from edged.transport.http.core import headers, ignored
 from edged.transport.http.core.browsers import Browsers
 from edged.transport.http.core.connection import Connection, connection
 from edged.transport.http.core.errors import (
@@ -49,8 +49,8 @@ def application(
 
     async def common_headers(request: web.Request, response: web.StreamResponse) -> None:
         _common_headers(response.headers)
-        if surface.IGNORED in request:
-            response.headers[headers.IGNORED] = request[surface.IGNORED]
+        if ignored.NAMED in request:
+            response.headers[headers.IGNORED] = request[ignored.NAMED]
         response.headers.update(browsers.cors_headers(request.headers))
 
     made.on_response_prepare.append(common_headers)

@@ -8,6 +8,7 @@ known names only, and no page may ask unless its origin is configured. Programs 
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection, Mapping
 
 from edged.errors import Forbidden
@@ -15,8 +16,14 @@ from edged.errors import Forbidden
 LOCALHOST = "localhost"  # and what lies below it: browsers resolve both to loopback themselves (RFC 6761)
 FOREIGN = ("cross-site", "same-site")  # Sec-Fetch-Site of what another page, or another port of ours, began
 METHODS = "GET, POST, DELETE"
-# What clients of ours send; the first of them carries the key, and nothing else of a browser's does.
-HEADERS = "Authorization, X-Api-Key, Content-Type, Accept, Idempotency-Key, Prefer"
+# What clients send; the first of them carries the key, and nothing else of a browser's does.
+HEADERS = (
+    "Authorization, X-Api-Key, Content-Type, Accept, Idempotency-Key, Prefer, OpenAI-Beta, OpenAI-Organization,"
+    " OpenAI-Project, User-Agent, X-Requested-With, Last-Event-ID, MCP-Protocol-Version, Mcp-Session-Id, Mcp-Method,"
+    " Mcp-Name"
+)
+# What OpenAI's SDKs tell of themselves begins so, and each release may tell more.
+SDK_HEADER = re.compile(r"x-stainless-[a-z-]{1,40}")
 EXPOSED = "Edged-Ignored, Location, Preference-Applied, Retry-After"
 REMEMBER_S = 600  # how long a browser may believe a preflight: a reload that takes an origin out counts soon
 
@@ -51,9 +58,11 @@ class Browsers:
         """The headers of the answer to a preflight (Fetch, 4.8) of a page that may ask; None: it is none."""
         if method != "OPTIONS" or "Origin" not in headers or "Access-Control-Request-Method" not in headers:
             return None
+        wanted = (name.strip().lower() for name in headers.get("Access-Control-Request-Headers", "").split(","))
+        sdk = [name for name in wanted if SDK_HEADER.fullmatch(name)]
         return {
             "Access-Control-Allow-Methods": METHODS,
-            "Access-Control-Allow-Headers": HEADERS,
+            "Access-Control-Allow-Headers": ", ".join([HEADERS, *sdk]),
             "Access-Control-Max-Age": str(REMEMBER_S),
         }
 

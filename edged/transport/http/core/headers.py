@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 
 from edged.wire import MAX_NAME_BYTES
 from edged.wire.dialogue import BadParameter
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 IGNORED = "Edged-Ignored"  # names of parameters that had no effect
+
+MAX_NAMES = 32  # in that header: all its lines together have to fit into what proxies take
+MAX_NAME = 64  # characters of one
+UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")  # a name is what the client made up, and goes into a header and the log
 
 
 def idempotency_key(headers: Mapping[str, str]) -> str | None:
@@ -21,3 +26,15 @@ def idempotency_key(headers: Mapping[str, str]) -> str | None:
     if not 1 <= len(key) <= MAX_NAME_BYTES or not key.isascii() or not key.isprintable():
         raise BadParameter(IDEMPOTENCY_KEY, f"1 to {MAX_NAME_BYTES} printable ASCII characters")
     return key
+
+
+def safe(name: str) -> str:
+    """A name that a client made up, as it may stand in a header."""
+    return UNSAFE.sub("_", name[:MAX_NAME]) or "_"
+
+
+def names(ignored: Collection[str]) -> str:
+    """The value of the header that names them; at most MAX_NAMES, then how many more there are."""
+    listed = list(ignored)
+    more = [f"+{len(listed) - MAX_NAMES}"] if len(listed) > MAX_NAMES else []
+    return ", ".join([*listed[:MAX_NAMES], *more])

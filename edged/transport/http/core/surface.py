@@ -13,9 +13,6 @@ from edged.api import Api
 from edged.errors import EdgedError
 from edged.transport.base import Readiness
 
-# Of a request: names of its parameters that have no effect, which its response names in a header.
-IGNORED = web.RequestKey("ignored", str)
-
 
 class Board(Struct, frozen=True, kw_only=True):
     """What surfaces are made of.
@@ -25,6 +22,7 @@ class Board(Struct, frozen=True, kw_only=True):
     metrics: the document and its content type.
     heartbeat_s: the longest silence in a stream of events, in seconds.
     strict: whether parameters without an effect are refused, as in the configuration.
+    ignored: gets how many parameters without an effect a request had.
     """
 
     api: Api
@@ -32,6 +30,7 @@ class Board(Struct, frozen=True, kw_only=True):
     metrics: Callable[[], tuple[bytes, str]]
     heartbeat_s: float
     strict: bool = False
+    ignored: Callable[[int], None] = lambda count: None
 
 
 class Surface(Protocol):

@@ -6,18 +6,14 @@ Ignored is only what leaves the answer's meaning as it is. What would change it 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct, structs
 
+from edged.transport.http.core.headers import safe
 from edged.types import JSON
 from edged.wire.dialogue import BadParameter, convert
-
-MAX_NAMES = 32  # in the header: all its lines together have to fit into what proxies take
-MAX_NAME = 64  # characters of one
-UNSAFE = re.compile(r"[^A-Za-z0-9_.-]")  # a name is what the client made up, and goes into a header and the log
 
 UNLIMITED = (-1, -2)  # llama.cpp's words, and Ollama's second one, for no limit of tokens
 RANDOM_SEEDS = (-1,)
@@ -119,11 +115,12 @@ class Read(Struct, frozen=True):
     reasoning: bool = False
 
 
-def read(raw: dict[str, JSON], documented: Collection[str]) -> Read:
+def read(raw: dict[str, JSON], documented: Collection[str], refused: Mapping[str, str] = REFUSED) -> Read:
     """A request as it came.
 
     Args:
         documented: the parameters that OpenAI documents.
+        refused: as REFUSED.
 
     Raises:
         BadParameter: it asks for what cannot be done, and would get something else; or a value is of the wrong kind.
@@ -143,9 +140,9 @@ def read(raw: dict[str, JSON], documented: Collection[str]) -> Read:
                 ignored[name] = None
         elif name in documented:
             body[name] = value
-        elif name in REFUSED and value is not False and value != HARMLESS_VALUES.get(name):
-            raise BadParameter(name, f"is not supported: {REFUSED[name]}")
-        elif name not in REFUSED:
+        elif name in refused and value is not False and value != HARMLESS_VALUES.get(name):
+            raise BadParameter(name, f"is not supported: {refused[name]}")
+        elif name not in refused:
             ignored[safe(name)] = None
     _limits(body)
     _tool_choice(body)
@@ -181,17 +178,6 @@ def _asks_for_reasoning(raw: dict[str, JSON]) -> bool:
         return raw["think"] is True
     efforts = (raw.get("reasoning_effort"), raw.get("think"))
     return any(isinstance(effort, str) and effort not in ("", "none") for effort in efforts)
-
-
-def safe(name: str) -> str:
-    """A name that a client made up, as it may stand in a header."""
-    return UNSAFE.sub("_", name[:MAX_NAME]) or "_"
-
-
-def header(ignored: Collection[str]) -> str:
-    """The value of the header that names them; at most MAX_NAMES, then how many more there are."""
-    names = list(ignored)
-    return ", ".join([*names[:MAX_NAMES], *([f"+{len(names) - MAX_NAMES}"] if len(names) > MAX_NAMES else [])])
 
 
 def _samplers(given: dict[str, JSON]) -> Samplers:

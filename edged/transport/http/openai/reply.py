@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -132,14 +132,27 @@ def ours(reply: dict[str, JSON]) -> JSON:
     return {name: reply[name] for name in OURS}
 
 
-def models(usable: Mapping[str, str], created: int) -> JSON:
-    """The list of what can be named as `model`, by its kind."""
-    return {"object": "list", "data": [model(name, created, kind) for name, kind in usable.items()]}
+def model(name: str, created: int, kind: str, context: int) -> JSON:
+    """What can be named as `model`. meta, architecture: where clients of llama.cpp's server look for the context and
+    for what can be read; edged: whether it is an agent or a plain model."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "edged",
+        "meta": {"n_ctx": context},
+        "architecture": {"input_modalities": ["text"], "output_modalities": ["text"]},
+        "edged": {"kind": kind},
+    }
 
 
-def model(name: str, created: int, kind: str) -> JSON:
-    """One of them. edged: whether it is an agent or a plain model."""
-    return {"id": name, "object": "model", "created": created, "owned_by": "edged", "edged": {"kind": kind}}
+def props(context: int, *, takes_tools: bool) -> JSON:
+    """Where clients of llama.cpp's server look for what a model can do."""
+    return {
+        "default_generation_settings": {"n_ctx": context},
+        "modalities": {"vision": False, "audio": False},
+        "chat_template_caps": {"supports_tools": takes_tools},
+    }
 
 
 # OpenAI's `type`, by status; other 4xx are invalid_request_error, everything else server_error

@@ -6,6 +6,7 @@ https://platform.openai.com/docs/api-reference/chat/create
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -30,7 +31,8 @@ DEFAULT_TEMPERATURE = 0.0  # as an agent's: small models go astray at OpenAI's 1
 SAMPLING_TEMPERATURE = 1.0
 
 # Parameters that edged knows and has one way for: the values it takes (null is one always), and what to do instead.
-FIXED: dict[str, tuple[tuple[JSON, ...], str]] = {
+Fixed = Mapping[str, tuple[tuple[JSON, ...], str]]
+FIXED: Fixed = {
     "n": ((1,), "one choice is made; ask again for another"),
     "frequency_penalty": ((0,), "penalties are not available yet"),
     "presence_penalty": ((0,), "penalties are not available yet"),
@@ -151,11 +153,7 @@ def parse(payload: bytes, *, strict: bool = False) -> ChatRequest:
     raw = checked(decode(payload, Format.JSON), "a JSON object with model and messages")
     read = lenient.Read(raw, UNSET, ()) if strict else lenient.read(raw, Body.__struct_fields__)
     body = convert(read.body, Body, "")
-    for name, (allowed, reason) in FIXED.items():
-        value = getattr(body, name)
-        if value is not None and value not in allowed:
-            instead = f"allowed is {' or '.join(map(_written, allowed))}" if allowed else "leave it out"
-            raise BadParameter(name, f"is not supported: {reason}; {instead}")
+    check_fixed(body, FIXED)
     check_numbers(body, NUMBERS)
     return ChatRequest(
         body=body,
@@ -177,10 +175,6 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
     shown, called, may_be_many = choice(chat.tools, body.tool_choice)
     if body.top_logprobs is not None and not body.logprobs:
         raise BadParameter("top_logprobs", "needs logprobs: true")
-    temperature, top_p = body.temperature, 1.0 if body.top_p is None else body.top_p
-    if temperature is None:
-        samples = body.top_p is not None or chat.samplers.need_temperature
-        temperature = SAMPLING_TEMPERATURE if samples else DEFAULT_TEMPERATURE
     return ModelAsk(
         model=body.model,
         messages=chat.messages,
@@ -191,10 +185,27 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
         single=bool(shown) and (not may_be_many or body.parallel_tool_calls is False),
         response_schema=chat.response_schema,
         max_tokens=chat.max_tokens,
-        sampling=Sampling(temperature, top_p, body.seed, **structs.asdict(chat.samplers)),
+        sampling=sampling(body.temperature, body.top_p, body.seed, chat.samplers),
         stop=chat.stop,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
+
+
+def sampling(temperature: float | None, top_p: float | None, seed: int | None, samplers: Samplers) -> Sampling:
+    """How a plain model chooses tokens."""
+    if temperature is None:
+        samples = top_p is not None or samplers.need_temperature
+        temperature = SAMPLING_TEMPERATURE if samples else DEFAULT_TEMPERATURE
+    return Sampling(temperature, 1.0 if top_p is None else top_p, seed, **structs.asdict(samplers))
+
+
+def check_fixed(body: Struct, fixed: Fixed) -> None:
+    """Raises BadParameter for a parameter that has another value than those it may have."""
+    for name, (allowed, reason) in fixed.items():
+        value = getattr(body, name)
+        if value is not None and value not in allowed:
+            instead = f"allowed is {' or '.join(map(_written, allowed))}" if allowed else "leave it out"
+            raise BadParameter(name, f"is not supported: {reason}; {instead}")
 
 
 def agent_request(chat: ChatRequest, id: str | None) -> Request:

@@ -7,7 +7,6 @@ plain model does what the request says, and nothing of it is stored.
 from __future__ import annotations
 
 import contextlib
-import logging
 import re
 import time
 from collections.abc import Iterator
@@ -23,23 +22,19 @@ from edged.errors import BadRequest, ContextExceeded, ContextRefused, EdgedError
 from edged.transport.http.core import errors
 from edged.transport.http.core.connection import caller, gone
 from edged.transport.http.core.headers import IDEMPOTENCY_KEY, idempotency_key
+from edged.transport.http.core.ignored import Ignored
 from edged.transport.http.core.stream import EventStream
-from edged.transport.http.core.surface import IGNORED, Board
+from edged.transport.http.core.surface import Board
 from edged.transport.http.openai import embeddings as openai_embeddings
-from edged.transport.http.openai import lenient
 from edged.transport.http.openai import reply as shapes
 from edged.transport.http.openai import request as openai_request
+from edged.transport.http.openai import text as openai_text
 from edged.transport.http.openai.request import ChatRequest
 from edged.transport.http.openai.stream import Chunks, Piece, Steady, Thought
 from edged.types import JSON, Ask, Caller, Fault, Status
 from edged.wire import fault
 from edged.wire.dialogue import BadParameter
 
-log = logging.getLogger("edged.http")
-
-# Pairs of client and parameter that the log has named; beyond them only the header does. A client that makes up names
-# fills neither the memory nor the log.
-MAX_NOTED = 1000
 PARAM = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+)*): ")  # how errors of edged's own checks begin
 
 # OpenAI's words for what its clients handle apart
@@ -53,7 +48,7 @@ OPENAI_CODES: dict[type[EdgedError], str] = {
 class OpenAI:
     """See core.surface.Surface."""
 
-    paths = ("/v1/chat", "/v1/embeddings", "/v1/models")
+    paths = ("/v1/chat", "/v1/completions", "/v1/embeddings", "/v1/models", "/props")
     open_paths = ()
 
     def __init__(self, board: Board) -> None:
@@ -61,16 +56,18 @@ class OpenAI:
         self._models = board.api.models
         self._heartbeat_s = board.heartbeat_s
         self._strict = board.strict
-        self._noted: set[tuple[str, str]] = set()
+        self._ignored = Ignored(board.ignored)
         self._created = int(time.time())  # of agents and models: since when they are as they are
 
     def routes(self) -> list[web.RouteDef]:
         """See Surface."""
         return [
             web.post("/v1/chat/completions", self.chat),
+            web.post("/v1/completions", self.text),
             web.post("/v1/embeddings", self.embeddings),
             web.get("/v1/models", self.models),
-            web.get("/v1/models/{model}", self.model),
+            web.get("/v1/models/{model:.+}", self.model),  # an id may hold anything, also a `/`
+            web.get("/props", self.props),
         ]
 
     def error(self, _: web.BaseRequest, error: EdgedError) -> web.Response:
@@ -85,9 +82,7 @@ class OpenAI:
         chat = openai_request.parse(await request.read(), strict=self._strict)
         to_agent = self._models.kind(who, chat.body.model) is Kind.AGENT
         # an agent decides about calls, too: what makes words rarer would make them wrong
-        if ignored := (*chat.ignored, *(chat.for_models if to_agent else ())):
-            request[IGNORED] = lenient.header(ignored)
-            self._note(who.client, ignored)
+        self._ignored.note(request, who.client, (*chat.ignored, *(chat.for_models if to_agent else ())))
         if to_agent:
             asked = openai_request.agent_request(chat, await self._id(request, who))
             ask = Ask(request=asked, caller=who)
@@ -96,17 +91,49 @@ class OpenAI:
         with _named(chat):
             return await (self._stream_model if chat.body.stream else self._ask_model)(request, chat, who, wanted)
 
+    async def text(self, request: web.Request) -> web.StreamResponse:
+        """POST /v1/completions: what a plain model goes on with after a bare text."""
+        who = caller(request)
+        asked = openai_text.parse(await request.read(), strict=self._strict)
+        ask = asked.ask
+        if self._models.kind(who, ask.model) is Kind.AGENT:
+            raise BadParameter("model", f"{ask.model!r} is an agent, which is asked by POST /v1/chat/completions")
+        self._ignored.note(request, who.client, asked.ignored)
+        head, logprobs = openai_text.head(ask.model), ask.logprobs is not None
+        if not asked.stream:
+            return _json(openai_text.answer(head, await self._models.continue_text(who, ask), logprobs=logprobs))
+        chunks = openai_text.Chunks(head, include_usage=asked.include_usage, logprobs=logprobs)
+        longest = self._heartbeat_s
+        stream = EventStream(request, chunks.written, start_s=longest, heartbeat_s=longest)
+        work = self._models.continue_text(who, ask, lambda *words: stream.add(words))
+        return await stream.run(work, ended=chunks.end, failed=lambda error: chunks.failed(fault(error), _code(error)))
+
     async def models(self, request: web.Request) -> web.Response:
         """GET /v1/models: what this caller may name as `model`."""
-        return _json(shapes.models(self._models.usable(caller(request)), self._created))
+        usable = self._models.usable(caller(request))
+        return _json({"object": "list", "data": [self._shown(name, kind) for name, kind in usable.items()]})
 
     async def model(self, request: web.Request) -> web.Response:
         """GET /v1/models/{model}."""
-        who, name = caller(request), request.match_info["model"]
+        name = request.match_info["model"]
+        return _json(self._shown(name, self._usable(caller(request), name)))
+
+    async def props(self, request: web.Request) -> web.Response:
+        """GET /props?model=NAME, as llama.cpp's server has it; without a name it is of the first model."""
+        who = caller(request)
+        name = request.query.get("model") or next(iter(self._models.usable(who)), "")
+        takes_tools = self._usable(who, name) is Kind.MODEL
+        return _json(shapes.props(self._models.context(name), takes_tools=takes_tools))
+
+    def _usable(self, who: Caller, name: str) -> Kind:
+        """What a name stands for. Raises UnknownAgent, and Forbidden where the caller may not use it."""
         kind = self._models.kind(who, name)
         if name not in self._models.usable(who):
             raise Forbidden(f"{who.client} may not use {name!r}")
-        return _json(shapes.model(name, self._created, kind))
+        return kind
+
+    def _shown(self, name: str, kind: Kind) -> JSON:
+        return shapes.model(name, self._created, kind, self._models.context(name))
 
     async def embeddings(self, request: web.Request) -> web.Response:
         """POST /v1/embeddings."""
@@ -116,14 +143,6 @@ class OpenAI:
             raise BadParameter("model", f"{job.model!r} is an agent, and embeddings are made by embedding models")
         made = await self._models.embed(who, job)
         return _json(openai_embeddings.answer(job.model, made, as_base64=as_base64))
-
-    def _note(self, client: str, ignored: tuple[str, ...]) -> None:
-        """Log what has no effect, once for each client and name."""
-        for name in ignored:
-            if (client, name) in self._noted or len(self._noted) >= MAX_NOTED:
-                continue
-            self._noted.add((client, name))
-            log.info("%s sends %s, which has no effect", client, name, extra={"event": "parameter_ignored"})
 
     async def _id(self, request: web.Request, who: Caller) -> str | None:
         """The id of an agent's request: its Idempotency-Key. Quotes around it were part of the id once, on this

@@ -91,6 +91,48 @@ def test_special_tokens_are_found_by_their_ids(file: Path) -> None:
     assert gguf.special_tokens(file, gguf.metadata(file)) == {"bos_token": "tok3", "eos_token": "tok199"}
 
 
+def marked(tokens: list[str], *more: bytes, model: str = "gpt2") -> bytes:
+    """A file with this vocabulary."""
+    return header(
+        pair("tokenizer.ggml.model", STRING, text(model)),
+        pair("tokenizer.ggml.bos_token_id", U32, struct.pack("<I", 0)),
+        pair("tokenizer.ggml.eos_token_id", U32, struct.pack("<I", 1)),
+        pair("tokenizer.ggml.tokens", ARRAY, strings(tokens)),
+        *more,
+    )
+
+
+FIM = ["<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"]
+
+
+@pytest.mark.parametrize(
+    ("file_bytes", "marks"),
+    [
+        (marked(["<s>", "</s>", *FIM]), ("", *FIM)),
+        (marked(["<s>", "</s>", *FIM[:2]]), ("", "", "", "")),
+        (marked(["<s>", "</s>"], model="llama"), ("<s>", "", "", "")),
+        (marked(["<s>", "</s>"], pair("tokenizer.ggml.add_bos_token", BOOL, b"\x00"), model="llama"), ("",) * 4),
+        (marked(["<s>", "</s>"], pair("tokenizer.ggml.add_bos_token", BOOL, b"\x01")), ("<s>", "", "", "")),
+        (
+            marked(
+                ["<s>", "</s>", "[P]", "[S]", "[M]"],
+                pair("tokenizer.ggml.fim_pre_token_id", U32, struct.pack("<I", 2)),
+                pair("tokenizer.ggml.suffix_token_id", U32, struct.pack("<I", 3)),
+                pair("tokenizer.ggml.fim_mid_token_id", U32, struct.pack("<I", 4)),
+            ),
+            ("", "[P]", "[S]", "[M]"),
+        ),
+    ],
+    ids=["known", "not all", "begins", "begins not", "told to begin", "named"],
+)
+def test_marks_of_a_text_are_those_of_the_file_or_known_ones(
+    file: Path, file_bytes: bytes, marks: tuple[str, ...]
+) -> None:
+    """All three marks of a gap, or none."""
+    file.write_bytes(file_bytes)
+    assert gguf.text_marks(file) == marks
+
+
 @pytest.mark.parametrize("ident", [-1, 200, 2**32 - 1, "3", None])
 def test_special_tokens_outside_the_vocabulary_are_left_out(file: Path, ident: object) -> None:
     """A file may name a token it does not have."""
