@@ -9,6 +9,7 @@ from edged.api.calibrate import Calibrate
 from edged.api.events import Events
 from edged.api.models import Models
 from edged.api.requests import Requests
+from edged.api.responses import Responses
 from edged.api.tools import Tools
 
 
@@ -16,6 +17,7 @@ class Api(Struct, frozen=True, kw_only=True):
     """The subjects, as transports are given them."""
 
     requests: Requests
+    responses: Responses
     models: Models
     tools: Tools
     calibrate: Calibrate

@@ -22,6 +22,7 @@ from edged.api.calibrate import Calibrate
 from edged.api.events import Events
 from edged.api.models import Models
 from edged.api.requests import Requests
+from edged.api.responses import Responses
 from edged.api.tools import Tools
 from edged.completions.embeddings import EmbeddingModels
 from edged.completions.plain import Completions
@@ -203,6 +204,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         metrics=metrics,
         changed=changed,
     )
+    requests = Requests(settings, pipeline, gate)
     parts = Parts(
         settings=settings,
         failure=failure,
@@ -230,7 +232,8 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         pressure=pressure,
         status=status,
         api=Api(
-            requests=Requests(settings, pipeline, gate),
+            requests=requests,
+            responses=Responses(settings, database, requests, pipeline.crowded),
             models=Models(settings, governor, completions, embeddings, updater, served=served, gate=gate),
             tools=Tools(toolbox, gate),
             calibrate=Calibrate(settings, toolbox.tools, pipeline, calibrated, gate),

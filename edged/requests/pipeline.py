@@ -92,6 +92,7 @@ class Pipeline:
             config, database, dispatcher, toolbox, gate, inbox, worker, needs, tuple(deliverers), speeds=speeds
         )
 
+        self.crowded = signals.crowded.set
         self.accept = inbox.accept
         self.leave = inbox.leave
         self.forget_packets = inbox.forget_packets

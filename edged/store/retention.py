@@ -1,5 +1,5 @@
-"""What the store forgets, and when: finished requests after the retention, and the oldest as soon as it is nearly
-full. Functions of a connection, run by the store's writer thread."""
+"""What the store forgets, and when: finished requests, and responses' threads, after the retention, and the oldest as
+soon as it is nearly full. Functions of a connection, run by the store's writer thread."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ def used_bytes(c: apsw.Connection) -> int:
 
 
 def trim(c: apsw.Connection, keep_s: float, boot: str, max_bytes: int, transports: tuple[str, ...]) -> int:
-    """Forget finished requests: those older than the retention; the oldest, whatever their age, while it is crowded.
-    Unfinished ones stay, and those with a reply that one of the `transports` has yet to deliver. Returns how many.
+    """Forget finished requests and threads of responses: those older than the retention; the oldest, whatever their
+    age, while it is crowded. Unfinished ones stay, and those with a reply that one of the `transports` has yet to
+    deliver. Returns how many.
 
     Requests of this boot are as old as the boot clock says: a board that learns the date a minute after its start must
     not take them for years old, and forget that they were done.
     """
     if is_crowded(c, max_bytes):  # without the look for old ones, which goes through all of them
-        old = _delete_finished(c, transports, "", (), TRIM_FOR_ROOM) or _delete_turns(c)
+        old = _delete_oldest(c, transports) or _delete_turns(c)
     else:
         limits = (boot, clock.boot() - keep_s, boot, clock.wall() - keep_s)
         old = _delete_finished(
             c, transports, "AND (boot = ? AND accepted_boot < ? OR boot <> ? AND finished_wall < ?)", limits
         )
+        old += _delete_threads(c, limits)
     c.execute("PRAGMA incremental_vacuum(64)").fetchall()
     c.execute("DELETE FROM turns WHERE expires_wall < ?", (clock.wall(),))
     return old
@@ -53,6 +55,35 @@ def _delete_finished(
         f" {condition} AND NOT EXISTS (SELECT 1 FROM deliveries d WHERE d.rid = r.rid AND {undelivered})"
         f" ORDER BY finished_wall LIMIT {limit})",
         (*values, *transports),
+    )
+    return c.changes()
+
+
+def _delete_oldest(c: apsw.Connection, transports: tuple[str, ...]) -> int:
+    """The oldest finished requests, or the thread whose newest response is older than all of them. Threads are worth as
+    much as requests: neither kind pushes the other out."""
+    newest = "SELECT max(created_wall) AS at, thread FROM responses GROUP BY thread ORDER BY at LIMIT 1"
+    thread = c.execute(newest).fetchone()
+    finished = cast("float | None", c.execute("SELECT min(finished_wall) FROM requests").get)
+    if thread is not None and (finished is None or cast(float, thread[0]) < finished):
+        return _delete_thread(c, thread)
+    return _delete_finished(c, transports, "", (), TRIM_FOR_ROOM) or _delete_thread(c, thread)
+
+
+def _delete_thread(c: apsw.Connection, thread: tuple[Any, ...] | None) -> int:
+    if thread is None:
+        return 0
+    c.execute("DELETE FROM responses WHERE thread = ?", (thread[1],))
+    return c.changes()
+
+
+def _delete_threads(c: apsw.Connection, limits: tuple[Any, ...]) -> int:
+    """Those of which every response is too old."""
+    is_old = "(boot = ? AND created_boot < ? OR boot <> ? AND created_wall < ?)"
+    c.execute(
+        "DELETE FROM responses WHERE thread IN"
+        f" (SELECT thread FROM responses GROUP BY thread HAVING min({is_old}) LIMIT {TRIM})",
+        limits,
     )
     return c.changes()
 

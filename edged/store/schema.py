@@ -155,4 +155,22 @@ MIGRATIONS = (
     """
     ALTER TABLE requests ADD COLUMN clock_set INTEGER NOT NULL DEFAULT 1;  -- 0: nobody knew the time then
     """,
+    # responses that a later request may go on from
+    """
+    CREATE TABLE responses(
+        seq INTEGER PRIMARY KEY,
+        id TEXT NOT NULL UNIQUE,
+        client TEXT NOT NULL,
+        thread TEXT NOT NULL,             -- the id that its dialogue began with
+        previous TEXT,                    -- the id that it goes on from
+        private INTEGER NOT NULL,         -- 1: no upstream ever sees it
+        keyed INTEGER NOT NULL,           -- 1: the id is made of an Idempotency-Key
+        boot TEXT NOT NULL,               -- the boot that created_boot counts in
+        created_wall REAL NOT NULL,
+        created_boot REAL NOT NULL,
+        input BLOB NOT NULL,              -- what was asked, a list of items, JSON
+        body BLOB NOT NULL                -- the response, JSON; an agent's without output until it has answered
+    ) STRICT;
+    CREATE INDEX responses_thread ON responses(thread);
+    """,
 )

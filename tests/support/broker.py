@@ -364,7 +364,9 @@ class Node:
 
     async def __aenter__(self) -> Self:
         nobody: Any = None
-        api = Api(requests=cast(Any, self), models=nobody, tools=nobody, calibrate=nobody, events=nobody)
+        api = Api(
+            requests=cast(Any, self), responses=nobody, models=nobody, tools=nobody, calibrate=nobody, events=nobody
+        )
         gate = Gate(Policy(["house"]))
         await self.transport.start(Backend(nobody, api, gate, lambda: self.document, nobody, nobody))
         return self

@@ -148,7 +148,9 @@ def backend(desk: Desk) -> Backend:
     nobody: Any = None
     return Backend(
         settings=nobody,
-        api=Api(requests=cast(Any, desk), models=nobody, tools=nobody, calibrate=nobody, events=nobody),
+        api=Api(
+            requests=cast(Any, desk), responses=nobody, models=nobody, tools=nobody, calibrate=nobody, events=nobody
+        ),
         gate=Gate(Policy(["house"])),
         state=dict,
         ready=lambda: Readiness(not desk.unready, {**desk.unready, **desk.missing}),

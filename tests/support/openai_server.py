@@ -18,10 +18,12 @@ from edged.access.policy import Policy
 from edged.api import Api
 from edged.api.models import Models
 from edged.api.requests import Requests
+from edged.api.responses import Responses
 from edged.completions.embeddings import EmbeddingModels
 from edged.completions.plain import Completions
 from edged.config import Agent, Config, Model, Node
 from edged.requests.watchers import OnDelta
+from edged.store.database import Database
 from edged.store.requests import Accepted
 from edged.transport.base import Backend, Readiness
 from edged.transport.http.core.limits import Limits
@@ -162,13 +164,16 @@ async def serving(
     *,
     strict: bool = False,
     origins: Sequence[str] = (),
+    database: Database | None = None,
 ) -> AsyncIterator[Served]:
-    """A server of these models and of the agent `house`."""
+    """A server of these models and of the agent `house`. database: where responses are kept, if any are."""
     config = Config(node=Node(), models=models, agents={"house": Agent(model="small"), "barn": Agent(model="small")})
     house = House()
     gate = Porter(Policy(config.agents))
+    requests = Requests(config, cast(Any, house), gate)
     api = Api(
-        requests=Requests(config, cast(Any, house), gate),
+        requests=requests,
+        responses=Responses(config, cast(Any, database), requests, lambda: None),
         models=Models(
             config, cast(Any, None), chats, cast(Any, embeds), cast(Any, None), served=LocalServers({}), gate=gate
         ),

@@ -34,6 +34,8 @@ def mend(c: apsw.Connection) -> None:
         ("replies", "seq", "reply", Reply),
         ("turns", "client, agent, conversation, seq", "messages", Turn),
         ("model_sizes", "model", "need", MemoryNeed),
+        ("responses", "seq", "input", list),
+        ("responses", "seq", "body", dict),
     ):
         _drop_unreadable(c, table, key, column, kind)
     columns = "seq, agent, state, body, findings, spent, finished_wall"

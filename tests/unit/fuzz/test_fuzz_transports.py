@@ -45,7 +45,7 @@ from tests.support.fuzz import anything, damaged, is_finite, json_values, maps, 
 header = texts | st.text(alphabet="\udcff\udc80ab:", max_size=6)
 
 
-API: Any = Api(requests=Any, models=Any, tools=Any, calibrate=Any, events=Any)  # type: ignore[arg-type]  # unused
+API: Any = Api(requests=Any, responses=Any, models=Any, tools=Any, calibrate=Any, events=Any)  # type: ignore[arg-type]  # unused
 BOARD = Board(api=API, ready=lambda: Readiness(True), metrics=lambda: (b"", ""), heartbeat_s=1.0)
 
 

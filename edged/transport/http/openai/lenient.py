@@ -157,7 +157,7 @@ def read(raw: dict[str, JSON], documented: Collection[str], refused: Mapping[str
         body["stream_options"] = keep(options, {"include_usage", "include_obfuscation"}, "stream_options")
     if isinstance(shape := body.get("response_format"), dict):
         body["response_format"] = _response_format(shape, keep)
-    return Read(body, _samplers(samplers), tuple(ignored), _asks_for_reasoning(raw))
+    return Read(body, read_samplers(samplers), tuple(ignored), _asks_for_reasoning(raw))
 
 
 def _asks_for_reasoning(raw: dict[str, JSON]) -> bool:
@@ -180,7 +180,8 @@ def _asks_for_reasoning(raw: dict[str, JSON]) -> bool:
     return any(isinstance(effort, str) and effort not in ("", "none") for effort in efforts)
 
 
-def _samplers(given: dict[str, JSON]) -> Samplers:
+def read_samplers(given: dict[str, JSON]) -> Samplers:
+    """Samplers by their names; -1 is unset. Raises BadParameter."""
     made = convert(given, Samplers, "")
     return structs.replace(made, top_k=max(0, made.top_k), min_p=max(0.0, made.min_p))  # -1: unset
 

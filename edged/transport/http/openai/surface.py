@@ -7,7 +7,6 @@ plain model does what the request says, and nothing of it is stored.
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from collections.abc import Iterator
 
@@ -18,13 +17,13 @@ from edged.agent.grammars.precheck import Inexpressible
 from edged.api.models import Kind
 from edged.completions.calls import CallPiece
 from edged.completions.request import ModelAnswer, ModelAsk
-from edged.errors import BadRequest, ContextExceeded, ContextRefused, EdgedError, Forbidden, Internal, UnknownAgent
-from edged.transport.http.core import errors
+from edged.errors import EdgedError, Forbidden, Internal
 from edged.transport.http.core.connection import caller, gone
 from edged.transport.http.core.headers import IDEMPOTENCY_KEY, idempotency_key
 from edged.transport.http.core.ignored import Ignored
 from edged.transport.http.core.stream import EventStream
 from edged.transport.http.core.surface import Board
+from edged.transport.http.openai import answers
 from edged.transport.http.openai import embeddings as openai_embeddings
 from edged.transport.http.openai import reply as shapes
 from edged.transport.http.openai import request as openai_request
@@ -34,15 +33,6 @@ from edged.transport.http.openai.stream import Chunks, Piece, Steady, Thought
 from edged.types import JSON, Ask, Caller, Fault, Status
 from edged.wire import fault
 from edged.wire.dialogue import BadParameter
-
-PARAM = re.compile(r"([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+)*): ")  # how errors of edged's own checks begin
-
-# OpenAI's words for what its clients handle apart
-OPENAI_CODES: dict[type[EdgedError], str] = {
-    UnknownAgent: "model_not_found",
-    ContextExceeded: "context_length_exceeded",
-    ContextRefused: "context_length_exceeded",
-}
 
 
 class OpenAI:
@@ -72,8 +62,7 @@ class OpenAI:
 
     def error(self, _: web.BaseRequest, error: EdgedError) -> web.Response:
         """See Surface."""
-        body = shapes.error(fault(error), status=errors.status_of(error), param=_param(error), code=_code(error))
-        return errors.response(error, msgspec.json.encode(body), headers=_should_retry(error.retryable))
+        return answers.of_error(error)
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions. The header Idempotency-Key is the id of an agent's request; a plain model's answer
@@ -101,29 +90,33 @@ class OpenAI:
         self._ignored.note(request, who.client, asked.ignored)
         head, logprobs = openai_text.head(ask.model), ask.logprobs is not None
         if not asked.stream:
-            return _json(openai_text.answer(head, await self._models.continue_text(who, ask), logprobs=logprobs))
+            return answers.document(
+                openai_text.answer(head, await self._models.continue_text(who, ask), logprobs=logprobs)
+            )
         chunks = openai_text.Chunks(head, include_usage=asked.include_usage, logprobs=logprobs)
         longest = self._heartbeat_s
         stream = EventStream(request, chunks.written, start_s=longest, heartbeat_s=longest)
         work = self._models.continue_text(who, ask, lambda *words: stream.add(words))
-        return await stream.run(work, ended=chunks.end, failed=lambda error: chunks.failed(fault(error), _code(error)))
+        return await stream.run(
+            work, ended=chunks.end, failed=lambda error: chunks.failed(fault(error), answers.code_of(error))
+        )
 
     async def models(self, request: web.Request) -> web.Response:
         """GET /v1/models: what this caller may name as `model`."""
         usable = self._models.usable(caller(request))
-        return _json({"object": "list", "data": [self._shown(name, kind) for name, kind in usable.items()]})
+        return answers.document({"object": "list", "data": [self._shown(name, kind) for name, kind in usable.items()]})
 
     async def model(self, request: web.Request) -> web.Response:
         """GET /v1/models/{model}."""
         name = request.match_info["model"]
-        return _json(self._shown(name, self._usable(caller(request), name)))
+        return answers.document(self._shown(name, self._usable(caller(request), name)))
 
     async def props(self, request: web.Request) -> web.Response:
         """GET /props?model=NAME, as llama.cpp's server has it; without a name it is of the first model."""
         who = caller(request)
         name = request.query.get("model") or next(iter(self._models.usable(who)), "")
         takes_tools = self._usable(who, name) is Kind.MODEL
-        return _json(shapes.props(self._models.context(name), takes_tools=takes_tools))
+        return answers.document(shapes.props(self._models.context(name), takes_tools=takes_tools))
 
     def _usable(self, who: Caller, name: str) -> Kind:
         """What a name stands for. Raises UnknownAgent, and Forbidden where the caller may not use it."""
@@ -142,7 +135,7 @@ class OpenAI:
         if self._models.kind(who, job.model) is Kind.AGENT:
             raise BadParameter("model", f"{job.model!r} is an agent, and embeddings are made by embedding models")
         made = await self._models.embed(who, job)
-        return _json(openai_embeddings.answer(job.model, made, as_base64=as_base64))
+        return answers.document(openai_embeddings.answer(job.model, made, as_base64=as_base64))
 
     async def _id(self, request: web.Request, who: Caller) -> str | None:
         """The id of an agent's request: its Idempotency-Key. Quotes around it were part of the id once, on this
@@ -158,14 +151,14 @@ class OpenAI:
     async def _ask_agent(self, request: web.Request, chat: ChatRequest, ask: Ask) -> web.Response:
         reply = msgspec.json.decode(await self._requests.answer(ask, gone=gone(request)))
         if reply["status"] != Status.DONE:
-            return _failed(reply)
-        return _json(shapes.of_agent(shapes.head(chat.body.model), reply))
+            return answers.of_failed(reply)
+        return answers.document(shapes.of_agent(shapes.head(chat.body.model), reply))
 
     async def _ask_model(self, _: web.Request, chat: ChatRequest, who: Caller, wanted: ModelAsk) -> web.Response:
         answer = await self._models.complete(who, wanted)
         logprobs = wanted.logprobs is not None
         head = shapes.head(chat.body.model)
-        return _json(shapes.of_model(head, answer, logprobs=logprobs, reasoning=chat.reasoning))
+        return answers.document(shapes.of_model(head, answer, logprobs=logprobs, reasoning=chat.reasoning))
 
     # -- streams ---------------------------------------------------------------------------------------------------
 
@@ -182,7 +175,7 @@ class OpenAI:
             ours = shapes.ours(reply)
             if reply["status"] != Status.DONE:
                 failure = msgspec.convert(reply["error"], Fault)
-                return chunks.failed(failure, edged=ours) if stream.begun else _failed(reply)
+                return chunks.failed(failure, edged=ours) if stream.begun else answers.of_failed(reply)
             rest = steady.rest(reply["output"])
             if rest is None:
                 problem = f"the answer began anew and is another one now; request {reply['rid']} has it whole"
@@ -191,7 +184,9 @@ class OpenAI:
             return last + chunks.end(shapes.agent_finish(reply), shapes.agent_usage(reply), {"edged": ours})
 
         answer = self._requests.answer(ask, on_delta, gone=gone(request))
-        return await stream.run(answer, ended=ended, failed=lambda error: chunks.failed(fault(error), _code(error)))
+        return await stream.run(
+            answer, ended=ended, failed=lambda error: chunks.failed(fault(error), answers.code_of(error))
+        )
 
     async def _stream_model(
         self, request: web.Request, chat: ChatRequest, who: Caller, wanted: ModelAsk
@@ -211,7 +206,9 @@ class OpenAI:
 
         thoughts = on_thought if chat.reasoning else None
         answer = self._models.complete(who, wanted, lambda *words: stream.add(words), on_call, thoughts)
-        return await stream.run(answer, ended=ended, failed=lambda error: chunks.failed(fault(error), _code(error)))
+        return await stream.run(
+            answer, ended=ended, failed=lambda error: chunks.failed(fault(error), answers.code_of(error))
+        )
 
     def _chunks(self, chat: ChatRequest) -> Chunks:
         logprobs = bool(chat.body.logprobs)
@@ -234,38 +231,3 @@ def _named(chat: ChatRequest) -> Iterator[None]:
             place = [tool.name for tool in chat.tools].index(error.tool)
             param = f"tools[{place}].function.parameters"
         raise BadParameter(param, f"this schema cannot be kept: {error.reason}") from None
-
-
-def _param(error: EdgedError) -> str | None:
-    """The parameter an error is about; those of edged begin with it."""
-    if isinstance(error, BadParameter):
-        return error.param
-    if isinstance(error, UnknownAgent):
-        return "model"
-    named = PARAM.match(error.message) if isinstance(error, BadRequest) else None
-    return named[1] if named else None
-
-
-def _code(error: EdgedError) -> str | None:
-    return OPENAI_CODES.get(type(error))
-
-
-def _should_retry(retryable: bool) -> dict[str, str]:
-    """OpenAI's clients ask again by themselves, by status; what must not be done twice has to say so."""
-    return {"x-should-retry": "true" if retryable else "false"}
-
-
-def _failed(reply: dict[str, JSON]) -> web.Response:
-    """The response to a request of an agent that was taken in and has no answer."""
-    failure = msgspec.convert(reply["error"], Fault)
-    headers = _should_retry(failure.retryable)
-    if (after := errors.retry_after(failure)) is not None:
-        headers["Retry-After"] = after
-    body = {**shapes.error(failure), "edged": shapes.ours(reply)}
-    return _json(body, errors.STATUS_OF[failure.code], headers)
-
-
-def _json(document: JSON, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(document), status=status, headers=headers, content_type="application/json"
-    )
