@@ -16,7 +16,7 @@ from edged.daemon.metrics import watch_loop
 from edged.daemon.parts import Parts
 from edged.daemon.steps import Step, Steps
 from edged.errors import ConfigError
-from edged.host import clock, mounts, systemd
+from edged.host import clock, malloc, mounts, systemd
 from edged.requests.storing import RETRY_S, STORE_REFUSES
 from edged.transport.base import Backend, Readiness, SocketAddress, Transport
 from edged.types import AuditEntry
@@ -184,6 +184,7 @@ class Daemon:
     async def _look_for_faults(self) -> None:
         """Only once it serves: a start does not wait for it."""
         await self.ready.wait()
+        await asyncio.to_thread(malloc.trim)  # what the start alone needed
         await self._parts.faults.run()
 
     def _transport(self, transport: Transport) -> Step:

@@ -7,7 +7,6 @@ A model is its sha256, wherever the bytes come from. `resolve` turns a configure
 from __future__ import annotations
 
 import codecs
-import difflib
 import hashlib
 import re
 from functools import cache
@@ -237,6 +236,8 @@ def find(name: str) -> Entry:
     """Raises UnknownModel, with the names that come close."""
     entry = catalog().get(name)
     if entry is None:
+        import difflib  # only for who mistyped a name
+
         near = difflib.get_close_matches(name, catalog(), n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(catalog())}"
         raise UnknownModel(f"the catalog has no model {name!r}; {hint}")

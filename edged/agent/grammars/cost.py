@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from fractions import Fraction
+from decimal import Decimal
 from typing import Any
 
 from msgspec import Struct
@@ -182,7 +182,7 @@ def _hard_part(where: str, multiple: JSON) -> int:
         raise _Beyond(f"`{_at(where, 'multipleOf')}` is no number")
     if isinstance(multiple, int) and multiple.bit_length() > MAX_MULTIPLE_BITS:
         return TOO_MUCH
-    rest = abs(Fraction(str(multiple)).numerator)
+    rest = abs(Decimal(str(multiple)).as_integer_ratio()[0])
     for factor in (2, 5):
         while rest and rest % factor == 0:
             rest //= factor

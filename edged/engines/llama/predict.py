@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import os
@@ -80,6 +79,8 @@ def _runtime() -> tuple[str, ...]:
 
 
 def _version(distribution: str) -> str:
+    import importlib.metadata  # a quarter of a MiB, which no idle daemon needs
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:  # the load will say so

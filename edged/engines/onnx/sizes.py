@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import sys
@@ -39,6 +38,8 @@ CODE_BYTES = 25 * 2**20
 
 def identity(spec: ModelSpec) -> str:
     """All that a prediction depends on, as a text. ModelUnavailable where the file is missing."""
+    import importlib.metadata  # as `llama.predict` has it
+
     stat = _stat(spec)
     return json.dumps([spec.path, stat.st_size, stat.st_mtime_ns, spec.context, importlib.metadata.version(LIBRARY)])
 

@@ -8,9 +8,7 @@ import base64
 import json
 import shutil
 import sys
-import tarfile
 import threading
-import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -145,6 +143,9 @@ def append_member(path: Path, kind: str, member: str, sink: Sink, *, limit: int 
     Raises:
         SourceFailed: no such member, not a plain file, damaged, or more than makes `limit` bytes in the sink.
     """
+    import tarfile  # with zipfile a third of a MiB, which no idle daemon needs
+    import zipfile
+
     try:
         with _member(path, kind, member) as stream:
             while not stop.is_set() and (chunk := stream.read(CHUNK)):
@@ -157,6 +158,9 @@ def append_member(path: Path, kind: str, member: str, sink: Sink, *, limit: int 
 
 @contextmanager
 def _member(path: Path, kind: str, member: str) -> Iterator[IO[bytes]]:
+    import tarfile
+    import zipfile
+
     missing = SourceFailed(f"the archive has no file {member}")
     if kind == "zip":
         with zipfile.ZipFile(path) as wheel:
