@@ -4,7 +4,7 @@ expected shape is a weak failure of the link, named by what came instead."""
 from __future__ import annotations
 
 from codecs import BOM_UTF8
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -12,9 +12,10 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from edged.types import RawCall, TokenLogprob
-from edged.upstreams import written
+from edged.upstreams import stops, written
 from edged.upstreams.failures import ExchangeFailed, NothingStreamed, is_html, of_object
 from edged.upstreams.link import Sign
+from edged.upstreams.stops import Stops
 from edged.upstreams.written import Written
 from edged.wire.thinking import UNOPENED
 
@@ -46,11 +47,15 @@ class _Message(Struct):
     content: str | None = None
     tool_calls: list[_Call] | None = None
     reasoning_content: Any = None  # what was thought, by servers that split it off: llama.cpp's and vLLM's word
-    reasoning: Any = None  # ... and Ollama's and OpenRouter's
+    reasoning: Any = None  # ... and Ollama's, OpenRouter's, and vLLM's of today
+    thinking_blocks: Any = None  # ... and LiteLLM's for Anthropic's models, mostly beside the first
+    reasoning_details: Any = None  # ... and OpenRouter's beside the second
 
     def thoughts(self) -> str:
-        """What was thought, if it is a text."""
-        return next((one for one in (self.reasoning_content, self.reasoning) if isinstance(one, str)), "")
+        """What was thought, if it is told in a shape that is known."""
+        texts = [one for one in (self.reasoning_content, self.reasoning) if isinstance(one, str)]
+        texts += [_blocks(self.thinking_blocks, "thinking"), _blocks(self.reasoning_details, "text", "summary")]
+        return next((one for one in texts if one), "")
 
 
 class _Likely(Struct):
@@ -85,10 +90,23 @@ class _Usage(Struct):
     prompt_tokens_details: _Details | None = None
 
 
-class _Whole(Struct):
-    choices: list[_Choice] | None = None
+class _Body(Struct):
     usage: _Usage | None = None
     error: Any = None  # comes with status 200 too: of gateways, and in streams that have begun
+    object: Any = None  # "error": an error object without one around it, vLLM's of 2025 and before
+    message: Any = None
+    type: Any = None
+    code: Any = None
+
+    def refusal(self) -> Any:
+        """The error object, if it is one."""
+        if self.error or self.object != "error":
+            return self.error
+        return {"message": self.message, "type": self.type, "code": self.code}
+
+
+class _Whole(_Body):
+    choices: list[_Choice] | None = None
 
 
 class _Part(Struct):
@@ -96,10 +114,8 @@ class _Part(Struct):
     finish_reason: str | None = None
 
 
-class _Chunk(Struct):
+class _Chunk(_Body):
     choices: list[_Part] | None = None
-    usage: _Usage | None = None
-    error: Any = None
 
 
 class Parsed(Struct, frozen=True, kw_only=True):
@@ -124,16 +140,16 @@ class Parsed(Struct, frozen=True, kw_only=True):
         return self.unopened or bool(self.text and self.finish != "length")
 
 
-def whole(body: bytes, *, secret: str | None, names: Collection[str] = ()) -> Parsed:
-    """From the body of an answer that was not streamed. names: of the tools that may be called.
+def whole(body: bytes, *, secret: str | None, names: Collection[str] = (), stop: Sequence[str] = ()) -> Parsed:
+    """From the body of an answer that was not streamed. names: of the tools that may be called. stop: what ends a text.
 
     Raises:
         ExchangeFailed: it is no answer.
         Complaint: it is an error object, whatever the status said.
     """
     answer = _decode(body, _Whole)
-    if answer.error:
-        raise of_object(answer.error, status=None, secret=secret)
+    if refusal := answer.refusal():
+        raise of_object(refusal, status=None, secret=secret)
     if not answer.choices:
         raise ExchangeFailed(Sign.WEAK, "the answer has no choices")
     choice = answer.choices[0]
@@ -142,9 +158,11 @@ def whole(body: bytes, *, secret: str | None, names: Collection[str] = ()) -> Pa
     content = choice.message.content or ""
     text, read = written.read(content, () if calls else names)
     calls.write(read.calls)
-    parsed = _parsed(text, calls, choice.finish_reason or "stop", answer.usage)
+    ended = stops.before(text, stop)
+    parsed = _parsed(ended, calls, _finish(choice.finish_reason, cut=ended != text), answer.usage)
     parsed = _thought(parsed, choice.message.thoughts() + read.thoughts(), read)
-    return replace(parsed, logprobs=_last(_token_logprobs(choice.logprobs), len(text), cut=text != content))
+    tokens = _last(_token_logprobs(choice.logprobs), len(text), cut=text != content)
+    return replace(parsed, logprobs=_first(tokens, len(ended), cut=ended != text))
 
 
 class Events:
@@ -187,11 +205,15 @@ class Assembly:
 
     Args:
         names: of the tools that may be called.
+        stop: what ends a text.
         unopened: see Thinking.
     """
 
-    def __init__(self, *, secret: str | None, names: Collection[str] = (), unopened: bool = False) -> None:
-        self._secret, self._names = secret, names
+    def __init__(
+        self, *, secret: str | None, names: Collection[str] = (), stop: Sequence[str] = (), unopened: bool = False
+    ) -> None:
+        self._secret, self._names, self._stop = secret, names, stop
+        self._stops = Stops(stop)
         self._written = Written(names, unopened=unopened)
         self._contents: list[str] = []  # as they came
         self._text: list[str] = []
@@ -200,13 +222,15 @@ class Assembly:
         self._calls = _Calls()
         self._finish: str | None = None
         self._usage: _Usage | None = None
+        self._counted = False  # the usage came by itself, as it does after an answer
         self.begun = False  # something of the answer came
         self.done = False  # the server said that nothing more comes
 
     @property
     def finished(self) -> bool:
-        """Whether the answer itself is complete; its usage may still come."""
-        return self._finish is not None
+        """Whether the answer itself is complete; its usage may still come. Not every server says why it ended: then
+        [DONE] or the usage tells that it did."""
+        return self._finish is not None or (self.begun and (self.done or self._counted))
 
     def take(self, data: str) -> str:
         """The data of one event; returns the text it adds. Raises as `whole` does."""
@@ -216,18 +240,18 @@ class Assembly:
             self.done = True
             return ""
         chunk = _decode(data.encode(), _Chunk)
-        if chunk.error:
-            raise of_object(chunk.error, status=None, secret=self._secret)
+        if refusal := chunk.refusal():
+            raise of_object(refusal, status=None, secret=self._secret)
         self._usage = chunk.usage or self._usage
         if not chunk.choices:
+            self._counted = self._counted or (self.begun and chunk.usage is not None)
             return ""
         part = chunk.choices[0]
         self._finish = part.finish_reason or self._finish
         delta = part.delta or _Message()
         self._calls.add(delta.tool_calls or [], streamed=True)
         self._contents.append(delta.content or "")
-        text = self._written.feed(delta.content or "")
-        self._text.append(text)
+        text = self._words(self._written.feed(delta.content or ""))
         self._thoughts += [piece for piece in (delta.thoughts(), self._written.thoughts()) if piece]
         self.begun = self.begun or bool(delta.content or delta.tool_calls or self._thoughts)
         return text
@@ -239,17 +263,16 @@ class Assembly:
 
     def rest(self) -> str:
         """The text that was held back because it might have become something else; only at the end of the stream."""
-        text = self._written.finish()
+        text = self._words(self._written.finish()) + self._words(self._stops.finish(), last=True)
         if self._written.calls and not self._calls:
             self._calls.write(self._written.calls)
-        self._text.append(text)
         self._thoughts += [piece for piece in (self._written.thoughts(),) if piece]
         return text
 
     def parsed(self) -> Parsed:
         """The answer. Where its text began in a thought, and only the tag that closes it showed so, it is shorter than
         its pieces. ExchangeFailed: the stream ended before the answer did."""
-        if self._finish is None:
+        if not self.finished:
             if not self.begun:
                 raise NothingStreamed
             raise ExchangeFailed(Sign.WEAK, "the stream ended in the middle of the answer: no finish_reason came")
@@ -258,8 +281,15 @@ class Assembly:
             again, late = written.read("".join(self._contents), self._names)
             if late.thought_unopened:
                 self._calls.write(() if self._calls else late.calls)
-                text, read, thoughts = again, late, thoughts + late.thoughts()
-        return _thought(_parsed(text, self._calls, self._finish, self._usage), thoughts, read)
+                text, read, thoughts = stops.before(again, self._stop), late, thoughts + late.thoughts()
+        finish = _finish(self._finish, cut=self._stops.met)
+        return _thought(_parsed(text, self._calls, finish, self._usage), thoughts, read)
+
+    def _words(self, text: str, *, last: bool = False) -> str:
+        """What of the text belongs to the answer; last: no more is looked for in it."""
+        words = text if last else self._stops.feed(text)
+        self._text.append(words)
+        return words
 
 
 class _Calls:
@@ -320,6 +350,19 @@ class _Growing:
         self.arguments: list[str] = []
 
 
+def _finish(reason: str | None, *, cut: bool) -> str:
+    """Why it ended, in the server's word. cut: at a stop string, which a server that took no notice of it wrote on
+    after."""
+    return "stop" if not reason or (cut and reason in FINISH and FINISH[reason] == "length") else reason
+
+
+def _blocks(blocks: Any, *names: str) -> str:
+    """The texts of a list of thoughts, each under one of these names."""
+    blocks = blocks if isinstance(blocks, list) else []
+    found = [block.get(name) for block in blocks if isinstance(block, dict) for name in names]
+    return "".join(text for text in found if isinstance(text, str))
+
+
 def _parsed(text: str, calls: _Calls, finish: str, usage: _Usage | None) -> Parsed:
     if finish == "error":  # a gateway whose own upstream failed
         raise ExchangeFailed(Sign.WEAK, "the answer ended with an error (finish_reason)")
@@ -357,6 +400,17 @@ def _last(tokens: tuple[TokenLogprob, ...] | None, length: int, *, cut: bool) ->
         begin -= 1
         length -= len(tokens[begin].text)
     return tokens[begin:]
+
+
+def _first(tokens: tuple[TokenLogprob, ...] | None, length: int, *, cut: bool) -> tuple[TokenLogprob, ...] | None:
+    """Those of the text's first characters, where what comes after them is not part of it."""
+    if not tokens or not cut:
+        return tokens
+    end = 0
+    while end < len(tokens) and len(tokens[end].text) <= length:
+        length -= len(tokens[end].text)
+        end += 1
+    return tokens[:end]
 
 
 def _count(tokens: int | None) -> int | None:

@@ -23,7 +23,16 @@ ERROR_STATUS = re.compile(r"[45][0-9]{2}")  # as the code of an error object
 MODEL_CODES = {"model_not_found", "model_not_available"}  # some servers say with 400 that they lack the model
 # How servers say that a prompt is too long: OpenAI and llama-cpp-python, llama-server, then vLLM and others in words
 LENGTH_CODES = {"context_length_exceeded", "exceed_context_size_error"}
-LENGTH_WORDS = ("maximum context length", "available context size", "max_model_len", "context window")
+# ("max_tokens must be at least 1, got -N": vLLM of what is left for the answer; we ask for no such number).
+LENGTH_WORDS = (
+    "maximum context length",
+    "available context size",
+    "max_model_len",
+    "context window",
+    "must be at least 1, got -",
+)
+LOADING = "loading model"  # llama-server's 503 while it reads its file
+NOT_LOADED = "No OpenAIService provider found for modelName"  # Foundry Local's of a model that nobody has loaded
 REQUEST_TYPES = {"invalid_request_error", "BadRequestError"}  # error objects without a number, in streams
 
 
@@ -77,6 +86,11 @@ class Complaint(Exception):
         self.code = code
         self.pause_s = pause_s
 
+    @property
+    def loading(self) -> bool:
+        """Whether the server is well and about to have its model."""
+        return self.status == 503 and self.words.lower().startswith(LOADING)
+
     def meaning(self) -> ExchangeFailed:
         """What it is to us.
 
@@ -87,7 +101,7 @@ class Complaint(Exception):
         status = self.status
         if status == 429 or (status in PAUSES and self.pause_s is not None):  # (1)
             return ExchangeFailed(Sign.BUSY, reason, self.pause_s)
-        if status in REFUSALS or (status == 400 and self.code in MODEL_CODES):  # (2)
+        if status in REFUSALS or (status == 400 and self.code in MODEL_CODES) or NOT_LOADED in self.words:  # (2)
             return ExchangeFailed(Sign.REFUSED, reason)
         if status in (None, 400, 413) and self._is_about_length():  # (3)
             return TooLong(reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING
@@ -42,6 +43,9 @@ MAX_ERROR_BYTES = 64 * 2**10  # of an error no more is needed than its first sen
 KEEP_ALIVE_S = 4.0
 OK = 200
 NO_LIST = {404, 405, 501}  # a server without a list of models is there all the same
+LOADING_S = (
+    1.0  # until a server that loads its model is asked again: a load takes seconds to minutes, a refusal nothing
+)
 
 
 class Endpoint:
@@ -82,7 +86,8 @@ class Endpoint:
         on_thought: OnText | None = None,
     ) -> ChatAnswer:
         """One completion; streamed where `on_text` wants the pieces. The pieces may turn out to be more than the
-        answer's text where the server's model was not known to begin in a thought; see `waits`.
+        answer's text where the server's model was not known to begin in a thought; see `waits`. A server that is
+        loading its model is waited for, as long as for an answer.
 
         Args:
             on_body: gets what is about to be sent.
@@ -98,6 +103,9 @@ class Endpoint:
             try:
                 done = await self._ask(chat, spelling, Hearing(on_text, on_thought), on_body, watch)
             except Complaint as complained:
+                if complained.loading and watch.ms() < 1000 * self._settings.timeout_s:
+                    await asyncio.sleep(LOADING_S)
+                    continue
                 other = request.respelled(spelling, chat, complained.words)
                 if other is None:
                     raise complained.meaning() from None
@@ -126,6 +134,8 @@ class Endpoint:
                     raise await self._complaint(response, key)
                 return answers.listed(await _read(response, MAX_ANSWER_BYTES))
         except Complaint as complained:
+            if complained.loading:  # a request waits for it
+                return None
             meaning = complained.meaning()
             raise ExchangeFailed(Sign.WEAK, meaning.reason) if meaning.sign is Sign.GOOD else meaning from None
 
@@ -143,12 +153,12 @@ class Endpoint:
             if response.status != OK:
                 raise await self._complaint(response, key)
             if not stream or response.content_type == "application/json":  # not all servers stream
-                parsed = answers.whole(await _read(response, MAX_ANSWER_BYTES), secret=key, names=names)
+                parsed = answers.whole(await _read(response, MAX_ANSWER_BYTES), secret=key, names=names, stop=chat.stop)
                 first_ms = watch.ms()
                 hearing.whole(parsed)
             else:
                 hearing.wait(self._waits and self._unopened is None)
-                assembly = Assembly(secret=key, names=names, unopened=bool(self._unopened))
+                assembly = Assembly(secret=key, names=names, stop=chat.stop, unopened=bool(self._unopened))
                 parsed, first_ms = await self._stream(response, assembly, hearing, watch)
         if parsed.shows_beginning:
             self._unopened = self._unopened or parsed.unopened

@@ -36,12 +36,14 @@ class Spelling(Struct, frozen=True):
     samplers: whether it takes ways of choosing tokens that OpenAI does not document; without them the answer is another
         draw of the same model.
     streams_calls: what may become a call is streamed too (llama-cpp-python then sends an empty stream).
+    requires: whether it takes tool_choice "required"; without it the answer is checked all the same.
     """
 
     schema_as: SchemaAs = SchemaAs.STRICT
     limit: str = "max_tokens"
     samplers: bool = True
     streams_calls: bool = True
+    requires: bool = True
 
 
 def is_streamed(chat: Chat, spelling: Spelling) -> bool:
@@ -72,7 +74,9 @@ def body(chat: Chat, model: str, spelling: Spelling, *, stream: bool) -> bytes:
     if chat.tools:
         fields["tools"] = [_tool(spec) for spec in chat.tools]
         # "auto" is OpenAI's default, and not everybody's: llama-cpp-python ignores tools without it.
-        fields["tool_choice"] = "required" if chat.must_call else "auto" if chat.may_call else "none"
+        fields["tool_choice"] = (
+            "required" if chat.must_call and spelling.requires else "auto" if chat.may_call else "none"
+        )
         if chat.parallel is not None:
             fields["parallel_tool_calls"] = chat.parallel
     if chat.logprobs is not None:
@@ -99,6 +103,8 @@ def idempotency_key(chat: Chat, spelling: Spelling) -> str:
         parts.append(spelling.limit)
     if not spelling.samplers:
         parts.append("samplers")
+    if chat.must_call and not spelling.requires:
+        parts.append("auto")
     if not is_streamed(chat, spelling):
         parts.append("whole")
     return ":".join(parts)
@@ -110,6 +116,8 @@ def respelled(spelling: Spelling, chat: Chat, words: str) -> Spelling | None:
         return replace(spelling, limit="max_completion_tokens")
     if spelling.samplers and any(name in words for name in _samplers(chat.sampling)):
         return replace(spelling, samplers=False)
+    if spelling.requires and chat.must_call and "tool_choice" in words:
+        return replace(spelling, requires=False)
     about_schema = chat.response_schema is not None and ("response_format" in words or "json_schema" in words)
     if about_schema and spelling.schema_as is not SchemaAs.OBJECT:
         return replace(spelling, schema_as=SchemaAs(spelling.schema_as + 1))

@@ -56,9 +56,11 @@ class ScriptedCloud:
 
     Args:
         key: the only one it takes; None: it looks at none. May be changed.
+        prefix: of its paths.
     """
 
-    def __init__(self, *, key: str | None = None) -> None:
+    def __init__(self, *, key: str | None = None, prefix: str = "/v1") -> None:
+        self.prefix = prefix
         self.received: list[Received] = []
         self.otherwise: Behaviour = text("ok")
         self.models: Behaviour = listed(MODEL)
@@ -79,7 +81,7 @@ class ScriptedCloud:
     @property
     def base_url(self) -> str:
         """For [upstreams.NAME]."""
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://127.0.0.1:{self.port}{self.prefix}"
 
     @property
     def chats(self) -> list[Received]:
@@ -98,8 +100,8 @@ class ScriptedCloud:
     async def start(self) -> None:
         """Listen."""
         app = web.Application(client_max_size=2**26)
-        app.router.add_post("/v1/chat/completions", self._chat)
-        app.router.add_get("/v1/models", self._models)
+        app.router.add_post(f"{self.prefix}/chat/completions", self._chat)
+        app.router.add_get(f"{self.prefix}/models", self._models)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self._runner.setup()
         with socket.socket() as taken:  # of our own: a port that was let go is taken again
