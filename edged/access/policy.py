@@ -44,6 +44,11 @@ class Policy:
         """Whether roles decide; else whoever gets in may do everything."""
         return self._access is not None
 
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The names of all roles; none where everybody may do everything."""
+        return tuple(self._roles) if self.has_roles else ()
+
     def unix(
         self, uid: int, groups: Collection[int], *, own_uid: int, socket_group: int, transport: str = "unix"
     ) -> Caller:

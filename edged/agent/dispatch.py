@@ -162,6 +162,7 @@ class Dispatcher:
         *,
         decide: bool,
         second_look: bool = True,
+        role: str = "",
     ) -> dict[str, JSON]:
         """Where a request would go now and why; nothing is stored or done.
 
@@ -169,6 +170,7 @@ class Dispatcher:
             agent: as it works for the caller.
             decide: also let a mind choose what it would do first, and count that in.
             second_look: whether it may look at examples where it is unsure.
+            role: of the caller.
         """
         facts = self._facts(request, ())
         decision = self._decided(request, facts)
@@ -184,6 +186,7 @@ class Dispatcher:
                 history=(),
                 steps=(),
                 stream=None,
+                role=role,
                 moment=self.clock.now(),
             )
             run.sure.second_look = second_look

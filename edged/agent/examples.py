@@ -21,6 +21,8 @@ from edged.types import EmbedJob, Message, ToolCall
 
 log = logging.getLogger("edged.agent")
 
+COMPARED = 64  # by their meaning: a hundredth of a second each where their vectors are not known; letters choose these
+VECTORS = 512  # that are kept: 1.5 kB each
 MOST = 4  # that are shown: 30 to 40 tokens each, a fifth of a second on a small board; the fifth is seldom like it
 GRAM = 3  # characters of what is compared where there is no model for it
 
@@ -42,9 +44,12 @@ Embed = Callable[[tuple[str, ...]], Awaitable[Sequence[bytes]]]
 
 
 async def configured(run: Run) -> list[Shown]:
-    """The owner's own: a Source."""
+    """The owner's own: a Source. One that is the request itself is left out: what is found out with them, as by
+    `edged calibrate` and benchmarks, would be told its own answer."""
+    asked = run.request.messages[-1].content
     tools = [(name, tool) for name in run.agent.tools if (tool := run.toolbox.get(name)) is not None]
-    return [Shown(each.input, (ToolCall(name, each.arguments),)) for name, tool in tools for each in tool.examples]
+    every = [(each, ToolCall(name, each.arguments)) for name, tool in tools for each in tool.examples]
+    return [Shown(each.input, (call,)) for each, call in every if each.input != asked]
 
 
 class ByMeaning:
@@ -67,17 +72,21 @@ class Examples:
 
     def __init__(self, sources: Sequence[Source] = (configured,), embed: Embed | None = None) -> None:
         self._sources, self._embed = tuple(sources), embed
-        self._vectors: dict[str, array[float]] = {}  # of the last candidates; a daemon has a few dozen
+        self._vectors: dict[str, array[float]] = {}  # by text, those that were compared last at the end
 
     async def nearest(self, run: Run) -> list[Shown]:
-        """At most MOST, the nearest last: what stands next to the question counts most."""
+        """At most MOST, the nearest last: what stands next to the question counts most. Of two with one text the later
+        source's."""
         text = run.request.messages[-1].content
-        candidates = [shown for source in self._sources for shown in await source(run) if shown.text != text]
+        candidates = {shown.text: shown for source in self._sources for shown in await source(run)}
         if not candidates:
             return []
-        texts = tuple(dict.fromkeys(shown.text for shown in candidates))
+        texts = tuple(candidates)
+        if self._embed is not None and len(texts) > COMPARED:
+            alike = dict(zip(texts, by_letters(text, texts), strict=True))
+            texts = tuple(sorted(texts, key=lambda each: alike[each])[-COMPARED:])
         nearness = dict(zip(texts, await self._near(text, texts), strict=True))
-        return sorted(candidates, key=lambda shown: nearness[shown.text])[-MOST:]
+        return [candidates[each] for each in sorted(texts, key=lambda each: nearness[each])[-MOST:]]
 
     async def _near(self, text: str, others: tuple[str, ...]) -> list[float]:
         if self._embed is not None:
@@ -90,9 +99,10 @@ class Examples:
     async def _by_meaning(self, embed: Embed, text: str, others: tuple[str, ...]) -> list[float]:
         new = tuple(each for each in others if each not in self._vectors)
         asked, *made = [array("f", vector) for vector in await embed((text, *new))]
-        known = {each: vector for each, vector in self._vectors.items() if each in others}
-        self._vectors = known | dict(zip(new, made, strict=True))
-        return [sum(map(float.__mul__, asked, self._vectors[each])) for each in others]
+        known = self._vectors | dict(zip(new, made, strict=True))
+        used = {each: known.pop(each) for each in others}
+        self._vectors = dict([*known.items(), *used.items()][-VECTORS:])
+        return [sum(map(float.__mul__, asked, used[each])) for each in others]
 
 
 def by_letters(text: str, others: Sequence[str]) -> list[float]:

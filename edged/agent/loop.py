@@ -52,10 +52,11 @@ DECISION_TOKENS = 512
 
 class Decided(Struct, frozen=True):
     """The calls to make next, in order; after one that fails the rest is not made. logprob: of the tokens sampled for
-    them; None: none was, or it is not known."""
+    them; None: none was, or it is not known. upstream: one has decided it."""
 
     calls: tuple[ToolCall, ...]
     logprob: float | None = None
+    upstream: bool = False
 
 
 class Answered(Struct, frozen=True):
@@ -141,7 +142,7 @@ class Run:
         steps: what the journal knows of an earlier attempt.
         stream: gets the pieces of the final answer as they come.
         permit: raises Forbidden where the caller may not have a tool called; asked before every act.
-        client: who asked.
+        client, role: who asked, and by which role it may.
         moment: when.
         accounting: tokens and times of the request; None: they begin now.
     """
@@ -160,9 +161,10 @@ class Run:
         accounting: Accounting | None = None,
         permit: Callable[[str], None] = lambda tool: None,
         client: str = "",
+        role: str = "",
         moment: Moment = times.UNSET,
     ) -> None:
-        self.client, self.moment = client, moment
+        self.client, self.role, self.moment = client, role, moment
         self.sure = Sureness(agent, toolbox)
         self.rid, self.agent, self.request, self.toolbox = rid, agent, request, toolbox
         self.history = list(history)
@@ -170,6 +172,7 @@ class Run:
         self.accounting = accounting or Accounting()
         self.variant = ""  # of the board's model that generated last; empty where it has only one
         self.last_calls = 0  # of the last decision; a mind that has just taken over has made none
+        self.by_upstream = False  # all calls so far
         self._pending: tuple[ToolCall, ...] = ()  # calls of the last decision that are still to be made
         self._dropped: tuple[ToolCall, ...] = ()  # and those that are not, because one before them failed
         self._own = OwnWords(agent, request, toolbox)
@@ -286,7 +289,7 @@ class Run:
         if self._stream:
             self._stream.preface = self._own.failed(self._records)
         if self._pending:
-            return Decided(self._pending)
+            return Decided(self._pending, upstream=self.by_upstream)
         nothing = self._own.nothing(self._records)
         if nothing is None:
             try:
@@ -363,7 +366,7 @@ class Run:
         for call in move.calls:
             self._permit(call.name)
         for place, call in enumerate(move.calls):
-            await self._act(Intent(call, None if place else move.logprob, move.calls[place + 1 :]))
+            await self._act(Intent(call, None if place else move.logprob, move.calls[place + 1 :], move.upstream))
             if self.failed:
                 return
 
@@ -420,6 +423,7 @@ class Run:
         call = intent.call
         self.last_calls = self.last_calls + 1 if self._pending[:1] == (call,) else 1
         self._pending, self._dropped = (intent.then, ()) if result.ok else ((), intent.then)
+        self.by_upstream = intent.upstream and (self.by_upstream or not self._records)
         self._records.append(ToolRecord(call.name, call.arguments, result.value, result.ok))
 
     def _raise_failure(self) -> None:

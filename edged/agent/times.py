@@ -235,6 +235,12 @@ def _is_dated(value: JSON) -> bool:
     return isinstance(value, str) and re.match(DATE, value, re.ASCII) is not None
 
 
+def are_in(schema: dict[str, JSON], arguments: dict[str, JSON]) -> bool:
+    """Whether an argument is a time, or has one in it."""
+    properties = schema.get("properties", {})
+    return any(True for name, value in arguments.items() for _ in _times(properties.get(name), value, LEVELS))
+
+
 def problem(schema: dict[str, JSON], arguments: dict[str, JSON]) -> str | None:
     """The first argument that is no time of its format, in words for the model; None: there is none."""
     properties = schema.get("properties", {})

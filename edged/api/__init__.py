@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from edged.api.calibrate import Calibrate
 from edged.api.events import Events
+from edged.api.learnt import Learnt
 from edged.api.models import Models
 from edged.api.requests import Requests
 from edged.api.responses import Responses
@@ -21,4 +22,5 @@ class Api(Struct, frozen=True, kw_only=True):
     models: Models
     tools: Tools
     calibrate: Calibrate
+    learnt: Learnt
     events: Events

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,9 +12,12 @@ import msgspec
 import typer
 
 from edged.cli import complete
+from edged.cli.outcome import Stop
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from edged.types import ToolCall
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 # readable=False: a file that may not be opened is for the daemon's client (77) or the configuration (78) to explain; it
@@ -36,6 +40,10 @@ AgentName = Annotated[
 RouteName = Annotated[str | None, typer.Option("--route", help="auto, local or cloud.", autocompletion=complete.routes)]
 RequestName = Annotated[
     str, typer.Argument(metavar="NAME", help="rid, or the client's id.", autocompletion=complete.requests)
+]
+
+Calls = Annotated[
+    list[str], typer.Argument(metavar="CALL...", help="""The right calls, each as 'set_valve(valve="north")'.""")
 ]
 
 PIPE_COLUMNS = 10_000  # without a terminal a table's lines are not broken: another program is going to read them
@@ -100,6 +108,20 @@ def span(seconds: float) -> str:
 def when(wall: float) -> str:
     """A point in time, here."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(wall))
+
+
+def calls_of(texts: Sequence[str]) -> list[dict[str, Any]]:
+    """Calls that were written as `call_text` writes them, as {name, arguments}. Stop: one is none."""
+    from edged.agent.dialects import compact  # only now: few commands need it
+
+    made: list[ToolCall] = []
+    for text in texts:
+        try:
+            made += compact.parse(text.strip())
+        except ValueError as error:
+            what = """write it as 'set_valve(valve="north", open=true)', values as JSON"""
+            raise Stop("bad_request", f"{text!r} is no call: {error}; {what}") from None
+    return [{"name": call.name, "arguments": call.arguments} for call in made]
 
 
 def call_text(name: str, arguments: dict[str, Any]) -> str:

@@ -8,7 +8,19 @@ import msgspec
 import typer
 
 from edged.cli import complete
-from edged.cli.common import AsJson, ConfigFile, RequestName, Socket, print_table, row, shown, table, when
+from edged.cli.common import (
+    AsJson,
+    Calls,
+    ConfigFile,
+    RequestName,
+    Socket,
+    calls_of,
+    print_table,
+    row,
+    shown,
+    table,
+    when,
+)
 from edged.cli.connection import daemon, load_config
 from edged.cli.outcome import EX_FAILED, Stop, print_json, reporting_errors
 from edged.cli.view import request_lines
@@ -71,6 +83,19 @@ def requeue_request(
     with daemon(socket, config_file, as_json) as client:
         document = client.call("request.requeue", {"name": name})
     _print_state(document, as_json)
+
+
+@app.command("correct")
+def correct_request(
+    name: RequestName, calls: Calls, as_json: AsJson = False, socket: Socket = None, config_file: ConfigFile = None
+) -> None:
+    """Say which calls would have been right: the agent learns them as an example. Nothing is called."""
+    with daemon(socket, config_file, as_json) as client:
+        made = client.call("request.correct", {"name": name, "calls": calls_of(calls)})
+    if as_json:
+        print_json(made)
+    else:
+        print(f"example {made['id']}")
 
 
 @app.command("audit")

@@ -11,7 +11,7 @@ import psutil
 
 from edged.config import roles, tools
 from edged.config.settings import Config, parse_listener
-from edged.config.tables import Model
+from edged.config.tables import Agent, Model
 from edged.config.values import Key, Mistakes, range_mistakes, size_mistakes
 from edged.host import loopback, zones
 from edged.types import Preference, Privacy
@@ -145,7 +145,19 @@ def _agents(config: Config) -> Mistakes:
         if agent.min_confidence not in ("auto", 0) and config.models[agent.model].is_served:
             problem = f"model {agent.model!r} runs in a server, which does not tell how sure of a call it is"
             yield (*at, "min_confidence"), f"{problem}; leave it out, or name another model"
+        yield from _learns(config, at, agent)
         yield from range_mistakes((*at, "max_tokens"), agent.max_tokens, 1, config.models[agent.model].context - 1)
+
+
+def _learns(config: Config, at: Key, agent: Agent) -> Mistakes:
+    if agent.learn is True and agent.privacy is Privacy.DEVICE:
+        why = "nothing of this agent may leave the board, so there is nothing to learn from"
+        yield (*at, "learn"), f'{why}: write learn = "local", or privacy = "any"'
+    if agent.learn and config.models[agent.model].is_served:
+        problem = f"model {agent.model!r} runs in a server, which is shown no examples"
+        yield (*at, "learn"), f"{problem}; leave it out, or name another model"
+    if agent.learn and agent.min_confidence == 0:
+        yield (*at, "learn"), "no call is unsure with min_confidence = 0: leave one of them out"
 
 
 def _tools(config: Config) -> Mistakes:

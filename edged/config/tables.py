@@ -333,6 +333,8 @@ class Agent(Strict, frozen=True):
     top_p: share of probability that tokens are sampled from.
     seed: seed of sampling, which makes it repeatable. Default: another one each time.
     conversation_expiry_s: seconds after its last request at which a conversation is forgotten.
+    learn: whether calls of an upstream that worked, and what `edged learn add` and `edged requests correct` say, become
+        examples that the model is shown where it is unsure; only of requests that may leave the board. "local": of all.
     """
 
     model: str
@@ -353,3 +355,6 @@ class Agent(Strict, frozen=True):
     top_p: Annotated[float, Meta(ge=0, le=1)] = 1.0
     seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] | None = None
     conversation_expiry_s: Annotated[float, Meta(ge=1, le=3650 * DAY)] = 86400.0
+    learn: Annotated[bool | Literal["local"], Meta(extra={"problem": '{}; allowed are false, true and "local"'})] = (
+        False
+    )

@@ -14,12 +14,14 @@ from edged.agent.clock import BoardClock
 from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
 from edged.agent.examples import ByMeaning, Embed, Examples, configured
+from edged.agent.learning import Learning
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.agent.warm import Warmer
 from edged.api import Api
 from edged.api.calibrate import Calibrate
 from edged.api.events import Events
+from edged.api.learnt import Learnt
 from edged.api.models import Models
 from edged.api.requests import Requests
 from edged.api.responses import Responses
@@ -144,6 +146,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
     dialects = Dialects(registry.chat_template, lookup.spec, registry.text_format)
     speak = PromptBook(settings.agents, toolbox.tools, dialects, settings.may_escalate, check=faults.check_agent)
     calibrated = _calibrations(settings, lookup, dialects)
+    learning = Learning(settings, toolbox, database)
     pipeline = Pipeline(
         settings,
         database,
@@ -156,7 +159,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
                 cloud=cloud,
                 speak=speak,
                 calibration=calibrated.of,
-                examples=Examples((configured,), _embed(aliases, metered)),
+                examples=Examples((configured, learning.examples), _embed(aliases, metered)),
                 audit=audit.note,
                 clock=clock,
             )
@@ -164,6 +167,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         toolbox,
         cloud,
         gate,
+        learning,
         deliverers=deliverers(transports),
         last_end=functools.partial(last_end.take, Path(settings.node.runtime_dir)),
         tell=events.publish,
@@ -171,6 +175,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
         settled=events.request_ended,
         speeds=engine.speeds,
     )
+    requests = Requests(settings, pipeline, gate)
     waiting = settings.queue.max_waiting
     completions = Completions(metered, settings.models, dialects, max_waiting=waiting, served=served)
     embeddings = EmbeddingModels(metered, settings.models, max_waiting=waiting)
@@ -237,6 +242,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
             models=Models(settings, governor, completions, embeddings, updater, served=served, gate=gate),
             tools=Tools(toolbox, gate),
             calibrate=Calibrate(settings, toolbox.tools, pipeline, calibrated, gate),
+            learnt=Learnt(database, learning, gate, requests.find),
             events=Events(settings, status.full, events),
         ),
     )

@@ -4,6 +4,7 @@ A configuration uses it with `source = "scripted:/path/to/script.toml"`; everyth
 
     [[replies]]
     match = "open the (north|south) valve"      # a regular expression, searched in the user's text
+    sees = "bring water"                        # optional: another, searched in the dialogue, examples included
     calls = [{ name = "set_valve", arguments = { valve = "north", position = "open" } }]
     text = "It is open."                        # the final answer
     token_s = 0.0                               # seconds between two words of it
@@ -53,6 +54,7 @@ class Scripted(Struct, frozen=True, forbid_unknown_fields=True):
     """What to do when the user's text matches."""
 
     match: str
+    sees: str = ""
     calls: tuple[dict[str, JSON], ...] = ()
     text: str = "done"
     token_s: float = 0.0
@@ -169,7 +171,7 @@ class ScriptedEngine(BaseEngine):
             if script.dimensions:
                 raise embeds_only(job.model)
             question, results = _dialogue(job)
-            entry = _entry(script, question)
+            entry = _entry(script, question, "".join(segment.text for segment in job.turn))
             call = entry.calls[results] if results < len(entry.calls) else None
             if job.confidence_marker is not None:  # the agent wants a decision
                 text = _decision(entry.calls[results:]) if script.dialect else _json_call(call or REPLY)
@@ -210,10 +212,10 @@ def _decision(calls: tuple[dict[str, JSON], ...]) -> str:
     return "\n".join(lines)
 
 
-def _entry(script: Script, question: str) -> Scripted:
+def _entry(script: Script, question: str, dialogue: str) -> Scripted:
     """The first that matches, with what its groups found."""
     for entry in script.replies:
-        if found := re.search(entry.match, question):
+        if (found := re.search(entry.match, question)) and re.search(entry.sees, dialogue):
             if not found.re.groups:
                 return entry
             calls = tuple({name: _filled(value, found) for name, value in call.items()} for call in entry.calls)

@@ -14,6 +14,7 @@ from edged.access.gate import Gate
 from edged.agent import router
 from edged.agent.accounting import Accounting
 from edged.agent.dispatch import Dispatcher, Routing
+from edged.agent.learning import Learning
 from edged.agent.loop import Run
 from edged.agent.router import Decision
 from edged.config import Config
@@ -44,6 +45,7 @@ class Answering:
 
     Args:
         needs: learns what answered requests took.
+        learning: judges what they teach.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Answering:
         alarms: Alarms,
         signals: Signals,
         needs: Needs,
+        learning: Learning,
     ) -> None:
         self._config = config
         self._database = database
@@ -73,6 +76,7 @@ class Answering:
         self._alarms = alarms
         self._signals = signals
         self._needs = needs
+        self._learning = learning
 
     async def work(self, row: Row, attempt: Attempt) -> None:
         """From a claimed row to its stored outcome."""
@@ -109,7 +113,10 @@ class Answering:
             outcome = self._settler.reply(row, *outcome, records, attempt)
         attempt.settling = True
         self._signals.queued.set()  # its slot is free
-        await self._settler.settle(row, outcome, attempt.messages, journal=attempt.journal)
+        lesson = None
+        if attempt.run is not None and outcome.status is Status.DONE:
+            lesson = await self._learning.lesson(attempt.run, outcome.outcome, follows=attempt.follows)
+        await self._settler.settle(row, outcome, attempt.messages, journal=attempt.journal, lesson=lesson)
 
     async def _answer(self, row: Row, attempt: Attempt, accounting: Accounting) -> Reply | None:
         """The reply; None: it is parked, or in the queue again."""
@@ -119,7 +126,7 @@ class Answering:
         caller = self._gate.policy.later(row.client, row.transport, row.role)  # a reload may have changed what it may
         self._gate.ask(caller, row.agent, None)
         history, steps = await self._journals.known(row)
-        attempt.journal = self._journals.of(row)
+        attempt.journal, attempt.follows = self._journals.of(row), bool(history)
         run = attempt.run = Run(
             row.rid,
             policy.for_caller(caller, agent),
@@ -132,6 +139,7 @@ class Answering:
             stream=self._watchers.stream(row.request, row.rid),
             accounting=accounting,
             client=row.client,
+            role=caller.role,
             moment=self._dispatcher.clock.moment(row.accepted_wall if row.clock_set else None),
         )
         routing = attempt.routing = Routing(

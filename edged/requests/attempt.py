@@ -22,7 +22,8 @@ class Attempt:
     """A request being worked on: what is known of the run when it ends, however it ends, and how to end it.
 
     cancelled: it is interrupted because its client wants it; else because the daemon stops. settling: its outcome is
-    being stored. remote: an upstream or a server on this board does the work.
+    being stored. remote: an upstream or a server on this board does the work. follows: something was said before the
+    question.
 
     Args:
         has_remote_slot: whether one more may do its work elsewhere.
@@ -39,6 +40,7 @@ class Attempt:
         self.routing: Routing | None = None
         self.journal: Journal | None = None
         self.messages: Turn = ()
+        self.follows = False
         self.cancelled = self.settling = False
         self.ended = asyncio.Event()
         self._interrupted = False

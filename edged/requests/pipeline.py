@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 
 from edged.access.gate import Gate
 from edged.agent.dispatch import Dispatcher
+from edged.agent.learning import Learning
 from edged.config import Config
 from edged.host.alarms import Alarms
 from edged.host.last_end import LastEnd
@@ -64,6 +65,7 @@ class Pipeline:
         toolbox: Toolbox,
         cloud: Cloud,
         gate: Gate,
+        learning: Learning,
         *,
         deliverers: Mapping[str, Deliverer],
         last_end: Callable[[], LastEnd | None],
@@ -80,7 +82,19 @@ class Pipeline:
         settler = Settler(config, database, dispatcher, journals, watchers, signals, changed=changed, settled=settled)
         self._parking = parking = Parking(config, database, cloud, signals, changed=changed)
         answering = Answering(
-            config, database, dispatcher, toolbox, gate, journals, settler, parking, watchers, alarms, signals, needs
+            config,
+            database,
+            dispatcher,
+            toolbox,
+            gate,
+            journals,
+            settler,
+            parking,
+            watchers,
+            alarms,
+            signals,
+            needs,
+            learning,
         )
         recovery = Recovery(config, database, settler, last_end=last_end, tell=tell)
         self._worker = worker = Worker(database, answering, settler, recovery, signals)

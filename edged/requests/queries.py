@@ -131,7 +131,13 @@ class Queries:
         priority = ask.request.priority or ask.caller.highest  # as it would be stored
         request = msgspec.structs.replace(ask.request, priority=priority)
         explained = await self._dispatcher.explain(
-            request, agent, self._toolbox, journal, decide=decide, second_look=not measuring
+            request,
+            agent,
+            self._toolbox,
+            journal,
+            decide=decide,
+            second_look=not measuring,
+            role=ask.caller.role,
         )
         if (call := explained["call"]) and call["name"] in agent.tools:
             try:

@@ -19,10 +19,11 @@ from edged.requests.journals import Journals
 from edged.requests.signals import Signals
 from edged.requests.storing import until_stored
 from edged.requests.watchers import Watchers
-from edged.store import audit, conversations, requests
+from edged.store import audit, conversations, learnt, requests
 from edged.store.conversations import Turn
 from edged.store.database import Database
 from edged.store.journal import Journal
+from edged.store.learnt import Lesson
 from edged.store.lifecycle import State
 from edged.store.lookup import Row
 from edged.types import JSON, AuditEntry, Finding, Reply, Status, ToolRecord
@@ -100,6 +101,7 @@ class Settler:
         messages: Turn = (),
         *,
         journal: Journal | None = None,
+        lesson: Lesson | None = None,
         only: tuple[State, ...] = (),
         quarantine: bool = False,
     ) -> bool:
@@ -109,6 +111,7 @@ class Settler:
         Args:
             messages: the turn as its conversation keeps it.
             journal: of the run that brought it; what it holds back is stored with it.
+            lesson: what the request teaches.
         """
         body = wire.reply_bytes(reply)
         expiry = self._config.agents[row.agent].conversation_expiry_s if row.agent in self._config.agents else 0.0
@@ -121,6 +124,8 @@ class Settler:
                 return False
             if messages:
                 conversations.add_turn(c, row, messages, clock.wall() + expiry, private=private)
+            if lesson is not None:
+                learnt.keep(c, lesson)
             audit.append(c, _ended(row, reply))
             return True
 

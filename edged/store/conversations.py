@@ -28,6 +28,14 @@ def history(c: apsw.Connection, row: Row) -> list[PastTurn]:
     return turns[::-1]
 
 
+def follows(c: apsw.Connection, row: Row) -> bool:
+    """Whether something was said before a request in its conversation, as far as is still known."""
+    named = "client = ? AND agent = ? AND conversation = ? AND seq < ?"
+    query = f"SELECT EXISTS(SELECT 1 FROM turns WHERE {named}) OR EXISTS(SELECT 1 FROM requests WHERE {named})"
+    name = (row.client, row.agent, row.conversation, row.seq)
+    return row.conversation is not None and bool(c.execute(query, (*name, *name)).get)
+
+
 def add_turn(c: apsw.Connection, row: Row, messages: Turn, expires_wall: float, *, private: bool) -> None:
     """Append to a conversation; every turn of it lives as long as the newest."""
     if row.conversation is None:

@@ -20,11 +20,13 @@ from edged.types import JSON, ToolCall
 
 class Intent(Struct, frozen=True, omit_defaults=True):
     """A call the model decided on. logprob: of the tokens sampled for the decision, None where none was, or an earlier
-    call has it. then: the calls of the same decision that are made after it, if it works."""
+    call has it. then: the calls of the same decision that are made after it, if it works. upstream: one has decided
+    it."""
 
     call: ToolCall
     logprob: float | None
     then: tuple[ToolCall, ...] = ()
+    upstream: bool = False
 
 
 class Result(Struct, frozen=True):

@@ -173,4 +173,20 @@ MIGRATIONS = (
     ) STRICT;
     CREATE INDEX responses_thread ON responses(thread);
     """,
+    # what requests have taught
+    """
+    CREATE TABLE learnt(                  -- examples for a second look
+        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given again: somebody may name it
+        rid TEXT UNIQUE REFERENCES requests(rid) ON DELETE CASCADE,  -- NULL: nobody asked it, it was added
+        agent TEXT NOT NULL,
+        role TEXT NOT NULL,               -- only requests of the same one see it
+        tool TEXT NOT NULL,               -- of the first call
+        source TEXT NOT NULL,             -- upstream | corrected | added
+        private INTEGER NOT NULL,         -- 1: the request was not to leave the board
+        text TEXT NOT NULL,
+        calls BLOB NOT NULL,              -- the right ones, JSON
+        at REAL NOT NULL                  -- seconds since the epoch
+    ) STRICT;
+    CREATE INDEX learnt_for ON learnt(agent, role, tool);
+    """,
 )

@@ -20,6 +20,7 @@ from edged.models.catalog import catalog
 
 BENCHES = (
     "answers",
+    "learn",
     "ipc",
     "routing",
     "claims",

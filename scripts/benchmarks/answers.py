@@ -78,10 +78,11 @@ async def _plant(plant: dict[str, Any], cases: list[dict[str, Any]], model: str)
             cloud.otherwise = clouds.text("handed over")
             (folder / "edged.toml").write_text(configuration(plant, folder, model, cloud.base_url), encoding="utf-8")
             with daemon(folder):
-                return [await _case(plant, case, folder) for case in cases]
+                return [await asked(plant, case, folder) for case in cases]
 
 
-async def _case(plant: dict[str, Any], case: dict[str, Any], folder: Path) -> Verdict:
+async def asked(plant: dict[str, Any], case: dict[str, Any], folder: Path, **fields: Any) -> Verdict:
+    """A case as a request to the daemon of a folder, and what became of it. fields: more of the request's."""
     before = [
         {"role": role, "content": turn[role]} for turn in case.get("before", ()) for role in ("user", "assistant")
     ]
@@ -89,7 +90,12 @@ async def _case(plant: dict[str, Any], case: dict[str, Any], folder: Path) -> Ve
         began = time.perf_counter()
         reply = await client.call(
             "agent.ask",
-            {"agent": "house", "messages": [*before, {"role": "user", "content": case["text"]}], "deadline_s": LIMIT_S},
+            {
+                "agent": "house",
+                "messages": [*before, {"role": "user", "content": case["text"]}],
+                "deadline_s": LIMIT_S,
+                **fields,
+            },
         )
         took_ms = (time.perf_counter() - began) * 1000
     done = [(call["name"], call["arguments"]) for call in reply["tool_calls"] or () if call["ok"]]
@@ -167,24 +173,24 @@ def _of_plant(name: str, verdicts: list[Verdict]) -> Row:
             parts.append(f"{kind} {sum(of_kind)}/{len(of_kind)}")
     good, ms = sum(each["good"] for each in verdicts), statistics.median(each["ms"] for each in verdicts)
     note = f"{good}/{len(verdicts)}: {', '.join(parts)}; median {ms:.0f} ms"
-    return {**_row(name, good, len(verdicts)), "note": note}
+    return {**counted(name, good, len(verdicts)), "note": note}
 
 
 def _all(found: list[Verdict]) -> list[Row]:
     one = [each for each in found if each["kind"] in ("read", "write", "follow")]
     told = [each for each in found if each["kind"] in ("read", "follow") and each["right"] and each["gold"]]
     rows = [
-        _row("the one right call", sum(each["right"] for each in one), len(one)),
-        _row("the right tool", sum(each["tool"] for each in one), len(one)),
+        counted("the one right call", sum(each["right"] for each in one), len(one)),
+        counted("the right tool", sum(each["tool"] for each in one), len(one)),
     ]
     by_kind = defaultdict(list)
     for each in found:
         by_kind[each["kind"]].append(each)
-    rows += [_row(kind, sum(each["good"] for each in by_kind[kind]), len(by_kind[kind])) for kind in KINDS]
+    rows += [counted(kind, sum(each["good"] for each in by_kind[kind]), len(by_kind[kind])) for kind in KINDS]
     rows += [
-        _row("wrong writes", sum(each["wrong_write"] for each in found), len(found)),
-        _row("inventions (unable and talk)", sum(each["invented"] for each in found), len(found)),
-        _row("facts told right of calls made right", sum(not each["missing_facts"] for each in told), len(told)),
+        counted("wrong writes", sum(each["wrong_write"] for each in found), len(found)),
+        counted("inventions (unable and talk)", sum(each["invented"] for each in found), len(found)),
+        counted("facts told right of calls made right", sum(not each["missing_facts"] for each in told), len(told)),
     ]
     scores = [(each["score"] or each["confidence"], each["right"]) for each in one if each["calls"]]
     if scores and (area := auroc([pair for pair in scores if pair[0] is not None])) is not None:
@@ -204,7 +210,7 @@ def _reliability(found: list[Verdict]) -> list[Row]:
         return []
     rows = []
     for place, (said, share, count) in enumerate(calibrate.bins(pairs), start=1):
-        row = _row(f"confidence, tenth {place}: {said:.3f}", round(share * count), count)
+        row = counted(f"confidence, tenth {place}: {said:.3f}", round(share * count), count)
         rows.append({**row, "note": "share right where so much was said"})
     mean, most = calibrate.fair_error(pairs)
     note = f"a calibrated model of this size: {mean:.3f}, 95 % below {most:.3f}"
@@ -214,12 +220,13 @@ def _reliability(found: list[Verdict]) -> list[Row]:
     # A write that was held back is one that edged asked about, or that was handed over as unsure.
     held = sum(each["outcome"] == "asked" or each["reason"] == "unsure" for each in found)
     above = [each["wrong_write"] and not each["handed_over"] for each in found]
-    rows.append(_row("wrong writes above the line, of all requests", sum(above), len(found)))
-    rows.append(_row("requests below the line", held, len(found)))
+    rows.append(counted("wrong writes above the line, of all requests", sum(above), len(found)))
+    rows.append(counted("requests below the line", held, len(found)))
     return rows
 
 
-def _row(what: str, good: int, n: int) -> Row:
+def counted(what: str, good: int, n: int) -> Row:
+    """A share with its 95 % interval."""
     low, high = interval(good, n)
     share = round(good / n, 3) if n else None
     return {"what": what, "right": good, "of": n, "share": share, "95 %": f"{low:.2f} to {high:.2f}"}

@@ -18,6 +18,7 @@ from edged.access.gate import Gate
 from edged.access.policy import Policy
 from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
+from edged.agent.learning import Learning
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.engines.kind import ChatTemplate
@@ -168,6 +169,7 @@ class House:
             self.toolbox,
             cloud,
             Gate(Policy(self.settings.agents)),
+            Learning(self.settings, self.toolbox, self.database),
             deliverers={},
             last_end=lambda: None,
         )

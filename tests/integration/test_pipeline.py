@@ -19,6 +19,7 @@ from edged.access.policy import Policy
 from edged.agent import router
 from edged.agent.dialects import Dialects
 from edged.agent.dispatch import Dispatcher
+from edged.agent.learning import Learning
 from edged.agent.minds.base import Resources
 from edged.agent.prompts import PromptBook
 from edged.api.requests import Requests
@@ -165,6 +166,7 @@ class House:
             self.toolbox,
             self.cloud,
             gate.Gate(Policy(self.config.agents, self.config.roles, self.config.access)),
+            Learning(self.config, self.toolbox, self.store),
             deliverers=self.deliverers,
             last_end=lambda: self.last_end,
             speeds=lambda: self.speeds,

@@ -364,9 +364,8 @@ class Node:
 
     async def __aenter__(self) -> Self:
         nobody: Any = None
-        api = Api(
-            requests=cast(Any, self), responses=nobody, models=nobody, tools=nobody, calibrate=nobody, events=nobody
-        )
+        names = ("responses", "models", "tools", "calibrate", "learnt", "events")
+        api = Api(requests=cast(Any, self), **dict.fromkeys(names, nobody))
         gate = Gate(Policy(["house"]))
         await self.transport.start(Backend(nobody, api, gate, lambda: self.document, nobody, nobody))
         return self

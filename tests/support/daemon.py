@@ -73,10 +73,18 @@ parameters.state = { enum = ["ON", "OFF"] }
 """
 
 
-def entry(match: str, *calls: dict[str, Any], text: str = "done", token_s: float = 0.0, confidence: float = 1.0) -> str:
+def entry(
+    match: str,
+    *calls: dict[str, Any],
+    text: str = "done",
+    token_s: float = 0.0,
+    confidence: float = 1.0,
+    sees: str = "",
+) -> str:
     """An entry of the script (see edged.testing). JSON text is TOML text."""
     made = ", ".join(_inline(call) for call in calls)
     said = f"text = {json.dumps(text)}\ntoken_s = {token_s}\nconfidence = {confidence}"
+    said += f"\nsees = {json.dumps(sees)}" if sees else ""
     return f"[[replies]]\nmatch = {json.dumps(match)}\ncalls = [{made}]\n{said}\n"
 
 

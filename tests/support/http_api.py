@@ -149,7 +149,8 @@ def backend(desk: Desk) -> Backend:
     return Backend(
         settings=nobody,
         api=Api(
-            requests=cast(Any, desk), responses=nobody, models=nobody, tools=nobody, calibrate=nobody, events=nobody
+            requests=cast(Any, desk),
+            **dict.fromkeys(("responses", "models", "tools", "calibrate", "learnt", "events"), nobody),
         ),
         gate=Gate(Policy(["house"])),
         state=dict,

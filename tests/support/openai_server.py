@@ -179,6 +179,7 @@ async def serving(
         ),
         tools=cast(Any, None),
         calibrate=cast(Any, None),
+        learnt=cast(Any, None),
         events=cast(Any, None),
     )
     socket = folder / "http.sock"

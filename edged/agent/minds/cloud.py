@@ -90,7 +90,7 @@ class CloudDecider(Decider):
                 calls = await answers.checked(
                     self._specs, heard.answer.calls, run.left, values, again=bool(corrections)
                 )
-                return calls if isinstance(calls, Wrong) else Decided(calls)
+                return calls if isinstance(calls, Wrong) else Decided(calls, upstream=True)
             return await self._answer(run, heard)
 
         return await answers.until_right(ask, lambda problem: ToolFailed(f"upstream {self._upstream!r}: {problem}"))

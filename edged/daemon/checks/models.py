@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from edged.config import Config
 from edged.daemon.checks.finding import Finding, Inspection, Level, ok
+from edged.engines import registry
+from edged.errors import ModelUnavailable
 from edged.host.users import own_name
 from edged.models import calibrations, catalog
 from edged.models.catalog import ModelFile
@@ -44,6 +46,30 @@ def scores(inspected: Inspection) -> Iterator[Finding]:
             message = "counts in scores, which are no probabilities: the model has no calibration"
             do = f"run: edged calibrate {name}"
             yield inspected.at("models", ("agents", name, "min_confidence"), message, do, Level.WARN)
+
+
+def learning(inspected: Inspection) -> Iterator[Finding]:
+    """Agents that learn and have no use for it: a second look is for calls that are unsure, of models that are shown no
+    examples anyway. Blocks."""
+    settings = inspected.settings
+    specs = {name: alias.variants[0] for name, alias in model_aliases(settings).items()}
+    for name, agent in settings.agents.items():
+        if not agent.learn or agent.model in settings.served:
+            continue
+        spec = specs[agent.model]
+        at = ("agents", name, "learn")
+        try:
+            taught = registry.chat_template(spec).taught
+        except (ModelUnavailable, PermissionError):  # the check of the model says why
+            continue
+        if not taught:
+            message = "the model has no adapter, so its prompts have the tools' own examples and no others"
+            yield inspected.at("models", at, message, "leave it out, or take the default model", Level.WARN)
+        elif agent.min_confidence == "auto" and not calibrations.is_there(
+            settings.state_dir / calibrations.FOLDER, name, spec
+        ):
+            message = 'no call is unsure: the model has no calibration, and min_confidence is "auto"'
+            yield inspected.at("models", at, message, f"run: edged calibrate {name}", Level.WARN)
 
 
 def _model(

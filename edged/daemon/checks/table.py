@@ -16,7 +16,11 @@ Look = Callable[[Inspection], Iterable[Finding]]  # blocks
 
 # What may be wrong with the whole: found in a moment, and in the way of a start.
 OF_THE_WHOLE: list[Look] = [places.look, secrets.look]
-OF_PARTS: list[Look] = [models.look, models.scores]  # and those of `tools` and `agents`, which take processes
+OF_PARTS: list[Look] = [
+    models.look,
+    models.scores,
+    models.learning,
+]  # and those of `tools` and `agents`, which take processes
 
 
 class Report(Struct, frozen=True):

@@ -13,6 +13,7 @@ from edged.host import clock
 from edged.store import lifecycle
 from edged.store.conversations import Turn
 from edged.store.journal import Intent, Result
+from edged.store.learnt import Calls, Source
 from edged.store.lifecycle import State
 from edged.types import Fault, Finding, Format, MemoryNeed, Reply, Request, Spent, Status
 
@@ -22,17 +23,19 @@ LOST = "the reply was in a part of the store that was damaged"
 
 def mend(c: apsw.Connection) -> None:
     """Put right what is without its other half, or cannot be read; of the newest schema."""
-    for table in ("steps", "deliveries", "packets"):
-        c.execute(f"DELETE FROM {table} WHERE rid NOT IN (SELECT rid FROM requests)")
+    for table in ("steps", "deliveries", "packets", "learnt"):
+        c.execute(f"DELETE FROM {table} WHERE rid IS NOT NULL AND rid NOT IN (SELECT rid FROM requests)")
     c.execute("DELETE FROM replies WHERE seq NOT IN (SELECT seq FROM requests)")
     c.execute(
         f"DELETE FROM deliveries WHERE format NOT IN ({_marks(list(Format))})"
         f" OR state NOT IN ({_marks(DELIVERY_STATES)})",
         (*Format, *DELIVERY_STATES),
     )
+    c.execute(f"DELETE FROM learnt WHERE source NOT IN ({_marks(list(Source))})", tuple(Source))
     for table, key, column, kind in (
         ("replies", "seq", "reply", Reply),
         ("turns", "client, agent, conversation, seq", "messages", Turn),
+        ("learnt", "id", "calls", Calls),
         ("model_sizes", "model", "need", MemoryNeed),
         ("responses", "seq", "input", list),
         ("responses", "seq", "body", dict),

@@ -34,6 +34,10 @@ class Methods:
             "models.update": self.update,
             "models.rollback": self.rollback,
             "agents.calibrate": self.calibrate,
+            "request.correct": self.correct,
+            "learn.add": self.learn,
+            "learn.list": self.learnt,
+            "learn.forget": self.forget,
             "tools.list": self.tools,
             "tools.call": self.call_tool,
             "events.subscribe": self.subscribe,
@@ -120,6 +124,32 @@ class Methods:
         name = _one(params, "agent")
         return await self._api.calibrate.agent(session.caller, name, lambda progress: _notify(session, msgid, progress))
 
+    async def correct(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """What would have been right for a request: {name, calls: [{name, arguments}]}; see api.Learnt."""
+        name = _one(params, "name", "calls")
+        return await self._api.learnt.correct(session.caller, name, params.get("calls"))
+
+    async def learn(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """An example: {agent, text, calls: [{name, arguments}], role?}; see api.Learnt."""
+        allowed = ("agent", "text", "calls", "role")
+        agent, text = (_one(params, name, *allowed) for name in ("agent", "text"))
+        return await self._api.learnt.add(session.caller, agent, text, params.get("calls"), _text(params, "role"))
+
+    async def learnt(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """What agents have learnt: {agent?, role?}; see api.Learnt."""
+        _known(params, {"agent", "role"})
+        return await self._api.learnt.known(session.caller, _text(params, "agent"), _text(params, "role"))
+
+    async def forget(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Forget an example: {id}; those of an agent, of a role: {agent?, role?}; or {all: true}. See api.Learnt."""
+        _known(params, {"id", "agent", "role", "all"})
+        id, agent, role = params.get("id"), _text(params, "agent"), _text(params, "role")
+        if id is not None and type(id) is not int:
+            raise BadRequest("id: is the number of an example")
+        if (params.get("all") is True) == any(value is not None for value in (id, agent, role)):
+            raise BadRequest("what is to be forgotten: id, agent or role, or all = true alone")
+        return await self._api.learnt.forget(session.caller, id, agent, role)
+
     async def tools(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """The tools that the caller may call, as the models see them."""
         _known(params, set())
@@ -161,8 +191,15 @@ def _known(params: dict[str, JSON], names: set[str]) -> None:
         raise BadRequest(f"unknown {', '.join(sorted(unknown))}; allowed are {', '.join(sorted(names)) or 'none'}")
 
 
-def _one(params: dict[str, JSON], name: str) -> str:
-    _known(params, {name})
+def _text(params: dict[str, JSON], name: str) -> str | None:
+    value = params.get(name)
+    if value is not None and not isinstance(value, str):
+        raise BadRequest(f"{name}: is a text")
+    return value
+
+
+def _one(params: dict[str, JSON], name: str, *others: str) -> str:
+    _known(params, {name, *others})
     value = params.get(name)
     if not isinstance(value, str) or not value:
         raise BadRequest(f"{name}: is required, a text")

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, cast
 
-from edged.agent.examples import Examples, Shown, by_letters
+from edged.agent.examples import COMPARED, VECTORS, Examples, Shown, by_letters, configured
 from edged.agent.loop import Run
 from edged.config import Agent
 from edged.config.tools import Example, SqlTool
@@ -82,3 +82,31 @@ def test_letters() -> None:
     near = by_letters("Öffne das Ventil", ["öffne  das ventil", "öffne die Ventile", "x", ""])
     assert near[0] > 0.999
     assert near[0] > near[1] > near[2] == near[3] == 0.0
+
+
+async def test_what_was_learnt_of_the_very_request_counts_and_goes_before_the_owners() -> None:
+    async def learnt(_: Run) -> Sequence[Shown]:
+        return [Shown(TEXTS[0], (ToolCall("do", {"x": "new"}),)), Shown(TEXTS[1], ())]
+
+    shown = {each.text: each.calls for each in await Examples((configured, learnt)).nearest(run(TEXTS[0]))}
+    assert shown[TEXTS[0]] == (ToolCall("do", {"x": "new"}),)
+    assert shown[TEXTS[1]] == ()
+
+
+async def test_meanings_of_many_are_found_out_for_those_of_like_letters() -> None:
+    asked: list[tuple[str, ...]] = []
+
+    async def embed(texts: tuple[str, ...]) -> list[bytes]:
+        asked.append(texts)
+        return [struct.pack("<f", 1.0) for _ in texts]
+
+    async def learnt(_: Run) -> Sequence[Shown]:
+        return [Shown(f"example {n}", ()) for n in range(VECTORS)]
+
+    examples = Examples((learnt,), embed)
+    await examples.nearest(run("example 7"))
+    assert len(asked[0]) == COMPARED + 1
+    assert "example 7" in asked[0][1:]
+    for n in range(20):
+        await examples.nearest(run(f"example {n}{n}"))
+    assert len(examples._vectors) <= VECTORS

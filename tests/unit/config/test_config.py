@@ -275,6 +275,11 @@ CHECKS: list[tuple[str, str, str]] = [
         "agents.house.min_confidence",
         "does not tell how sure",
     ),
+    (
+        f'{IN_SERVER}model = "m"\n[agents.house]\nmodel = "npu"\nlearn = "local"',
+        "agents.house.learn",
+        "runs in a server, which is shown no examples",
+    ),
     *(
         (f'[models.npu]\nengine = "openai"\nmodel = "m"\nbase_url = "{url}"', "models.npu.base_url", told)
         for url, told in (
@@ -537,6 +542,9 @@ def test_upstreams_answer_in_file_order_unless_the_agent_names_one(main: Path) -
         ('[agents.house]\nroute = "cloud"\nprivacy = "any"', "agents.house.route", "no cloud"),
         ("[agents.house]\nmin_confidence = 1.5", "agents.house.min_confidence", "0 to 1"),
         ('[agents.house]\nwhen_offline = "hope"', "agents.house.when_offline", "wait, local, fail"),
+        ("[agents.house]\nlearn = true", "agents.house.learn", 'write learn = "local", or privacy = "any"'),
+        ('[agents.house]\nlearn = "all"', "agents.house.learn", 'allowed are false, true and "local"'),
+        ('[agents.house]\nlearn = "local"\nmin_confidence = 0', "agents.house.learn", "no call is unsure"),
         ('[http]\nlisten = ["127.0.0.1:8377"]', "http.listen", "api_keys_file"),
         ('[http]\nlisten = ["8377"]', "http.listen", "write"),
         ('[http]\nlisten = ["localhost:0"]', "http.listen", "write"),

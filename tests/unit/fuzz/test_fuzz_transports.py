@@ -45,7 +45,16 @@ from tests.support.fuzz import anything, damaged, is_finite, json_values, maps, 
 header = texts | st.text(alphabet="\udcff\udc80ab:", max_size=6)
 
 
-API: Any = Api(requests=Any, responses=Any, models=Any, tools=Any, calibrate=Any, events=Any)  # type: ignore[arg-type]  # unused
+UNUSED: Any = Any
+API: Any = Api(
+    requests=UNUSED,
+    responses=UNUSED,
+    models=UNUSED,
+    tools=UNUSED,
+    calibrate=UNUSED,
+    learnt=UNUSED,
+    events=UNUSED,
+)
 BOARD = Board(api=API, ready=lambda: Readiness(True), metrics=lambda: (b"", ""), heartbeat_s=1.0)
 
 

@@ -29,6 +29,7 @@ RELEASED = (
     "a318878cef4e4009",
     "4fb4d37206c1d99d",
     "e78a92fb044d4db5",
+    "6f76e82a8789cdfd",
 )
 
 
