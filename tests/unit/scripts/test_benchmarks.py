@@ -264,3 +264,29 @@ def test_a_wrong_command_line_says_what_there_is(arguments: list[str], why: str)
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 64, ended.stderr
     assert why in ended.stderr
+
+
+LEVER = {"effect": "write", "parameters": {"to": {}}}
+PLANT = {"tools": {"lever": LEVER, "pump": LEVER}}
+
+
+def _case(text: str, kind: str = "write", tool: str = "lever", to: str = "up") -> dict[str, Any]:
+    return {"kind": kind, "text": text, "calls": [{"name": tool, "arguments": {"to": to}}]}
+
+
+def test_two_weeks_have_no_text_in_common_and_all_kinds(module: Any) -> None:
+    cases = [_case("a"), _case("b"), _case(" A "), _case("A"), _case("c", "read"), _case("d", "read")]
+    first, second = module("learn").weeks(cases)
+    assert [case["text"] for case in first] == ["a", " A ", "c"]
+    assert [case["text"] for case in second] == ["b", "d"]
+
+
+def test_wrong_teacher_makes_another_call_of_the_same_tool(module: Any) -> None:
+    cases = [*(_case(str(n)) for n in range(9)), _case("x", to="down"), _case("y", tool="pump", to="down")]
+    right = {case["text"]: case["calls"] for case in cases}
+    learn = module("learn")
+    assert learn.lessons(PLANT, cases, 0) == right
+    taught = learn.lessons(PLANT, cases, 0.3)
+    wrong = [text for text in taught if taught[text] != right[text]]
+    assert len(wrong) == 3
+    assert all(taught[text][0]["name"] == "lever" for text in wrong if text.isdigit())
