@@ -71,7 +71,7 @@ def run(*, only: str | None = None, requests: int | None = None, model: str | No
     learnt: dict[str, int] = defaultdict(int)
     for file in files:
         plant = json.loads(file.read_text(encoding="utf-8"))
-        first, second = (week[:requests] for week in weeks(plant["cases"]))
+        first, second = (some(week, requests) for week in weeks(plant["cases"]))
         for arm in ARMS:
             count, verdicts = asyncio.run(_spent(plant, arm, first, second, model or MODEL))
             found[arm.name] += verdicts
@@ -93,6 +93,11 @@ def weeks(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
         seen[case["kind"]] += 1
     said = {_folded(case["text"]) for case in parts[0]}
     return parts[0], [case for case in parts[1] if _folded(case["text"]) not in said]
+
+
+def some(cases: list[Case], count: int | None) -> list[Case]:
+    """So many of the cases, of all parts of the list; None: all."""
+    return cases if count is None else [cases[i * len(cases) // count] for i in range(min(count, len(cases)))]
 
 
 def lessons(plant: dict[str, Any], cases: Sequence[Case], wrong: float) -> dict[str, list[dict[str, Any]]]:
