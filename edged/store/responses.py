@@ -6,6 +6,7 @@ goes on from is there as long as its newest response.
 
 from __future__ import annotations
 
+import zlib
 from typing import cast
 
 import apsw
@@ -14,6 +15,9 @@ from msgspec import Struct
 from edged.host import clock
 from edged.store import retention
 
+# Bodies repeat the tools and the instructions that they were asked with, and JSON shrinks to a fifth at the quickest
+# level, in a tenth of a millisecond for 20 KiB. What is not packed begins with a bracket, and never so.
+LEVEL, PACKED = 1, b"\x78"
 MAX_CHAIN = 256  # responses that one goes on from; a board's model reads no dialogue that is longer
 FIELDS = "id, client, thread, previous, private, keyed, created_wall, input, body"
 
@@ -56,8 +60,8 @@ def keep(c: apsw.Connection, kept: Kept, max_bytes: int) -> bool:
             kept.private,
             kept.keyed,
             kept.created_wall,
-            kept.input,
-            kept.body,
+            zlib.compress(kept.input, LEVEL),
+            zlib.compress(kept.body, LEVEL),
             clock.boot_id(),
             clock.boot(),
         ),
@@ -109,6 +113,11 @@ def _kept(row: tuple[object, ...]) -> Kept:
         private=bool(private),
         keyed=bool(keyed),
         created_wall=cast(float, created_wall),
-        input=cast(bytes, given),
-        body=cast(bytes, body),
+        input=unpacked(cast(bytes, given)),
+        body=unpacked(cast(bytes, body)),
     )
+
+
+def unpacked(stored: bytes) -> bytes:
+    """What was stored in `input` or `body`. zlib.error: it is damaged."""
+    return zlib.decompress(stored) if stored[:1] == PACKED else stored

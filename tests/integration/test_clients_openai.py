@@ -52,13 +52,15 @@ async def environment(tmp_path: Path) -> AsyncIterator[dict[str, str]]:
         ),
         ("openai-agents", ("openai-agents==0.24.0",), "openai_agents_client.py"),
         ("litellm", ("litellm==1.110.2",), "litellm_client.py"),
+        ("openai 3.10", ("openai==3.10.0",), "openai_client.py"),  # Home Assistant's
+        ("openai 3.57", ("openai==3.57.0",), "openai_client.py"),
     ],
 )
 async def test_published_client_works_unchanged(
     environment: dict[str, str], client: str, packages: tuple[str, ...], script: str
 ) -> None:
     """All that it tries; what came of it is the README's table."""
-    python = await clients.install(client, *packages)
+    python = await clients.install(client.replace(" ", "-"), *packages)
     tried = await clients.run(python, script, environment)
     assert tried
     clients.record(client, packages[0].partition("==")[2], tried)

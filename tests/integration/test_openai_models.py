@@ -403,6 +403,23 @@ async def test_stream_that_is_closed_frees_its_sequence(board: Board) -> None:
             await asyncio.sleep(0.01)
 
 
+# -- responses -----------------------------------------------------------------------------------------------------
+
+
+async def test_response_that_the_bound_cuts_off_is_incomplete(board: Board) -> None:
+    """Whole and streamed."""
+    responses = board.client.responses
+    whole = await responses.create(model="smol", input="Tell a story.", max_output_tokens=3, store=False)
+    stream = await responses.create(model="smol", input="Tell a story.", max_output_tokens=3, store=False, stream=True)
+    last = [event async for event in stream][-1]
+    assert last.type == "response.incomplete"
+    for made in (whole, last.response):
+        assert made.incomplete_details is not None
+        assert (made.status, made.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+        assert made.usage is not None
+        assert made.usage.output_tokens == 3
+
+
 # -- bare texts ----------------------------------------------------------------------------------------------------
 
 

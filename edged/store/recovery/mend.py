@@ -3,6 +3,7 @@ every request still ends once and no step is done twice."""
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Iterable
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ import apsw
 import msgspec
 
 from edged.host import clock
-from edged.store import lifecycle
+from edged.store import lifecycle, responses
 from edged.store.conversations import Turn
 from edged.store.journal import Intent, Result
 from edged.store.learnt import Calls, Source
@@ -37,10 +38,11 @@ def mend(c: apsw.Connection) -> None:
         ("turns", "client, agent, conversation, seq", "messages", Turn),
         ("learnt", "id", "calls", Calls),
         ("model_sizes", "model", "need", MemoryNeed),
-        ("responses", "seq", "input", list),
-        ("responses", "seq", "body", dict),
     ):
         _drop_unreadable(c, table, key, column, kind)
+    stored = c.execute("SELECT seq, input, body FROM responses").fetchall()
+    bad = [(seq,) for seq, *packed in stored if not all(map(_is_packed, (list, dict), packed))]
+    c.executemany("DELETE FROM responses WHERE seq = ?", bad)
     columns = "seq, agent, state, body, findings, spent, finished_wall"
     all_rows: Iterable[tuple[Any, ...]] = c.execute(f"SELECT {columns} FROM requests")
     for seq, agent in [(seq, agent) for seq, agent, *others in all_rows if not _can_be_read(*others)]:
@@ -97,6 +99,13 @@ def _is_a(kind: Any, body: Any) -> bool:
     except (ValueError, RecursionError, AttributeError):  # AttributeError: no bytes
         return False
     return True
+
+
+def _is_packed(kind: Any, stored: Any) -> bool:
+    try:
+        return _is_a(kind, responses.unpacked(stored))
+    except (zlib.error, TypeError):  # TypeError: no bytes
+        return False
 
 
 def _can_be_read(state: str, body: Any, findings: Any, spent: Any, finished_wall: float | None) -> bool:

@@ -149,7 +149,24 @@ def test_crowded_store_forgets_what_is_oldest_of_requests_and_threads(c: apsw.Co
 
 def test_row_that_holds_what_nobody_wrote_is_dropped_after_a_salvage(c: apsw.Connection) -> None:
     """The others stay."""
-    for each in (kept("a"), kept("b", input=b"{}"), kept("c", body=b"\xff")):
+    for each in (kept("a"), kept("b", input=b"{}"), kept("c", body=b"\xff"), kept("d"), kept("e"), kept("f")):
         responses.keep(c, each, PLENTY)
+    c.execute("UPDATE responses SET body = substr(body, 1, 5) WHERE id = 'd'")
+    c.execute("UPDATE responses SET body = x'' WHERE id = 'e'")
+    c.execute("UPDATE responses SET body = x'7b7d', input = x'5b5d' WHERE id = 'f'")  # not packed
     mend.mend(c)
-    assert ids(c) == ["a"]
+    assert ids(c) == ["a", "f"]
+
+
+def test_what_is_stored_is_packed_and_what_was_not_is_read(c: apsw.Connection) -> None:
+    """Tools that are told again in each response take little."""
+    body = b'{"tools": "%s"}' % (b"x" * 10_000)
+    responses.keep(c, kept("a", body=body), PLENTY)
+    assert c.execute("SELECT length(body) < 200 FROM responses").get == 1
+    found = responses.find(c, "c", "a")
+    assert found is not None
+    assert found.body == body
+    c.execute("UPDATE responses SET body = x'7b7d'")
+    found = responses.find(c, "c", "a")
+    assert found is not None
+    assert found.body == b"{}"

@@ -150,7 +150,7 @@ class Responses:
                 if body["status"] == shapes.PENDING:
                     raise BadParameter("previous_response_id", f"response {kept.id!r} has no end yet")
             found += [*msgspec.json.decode(kept.input), *body["output"]]
-            size += len(kept.input) + len(kept.body)
+            size += len(kept.input) + len(msgspec.json.encode(body["output"]))
         if size > MAX_REQUEST_BYTES:
             raise TooLarge(f"response {previous!r} ends a dialogue of {size} bytes; at most {MAX_REQUEST_BYTES} go on")
         return found, chain
