@@ -8,6 +8,7 @@ from msgspec import Struct
 from edged.api.calibrate import Calibrate
 from edged.api.events import Events
 from edged.api.learnt import Learnt
+from edged.api.mcp import McpServers
 from edged.api.models import Models
 from edged.api.requests import Requests
 from edged.api.responses import Responses
@@ -24,3 +25,4 @@ class Api(Struct, frozen=True, kw_only=True):
     calibrate: Calibrate
     learnt: Learnt
     events: Events
+    mcp: McpServers

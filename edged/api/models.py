@@ -12,7 +12,7 @@ from edged.completions.embeddings import EmbeddingModels
 from edged.completions.plain import Completions
 from edged.completions.request import ModelAnswer, ModelAsk, OnCall, OnThought
 from edged.completions.text import TextAsk
-from edged.config import Config
+from edged.config import Agent, Config
 from edged.errors import BadRequest, Busy, UnknownAgent
 from edged.interfaces import OnPiece
 from edged.models.updates.updater import Updater, Watch
@@ -61,6 +61,10 @@ class Models:
         Clients that bring their own tools propose the first one, and an agent has its own."""
         models = {name: Kind.MODEL for name in self._config.models if policy.may_model(caller, name)}
         return models | {name: Kind.AGENT for name in self._config.agents if name in caller.agents}
+
+    def agents(self, caller: Caller) -> dict[str, Agent]:
+        """The agents that the caller may ask, by name."""
+        return {name: agent for name, agent in self._config.agents.items() if name in caller.agents}
 
     def kind(self, caller: Caller, name: str) -> Kind:
         """What a name stands for, whether the caller may use it or not. Raises UnknownAgent with the usable names."""

@@ -6,6 +6,7 @@ The only room that reads the environment.
 from __future__ import annotations
 
 from edged.config.loader import DEFAULT_FILE, find, load
+from edged.config.mcp import McpServer
 from edged.config.origins import BUILT_IN
 from edged.config.placeholders import PLACEHOLDER
 from edged.config.secrets import CREDENTIAL, api_key, secret
@@ -28,6 +29,7 @@ from edged.config.tables import (
 )
 from edged.config.tools import (
     Example,
+    McpTool,
     Private,
     Publish,
     PublishTool,
@@ -52,6 +54,8 @@ __all__ = [
     "Example",
     "Http",
     "Ipc",
+    "McpServer",
+    "McpTool",
     "Memory",
     "Model",
     "Mqtt",

@@ -7,6 +7,7 @@ A type may say in its own words what is wrong with a value outside its range, pa
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
@@ -160,3 +161,19 @@ def _short(value: Any) -> str:
         return "a very large number" if value > 0 else "a very small number"
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def no_json(value: Any) -> str | None:
+    """Why a value of TOML is none of JSON's, which models and tools are given; None where it is one."""
+    rest = [value]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, dict | list):
+            rest += item.values() if isinstance(item, dict) else item
+        elif isinstance(item, float) and not math.isfinite(item):
+            return f"{item} is no number of JSON"
+        elif isinstance(item, int) and not -(2**63) <= item < 2**64:
+            return "a number has more than 64 bits"
+        elif not isinstance(item, str | int | float | None):
+            return f"{item} is no value of JSON: write dates and times as text"
+    return None

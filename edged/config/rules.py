@@ -9,7 +9,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import psutil
 
-from edged.config import roles, tools
+from edged.config import mcp, roles, tools
 from edged.config.settings import Config, parse_listener
 from edged.config.tables import Agent, Model
 from edged.config.values import Key, Mistakes, range_mistakes, size_mistakes
@@ -23,7 +23,7 @@ SERVED_MAY = {"engine", "context", "preload", *SERVER_KEYS}
 
 def mistakes(config: Config) -> Mistakes:
     """All that is wrong, table by table."""
-    for rule in (_scalars, _http, _mqtt, _upstreams, _models, _agents, _tools, _access):
+    for rule in (_scalars, _http, _mqtt, _upstreams, _models, _agents, _tools, _mcp, _access):
         yield from rule(config)
 
 
@@ -132,7 +132,7 @@ def _agents(config: Config) -> Mistakes:
             yield (*at, "model"), f"no model {agent.model!r}; defined are {known}"
             continue
         for i, tool in enumerate(agent.tools):
-            if tool not in config.tools:
+            if not config.is_tool(tool):
                 known = ", ".join(config.tools) or "none"
                 yield (*at, "tools", f"[{i}]"), f"no tool {tool!r}; defined are {known}"
         if agent.upstream and agent.upstream not in config.upstreams:
@@ -162,19 +162,24 @@ def _learns(config: Config, at: Key, agent: Agent) -> Mistakes:
 
 def _tools(config: Config) -> Mistakes:
     modes = {name: database.mode for name, database in config.databases.items()}
-    around = tools.Around(databases=modes, has_broker=config.mqtt is not None)
+    around = tools.Around(databases=modes, has_broker=config.mqtt is not None, servers=config.mcp)
     for name, tool in config.tools.items():
         yield from tools.mistakes(name, tool, around)
+
+
+def _mcp(config: Config) -> Mistakes:
+    yield from mcp.mistakes(config.mcp, {name: config.origins.keys_of(("mcp", name)) for name in config.mcp})
 
 
 def _access(config: Config) -> Mistakes:
     if config.access is None:
         return
+    of_servers = [name for role in config.roles.values() for name in role.tools if config.is_tool(name)]
     yield from roles.mistakes(
         config.roles,
         config.access,
         agents=config.agents,
-        tools=config.tools,
+        tools=tuple(dict.fromkeys([*config.tools, *of_servers])),
         models=config.models,
         has_keys=config.http.api_keys_file is not None,
     )

@@ -61,6 +61,8 @@ def _read(settings: Config) -> Iterator[Path]:
     for model in settings.served.values():
         if (listens := loopback.parse(model.base_url).socket) is not None:
             yield _real(listens).parent
+    for server in settings.mcp.values():
+        yield from (_real(path) for path in (server.cwd, server.file) if path)
     yield from map(_real, settings.secret_files)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
+from edged.config.mcp import McpServer
 from edged.config.origins import Origins
 from edged.config.roles import Access, Role
 from edged.config.secrets import CREDENTIAL
@@ -49,6 +50,7 @@ NAMED: Mapping[str, type[Struct]] = {  # [databases.NAME] and so on
     "databases": Database,
     "models": Model,
     "upstreams": Upstream,
+    "mcp": McpServer,
     "agents": Agent,
     "roles": Role,
 }
@@ -70,6 +72,7 @@ class Config(Struct, frozen=True, kw_only=True):
     databases: dict[str, Database] = field(default_factory=dict)
     models: dict[str, Model] = field(default_factory=dict)
     upstreams: dict[str, Upstream] = field(default_factory=dict)
+    mcp: dict[str, McpServer] = field(default_factory=dict)
     agents: dict[str, Agent] = field(default_factory=dict)
     tools: dict[str, Tool] = field(default_factory=dict)
     roles: dict[str, Role] = field(default_factory=dict)
@@ -104,6 +107,10 @@ class Config(Struct, frozen=True, kw_only=True):
     def http_listeners(self) -> tuple[Path | tuple[str, int], ...]:
         """Sockets and (host, port) pairs that HTTP is served on."""
         return tuple(parse_listener(text, Path(self.node.runtime_dir)) for text in self.http.listen)
+
+    def is_tool(self, name: str) -> bool:
+        """Whether there is a tool of that name. Those of MCP servers are known only when these have been asked."""
+        return name in self.tools or name.partition(".")[0] in self.mcp
 
     def upstreams_of(self, agent: str) -> tuple[str, ...]:
         """Names of the upstreams that may answer for an agent, in the order to try them."""
@@ -156,6 +163,7 @@ class Config(Struct, frozen=True, kw_only=True):
         mine += [self.mqtt.password_file, self.mqtt.key_file] if self.mqtt else []
         mine += [upstream.api_key_file for upstream in self.upstreams.values()]
         mine += [model.api_key_file for model in self.served.values()]
+        mine += [path for server in self.mcp.values() for path in server.secret_files]
         return tuple(path for path in mine if path and not path.startswith(CREDENTIAL))
 
     @property

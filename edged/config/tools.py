@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, Struct, field
 
 from edged.config import placeholders, value_lists
-from edged.config.convert import convert, entries
+from edged.config.convert import convert, entries, no_json
 from edged.config.placeholders import PLACEHOLDER, WORD
 from edged.config.values import (
     Key,
@@ -49,10 +48,12 @@ OnUncertain = Annotated[Literal["retry", "report"], Meta(extra={"problem": "{}; 
 
 
 class Around(Struct, frozen=True):
-    """What the other tables have that a tool may use: databases with their modes, and whether there is a broker."""
+    """What the other tables have that a tool may use: databases with their modes, whether there is a broker, and names
+    of MCP servers."""
 
     databases: Mapping[str, str]
     has_broker: bool
+    servers: Collection[str] = ()
 
 
 class Tool(Strict, frozen=True, kw_only=True):
@@ -304,10 +305,51 @@ class PythonTool(Tool, frozen=True, kw_only=True):
         return not self.is_write and (result is None or result in ([], {}))
 
 
+class McpTool(Tool, frozen=True, kw_only=True):
+    """A tool of an MCP server under a name of its own. What is not written here is the server's word.
+
+    mcp: the tool, as "SERVER.TOOL"; SERVER is the name of a [mcp.NAME] table.
+    description: what the tool does. Default: as the server says.
+    parameters: each a property of JSON Schema, in addition to what the server says of it.
+    effect: "read" if a call changes nothing. Default: as `read` of the server's table says.
+    on_uncertain: what follows if the daemon died during a call: "report" says so, "retry" calls again. Default: as the
+        server's table says.
+    """
+
+    key = "mcp"
+    is_described_later = True
+
+    mcp: Annotated[str, Meta(pattern=whole(r"[^.]+\..+"), extra={"problem": '{}; write "SERVER.TOOL"'})]
+    description: str = ""
+    effect: Effect | None = None
+    on_uncertain: OnUncertain | None = None
+
+    @property
+    def is_write(self) -> bool:
+        """See Tool."""
+        return self.effect != "read"
+
+    @property
+    def is_repeatable(self) -> bool:
+        """See Tool."""
+        return not self.is_write or self.on_uncertain == "retry"
+
+    def mistakes(self, around: Around) -> Mistakes:
+        """See Tool."""
+        server = self.mcp.partition(".")[0]
+        if server not in around.servers:
+            known = ", ".join(around.servers) or "none: write a [mcp.NAME] table"
+            yield ("mcp",), f"no MCP server {server!r}; defined are {known}"
+
+    def is_nothing(self, result: JSON) -> bool:
+        """See Tool."""
+        return not self.is_write and (result is None or result in ("", [], {}))
+
+
 # The table of each kind of tool. They are all here and not with what runs the tools, so that every command and program
 # reads a configuration alike, and none carries SQLite or the rest of `edged.tools` for it. A kind from elsewhere joins
 # with `tools.toolbox.add_kind`.
-TABLES: list[type[Tool]] = [SqlTool, PublishTool, PythonTool]
+TABLES: list[type[Tool]] = [SqlTool, PublishTool, PythonTool, McpTool]
 
 
 def parse(tables: dict[str, Any]) -> dict[str, Tool]:
@@ -388,19 +430,3 @@ def _unused(parameters: Mapping[str, Any], used: set[str], where: str, do: str) 
         if name not in used:
             problem = f"is not used by {where}, so its value changes nothing: {do.format(name)}, or take it out"
             yield ("parameters", name), problem
-
-
-def no_json(value: Any) -> str | None:
-    """Why a value of TOML is none of JSON's, which models and tools are given; None where it is one."""
-    rest = [value]
-    while rest:
-        item = rest.pop()
-        if isinstance(item, dict | list):
-            rest += item.values() if isinstance(item, dict) else item
-        elif isinstance(item, float) and not math.isfinite(item):
-            return f"{item} is no number of JSON"
-        elif isinstance(item, int) and not -(2**63) <= item < 2**64:
-            return "a number has more than 64 bits"
-        elif not isinstance(item, str | int | float | None):
-            return f"{item} is no value of JSON: write dates and times as text"
-    return None

@@ -22,6 +22,7 @@ from edged.api import Api
 from edged.api.calibrate import Calibrate
 from edged.api.events import Events
 from edged.api.learnt import Learnt
+from edged.api.mcp import McpServers
 from edged.api.models import Models
 from edged.api.requests import Requests
 from edged.api.responses import Responses
@@ -131,7 +132,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
     metered = MeteredEngine(engine, metrics, governor.variant)
 
     broker = next((each for each in transports if isinstance(each, MqttTransport)), None)
-    toolbox = Toolbox(settings, broker, called=metrics.tool_called)
+    toolbox = Toolbox(settings, broker, called=metrics.tool_called, tell=events.publish)
     gate = Gate(Policy(settings.agents, settings.roles, settings.access), audit=audit.note, is_tool=toolbox.owns)
     cloud = Cloud(
         settings.upstreams,
@@ -244,6 +245,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
             calibrate=Calibrate(settings, toolbox.tools, pipeline, calibrated, gate),
             learnt=Learnt(database, learning, gate, requests.find),
             events=Events(settings, status.full, events),
+            mcp=McpServers(toolbox.mcp, gate),
         ),
     )
     toolbox.subscribe(speak.forget)

@@ -158,7 +158,7 @@ class Daemon:
             Step(name="store", start=self._open_store, stop=p.database.stop, within_s=STORE_S),
             Step(name="events", stop=p.events.stop),
             Step(name="news", start=self._tell_news),
-            Step(name="tools", stop=p.toolbox.stop),
+            Step(name="tools", start=p.toolbox.start, stop=p.toolbox.stop),
             Step(name="engine", start=start_engine, stop=p.engine.stop, within_s=ENGINE_S),
             Step(name="recovery", start=p.pipeline.recover),
             Step(name="faults", start=p.faults.start),

@@ -26,11 +26,13 @@ class KindContext(Struct, frozen=True):
 
     publisher: None where no broker is configured.
     changed: to be called, on the event loop, after the kind's `tools` have changed.
+    tell: publishes an event, by name and data.
     """
 
     settings: Config
     publisher: Publisher | None = None
     changed: Callable[[], None] = lambda: None
+    tell: Callable[[str, dict[str, JSON]], None] = lambda name, data: None
 
 
 class Done(Struct, frozen=True):
@@ -82,6 +84,9 @@ class ToolKind(ABC, Generic[T]):
         """The tools with what the configuration leaves to the kind (descriptions, parameters), and what is wrong with
         those that stay as they were. Runs before a start, a check and a reload."""
         return tools, []
+
+    async def start(self) -> None:
+        """A daemon serves from now on with these tools; a toolbox is also made to check a configuration."""
 
     @abstractmethod
     async def call(self, name: str, arguments: dict[str, JSON], rid: str, step: int, intent: str) -> JSON:

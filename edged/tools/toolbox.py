@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from edged.config import Config, Tool
+from edged.config import Agent, Config, Tool
+from edged.config.roles import Role
 from edged.config.tools import TABLES
 from edged.errors import BadRequest, ConfigError, ToolFailed
 from edged.interfaces import Publisher
 from edged.tools import check, values
 from edged.tools.kind import Done, KindContext, OtherCall, Problem, ToolKind, check_same_call, intent_of
+from edged.tools.mcp.kind import McpKind
 from edged.tools.publish import PublishKind
 from edged.tools.python.kind import PythonKind
 from edged.tools.sql.kind import SqlKind
@@ -25,7 +27,10 @@ from edged.types import JSON, ToolCall
 logger = logging.getLogger("edged.tools")
 
 # The kinds of tools. A new one is a file, its line here, and its table's line in `config.tools.TABLES`.
-KINDS: list[type[ToolKind[Any]]] = [SqlKind, PublishKind, PythonKind]
+KINDS: list[type[ToolKind[Any]]] = [SqlKind, PublishKind, PythonKind, McpKind]
+
+
+ALL_OF = ".*"  # after the name of an MCP server: all of its tools
 
 
 def add_kind(kind: type[ToolKind[Any]]) -> None:
@@ -42,7 +47,23 @@ async def resolve(settings: Config) -> tuple[Config, list[ConfigError]]:
         resolved, wrong = await kind.resolve(settings, _of(settings, kind))
         tools.update(resolved)
         problems += wrong
-    return msgspec.structs.replace(settings, tools=tools), problems
+    agents = {name: _with_all(agent, tools) for name, agent in settings.agents.items()}
+    roles = {name: _with_all(role, tools) for name, role in settings.roles.items()}
+    return msgspec.structs.replace(settings, tools=tools, agents=agents, roles=roles), problems
+
+
+Listing = TypeVar("Listing", Agent, Role)
+
+
+def _with_all(one: Listing, tools: Iterable[str]) -> Listing:
+    """The same with the tools of an MCP server in the place of `SERVER.*`."""
+    if not any(name.endswith(ALL_OF) for name in one.tools):
+        return one
+    named: list[str] = []
+    for name in one.tools:
+        server = name.removesuffix("*")
+        named += [tool for tool in tools if tool.startswith(server)] if name.endswith(ALL_OF) else [name]
+    return msgspec.structs.replace(one, tools=tuple(dict.fromkeys(named)))
 
 
 class Toolbox:
@@ -52,6 +73,7 @@ class Toolbox:
         settings: as `resolve` left them.
         publisher: None where no broker is configured.
         called: gets (tool, whether it worked) of every call.
+        tell: publishes an event.
 
     Attributes:
         tools: all there are, those of the configuration first and in its order. A live view: it always shows the tools
@@ -65,6 +87,7 @@ class Toolbox:
         publisher: Publisher | None = None,
         *,
         called: Callable[[str, bool], None] = lambda tool, ok: None,
+        tell: Callable[[str, dict[str, JSON]], None] = lambda name, data: None,
     ) -> None:
         self._called = called
         self.world = World(settings)
@@ -74,10 +97,20 @@ class Toolbox:
         self._kind_of: dict[str, ToolKind[Any]] = {}
         self._left_out: dict[str, str] = {}
         self.tools: Mapping[str, Tool] = MappingProxyType(self._tools)
-        context = KindContext(settings, publisher, self._changed)
+        context = KindContext(settings, publisher, self._changed, tell)
         self.kinds: tuple[ToolKind[Any], ...] = ()
         self.kinds = tuple(kind(_of(settings, kind), context) for kind in KINDS)
         self._list()
+
+    async def start(self) -> None:
+        """A daemon serves from now on."""
+        for kind in self.kinds:
+            await kind.start()
+
+    @property
+    def mcp(self) -> McpKind:
+        """The kind that has servers of its own to look after."""
+        return next(kind for kind in self.kinds if isinstance(kind, McpKind))
 
     def subscribe(self, listener: Callable[[], None]) -> Callable[[], None]:
         """From now on `listener` is called after every change of `tools`; the returned function ends it."""

@@ -18,6 +18,7 @@ import pytest
 from edged import config
 from edged.config import PythonTool
 from edged.errors import ToolFailed
+from edged.tools import child
 from edged.tools.python import process
 from edged.tools.python.worker import ToolWorker
 from edged.tools.toolbox import Toolbox, resolve
@@ -364,7 +365,7 @@ async def test_prints_go_to_the_log_so_many_in_so_much_time(make: Make, caplog: 
     lines = [record.getMessage() for record in caplog.records]
     assert lines[:4] == ["noisy: imported", "noisy: line 0", "noisy: line 1", "noisy: line 2"]
     assert lines[4].startswith("noisy: ?[31mred\ufffd without an endline 0")
-    assert len(lines) == process.LINES + 1
+    assert len(lines) == child.LINES + 1
     assert lines[-1].endswith("more lines were printed)")
     assert vars(caplog.records[1])["rid"] == "r7"
 

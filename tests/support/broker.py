@@ -364,7 +364,7 @@ class Node:
 
     async def __aenter__(self) -> Self:
         nobody: Any = None
-        names = ("responses", "models", "tools", "calibrate", "learnt", "events")
+        names = ("responses", "models", "tools", "calibrate", "learnt", "events", "mcp")
         api = Api(requests=cast(Any, self), **dict.fromkeys(names, nobody))
         gate = Gate(Policy(["house"]))
         await self.transport.start(Backend(nobody, api, gate, lambda: self.document, nobody, nobody))

@@ -150,7 +150,7 @@ def backend(desk: Desk) -> Backend:
         settings=nobody,
         api=Api(
             requests=cast(Any, desk),
-            **dict.fromkeys(("responses", "models", "tools", "calibrate", "learnt", "events"), nobody),
+            **dict.fromkeys(("responses", "models", "tools", "calibrate", "learnt", "events", "mcp"), nobody),
         ),
         gate=Gate(Policy(["house"])),
         state=dict,

@@ -181,6 +181,7 @@ async def serving(
         calibrate=cast(Any, None),
         learnt=cast(Any, None),
         events=cast(Any, None),
+        mcp=cast(Any, None),
     )
     socket = folder / "http.sock"
     transport = HttpTransport(

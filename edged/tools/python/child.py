@@ -87,9 +87,9 @@ class Unusable(Exception):
 
 def main(channel: str, rules: str, parent: str, memory: str, file_bytes: str, module: str, *names: str) -> None:
     """Import, introduce the functions, serve until the channel ends."""
-    _confine(int(parent), int(memory), int(file_bytes))
+    confine(int(parent), int(memory), int(file_bytes))
     if rules:
-        _restrict(int(rules))
+        restrict(int(rules))
     peer = socket.socket(fileno=int(channel))
     peer.set_inheritable(False)  # a program the tool starts must not keep the channel open
     sys.path.insert(0, str(Path.cwd()))
@@ -99,7 +99,7 @@ def main(channel: str, rules: str, parent: str, memory: str, file_bytes: str, mo
         _serve(peer, functions)
 
 
-def _confine(parent: int, memory: int, file_bytes: int) -> None:
+def confine(parent: int, memory: int, file_bytes: int) -> None:
     """Bind this process to its limits and to the daemon's life."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the daemon was gone before the line above
@@ -124,7 +124,7 @@ def _limit(what: int, most: int) -> None:
     resource.setrlimit(what, (least, least))
 
 
-def _restrict(rules: int) -> None:
+def restrict(rules: int) -> None:
     """Keep edged's own files from this process and all that it starts (`landlock` made the rules)."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) or libc.syscall(LANDLOCK_RESTRICT_SELF, rules, 0):

@@ -1,5 +1,5 @@
-"""Keeps edged's own files from the process of a Python tool and from every process it starts (Landlock). A process
-cannot take that off again. Tools may not send signals to other processes either.
+"""Keeps edged's own files from the process of a Python tool or of an MCP server, and from every process it starts
+(Landlock). A process cannot take that off again. Tools may not send signals to other processes either.
 
 A Landlock rule allows access below a folder, and no other rule takes a part of that away. So each entry of each folder
 on the way to a file of edged's is allowed by itself, and the rest of the disk as a whole. A folder that holds a file of
@@ -32,6 +32,8 @@ REMOVE_DIR, REMOVE_FILE = 1 << 4, 1 << 5
 MAKE_CHAR, MAKE_DIR, MAKE_REG, MAKE_SOCK, MAKE_FIFO, MAKE_BLOCK, MAKE_SYM = (1 << bit for bit in range(6, 13))
 REFER = 1 << 13  # since version 2 (Linux 5.19): to rename and link between folders
 TRUNCATE = 1 << 14  # since version 3 (Linux 6.2): before, a tool can empty what it cannot write
+BIND_TCP, CONNECT_TCP = 1 << 0, 1 << 1  # of the network: since version 4 (Linux 6.7)
+NETWORK_SINCE = 4
 SCOPE_SIGNAL = 1 << 1  # since version 6 (Linux 6.12)
 
 # Listing folders (the names of edged's files are no secret) and running programs are not restricted.
@@ -61,7 +63,7 @@ NONE = OwnFiles()  # tools may touch everything
 def own_files(settings: Config) -> OwnFiles:
     """What the tools of a configuration may not touch."""
     hidden = {settings.store_path, settings.state_dir / "edged.lock", settings.state_dir / "models.json"}
-    hidden |= {settings.state_dir / name for name in ("digests.json", "calibrations")}
+    hidden |= {settings.state_dir / name for name in ("digests.json", "calibrations", "mcp")}
     sockets = {path for path in (settings.socket_path, *settings.http_listeners) if isinstance(path, Path)}
     hidden |= {settings.snapshots_dir, *sockets, *map(Path, settings.secret_files)}
     if credentials := os.environ.get("CREDENTIALS_DIRECTORY"):
@@ -79,10 +81,20 @@ def missing() -> str | None:
     return None
 
 
-def ruleset(own: OwnFiles) -> int | None:
+def missing_network() -> str | None:
+    """Why this kernel keeps the network from nothing; None where it does."""
+    if (why := missing()) is not None:
+        return why
+    return None if _version() >= NETWORK_SINCE else "this kernel's Landlock knows no network (Linux 6.7 or later)"
+
+
+def ruleset(own: OwnFiles, *, network: bool = True) -> int | None:
     """A ruleset that keeps edged's own files from a process: a descriptor, for landlock_restrict_self(2) in that
     process; None where the kernel has no Landlock. Looks at every folder on the way to these files: blocks for
     milliseconds.
+
+    Args:
+        network: whether the process may open TCP connections, and take some.
 
     Raises:
         OSError: the kernel refuses what it should take.
@@ -94,8 +106,10 @@ def ruleset(own: OwnFiles) -> int | None:
     for since, rights in SINCE.items():
         handled |= rights if version >= since else 0
     attributes = struct.pack("=Q", handled)
+    if version >= NETWORK_SINCE:
+        attributes += struct.pack("=Q", 0 if network else BIND_TCP | CONNECT_TCP)
     if version >= 6:
-        attributes = struct.pack("=QQQ", handled, 0, SCOPE_SIGNAL)
+        attributes += struct.pack("=Q", SCOPE_SIGNAL)
     made = _call(CREATE_RULESET, ctypes.create_string_buffer(attributes, len(attributes)), len(attributes), 0)
     try:
         for path, rights in _allowed(own, Path("/")):

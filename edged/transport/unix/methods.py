@@ -40,6 +40,9 @@ class Methods:
             "learn.forget": self.forget,
             "tools.list": self.tools,
             "tools.call": self.call_tool,
+            "mcp.list": self.mcp_servers,
+            "mcp.check": self.mcp_check,
+            "mcp.accept": self.mcp_accept,
             "events.subscribe": self.subscribe,
         }
 
@@ -167,6 +170,19 @@ class Methods:
             raise BadRequest("id: is a text")
         result = await self._api.tools.call(session.caller, name, arguments, id)
         return {"name": name, "arguments": arguments, "result": result}
+
+    async def mcp_servers(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """The MCP servers of the configuration."""
+        _known(params, set())
+        return self._api.mcp.servers(session.caller)
+
+    async def mcp_check(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Ask an MCP server for its tools now: {name}."""
+        return await self._api.mcp.look(session.caller, _one(params, "name"))
+
+    async def mcp_accept(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
+        """Use an MCP server's tools as it offers them now: {name}."""
+        return await self._api.mcp.accept(session.caller, _one(params, "name"))
 
     async def subscribe(self, session: Session, _: int, params: dict[str, JSON]) -> JSON:
         """From now on every event comes as a notification `event`."""

@@ -331,11 +331,11 @@ CHECKS: list[tuple[str, str, str]] = [
     ("[agents.house]\ntop_p = 1.5", "agents.house.top_p", "outside 0 to 1"),
     ("[agents.house]\nseed = -1", "agents.house.seed", "outside 0"),
     ("[agents.house]\nconversation_expiry_s = 0", "agents.house.conversation_expiry_s", "outside 1"),
-    ('[tools.x]\ndescription = "d"', "tools.x", "exactly one of `sql`, `publish` and `python`"),
+    ('[tools.x]\ndescription = "d"', "tools.x", "exactly one of `sql`, `publish`, `python` and `mcp`"),
     (
         '[tools.level]\npublish = { topic = "a", payload = "" }',
         "tools.level",
-        "exactly one of `sql`, `publish` and `python`",
+        "exactly one of `sql`, `publish`, `python` and `mcp`",
     ),
     ('[tools.reply]\ndescription = "d"\ndatabase = "plant"\nsql = "SELECT 1"', "tools.reply", "edged itself offers"),
     ('[tools.escalate]\ndescription = "d"\ndatabase = "plant"\nsql = "x"', "tools.escalate", "edged itself offers"),

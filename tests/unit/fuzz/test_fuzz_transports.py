@@ -54,6 +54,7 @@ API: Any = Api(
     calibrate=UNUSED,
     learnt=UNUSED,
     events=UNUSED,
+    mcp=UNUSED,
 )
 BOARD = Board(api=API, ready=lambda: Readiness(True), metrics=lambda: (b"", ""), heartbeat_s=1.0)
 

@@ -94,7 +94,8 @@ class _Guard:
         if log.isEnabledFor(logging.DEBUG):
             who = mine.caller.client if mine.caller else "somebody"
             took_ms = 1000 * (time.monotonic() - began)
-            log.debug("%s %s %s %d %.1f ms", who, request.method, request.rel_url.raw_path, response.status, took_ms)
+            path = self._surfaces.shown(request)
+            log.debug("%s %s %s %d %.1f ms", who, request.method, path, response.status, took_ms)
         return response
 
     async def _respond(self, mine: Connection, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -120,7 +121,7 @@ class _Guard:
         except Exception as bug:
             if isinstance(bug, ConnectionError) and (request.transport is None or request.transport.is_closing()):
                 raise  # the client has left
-            log.exception("%s %s failed through a bug", request.method, request.rel_url.raw_path)
+            log.exception("%s %s failed through a bug", request.method, self._surfaces.shown(request))
             error = Internal(BUG)
         return self._surfaces.of(request.path).error(request, error)
 
@@ -137,7 +138,8 @@ class _Guard:
         """Who asks: as the kernel says, else by the key. SDKs send a key always; on a Unix socket it means nothing."""
         if mine.peer.caller is not None:
             return mine.peer.caller
-        if self._keys is not None and (name := self._keys.name_of(request.headers)) is not None:
+        in_path = self._surfaces.key_in(request.path)
+        if self._keys is not None and (name := self._keys.name_of(request.headers, in_path)) is not None:
             caller = self._gate.policy.key(name)
             mine.is_of(caller.client)
             return caller

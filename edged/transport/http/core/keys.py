@@ -18,9 +18,10 @@ class Keys:
     def __init__(self, digests: Mapping[str, bytes]) -> None:
         self._digests = dict(digests)
 
-    def name_of(self, headers: Mapping[str, str]) -> str | None:
-        """The client whose key a request shows, as `Authorization: Bearer KEY` or `X-Api-Key`; None: no valid one."""
-        shown = (self._known(key) for key in _shown(headers))
+    def name_of(self, headers: Mapping[str, str], in_path: str | None = None) -> str | None:
+        """The client whose key a request shows, as `Authorization: Bearer KEY` or `X-Api-Key`, or in its path; None: no
+        valid one."""
+        shown = (self._known(key) for key in (*_shown(headers), *([in_path] if in_path else ())))
         return next((name for name in shown if name is not None), None)
 
     def _known(self, key: str) -> str | None:

@@ -39,6 +39,7 @@ class Surface(Protocol):
     paths: what lies at or below them is this surface's, whether it has a route there or not: its errors have this
         surface's shape, too. Of two surfaces the longer path wins; "/" is everything that is nobody else's.
     open_paths: whole paths that need no key, and no role.
+    secret_paths: one may have these, too: what lies below one of them is a key, for clients that can show no other.
     """
 
     @property
@@ -77,6 +78,18 @@ class Surfaces:
     def of(self, path: str) -> Surface:
         """The surface that a path belongs to."""
         return next(surface for base, surface in self._by_path if _is_below(path, base))
+
+    def key_in(self, path: str) -> str | None:
+        """The key that a path holds; None: it holds none."""
+        for base in getattr(self.of(path), "secret_paths", ()):
+            if path.startswith(f"{base}/"):
+                return path[len(base) + 1 :]
+        return None
+
+    def shown(self, request: web.BaseRequest) -> str:
+        """The path of a request as logs show it."""
+        key = self.key_in(request.path)
+        return request.rel_url.raw_path if key is None else f"{request.path[: -len(key)]}..."
 
     def is_open(self, path: str) -> bool:
         """Whether a path needs no key."""

@@ -400,7 +400,7 @@ def test_python_tool_has_the_contracts_defaults_and_its_folder_lies_beside_the_f
 @pytest.mark.parametrize(
     ("text", "key", "says"),
     [
-        ('sql = "SELECT 1"', "tools.t", "exactly one of `sql`, `publish` and `python`"),
+        ('sql = "SELECT 1"', "tools.t", "exactly one of `sql`, `publish`, `python` and `mcp`"),
         ('effect = "maybe"', "tools.t.effect", "allowed are read, write"),
         ('on_uncertain = "maybe"', "tools.t.on_uncertain", "allowed are retry, report"),
         ('memory = "lots"', "tools.t.memory", "is no size"),

@@ -1,0 +1,1 @@
+"""edged as a server of the Model Context Protocol."""
