@@ -57,7 +57,7 @@ class Learning:
         return [Shown(each.text, each.calls) for each in lessons if self._are_there(run.agent, each.calls)]
 
     async def lesson(self, run: Run, kind: AnswerKind | None, *, follows: bool) -> Lesson | None:
-        """What a finished run teaches; None: nothing. Never raises an EdgedError: what was done is done.
+        """What a finished run teaches; None: nothing. Raises no error: what was done is done, and has to be told.
 
         Args:
             kind: of its answer.
@@ -77,7 +77,9 @@ class Learning:
             return await self._lesson(request, run.role, Source.UPSTREAM, calls, run.rid, records)
         except EdgedError as error:
             log.info("not learnt: %s", error.message, extra={"event": "not_learnt", "rid": run.rid})
-            return None
+        except Exception:
+            log.exception("not learnt through a bug", extra={"event": "learning_bug", "rid": run.rid})
+        return None
 
     async def added(self, agent: str, role: str, text: str, calls: Sequence[ToolCall]) -> Lesson:
         """An example that somebody has written. Raises BadRequest, ToolFailed: why it is none."""

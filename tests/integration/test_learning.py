@@ -196,3 +196,17 @@ async def test_only_who_may_manage_sees_and_teaches(tmp_path: Path) -> None:
                 assert (await edged(*refused, config=daemon.config)).code == 77
         with contextlib.closing(apsw.Connection(str(tmp_path / "state" / "edged.db"))) as store:
             assert store.execute("SELECT role, source FROM learnt").fetchall() == [("viewer", "upstream")]
+
+
+async def test_check_says_where_learning_helps_nothing(tmp_path: Path) -> None:
+    """A model without an adapter is shown no examples, and one without a calibration is never unsure with "auto"."""
+    async with ScriptedCloud() as cloud:
+        daemon = learner(tmp_path, cloud)
+        notes = (await command(daemon, "check", "--json")).json()["notes"]
+        assert not [note for note in notes if "learn" in note]
+        daemon.drop_in('[agents.house]\nmin_confidence = "auto"\n', "60.toml")
+        [note] = (await command(daemon, "check", "--json")).json()["notes"]
+        assert "agents.house.learn: no call is unsure" in note
+        (tmp_path / "script.toml").write_text(SCRIPT.partition("\n")[2])
+        [note] = (await command(daemon, "check", "--json")).json()["notes"]
+        assert "agents.house.learn: the model has no adapter" in note

@@ -235,3 +235,11 @@ async def test_correction_is_of_a_request_alone_that_may_leave() -> None:
     with pytest.raises(BadRequest, match='learn is not "local"'):
         await mine.corrected(device, "r", "", [NORTH], [])
     assert (await learning(agent(learn="local")).corrected(device, "r", "", [NORTH], [])).private
+
+
+async def test_bug_in_it_costs_no_outcome(caplog: pytest.LogCaptureFixture) -> None:
+    made = run(agent(), done())
+    broken = learning(made.agent)
+    broken._toolbox = cast("Any", None)
+    assert await broken.lesson(made, AnswerKind.ACTED, follows=False) is None
+    assert "through a bug" in caplog.text
