@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import json
 import math
 import os
 import subprocess
@@ -290,3 +291,33 @@ def test_wrong_teacher_makes_another_call_of_the_same_tool(module: Any) -> None:
     wrong = [text for text in taught if taught[text] != right[text]]
     assert len(wrong) == 3
     assert all(taught[text][0]["name"] == "lever" for text in wrong if text.isdigit())
+
+
+def test_what_was_learnt_in_the_first_week_is_done_in_the_second(
+    module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole bench, on a plant of two requests and with a script that is sure where it sees the lesson."""
+    valve = {
+        "description": "Open a valve.", "sql": "INSERT INTO valves VALUES (:to)", "effect": "write", "say": "Done.",
+        "parameters": {"to": {"enum": ["north", "south"]}},
+    }  # fmt: skip
+    plant = {
+        "name": "brewery", "system": "You run it.", "schema": "CREATE TABLE valves(name)", "tools": {"open": valve},
+        "cases": [_case("bring the roses water", tool="open", to="north"), _case("more water", tool="open", to="north")],
+    }  # fmt: skip
+    (tmp_path / "brewery.json").write_text(json.dumps(plant))
+    calls = '[{ name = "open", arguments = { to = "north" } }]'
+    sure = f'[[replies]]\nmatch = "more"\nsees = "the roses"\ncalls = {calls}\nconfidence = 0.9\n'
+    guess = f'[[replies]]\nmatch = "."\ncalls = {calls.replace("north", "south")}\nconfidence = 0.2\n'
+    (tmp_path / "script.toml").write_text(f'dialect = "compact"\n{sure}{guess}')
+    monkeypatch.setenv("EDGED_REQUESTS", str(tmp_path))
+    monkeypatch.setenv("EDGED_ANSWERS_AGENT", "min_confidence = 0.5")
+    rows = module("learn").run(only="brewery", model=f"scripted:{tmp_path}/script.toml").rows
+    found = {row["what"]: (row["right"], row["of"]) for row in rows}
+    assert found["off: answered on the board"] == (0, 1)
+    for arm in ("on", "on, week 1 by the upstream"):
+        assert found[f"{arm}: answered on the board"] == found[f"{arm}: calls made right on the board"] == (1, 1)
+        assert found[f"{arm}: wrong writes"] == (0, 1)
+    assert [row["note"] for row in rows if row["what"] == "on: answered on the board"] == [
+        "1 examples learnt; 0 asked back"
+    ]
