@@ -303,7 +303,7 @@ def test_what_was_learnt_in_the_first_week_is_done_in_the_second(
     }  # fmt: skip
     plant = {
         "name": "brewery", "system": "You run it.", "schema": "CREATE TABLE valves(name)", "tools": {"open": valve},
-        "cases": [_case("bring the roses water", tool="open", to="north"), _case("more water", tool="open", to="north")],
+        "cases": [_case(text, tool="open", to="north") for text in ("bring the roses water", "more water")],
     }  # fmt: skip
     (tmp_path / "brewery.json").write_text(json.dumps(plant))
     calls = '[{ name = "open", arguments = { to = "north" } }]'
