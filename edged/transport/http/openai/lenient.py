@@ -7,13 +7,14 @@ Ignored is only what leaves the answer's meaning as it is. What would change it 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct, structs
+from msgspec import Struct
 
 from edged.transport.http.core.headers import safe
 from edged.types import JSON
-from edged.wire.dialogue import BadParameter, convert
+from edged.wire.dialogue import BadParameter
+from edged.wire.sampling import Samplers, read_samplers
 
 UNLIMITED = (-1, -2)  # llama.cpp's words, and Ollama's second one, for no limit of tokens
 RANDOM_SEEDS = (-1,)
@@ -81,27 +82,6 @@ SHOW_REASONING = "include_reasoning"
 REASONING_PARTS = ("thinking", "redacted_thinking", "reasoning")  # of an assistant's content
 
 
-class Samplers(Struct, frozen=True, kw_only=True):
-    """Ways of choosing tokens beside temperature, top_p and seed, with bounds. Fields as in types.Sampling."""
-
-    top_k: Annotated[int, Meta(le=2**31 - 1)] = 0
-    min_p: Annotated[float, Meta(le=1)] = 0.0
-    repeat_penalty: Annotated[float, Meta(ge=0.01, le=10)] = 1.0
-    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
-    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] = 0.0
-
-    @property
-    def named(self) -> tuple[str, ...]:
-        """Those that are set."""
-        return tuple(name for name in self.__struct_fields__ if getattr(self, name) != getattr(UNSET, name))
-
-    @property
-    def need_temperature(self) -> bool:
-        """Whether one is set that changes nothing about the likeliest token."""
-        return self.top_k > 1 or self.min_p > 0
-
-
-UNSET = Samplers()
 SAMPLERS = {**{name: name for name in Samplers.__struct_fields__}, "repetition_penalty": "repeat_penalty"}
 
 
@@ -178,12 +158,6 @@ def _asks_for_reasoning(raw: dict[str, JSON]) -> bool:
         return raw["think"] is True
     efforts = (raw.get("reasoning_effort"), raw.get("think"))
     return any(isinstance(effort, str) and effort not in ("", "none") for effort in efforts)
-
-
-def read_samplers(given: dict[str, JSON]) -> Samplers:
-    """Samplers by their names; -1 is unset. Raises BadParameter."""
-    made = convert(given, Samplers, "")
-    return structs.replace(made, top_k=max(0, made.top_k), min_p=max(0.0, made.min_p))  # -1: unset
 
 
 def _limits(body: dict[str, JSON]) -> None:

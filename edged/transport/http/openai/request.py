@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from edged.completions.request import MAX_TOP, ModelAsk
 from edged.transport.http.openai import lenient
-from edged.transport.http.openai.lenient import UNSET, Samplers
 from edged.transport.http.openai.tools import choice, tools
-from edged.types import JSON, Format, Message, Request, Sampling, ToolSpec
+from edged.types import JSON, Format, Message, Request, ToolSpec
 from edged.wire import BOUNDS, check_numbers, decode, dialogue, question, stops
 from edged.wire.dialogue import BadParameter, convert
+from edged.wire.sampling import UNSET, Samplers, sampling
 from edged.wire.values import checked
 
 NUMBERS = {
@@ -26,9 +26,6 @@ NUMBERS = {
     "max_completion_tokens": BOUNDS["max_tokens"],
     "top_logprobs": (0, MAX_TOP),
 }
-DEFAULT_TEMPERATURE = 0.0  # as an agent's: small models go astray at OpenAI's 1
-# ... but who sets top_p, top_k or min_p wants to sample; and without a temperature it would change nothing.
-SAMPLING_TEMPERATURE = 1.0
 
 # Parameters that edged knows and has one way for: the values it takes (null is one always), and what to do instead.
 Fixed = Mapping[str, tuple[tuple[JSON, ...], str]]
@@ -189,14 +186,6 @@ def model_ask(chat: ChatRequest) -> ModelAsk:
         stop=chat.stop,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
-
-
-def sampling(temperature: float | None, top_p: float | None, seed: int | None, samplers: Samplers) -> Sampling:
-    """How a plain model chooses tokens."""
-    if temperature is None:
-        samples = top_p is not None or samplers.need_temperature
-        temperature = SAMPLING_TEMPERATURE if samples else DEFAULT_TEMPERATURE
-    return Sampling(temperature, 1.0 if top_p is None else top_p, seed, **structs.asdict(samplers))
 
 
 def check_fixed(body: Struct, fixed: Fixed) -> None:

@@ -21,6 +21,7 @@ from edged.errors import EdgedError, Forbidden, Internal
 from edged.transport.http.core.connection import caller, gone
 from edged.transport.http.core.headers import IDEMPOTENCY_KEY, idempotency_key
 from edged.transport.http.core.ignored import Ignored
+from edged.transport.http.core.steady import Steady
 from edged.transport.http.core.stream import EventStream
 from edged.transport.http.core.surface import Board
 from edged.transport.http.openai import answers
@@ -29,7 +30,7 @@ from edged.transport.http.openai import reply as shapes
 from edged.transport.http.openai import request as openai_request
 from edged.transport.http.openai import text as openai_text
 from edged.transport.http.openai.request import ChatRequest
-from edged.transport.http.openai.stream import Chunks, Piece, Steady, Thought
+from edged.transport.http.openai.stream import Chunks, Piece, Thought
 from edged.types import JSON, Ask, Caller, Fault, Status
 from edged.wire import fault
 from edged.wire.dialogue import BadParameter

@@ -18,13 +18,13 @@ from edged.completions.text import TextAsk
 from edged.transport.http.core.stream import event
 from edged.transport.http.openai import lenient
 from edged.transport.http.openai import reply as shapes
-from edged.transport.http.openai.lenient import UNSET
 from edged.transport.http.openai.reply import Head
-from edged.transport.http.openai.request import FIXED, Fixed, StreamOptions, check_fixed, sampling
+from edged.transport.http.openai.request import FIXED, Fixed, StreamOptions, check_fixed
 from edged.transport.http.openai.stream import DONE, Words
 from edged.types import JSON, Fault, Format, TokenLogprob
 from edged.wire import BOUNDS, check_numbers, decode, stops
 from edged.wire.dialogue import BadParameter, convert
+from edged.wire.sampling import UNSET, sampling
 from edged.wire.values import checked
 
 KIND = "text_completion"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from msgspec import Struct
@@ -10,16 +9,7 @@ from msgspec import Struct
 from edged.completions.request import ToolChoice
 from edged.types import JSON, ToolSpec
 from edged.wire.dialogue import BadParameter, convert
-
-MAX_TOOLS = 128  # as OpenAI bounds them; the grammar's size bounds what they may hold
-TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")  # OpenAI's, and the dot that edged's own tools may have
-
-
-class Function(Struct, forbid_unknown_fields=True):
-    name: str
-    description: str | None = None
-    parameters: dict[str, JSON] | None = None
-    strict: bool | None = None
+from edged.wire.tools import Function, check_count, specs
 
 
 class Tool(Struct, forbid_unknown_fields=True):
@@ -34,35 +24,17 @@ class AllowedTools(Struct, forbid_unknown_fields=True):
 
 
 def tools(raw: list[Any]) -> tuple[ToolSpec, ...]:
-    if len(raw) > MAX_TOOLS:
-        raise BadParameter("tools", f"{len(raw)} of them; at most {MAX_TOOLS} are taken")
-    specs: dict[str, ToolSpec] = {}
+    """Those that a request brings along. Raises BadParameter."""
+    check_count(raw)
+    functions = []
     for i, item in enumerate(raw):
         tool = convert(item, Tool, f"tools[{i}]")
         if tool.type != "function":
             raise BadParameter(f"tools[{i}].type", f"{tool.type!r}; allowed is function")
         if tool.function is None:
             raise BadParameter(f"tools[{i}].function", "is required")
-        name = tool.function.name
-        if not TOOL_NAME.fullmatch(name) or name in specs:
-            raise BadParameter(
-                f"tools[{i}].function.name", f"{name!r}; 1 to 64 letters, digits, _, - or ., each name once"
-            )
-        parameters = _parameters(f"tools[{i}].function.parameters", tool.function.parameters)
-        specs[name] = ToolSpec(name, tool.function.description or "", parameters)
-    return tuple(specs.values())
-
-
-def _parameters(where: str, given: dict[str, JSON] | None) -> dict[str, JSON]:
-    """The schema of the arguments. Without properties of its own it is one for an object of any shape, as JSON Schema
-    has it; no schema at all is no arguments, as OpenAI has it."""
-    if given is None:
-        return {"type": "object", "properties": {}}
-    if given.get("type", "object") != "object" or not isinstance(given.get("properties", {}), dict):
-        raise BadParameter(where, "is a JSON Schema of type object, with a map of properties")
-    if "properties" not in given:
-        return {"type": "object", "properties": {}, "additionalProperties": True, **given}
-    return {"type": "object", **given}
+        functions.append((f"tools[{i}].function", tool.function))
+    return specs(functions)
 
 
 def choice(

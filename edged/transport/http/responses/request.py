@@ -15,14 +15,15 @@ from msgspec import Struct, structs
 from edged.completions.request import MAX_TOP, ModelAsk, ToolChoice
 from edged.transport.http.core.headers import safe
 from edged.transport.http.openai import lenient
-from edged.transport.http.openai.lenient import SAMPLERS, UNLIMITED, UNSET, Samplers
-from edged.transport.http.openai.request import Fixed, check_fixed, sampling
+from edged.transport.http.openai.lenient import SAMPLERS, UNLIMITED
+from edged.transport.http.openai.request import Fixed, check_fixed
 from edged.transport.http.openai.tools import choice, tools
 from edged.transport.http.responses import items
 from edged.transport.http.responses.items import Item
 from edged.types import JSON, Format, Message, Privacy, Request, ToolSpec
 from edged.wire import BOUNDS, check_numbers, decode, question, stops
 from edged.wire.dialogue import BadParameter, convert
+from edged.wire.sampling import UNSET, Samplers, read_samplers, sampling
 from edged.wire.values import checked
 
 NUMBERS = {
@@ -261,7 +262,7 @@ def _read(raw: dict[str, JSON], ignored: dict[str, None]) -> tuple[dict[str, JSO
         del body["seed"]
     if not body.get("tools") and body.get("tool_choice") in ("auto", "none"):
         del body["tool_choice"]
-    return body, lenient.read_samplers(samplers)
+    return body, read_samplers(samplers)
 
 
 def _note_effects(body: Body, shape: dict[str, JSON], ignored: dict[str, None]) -> None:

@@ -27,10 +27,11 @@ from edged.transport.http.core.connection import caller, gone
 from edged.transport.http.core.errors import NotFound
 from edged.transport.http.core.headers import idempotency_key
 from edged.transport.http.core.ignored import Ignored
+from edged.transport.http.core.steady import Steady
 from edged.transport.http.core.stream import EventStream
 from edged.transport.http.core.surface import Board
 from edged.transport.http.openai import answers
-from edged.transport.http.openai.stream import Piece, Steady, Thought
+from edged.transport.http.openai.stream import Piece, Thought
 from edged.transport.http.responses import items
 from edged.transport.http.responses import reply as shapes
 from edged.transport.http.responses import request as requests

@@ -13,9 +13,9 @@ from edged.completions.calls import CallPiece, WrittenCall
 from edged.completions.request import ModelAnswer, ToolChoice
 from edged.errors import BadRequest, TooLarge
 from edged.transport.http.core.errors import retry_after
+from edged.transport.http.core.steady import Steady
 from edged.transport.http.openai import reply as shapes
 from edged.transport.http.openai import request as openai_request
-from edged.transport.http.openai.stream import Steady
 from edged.types import Fault, Finish, Message, Sampling, TokenLogprob, ToolCall
 from edged.wire.dialogue import BadParameter
 
