@@ -112,9 +112,15 @@ class Gate:
     ) -> Caller:
         """The peer of a Unix socket."""
         if uid == os.getuid() and self._is_tool(pid):
-            why = "a Python tool is called by edged, and does not call it"
-            return Caller(f"tool:{pid}", transport, frozenset(), admitted=False, manage=False, kept_out=why)
+            return _tool(pid, transport)
         return self.policy.unix(uid, groups, own_uid=os.getuid(), socket_group=socket_group, transport=transport)
+
+    def open_way(self, way: str, pid: int | None, transport: str = "http") -> Caller:
+        """Whoever came by a way in that has no authentication. pid: of the daemon's descendant that came; None: it was
+        none."""
+        if pid is not None and self._is_tool(pid):
+            return _tool(pid, transport)
+        return self.policy.open_way(way, transport)
 
     def enter(self, caller: Caller, way_in: str) -> None:
         """Raises Forbidden where the caller may use nothing here. way_in: what would let it in."""
@@ -246,6 +252,11 @@ class Gate:
         except Forbidden as error:
             self.refused(caller, what, error, rid, **about)
             raise
+
+
+def _tool(pid: int, transport: str) -> Caller:
+    why = "a Python tool is called by edged, and does not call it"
+    return Caller(f"tool:{pid}", transport, frozenset(), admitted=False, manage=False, kept_out=why)
 
 
 def _short(error: EdgedError) -> str:

@@ -2,7 +2,8 @@
 key or a topic says about who asks.
 
 Without [roles] and [access] (CONTRACT section 2): the daemon's own user, root and the members of the socket's group may
-do everything; whoever has an API key may, too; over MQTT everybody the broker lets in.
+do everything; whoever has an API key may, too; over MQTT everybody the broker lets in. Who comes by a way in without
+authentication may use agents and plain models, and manages nothing.
 
 With one of them everybody gets a role or nothing. Root and the daemon's own user as well; but where no entry names
 them they keep `manage`, beside what `default` gives, so that an operator cannot lock himself out.
@@ -20,6 +21,7 @@ from edged.errors import Forbidden
 from edged.types import Caller, Priority
 
 ROOT = 0
+OPEN = "open"  # how clients are called that came by a way in without authentication
 
 
 class Policy:
@@ -74,6 +76,14 @@ class Policy:
             return Caller(client, transport, self._agents)
         return self._with(client, transport, self._access.api_key.get(name, self._access.default))
 
+    def open_way(self, way: str, transport: str = "http") -> Caller:
+        """Whoever came by a way in that has no authentication: they are all one client. Without roles it may use
+        agents and plain models, and manage nothing."""
+        client = f"{OPEN}:{way}"
+        if self._access is None:
+            return Caller(client, transport, self._agents, manage=False)
+        return self._with(client, transport, self._access.open_ways.get(way, ""))
+
     def mqtt(self, client: str, topic: str) -> Caller:
         """Whoever published on a topic; all that is asked on one topic counts as one against a rate, because anybody
         may name any Response Topic. For the same reason that topic is part of the name where roles decide: who may
@@ -95,11 +105,13 @@ class Policy:
         )
 
     def later(self, client: str, transport: str, role: str) -> Caller:
-        """Whose request was let in by `role` and is worked on now, by what is configured now: users and keys that
-        [access] names have the role it says, others the one they had, as long as there is one."""
+        """Whose request was let in by `role` and is worked on now, by what is configured now: users, keys and open ways
+        that [access] names have the role it says, others the one they had, as long as there is one."""
+        kind, _, name = client.partition(":")
+        if kind == OPEN:
+            return self.open_way(name, transport)
         if self._access is None:
             return Caller(client, transport, self._agents)
-        kind, _, name = client.partition(":")
         if kind == "key":
             return self.key(name, transport)
         if kind == "unix" and name.isdigit() and int(name) in self._users:

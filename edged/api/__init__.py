@@ -8,6 +8,7 @@ from msgspec import Struct
 from edged.api.calibrate import Calibrate
 from edged.api.events import Events
 from edged.api.learnt import Learnt
+from edged.api.library import Library
 from edged.api.mcp import McpServers
 from edged.api.models import Models
 from edged.api.requests import Requests
@@ -21,6 +22,7 @@ class Api(Struct, frozen=True, kw_only=True):
     requests: Requests
     responses: Responses
     models: Models
+    library: Library
     tools: Tools
     calibrate: Calibrate
     learnt: Learnt

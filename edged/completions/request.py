@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from typing import Protocol
 
 from msgspec import Struct, structs
 
@@ -12,7 +11,18 @@ from edged.agent.dialects.chat_template import write_json
 from edged.completions.calls import CallPiece, WrittenCall
 from edged.completions.heads import Placed
 from edged.errors import BadRequest, ModelUnavailable
-from edged.types import JSON, Finish, Message, Priority, Sampling, TokenLogprob, ToolCall, ToolSpec
+from edged.types import (
+    JSON,
+    ChatAnswer,
+    Completion,
+    Finish,
+    Message,
+    Priority,
+    Sampling,
+    TokenLogprob,
+    ToolCall,
+    ToolSpec,
+)
 
 OnCall = Callable[[tuple[CallPiece, ...]], None]
 OnThought = Callable[[str], None]
@@ -57,7 +67,8 @@ class ModelAsk(Struct, frozen=True, kw_only=True):
 class ModelAnswer(Struct, frozen=True, kw_only=True):
     """What the model wrote: text, calls, or text and then calls. The last call may be cut off in its arguments where
     `finish` says LENGTH. variant: of the model, that wrote it; empty where it has only one. reasoning: what was thought
-    before it, and is no part of it."""
+    before it, and is no part of it. Times of the generation, in milliseconds: for the model to be there, for the prompt
+    and for the answer."""
 
     text: str
     calls: tuple[WrittenCall, ...] = ()
@@ -68,6 +79,9 @@ class ModelAnswer(Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     variant: str = ""
     reasoning: str = ""
+    load_ms: float = 0.0
+    prompt_ms: float = 0.0
+    answer_ms: float = 0.0
 
 
 def check(ask: ModelAsk) -> None:
@@ -140,27 +154,8 @@ def check_calls(ask: ModelAsk, calls: Sequence[WrittenCall], finish: Finish) -> 
             raise ModelUnavailable(f"model {ask.model!r} {problem}")
 
 
-class Counted(Protocol):
-    """What has the tokens of a generation."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Of the prompt."""
-        ...
-
-    @property
-    def cached_tokens(self) -> int:
-        """Of these, computed before."""
-        ...
-
-    @property
-    def completion_tokens(self) -> int:
-        """Of what was written."""
-        ...
-
-
 def model_answer(
-    counted: Counted,
+    counted: Completion | ChatAnswer,
     text: str,
     calls: tuple[WrittenCall, ...],
     finish: Finish,
@@ -168,7 +163,12 @@ def model_answer(
     variant: str = "",
     reasoning: str = "",
 ) -> ModelAnswer:
-    """An answer with the tokens of its generation."""
+    """An answer with the tokens and times of its generation."""
+    if isinstance(counted, Completion):
+        load_ms, prompt_ms, answer_ms = counted.load_ms, counted.prefill_ms, counted.decode_ms
+    else:  # a server says when it began and when it was done
+        load_ms, prompt_ms = 0.0, counted.first_token_ms
+        answer_ms = counted.total_ms - counted.first_token_ms
     return ModelAnswer(
         text=text,
         calls=calls,
@@ -179,4 +179,7 @@ def model_answer(
         logprobs=logprobs,
         variant=variant,
         reasoning=reasoning.strip(),
+        load_ms=load_ms,
+        prompt_ms=prompt_ms,
+        answer_ms=answer_ms,
     )

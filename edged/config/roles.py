@@ -21,6 +21,7 @@ EVERY = "*"  # in a role's list: all there are
 IDS = re.compile(r"[0-9]{1,10}")
 MAX_ID = 2**32 - 2  # uid_t and gid_t; the last one means "none" to the kernel
 MAX_FILTER_BYTES = 65_535  # MQTT's length field has 16 bits
+OPEN_WAYS = ("ollama",)  # ways in without authentication: keys of [access] with one role each
 
 
 class Role(Strict, frozen=True):
@@ -60,6 +61,7 @@ class Access(Strict, frozen=True):
     mqtt: roles by topic filter of the request's topic; of several that match, the most specific counts.
     api_key: roles by the names of the API keys.
     default: role of anyone whom nothing else matches; "" is none.
+    ollama: role of anyone who comes by `[http] ollama`, which wants no key. Needed where that is set.
     """
 
     unix_uid: dict[str, str] = field(default_factory=dict)
@@ -67,6 +69,12 @@ class Access(Strict, frozen=True):
     mqtt: dict[str, str] = field(default_factory=dict)
     api_key: dict[str, str] = field(default_factory=dict)
     default: str = ""
+    ollama: str = ""
+
+    @property
+    def open_ways(self) -> dict[str, str]:
+        """Roles by the ways in that have no authentication; "" where none is named."""
+        return {way: getattr(self, way) for way in OPEN_WAYS}
 
 
 def mistakes(
@@ -155,8 +163,9 @@ def _roles_named(roles: Mapping[str, Role], access: Access) -> Mistakes:
         for who, role in getattr(access, table).items():
             if role and role not in roles:
                 yield ("access", table, who), f'no role {role!r}; defined are {known}, and "" is none'
-    if access.default and access.default not in roles:
-        yield ("access", "default"), f'no role {access.default!r}; defined are {known}, and "" is none'
+    for key, role in {"default": access.default, **access.open_ways}.items():
+        if role and role not in roles:
+            yield ("access", key), f'no role {role!r}; defined are {known}, and "" is none'
 
 
 def _ids(at: Key, named: Collection[str], kind: str, by_name: Callable[[str], int]) -> Mistakes:

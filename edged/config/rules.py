@@ -23,7 +23,7 @@ SERVED_MAY = {"engine", "context", "preload", *SERVER_KEYS}
 
 def mistakes(config: Config) -> Mistakes:
     """All that is wrong, table by table."""
-    for rule in (_scalars, _http, _mqtt, _upstreams, _models, _agents, _tools, _mcp, _access):
+    for rule in (_scalars, _http, _mqtt, _upstreams, _models, _agents, _tools, _mcp, _access, _open_ways):
         yield from rule(config)
 
 
@@ -183,6 +183,25 @@ def _access(config: Config) -> Mistakes:
         models=config.models,
         has_keys=config.http.api_keys_file is not None,
     )
+
+
+def _open_ways(config: Config) -> Mistakes:
+    """A way in without authentication is for this board alone, and acts with a role that was meant for it."""
+    for name, (at, text) in config.open_ways.items():
+        try:
+            listener = parse_listener(text, Path(config.node.runtime_dir))
+        except ValueError:
+            yield at, f'{text!r}; write "127.0.0.1:PORT"'
+            continue
+        if not isinstance(listener, tuple) or not loopback.is_here(listener[0]):
+            yield at, f"{text!r}: whoever comes by it shows no key, so it listens on loopback only: 127.0.0.1 or [::1]"
+        elif text in config.http.listen:
+            yield at, f"names a listener twice: {text!r} is in http.listen"
+        if config.access is not None and not config.access.open_ways[name]:
+            yield at, f"whoever comes by it shows no key: name the role that they get in access.{name}"
+    for name, role in config.access.open_ways.items() if config.access is not None else ():
+        if role and name not in config.open_ways:
+            yield ("access", name), "nobody comes this way: it is not configured"
 
 
 def _url(text: str) -> SplitResult:

@@ -112,6 +112,13 @@ class Config(Struct, frozen=True, kw_only=True):
         """Whether there is a tool of that name. Those of MCP servers are known only when these have been asked."""
         return name in self.tools or name.partition(".")[0] in self.mcp
 
+    @property
+    def open_ways(self) -> dict[str, tuple[Key, str]]:
+        """The ways in without authentication that are configured, by their names in [access]: the key of each, and
+        what it listens on."""
+        ways: dict[str, tuple[Key, str]] = {"ollama": (("http", "ollama"), self.http.ollama)}
+        return {name: way for name, way in ways.items() if way[1]}
+
     def upstreams_of(self, agent: str) -> tuple[str, ...]:
         """Names of the upstreams that may answer for an agent, in the order to try them."""
         named = self.agents[agent].upstream

@@ -174,6 +174,12 @@ class Http(Strict, frozen=True):
     origins: web pages whose scripts may send requests, as "https://HOST[:PORT]". Without any, no web page may.
     strict: whether a chat completion with a parameter that OpenAI does not document, or that has no effect here, is
         refused. By default such a parameter is ignored, and the response names it in the header `Edged-Ignored`.
+    ollama: "HOST:PORT" on loopback, for programs that expect Ollama, which listens on "127.0.0.1:11434". It wants no
+        key: anyone on this board may use agents and models by it, with the role that `[access] ollama` names where
+        there are roles. Without it the Ollama API is on the other listeners only.
+    ollama_origins: whether the web pages and apps that Ollama serves without configuration may send requests, too:
+        those of `localhost`, `127.0.0.1` and `0.0.0.0`, `app://`, `file://`, `tauri://`, `vscode-webview://`,
+        `vscode-file://` and browser extensions. Names that end in `.local` or `.internal` are this board's then.
     """
 
     listen: tuple[str, ...] = ("unix:http.sock",)
@@ -181,6 +187,10 @@ class Http(Strict, frozen=True):
     hosts: tuple[Host, ...] = ()
     origins: tuple[WebOrigin, ...] = ()
     strict: bool = False
+    ollama: Annotated[
+        str, Meta(pattern=whole(r"(?:.+:[0-9]{1,5})?"), extra={"problem": '{}; write "127.0.0.1:11434"'})
+    ] = ""
+    ollama_origins: bool = False
 
 
 class Mqtt(Strict, frozen=True):

@@ -22,6 +22,7 @@ from edged.api import Api
 from edged.api.calibrate import Calibrate
 from edged.api.events import Events
 from edged.api.learnt import Learnt
+from edged.api.library import Library
 from edged.api.mcp import McpServers
 from edged.api.models import Models
 from edged.api.requests import Requests
@@ -46,6 +47,7 @@ from edged.host.thermal import Strain
 from edged.interfaces import Embedder
 from edged.models import calibrations
 from edged.models.calibrations import Calibrations
+from edged.models.cards import Cards
 from edged.models.digests import Digests, Hasher
 from edged.models.files import adapter_of, hang_on_digests, model_aliases
 from edged.models.installed import Installed, Lookup
@@ -241,6 +243,14 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
             requests=requests,
             responses=Responses(settings, database, requests, pipeline.crowded),
             models=Models(settings, governor, completions, embeddings, updater, served=served, gate=gate),
+            library=Library(
+                settings,
+                governor,
+                Cards(settings, lambda: governor.aliases),
+                bring_in=lookup.bring_in,
+                served=served,
+                gate=gate,
+            ),
             tools=Tools(toolbox, gate),
             calibrate=Calibrate(settings, toolbox.tools, pipeline, calibrated, gate),
             learnt=Learnt(database, learning, gate, requests.find),

@@ -72,6 +72,24 @@ class TextFormat(Struct, frozen=True):
     gap: tuple[str, str, str] | tuple[()] = ()
 
 
+class FileFacts(Struct, frozen=True, kw_only=True):
+    """What a model's file says of itself, for clients that ask.
+
+    format: of the file. architecture: empty where it names none. parameters: their number in words, as "0.5B";
+    quantization: as "Q4_K_M"; empty where it does not say. context: most tokens it was trained for; 0: it does not say.
+    embeds: it makes vectors, and no text. thinks: its template has a place for thoughts. fills_gaps: see TextFormat.
+    """
+
+    format: str = ""
+    architecture: str = ""
+    parameters: str = ""
+    quantization: str = ""
+    context: int = 0
+    embeds: bool = False
+    thinks: bool = False
+    fills_gaps: bool = False
+
+
 class ModelStats(Struct, frozen=True, kw_only=True):
     """One loaded model for `status`. Each kind of engine adds what it counts.
 
@@ -212,6 +230,10 @@ class EngineKind(ABC):
     def text_format(self, path: Path) -> TextFormat:
         """How the model in a file goes on with a text. Blocks and raises as `chat_template`."""
         return TextFormat()
+
+    def facts(self, path: Path) -> FileFacts:
+        """What a file says of its model. Blocks and raises as `chat_template`."""
+        return FileFacts(format=self.name, embeds=not self.generates)
 
     def dialect_of(self, adapter: Path) -> str:
         """The dialect that an adapter's file says it teaches; empty: none. Blocks and raises as `chat_template`."""

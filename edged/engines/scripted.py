@@ -41,7 +41,15 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct, structs
 
-from edged.engines.kind import BaseEngine, ChatTemplate, EngineKind, Surroundings, embeds_only, generates_only
+from edged.engines.kind import (
+    BaseEngine,
+    ChatTemplate,
+    EngineKind,
+    FileFacts,
+    Surroundings,
+    embeds_only,
+    generates_only,
+)
 from edged.errors import BadRequest, ConfigError, ModelUnavailable
 from edged.host.clock import Stopwatch
 from edged.interfaces import OnPiece, Residency
@@ -95,6 +103,12 @@ class ScriptedKind(EngineKind):
         with contextlib.suppress(ConfigError):  # the load says what is wrong
             return ChatTemplate(taught=read_script(path).dialect)
         return ChatTemplate()
+
+    def facts(self, path: Path) -> FileFacts:
+        """See EngineKind."""
+        with contextlib.suppress(ConfigError):  # the load says what is wrong
+            return FileFacts(format=self.name, embeds=bool(read_script(path).dimensions))
+        return FileFacts(format=self.name)
 
     def self_tests(self, path: Path) -> tuple[SelfTest, ...]:
         """See EngineKind."""
@@ -156,7 +170,7 @@ class ScriptedEngine(BaseEngine):
                 raise generates_only(job.model)
             if job.dimensions not in (None, has):
                 raise BadRequest(f"dimensions: the model makes vectors of {has}, which cannot be cut: leave it out")
-            vectors = tuple(_vector(text, has) for text in job.texts)
+            vectors = tuple(_vector(text, has, unit=job.normalise) for text in job.texts)
             return Embeddings(vectors=vectors, tokens=sum(len(text.split()) for text in job.texts))
 
     async def generate(
@@ -234,11 +248,11 @@ def _filled(value: JSON, found: re.Match[str]) -> JSON:
     return value
 
 
-def _vector(text: str, dimensions: int) -> bytes:
-    """Of length 1, by the digest of the text; tokens are words."""
+def _vector(text: str, dimensions: int, *, unit: bool) -> bytes:
+    """By the digest of the text; tokens are words. unit: of length 1."""
     digest = hashlib.shake_256(text.encode()).digest(dimensions)
     numbers = [byte - 127.5 for byte in digest]
-    length = math.hypot(*numbers)
+    length = math.hypot(*numbers) if unit else 1.0
     return struct.pack(f"<{dimensions}f", *(number / length for number in numbers))
 
 

@@ -61,13 +61,19 @@ def parent_of(pid: int) -> int:
     return int(_stat(str(pid))[1])
 
 
-def children() -> list[int]:
-    """Of all our threads: an orphan may become any one's."""
+def children(pid: int | None = None) -> list[int]:
+    """Of all threads of a process, by default this one: an orphan may become any one's."""
     found: list[int] = []
-    for task in (OWN / "task").iterdir():
-        with contextlib.suppress(OSError):  # a thread that ended meanwhile; a kernel without CONFIG_PROC_CHILDREN
-            found += map(int, (task / "children").read_text(encoding="utf-8").split())
+    with contextlib.suppress(OSError):  # it has ended
+        for task in (PROC / str(pid or "self") / "task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that ended meanwhile; a kernel without CONFIG_PROC_CHILDREN
+                found += map(int, (task / "children").read_text(encoding="utf-8").split())
     return found
+
+
+def descriptors(pid: int) -> list[Path]:
+    """Links to what a process has open. OSError: it has ended, or is not our user's."""
+    return list((PROC / str(pid) / "fd").iterdir())
 
 
 def written_bytes() -> int | None:

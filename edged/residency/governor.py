@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from msgspec import structs
 
@@ -19,10 +19,9 @@ from edged.errors import EdgedError, ModelUnavailable
 from edged.host import memory
 from edged.host.clock import Stopwatch
 from edged.interfaces import Loader, Sizer
-from edged.residency import fairness
 from edged.residency.loading import Loading
 from edged.residency.policy import Plan
-from edged.residency.record import ModelRecord, Waiter, Way
+from edged.residency.record import ModelRecord, Waiter, Way, due_times
 from edged.residency.turns import Decision, decide
 from edged.residency.variants import Variants
 from edged.residency.ways import Ways
@@ -97,6 +96,17 @@ class Governor:
         if not record.ready or record.active:
             return False
         return await self._wishes.ask(lambda: self._take_out(record))
+
+    def keep(self, model: str, seconds: float | None) -> None:
+        """The wish that a model stays so long after its last request, from now until the next one: never longer than
+        the policy has it. 0: it goes as soon as nobody uses it; None: no wish."""
+        self._of(model).keep_s = seconds
+        self._changed.set()
+
+    def stays_s(self, model: str) -> float | None:
+        """Seconds that a model in memory stays if nobody uses it any more; None: it is not taken out."""
+        until = self._of(model).idle_until(self._idle_unload_s)
+        return None if until is None else max(0.0, until - time.monotonic())
 
     def spec(self, model: str) -> ModelSpec:
         """The file and context a name stands for: of what is in memory, else of what was or would be first."""
@@ -218,7 +228,8 @@ class Governor:
             await self._wishes.do()
             await self._changes.do()
             for record in list(self._models.values()):  # before somebody else has to make room
-                if record.idle and not record.spec.pin and time.monotonic() - record.used_at >= self._idle_unload_s:
+                until = record.idle_until(self._idle_unload_s)
+                if record.idle and until is not None and time.monotonic() >= until:
                     await self._loading.unload(record, "idle")
             await self._serve()
             for record in list(self._models.values()):
@@ -242,7 +253,7 @@ class Governor:
         if able:  # the kernel is asked only where somebody wants memory, and not with every request that ends
             now = time.monotonic()
             turn, closed, refused = decide(
-                able, resident, self._ways.room(), lambda name: now >= _turn_ends(self._models[name])
+                able, resident, self._ways.room(), lambda name: now >= self._models[name].turn_ends
             )
         for record in self._models.values():
             record.closed = record.name in closed
@@ -285,22 +296,9 @@ class Governor:
     def _until_next(self) -> float | None:
         """Seconds until something is due though nothing happens; None: nothing is."""
         now = time.monotonic()
-        due = min(self._due(now), default=None)
+        improvable = self._variants.due_at if self._paused is None else None
+        due = min(due_times(list(self._models.values()), now, self._idle_unload_s, improvable), default=None)
         return None if due is None else max(0.0, due - now)
-
-    def _due(self, now: float) -> Iterator[float]:
-        wanted = any(m.waiting and not m.ready for m in self._models.values())
-        for record in self._models.values():
-            if not record.ready:
-                continue
-            if wanted:
-                ends = _turn_ends(record)
-                kept = fairness.kept_until(record.loaded_at, record.used_at, record.load_s)
-                yield from (at for at in (ends, kept) if at > now)
-            if record.idle and not record.spec.pin:
-                yield record.used_at + self._idle_unload_s
-            if self._paused is None and (due := self._variants.due_at(record)) is not None:
-                yield due
 
     # -- in and out ------------------------------------------------------------------------------------------------
 
@@ -324,10 +322,6 @@ class Governor:
                 await self._loading.unload(record, "pressure", why=reason)
                 gone.append(record.name)
         return gone
-
-
-def _turn_ends(record: ModelRecord) -> float:
-    return fairness.turn_ends(record.loaded_at, record.load_s)
 
 
 def _alias(spec: ModelSpec | Alias) -> Alias:

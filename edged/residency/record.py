@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from msgspec import Struct, structs
 
@@ -43,6 +43,7 @@ class ModelRecord:
     ways: in which it can be loaded, best first, as predicted for those who wait; None: not looked at yet.
     lesser: why not in the best one.
     spared: until then (monotonic clock) only this and later variants are loaded.
+    keep_s: the last request wishes it to stay so long after it; None: it said nothing.
     """
 
     def __init__(self, alias: Alias, *, admitted: bool = False) -> None:
@@ -61,6 +62,7 @@ class ModelRecord:
         self.private_bytes = self.mapped_bytes = 0  # that the last load took
         self.loaded_at = self.used_at = self.looked_at = 0.0
         self.load_s = 0.0
+        self.keep_s: float | None = None
         self._uses = 0.0
 
     @property
@@ -82,6 +84,11 @@ class ModelRecord:
         return self.ready and not self.closed and self.change is None
 
     @property
+    def turn_ends(self) -> float:
+        """Until when it takes requests though others wait for theirs (monotonic clock)."""
+        return fairness.turn_ends(self.loaded_at, self.load_s)
+
+    @property
     def idle(self) -> bool:
         """Whether it is in memory and nobody uses it or waits for it."""
         return self.ready and not self.active and not self.waiting
@@ -96,6 +103,14 @@ class ModelRecord:
         """A request came."""
         self.used()
         self._uses += 1
+        self.keep_s = None
+
+    def idle_until(self, idle_unload_s: float) -> float | None:
+        """When it is taken out (monotonic clock) if nobody uses it any more; None: it is not. A wish counts where it is
+        for less than the policy's time."""
+        if self.spec.pin:
+            return None
+        return self.used_at + (idle_unload_s if self.keep_s is None else min(idle_unload_s, self.keep_s))
 
     def resident(self, lost_s: float) -> Resident:
         """For the policy. lost_s: see `policy.worth_s`."""
@@ -145,6 +160,31 @@ class ModelRecord:
         if self.lesser and self.ready:
             told["why"] = self.lesser
         return told
+
+
+def due_times(
+    records: Sequence[ModelRecord],
+    now: float,
+    idle_unload_s: float,
+    improvable: Callable[[ModelRecord], float | None] | None,
+) -> Iterator[float]:
+    """When something is due though nothing happens (monotonic clock): a turn is over, an idle model goes, a better
+    variant may come.
+
+    Args:
+        improvable: when a better variant may be tried; None: nothing is loaded now.
+    """
+    wanted = any(record.waiting and not record.ready for record in records)
+    for record in records:
+        if not record.ready:
+            continue
+        if wanted:
+            kept = fairness.kept_until(record.loaded_at, record.used_at, record.load_s)
+            yield from (at for at in (record.turn_ends, kept) if at > now)
+        if record.idle and (until := record.idle_until(idle_unload_s)) is not None:
+            yield until
+        if improvable is not None and (due := improvable(record)) is not None:
+            yield due
 
 
 def shorter(spec: ModelSpec, context: int) -> ModelSpec:

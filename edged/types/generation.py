@@ -169,16 +169,19 @@ class ChatAnswer(Struct, frozen=True, kw_only=True):
 
 
 class EmbedJob(Struct, frozen=True, kw_only=True):
-    """Vectors for texts. dimensions: how many the caller wants; None: as many as the model makes."""
+    """Vectors for texts. dimensions: how many the caller wants; None: as many as the model makes. truncate: of a text
+    that is too long, as much as the model reads; else it is refused. normalise: vectors of length 1."""
 
     model: str
     texts: tuple[str, ...]
     dimensions: int | None = None
+    truncate: bool = False
+    normalise: bool = True
 
 
 class Embeddings(Struct, frozen=True, kw_only=True):
-    """A vector for each text, in their order: float32, little-endian, of length 1. tokens: of all texts, those
-    included that the model wants around each."""
+    """A vector for each text, in their order: float32, little-endian. tokens: of all texts, those included that the
+    model wants around each."""
 
     vectors: tuple[bytes, ...]
     tokens: int

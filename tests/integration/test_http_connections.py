@@ -356,7 +356,7 @@ async def test_health_says_alive_ready_and_figures(client: aiohttp.ClientSession
 @pytest.mark.parametrize(
     ("method", "where", "status", "said"),
     [
-        ("GET", "/", 404, "POST /v1/agents/{agent}/requests"),
+        ("GET", "/nothing", 404, "POST /v1/agents/{agent}/requests"),
         ("POST", "/v1/agents/house/request", 404, "GET /v1/requests/{id}"),
         ("OPTIONS", "/nothing", 404, "GET /livez"),
         ("GET", ASK, 405, "it takes OPTIONS, POST"),

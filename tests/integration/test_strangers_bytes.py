@@ -420,7 +420,6 @@ async def test_half_open_http_is_cut_and_nothing_of_it_stays(desk: Desk, path: P
         assert all(not end or end.startswith(b"HTTP/1.1 408") for end in ends)
         for stranger in strangers:
             await stranger.__aexit__()
-        assert running._connections is not None
-        connections = running._connections
+        connections = running._services[0].connections
         await until(lambda: len(connections) <= 1 and not connections.answering)  # the other's is kept alive
         assert len(asyncio.all_tasks()) <= before + 1

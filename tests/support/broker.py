@@ -364,8 +364,8 @@ class Node:
 
     async def __aenter__(self) -> Self:
         nobody: Any = None
-        names = ("responses", "models", "tools", "calibrate", "learnt", "events", "mcp")
-        api = Api(requests=cast(Any, self), **dict.fromkeys(names, nobody))
+        others: Any = dict.fromkeys(set(Api.__struct_fields__) - {"requests"})
+        api = Api(requests=cast(Any, self), **others)
         gate = Gate(Policy(["house"]))
         await self.transport.start(Backend(nobody, api, gate, lambda: self.document, nobody, nobody))
         return self

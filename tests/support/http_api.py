@@ -148,10 +148,7 @@ def backend(desk: Desk) -> Backend:
     nobody: Any = None
     return Backend(
         settings=nobody,
-        api=Api(
-            requests=cast(Any, desk),
-            **dict.fromkeys(("responses", "models", "tools", "calibrate", "learnt", "events", "mcp"), nobody),
-        ),
+        api=Api(requests=cast(Any, desk), **dict.fromkeys(set(Api.__struct_fields__) - {"requests"}, nobody)),
         gate=Gate(Policy(["house"])),
         state=dict,
         ready=lambda: Readiness(not desk.unready, {**desk.unready, **desk.missing}),

@@ -122,8 +122,7 @@ class Served:
     @property
     def answering(self) -> int:
         """Requests that are being answered."""
-        connections = self._transport._connections
-        return len(connections.answering) if connections else 0
+        return len(self._transport._services[0].connections.answering)
 
     def over_unix(self) -> openai.AsyncOpenAI:
         """Another client."""
@@ -177,6 +176,7 @@ async def serving(
         models=Models(
             config, cast(Any, None), chats, cast(Any, embeds), cast(Any, None), served=LocalServers({}), gate=gate
         ),
+        library=cast(Any, None),
         tools=cast(Any, None),
         calibrate=cast(Any, None),
         learnt=cast(Any, None),

@@ -20,6 +20,7 @@ def look(settings: Config) -> Iterator[Finding]:
     yield ok("access", f"{len(settings.roles)} roles; whoever [access] does not name may do: {default}")
     unnamed = set(settings.roles) - {
         access.default,
+        *access.open_ways.values(),
         *(role for who in (access.unix_uid, access.unix_group, access.mqtt, access.api_key) for role in who.values()),
     }
     if unnamed:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from edged.engines.kind import FileFacts
 from edged.engines.mistaken import what_it_is
 from edged.errors import ModelUnavailable
 from edged.types import JSON
@@ -60,6 +61,12 @@ BLOCKS = {
     35: (256, 66),  # TQ2_0
     39: (32, 17),  # MXFP4
 }
+FILE_TYPES = {  # llama_ftype of llama.h: what most of a file's tensors are
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
+}  # fmt: skip
 MAX_KEPT = 64  # longer arrays (vocabularies) are stepped over: nothing here needs them, and they are megabytes
 
 # How models of code mark a gap, where their files do not name the tokens: before it, after it, what fills it.
@@ -199,6 +206,26 @@ def metadata(path: Path) -> dict[str, JSON]:
         ModelUnavailable: it is no GGUF file, or a damaged one.
     """
     return _scan(path, {})
+
+
+def facts(pairs: dict[str, JSON]) -> FileFacts:
+    """What the metadata say of the model."""
+
+    def text(key: str) -> str:
+        return value if isinstance(value := pairs.get(key), str) else ""
+
+    def number(key: str) -> int | None:
+        return value if isinstance(value := pairs.get(key), int) else None
+
+    architecture, template = text("general.architecture"), text("tokenizer.chat_template")
+    return FileFacts(
+        format="gguf",
+        architecture=architecture,
+        parameters=text("general.size_label"),
+        quantization=FILE_TYPES.get(number("general.file_type") or 0, "") if "general.file_type" in pairs else "",
+        context=number(f"{architecture}.context_length") or 0,
+        thinks="<think>" in template or "enable_thinking" in template,
+    )
 
 
 def special_tokens(path: Path, pairs: dict[str, JSON]) -> dict[str, str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import AbstractContextManager
 from math import sqrt
 from pathlib import Path
 
-from edged.engines.kind import ChatTemplate, EngineKind, Preparation, Surroundings, TextFormat, TokenCount
+from msgspec import structs
+
+from edged.engines.kind import ChatTemplate, EngineKind, FileFacts, Preparation, Surroundings, TextFormat, TokenCount
 from edged.engines.llama import gguf, merged, predict
 from edged.engines.llama.engine import LlamaEngine
 from edged.engines.llama.sizes import SWAPPED_BYTES, context_cells
 from edged.engines.llama.snapshots import Snapshots
+from edged.errors import ModelUnavailable
 from edged.interfaces import Estimate
 from edged.types import ModelSpec
 
@@ -66,6 +70,13 @@ class LlamaKind(EngineKind):
         """See EngineKind."""
         begin, *gap = gguf.text_marks(path)
         return TextFormat(begin, (gap[0], gap[1], gap[2]) if all(gap) else ())
+
+    def facts(self, path: Path) -> FileFacts:
+        """See EngineKind."""
+        fills_gaps = False
+        with contextlib.suppress(ModelUnavailable):  # some have no vocabulary
+            fills_gaps = bool(self.text_format(path).gap)
+        return structs.replace(gguf.facts(gguf.metadata(path)), fills_gaps=fills_gaps)
 
     def dialect_of(self, adapter: Path) -> str:
         """See EngineKind."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edged.engines.kind import EngineKind, Surroundings
+from edged.engines.kind import EngineKind, FileFacts, Surroundings
 from edged.engines.onnx import file
 from edged.engines.onnx import sizes as onnx_sizes
 from edged.engines.onnx.engine import OnnxEngine
@@ -38,6 +38,17 @@ class OnnxKind(EngineKind):
     def check_file(self, path: Path) -> None:
         """See EngineKind."""
         file.read(path)
+
+    def facts(self, path: Path) -> FileFacts:
+        """See EngineKind."""
+        found = file.read(path)
+        return FileFacts(
+            format="onnx",
+            architecture="bert",  # the only family whose graphs are taken (see `model.INPUTS`)
+            quantization="INT8" if found.quantized else "",
+            context=found.positions or 0,
+            embeds=True,
+        )
 
     def about_bytes(self, file_bytes: int, parameters: int, context: int, kv_bytes_per_token: int = 0) -> int:
         """See EngineKind."""

@@ -77,8 +77,8 @@ class EmbeddingModel:
         """The tokens of a text, with those the model wants around it."""
         return list(self._tokenizer.encode(text).ids)
 
-    def vectors(self, texts: Sequence[Sequence[int]]) -> Vectors:
-        """A vector of length 1 for each text of a batch, given as tokens."""
+    def vectors(self, texts: Sequence[Sequence[int]], *, unit: bool = True) -> Vectors:
+        """A vector for each text of a batch, given as tokens. unit: of length 1; else as the model makes them."""
         longest = max(len(ids) for ids in texts)
         mask = np.zeros((len(texts), longest), np.int64)
         ids = np.zeros_like(mask)  # what stands in masked places does not matter
@@ -91,7 +91,8 @@ class EmbeddingModel:
             [found] = self._session.run([self._output], feed)
         except Exception as error:  # its exceptions have no base of their own
             raise ModelUnavailable(f"onnxruntime cannot compute {self.spec.name!r}: {error}") from None
-        return normalised(pooled(found, mask))
+        made = pooled(found, mask)
+        return normalised(made) if unit else made
 
     def _open(self, path: Path, tries: Sequence[str], make_session: MakeSession) -> Any:
         """A session on the first provider that works. What did not is told, and computed by the CPU."""

@@ -116,7 +116,8 @@ class EmbeddingRunner(ModelRunner[EmbedJob]):
             self._encode(work)
             return None
         batch = work.batches.popleft()
-        for i, vector in zip(batch, self._model.vectors([work.tokens[i] for i in batch]), strict=True):
+        texts = [work.tokens[i] for i in batch]
+        for i, vector in zip(batch, self._model.vectors(texts, unit=work.ticket.job.normalise), strict=True):
             work.vectors[i] = vector.astype("<f4").tobytes()
         self._texts += len(batch)
         self._tokens += sum(len(work.tokens[i]) for i in batch)
@@ -132,6 +133,8 @@ class EmbeddingRunner(ModelRunner[EmbedJob]):
             _check_dimensions(job.dimensions, model.dimensions)
         for i, text in enumerate(job.texts):
             ids = model.encode(text)
+            if len(ids) > model.context and job.truncate:
+                ids = [*ids[: model.context - 1], ids[-1]]  # the last one is the model's own: texts end with it
             if len(ids) > model.context:
                 raise ContextExceeded(len(ids), model.context, f"input[{i}]" if len(job.texts) > 1 else "the input")
             if not ids:

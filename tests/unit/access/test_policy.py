@@ -203,3 +203,22 @@ def test_agent_has_no_tools_for_a_caller_who_may_call_none_of_them() -> None:
     assert access.for_caller(viewer, agent) is access.for_caller(operator, agent) is agent
     assert access.for_caller(viewer, Agent(model="small", tools=("valve",))).tools == ()
     assert access.for_caller(operator, Agent(model="small")).tools == ()
+
+
+def test_open_way_without_roles_uses_agents_and_models_and_manages_nothing() -> None:
+    """Also when a request of it is worked on later."""
+    policy = Policy(["house"])
+    for caller in (policy.open_way("ollama"), policy.later("open:ollama", "http", "")):
+        assert (caller.client, set(caller.agents), caller.admitted) == ("open:ollama", {"house"}, True)
+        assert access.may_model(caller, "small")
+        assert access.may_tool(caller, "level")  # by an agent
+        with pytest.raises(Forbidden):
+            access.check_manage(caller, "pull models")
+
+
+@pytest.mark.parametrize(("role", "agents"), [("viewer", {"house"}), ("operator", {"house", "car"}), ("", set())])
+def test_open_way_has_the_role_that_is_named_for_it(role: str, agents: set[str]) -> None:
+    """And no other, whatever is the default."""
+    named = policy("operator", msgspec.structs.replace(ACCESS, ollama=role))
+    for caller in (named.open_way("ollama"), named.later("open:ollama", "http", "operator")):
+        assert (caller.role, set(caller.agents), caller.admitted) == (role, agents, bool(role))

@@ -550,6 +550,12 @@ def test_upstreams_answer_in_file_order_unless_the_agent_names_one(main: Path) -
         ('[http]\nlisten = ["localhost:0"]', "http.listen", "write"),
         ('[http]\nlisten = ["unix:"]', "http.listen", "write"),
         ('[http]\nlisten = ["unix:a", "unix:a"]', "http.listen", "twice"),
+        ('[http]\nollama = "11434"', "http.ollama", "write"),
+        ('[http]\nollama = "localhost:0"', "http.ollama", "write"),
+        ('[http]\nollama = "unix:ollama.sock:1"', "http.ollama", "loopback only"),
+        ('[http]\nollama = "0.0.0.0:11434"', "http.ollama", "loopback only"),
+        ('[http]\nollama = "192.168.1.5:11434"', "http.ollama", "loopback only"),
+        ('[http]\nollama = "board.local:11434"', "http.ollama", "loopback only"),
     ],
 )
 def test_wrong_cloud_or_listener_names_the_key_and_what_is_allowed(main: Path, text: str, key: str, said: str) -> None:

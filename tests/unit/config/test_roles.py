@@ -13,7 +13,7 @@ from edged.config import roles
 from edged.errors import ConfigError
 from edged.types import Priority
 
-BASE = """
+PLAIN = """
 [node]
 state_dir = "/tmp/state"
 runtime_dir = "/tmp/run"
@@ -28,16 +28,19 @@ model = "small"
 description = "A level."
 database = "plant"
 sql = "SELECT 1"
+"""
+ROLES = """
 [roles.viewer]
 agents = ["house"]
 tools = ["level"]
 """
+BASE = PLAIN + ROLES
 
 
-def load(folder: Path, text: str) -> config.Config:
-    """The configuration with more in it."""
+def load(folder: Path, text: str, http: str = "[http]\n", roles: str = ROLES) -> config.Config:
+    """The configuration with more in it. http: the beginning of that table."""
     path = folder / "edged.toml"
-    path.write_text(BASE + text)
+    path.write_text(PLAIN.replace("[http]\n", http) + roles + text)
     return config.load(str(path))
 
 
@@ -165,3 +168,31 @@ def test_filter_matches_as_mqtt_says(pattern: str, topic: str, matched: bool) ->
 def test_most_specific_filter_counts_whatever_the_order(patterns: list[str], topic: str, found: str | None) -> None:
     """Level by level, a name before `+` before `#`."""
     assert roles.most_specific(patterns, topic) == roles.most_specific(patterns[::-1], topic) == found
+
+
+@pytest.mark.parametrize("listener", ["127.0.0.1:11434", "localhost:11434", "[::1]:11434"])
+def test_way_in_without_keys_needs_a_role_that_is_named_for_it(tmp_path: Path, listener: str) -> None:
+    """Where there are roles; a default is for those who are known."""
+    way = f'[http]\nollama = "{listener}"\n'
+    for access in ("", '[access]\ndefault = "viewer"\n'):
+        with pytest.raises(ConfigError, match=r"name the role that they get in access\.ollama") as wrong:
+            load(tmp_path, access, way)
+        assert wrong.value.key == "http.ollama"
+    with pytest.raises(ConfigError, match="no role 'guest'"):
+        load(tmp_path, '[access]\nollama = "guest"\n', way)
+    with pytest.raises(ConfigError, match="it is not configured") as wrong:
+        load(tmp_path, '[access]\nollama = "viewer"\n')
+    assert wrong.value.key == "access.ollama"
+    loaded = load(tmp_path, '[access]\nollama = "viewer"\n', way)
+    assert loaded.access is not None
+    assert loaded.access.open_ways == {"ollama": "viewer"}
+    assert loaded.open_ways == {"ollama": (("http", "ollama"), listener)}
+    without_roles = load(tmp_path, "", way, roles="")
+    assert (without_roles.access, list(without_roles.open_ways)) == (None, ["ollama"])
+
+
+def test_way_in_without_keys_is_no_listener_that_wants_them(tmp_path: Path) -> None:
+    """The two would be one socket."""
+    way = '[http]\nlisten = ["127.0.0.1:11434"]\nollama = "127.0.0.1:11434"\n'
+    with pytest.raises(ConfigError, match="twice"):
+        load(tmp_path, '[access]\nollama = "viewer"\n', way)

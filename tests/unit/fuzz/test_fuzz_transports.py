@@ -45,17 +45,8 @@ from tests.support.fuzz import anything, damaged, is_finite, json_values, maps, 
 header = texts | st.text(alphabet="\udcff\udc80ab:", max_size=6)
 
 
-UNUSED: Any = Any
-API: Any = Api(
-    requests=UNUSED,
-    responses=UNUSED,
-    models=UNUSED,
-    tools=UNUSED,
-    calibrate=UNUSED,
-    learnt=UNUSED,
-    events=UNUSED,
-    mcp=UNUSED,
-)
+UNUSED: Any = dict.fromkeys(Api.__struct_fields__)
+API: Any = Api(**UNUSED)
 BOARD = Board(api=API, ready=lambda: Readiness(True), metrics=lambda: (b"", ""), heartbeat_s=1.0)
 
 

@@ -106,6 +106,8 @@ class _Guard:
             mine.caller = self._caller(mine, request)
             self._admit(mine, request)
             if request.method != "POST":  # looks, and ends what is in flight
+                if request.method == "DELETE":  # some say in a body what
+                    await self._read(request)
                 return await handler(request)
             with self._in_flight.one_more(mine.caller.client, self._limits.in_flight):
                 await self._read(request)
@@ -128,7 +130,7 @@ class _Guard:
     def _of_browser(self, mine: Connection, request: web.Request) -> web.Response | None:
         """The answer to a browser that asks whether a page may ask; None: it is something else. Raises Forbidden."""
         try:
-            self._browsers.check(request.headers, is_tcp=mine.peer.caller is None)
+            self._browsers.check(request.headers, is_tcp=mine.peer.is_tcp)
         except Forbidden as error:
             raise self._gate.stranger(mine.peer.origin, error) from None
         allowed = self._browsers.preflight(request.method, request.headers)

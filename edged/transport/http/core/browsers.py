@@ -25,6 +25,14 @@ HEADERS = (
 # What OpenAI's SDKs tell of themselves begins so, and each release may tell more.
 SDK_HEADER = re.compile(r"x-stainless-[a-z-]{1,40}")
 EXPOSED = "Edged-Ignored, Location, Preference-Applied, Retry-After"
+# What Ollama takes without configuration (its envconfig.AllowedOrigins and server.allowedHost): pages that this board
+# itself serves, apps that are made of web pages, and names that no public name server has.
+OLLAMA_ORIGIN = re.compile(
+    r"https?://(?:localhost|127\.0\.0\.1|0\.0\.0\.0)(?::[0-9]{1,5})?"
+    r"|(?:app|file|tauri|vscode-webview|vscode-file|chrome-extension|safari-extension|moz-extension|ms-browser-extension)"
+    r"://.*"
+)
+OLLAMA_HOSTS = (".local", ".internal")
 REMEMBER_S = 600  # how long a browser may believe a preflight: a reload that takes an origin out counts soon
 
 
@@ -34,11 +42,13 @@ class Browsers:
     Args:
         hosts: names that a TCP listener answers to, beside addresses and localhost.
         origins: of the pages that may ask.
+        as_ollama: those that Ollama takes without configuration count as well.
     """
 
-    def __init__(self, hosts: Collection[str] = (), origins: Collection[str] = ()) -> None:
+    def __init__(self, hosts: Collection[str] = (), origins: Collection[str] = (), *, as_ollama: bool = False) -> None:
         self._hosts = frozenset(host.lower() for host in hosts)
         self._origins = frozenset(origins)
+        self._as_ollama = as_ollama
 
     def check(self, headers: Mapping[str, str], *, is_tcp: bool) -> None:
         """Raises Forbidden for a page that may not ask, and for a name that is not ours.
@@ -47,7 +57,7 @@ class Browsers:
             is_tcp: no name leads a browser to a Unix socket; a proxy in front of one hands on what it likes.
         """
         origin = headers.get("Origin")
-        if origin is not None and origin not in self._origins:
+        if origin is not None and not self._may_ask(origin):
             raise Forbidden(f"pages of {origin} may not ask; name it in [http] origins if they are to")
         if origin is None and headers.get("Sec-Fetch-Site") in FOREIGN:
             raise Forbidden("a page of another site may not load anything from here")
@@ -69,13 +79,18 @@ class Browsers:
     def cors_headers(self, headers: Mapping[str, str]) -> dict[str, str]:
         """What every response says to the browser of a page that may ask."""
         origin = headers.get("Origin")
-        if origin not in self._origins or origin is None:
+        if origin is None or not self._may_ask(origin):
             return {}
         return {"Access-Control-Allow-Origin": origin, "Access-Control-Expose-Headers": EXPOSED, "Vary": "Origin"}
+
+    def _may_ask(self, origin: str) -> bool:
+        return origin in self._origins or (self._as_ollama and OLLAMA_ORIGIN.fullmatch(origin) is not None)
 
     def _is_ours(self, host: str) -> bool:
         name = _without_port(host).lower().removesuffix(".")
         if name == LOCALHOST or name.endswith(f".{LOCALHOST}") or name in self._hosts:
+            return True
+        if self._as_ollama and name.endswith(OLLAMA_HOSTS):
             return True
         try:
             ipaddress.ip_address(name)  # a page cannot come from an address that it does not own

@@ -23,16 +23,17 @@ log = logging.getLogger("edged.http")
 
 
 class Peer(Struct, frozen=True):
-    """The other end: where it comes from (a client, or an address), and the caller where the kernel knows it; None: an
-    API key in each request says it. ask: to be awaited for all that the kernel does not say of the caller; None: it
-    says all."""
+    """The other end: where it comes from (a client, or an address), and the caller where that is known already; None:
+    an API key in each request says it. ask: to be awaited for all that the kernel does not say of the caller; None: it
+    says all. is_tcp: a browser may be led there by a name."""
 
     origin: str
     caller: Caller | None = None
     ask: Callable[[], Awaitable[Peer]] | None = None
+    is_tcp: bool = False
 
 
-NOBODY = Peer("nobody")
+NOBODY = Peer("nobody", is_tcp=True)
 
 
 class Pool:

@@ -80,6 +80,12 @@ class UnsupportedMedia(HttpError):
     status = 415
 
 
+class NotBuilt(HttpError):
+    """What others who speak this API can do, and edged does not."""
+
+    status = 501
+
+
 def status_of(error: EdgedError) -> int:
     """The status of an error."""
     return error.status if isinstance(error, HttpError) else STATUS_OF[error.code]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Mapping
@@ -19,8 +20,8 @@ class Keys:
         self._digests = dict(digests)
 
     def name_of(self, headers: Mapping[str, str], in_path: str | None = None) -> str | None:
-        """The client whose key a request shows, as `Authorization: Bearer KEY` or `X-Api-Key`, or in its path; None: no
-        valid one."""
+        """The client whose key a request shows: as `Authorization: Bearer KEY`, as the password of `Basic`, as
+        `X-Api-Key`, or in its path; None: no valid one."""
         shown = (self._known(key) for key in (*_shown(headers), *([in_path] if in_path else ())))
         return next((name for name in shown if name is not None), None)
 
@@ -71,8 +72,24 @@ def _pair(reference: str, number: int, line: str) -> tuple[str, str]:
 
 def _shown(headers: Mapping[str, str]) -> list[str]:
     scheme, _, token = headers.get("Authorization", "").partition(" ")
-    bearer = [token.strip()] if scheme.lower() == "bearer" else []
-    return [*bearer, *([headers["X-Api-Key"].strip()] if "X-Api-Key" in headers else [])]
+    match scheme.lower():
+        case "bearer":
+            shown = [token.strip()]
+        case "basic":
+            shown = _passwords(token)
+        case _:
+            shown = []
+    return [*shown, *([headers["X-Api-Key"].strip()] if "X-Api-Key" in headers else [])]
+
+
+def _passwords(token: str) -> list[str]:
+    """The password of `user:password` in base64 (RFC 7617): clients put them together from `http://user:key@host`."""
+    try:
+        text = base64.b64decode(token.strip(), validate=True).decode()
+    except ValueError:  # also what is no UTF-8
+        return []
+    _, colon, password = text.partition(":")
+    return [password] if colon else []
 
 
 def _digest(key: str) -> bytes:

@@ -1,5 +1,5 @@
-"""Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html) as the answer to a request, for
-all surfaces."""
+"""Answers that are streamed, for all surfaces: server-sent events
+(https://html.spec.whatwg.org/multipage/server-sent-events.html), or JSON documents, one a line."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ START_S = 1.0  # the answer begins so soon, with or without a piece of it: by th
 HIGH_WATER = 256 * 1024  # characters that wait for a slow reader; what is offered above it is dropped
 HEARTBEAT = b": still working\n\n"  # a comment: readers skip it, proxies see life
 
-HEADERS = {
-    "Content-Type": "text/event-stream",
-    "X-Accel-Buffering": "no",  # nginx would collect the pieces
-}
+EVENTS, LINES = "text/event-stream", "application/x-ndjson"  # content types
+HEADERS = {"X-Accel-Buffering": "no"}  # nginx would collect the pieces
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -43,16 +41,26 @@ class EventStream(Generic[Piece]):
         start_s: after so many seconds the answer begins, whether there is a piece or not; before, an error is an
             ordinary response.
         heartbeat_s: the longest silence after that.
+        heartbeat: what ends a silence; readers skip it.
+        content_type: of the answer.
     """
 
     def __init__(
-        self, request: web.Request, written: Callable[[list[Piece]], bytes], *, start_s: float, heartbeat_s: float
+        self,
+        request: web.Request,
+        written: Callable[[list[Piece]], bytes],
+        *,
+        start_s: float,
+        heartbeat_s: float,
+        heartbeat: Callable[[], bytes] = lambda: HEARTBEAT,
+        content_type: str = EVENTS,
     ) -> None:
         self._request = request
         self._written = written
         self._start_s = start_s
         self._heartbeat_s = heartbeat_s
-        self._response = web.StreamResponse(headers=HEADERS)
+        self._heartbeat = heartbeat
+        self._response = web.StreamResponse(headers={**HEADERS, "Content-Type": content_type})
         self._waiting: list[Piece] = []
         self._offered = 0
         self._has_come = False
@@ -119,7 +127,7 @@ class EventStream(Generic[Piece]):
                 async with asyncio.timeout(patience_s):
                     await self._news.wait()
             except TimeoutError:
-                await self._send(HEARTBEAT)
+                await self._send(self._heartbeat())
                 patience_s = self._heartbeat_s
             self._news.clear()
             if self._waiting and not work.done():

@@ -62,3 +62,54 @@ def test_preflight_is_answered_for_a_known_page_only() -> None:
     assert BROWSERS.preflight("POST", headers) is None
     assert BROWSERS.cors_headers(headers)["Access-Control-Allow-Origin"] == "https://panel.example"
     assert BROWSERS.cors_headers({"Origin": "http://evil.example"}) == BROWSERS.cors_headers({}) == {}
+
+
+AS_OLLAMA = Browsers(["pi"], ["https://panel.example"], as_ollama=True)
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost", True),
+        ("https://localhost:3000", True),
+        ("http://127.0.0.1:8080", True),
+        ("http://0.0.0.0", True),
+        ("app://obsidian.md", True),
+        ("file://", True),
+        ("tauri://localhost", True),
+        ("vscode-webview://1a2b", True),
+        ("vscode-file://vscode-app", True),
+        ("chrome-extension://abcdef", True),
+        ("https://panel.example", True),
+        ("http://localhost.evil.example", False),
+        ("http://localhost:80.evil.example", False),
+        ("http://evil.example", False),
+        ("http://127.0.0.2", False),
+        ("ftp://localhost", False),
+        ("null", False),
+    ],
+)
+def test_pages_that_ollama_takes_may_ask_where_one_setting_says_so(origin: str, allowed: bool) -> None:
+    """And get the headers by which a browser lets them; without the setting none of them does."""
+    headers = {"Host": "localhost", "Origin": origin}
+    assert bool(AS_OLLAMA.cors_headers(headers)) == allowed
+    if allowed:
+        AS_OLLAMA.check(headers, is_tcp=True)
+    else:
+        with pytest.raises(Forbidden):
+            AS_OLLAMA.check(headers, is_tcp=True)
+    if origin != "https://panel.example":
+        with pytest.raises(Forbidden):
+            BROWSERS.check(headers, is_tcp=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"), [("x.local", True), ("host.docker.internal:11434", True), ("x.com", False)]
+)
+def test_names_that_ollama_takes_are_ours_where_one_setting_says_so(host: str, allowed: bool) -> None:
+    """No public name server has them."""
+    if allowed:
+        AS_OLLAMA.check({"Host": host}, is_tcp=True)
+    for browsers in (BROWSERS, *(() if allowed else (AS_OLLAMA,))):
+        with pytest.raises(Forbidden):
+            browsers.check({"Host": host}, is_tcp=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from edged.transport.http.core import keys
 
 PANEL, PHONE = "0123456789abcdef", "fedcba9876543210-and-more"
 FILE = f"# who may use the greenhouse\n\npanel:{PANEL}\n  phone : {PHONE} \n"
+
+
+def basic(user: str, password: str) -> str:
+    """As browsers and URLs with `user:password@` send it."""
+    return base64.b64encode(f"{user}:{password}".encode()).decode()
 
 
 def load(folder: Path, text: str) -> keys.Keys:
@@ -27,6 +33,12 @@ def load(folder: Path, text: str) -> keys.Keys:
         ({"X-Api-Key": PHONE}, "phone"),
         ({"Authorization": "Basic dTpw", "X-Api-Key": PANEL}, "panel"),
         ({"Authorization": "Bearer unused-but-sent-by-an-sdk", "X-Api-Key": PANEL}, "panel"),
+        ({"Authorization": f"Basic {basic('ollama', PANEL)}"}, "panel"),
+        ({"Authorization": f"basic  {basic('', PHONE)}"}, "phone"),
+        ({"Authorization": f"Basic {basic(PANEL, '')}"}, None),
+        ({"Authorization": f"Basic {basic('a:b', PANEL)}"}, None),
+        ({"Authorization": "Basic schl\udce4ssel"}, None),
+        ({"Authorization": "Basic /w=="}, None),
         ({}, None),
         ({"Authorization": f"Bearer {PANEL[:-1]}"}, None),
         ({"Authorization": f"Bearer {PANEL}x"}, None),
