@@ -52,16 +52,37 @@ async def install(name: str, *requirements: str) -> Path:
 
 async def run(python: Path, script: str, environment: Mapping[str, str]) -> dict[str, str]:
     """What a script of `tests/clients` tells: "ok" or what went wrong, by what it tried."""
+    return await _told(environment, str(python), str(ROOT / "tests" / "clients" / script))
+
+
+async def install_node(name: str, script: str, *packages: str) -> Path:
+    """A script of `tests/clients`, put beside these packages for Node.js, each with its version ("ollama@0.6.4").
+
+    Args:
+        name: of the environment.
+    """
+    folder = environments() / name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / script).write_text((ROOT / "tests" / "clients" / script).read_text())
+    process = await asyncio.create_subprocess_exec("npm", "install", "--silent", *packages, cwd=folder)
+    async with asyncio.timeout(INSTALL_S):
+        assert await process.wait() == 0, f"{name} cannot be installed"
+    return folder / script
+
+
+async def run_node(script: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """What a script that `install_node` put there tells; as `run`."""
+    return await _told(environment, "node", str(script))
+
+
+async def _told(environment: Mapping[str, str], *command: str) -> dict[str, str]:
     process = await asyncio.create_subprocess_exec(
-        str(python),
-        str(ROOT / "tests" / "clients" / script),
-        env={**os.environ, **environment},
-        stdout=asyncio.subprocess.PIPE,
+        *command, env={**os.environ, **environment}, stdout=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(RUN_S):
         told, _ = await process.communicate()
     lines = told.decode().splitlines()
-    assert process.returncode == 0, f"{script} ended with {process.returncode}"
+    assert process.returncode == 0, f"{command[-1]} ended with {process.returncode}"
     return dict(json.loads(line[len(MARK) :]) for line in lines if line.startswith(MARK))
 
 
