@@ -90,6 +90,17 @@ NOT_THERE = {
     "nl": "Dat wordt niet gedaan: {name} {value} is er niet, of er kunnen er meer bedoeld zijn.",
     "pl": "Tego nie wykonano: nie ma {name} {value} albo może chodzić o kilka.",
 }
+# An answer that needs an upstream, while there is no link: for whoever does not wait for it.
+WAITS = {
+    "en": "That needs a connection, and there is none now. It will be done as soon as there is one.",
+    "de": "Das braucht eine Verbindung, und im Moment gibt es keine. Es wird erledigt, sobald es eine gibt.",
+    "es": "Eso necesita una conexión y ahora no hay ninguna. Se hará en cuanto la haya.",
+    "fr": "Il faut pour cela une connexion, et il n'y en a pas maintenant. Ce sera fait dès qu'il y en aura une.",
+    "it": "Per questo serve una connessione e ora non c'è. Sarà fatto appena ce ne sarà una.",
+    "pt": "Isso precisa de uma ligação e agora não há nenhuma. Será feito assim que houver uma.",
+    "nl": "Daarvoor is een verbinding nodig en die is er nu niet. Het wordt gedaan zodra die er is.",
+    "pl": "Do tego potrzebne jest połączenie, a teraz go nie ma. Zostanie to zrobione, gdy tylko będzie.",
+}
 DEFAULT = "en"
 
 # A plain yes begins with a word of the first row and holds nothing but words of both.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
@@ -21,6 +23,7 @@ from edged.types import JSON, Ask, Caller, Request, Status
 log = logging.getLogger("edged.api")
 
 MAX_LISTED = 1000  # rows one list returns; what is older is asked for by name
+_Waited = TypeVar("_Waited", bytes, bytes | None)
 # CONTRACT section 6: how an unfinished request is called
 WORDS = {State.RECEIVED: "queued", State.RUNNING: "running", State.WAITING_LINK: "waiting_link"}
 
@@ -64,13 +67,34 @@ class Requests:
         Raises:
             EdgedError: a refusal; nothing was stored.
         """
+        return await self._answer(ask, on_delta, gone, self._pipeline.result)
+
+    async def answer_unless_parked(
+        self, ask: Ask, on_delta: OnDelta | None = None, *, gone: asyncio.Event | None = None
+    ) -> bytes | None:
+        """As `answer`, for a client that does not wait for a link: None as soon as the request does. It goes on."""
+        return await self._answer(ask, on_delta, gone, self._result_unless_parked)
+
+    async def _result_unless_parked(self, rid: str) -> bytes | None:
+        result = asyncio.create_task(self._pipeline.result(rid), name="edged.result")
+        parked = asyncio.create_task(self._pipeline.until_parked(rid), name="edged.parked")
+        try:
+            await asyncio.wait([result, parked], return_when=asyncio.FIRST_COMPLETED)
+            return result.result() if result.done() else parked.result()
+        finally:
+            result.cancel()
+            parked.cancel()
+
+    async def _answer(
+        self, ask: Ask, on_delta: OnDelta | None, gone: asyncio.Event | None, wait: Callable[[str], Awaitable[_Waited]]
+    ) -> bytes | _Waited:
         accepting = asyncio.create_task(self._pipeline.accept(ask, on_delta), name="edged.accept")
         try:
             accepted = await asyncio.shield(accepting)
             if accepted.reply is not None:
                 return accepted.reply
             try:
-                return await self._pipeline.result(accepted.rid)
+                return await wait(accepted.rid)
             finally:
                 if on_delta is not None:
                     self._pipeline.leave(accepted.rid, ask, on_delta)

@@ -26,6 +26,7 @@ from edged.config.tables import (
     Snapshots,
     Store,
     Upstream,
+    Wyoming,
 )
 from edged.config.tools import (
     Example,
@@ -70,6 +71,7 @@ __all__ = [
     "Store",
     "Tool",
     "Upstream",
+    "Wyoming",
     "api_key",
     "find",
     "load",

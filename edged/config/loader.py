@@ -118,7 +118,7 @@ def build(raw: dict[str, Any], origins: Origins, files: tuple[str, ...]) -> Conf
         Wrong: the first thing that is not.
     """
     _known_tables(raw)
-    optional = {"mqtt": "mqtt" in raw, "access": not {"roles", "access"}.isdisjoint(raw)}
+    optional = {"mqtt": "mqtt" in raw, "wyoming": "wyoming" in raw, "access": not {"roles", "access"}.isdisjoint(raw)}
     single = {
         name: convert(raw.get(name, {}), kind, (name,)) for name, kind in SINGLE.items() if optional.get(name, True)
     }

@@ -23,7 +23,7 @@ SERVED_MAY = {"engine", "context", "preload", *SERVER_KEYS}
 
 def mistakes(config: Config) -> Mistakes:
     """All that is wrong, table by table."""
-    for rule in (_scalars, _http, _mqtt, _upstreams, _models, _agents, _tools, _mcp, _access, _open_ways):
+    for rule in (_scalars, _http, _mqtt, _wyoming, _upstreams, _models, _agents, _tools, _mcp, _access, _open_ways):
         yield from rule(config)
 
 
@@ -82,6 +82,17 @@ def _mqtt(config: Config) -> Mistakes:
             yield ("mqtt", key), "is for TLS: write mqtts:// in mqtt.url"
         if getattr(mqtt, key) and not os.access(getattr(mqtt, key), os.R_OK):
             yield ("mqtt", key), f"{getattr(mqtt, key)!r} cannot be read"
+
+
+def _wyoming(config: Config) -> Mistakes:
+    """Where it listens is looked at with all ways in without authentication."""
+    if config.wyoming is None:
+        return
+    known = ", ".join(config.agents) or "none: write an [agents.NAME] table"
+    if config.wyoming.agent and config.wyoming.agent not in config.agents:
+        yield ("wyoming", "agent"), f"no agent {config.wyoming.agent!r}; defined are {known}"
+    elif not config.wyoming.agent and len(config.agents) != 1:
+        yield ("wyoming", "agent"), f"is required, the agent that answers; defined are {known}"
 
 
 def _upstreams(config: Config) -> Mistakes:

@@ -26,6 +26,7 @@ from edged.config.tables import (
     Snapshots,
     Store,
     Upstream,
+    Wyoming,
 )
 from edged.config.tools import Tool
 from edged.config.values import Key, parse_bytes
@@ -44,6 +45,7 @@ SINGLE: Mapping[str, type[Struct]] = {
     "ipc": Ipc,
     "http": Http,
     "mqtt": Mqtt,
+    "wyoming": Wyoming,
     "access": Access,
 }
 NAMED: Mapping[str, type[Struct]] = {  # [databases.NAME] and so on
@@ -69,6 +71,7 @@ class Config(Struct, frozen=True, kw_only=True):
     ipc: Ipc = Ipc()
     http: Http = Http()
     mqtt: Mqtt | None = None
+    wyoming: Wyoming | None = None
     databases: dict[str, Database] = field(default_factory=dict)
     models: dict[str, Model] = field(default_factory=dict)
     upstreams: dict[str, Upstream] = field(default_factory=dict)
@@ -116,8 +119,25 @@ class Config(Struct, frozen=True, kw_only=True):
     def open_ways(self) -> dict[str, tuple[Key, str]]:
         """The ways in without authentication that are configured, by their names in [access]: the key of each, and
         what it listens on."""
-        ways: dict[str, tuple[Key, str]] = {"ollama": (("http", "ollama"), self.http.ollama)}
+        ways: dict[str, tuple[Key, str]] = {
+            "ollama": (("http", "ollama"), self.http.ollama),
+            "wyoming": (("wyoming", "listen"), self.wyoming.listen if self.wyoming else ""),
+        }
         return {name: way for name, way in ways.items() if way[1]}
+
+    @property
+    def wyoming_listener(self) -> tuple[str, int]:
+        """(host, port) of a [wyoming] that is there."""
+        assert self.wyoming is not None
+        listener = parse_listener(self.wyoming.listen, Path(self.node.runtime_dir))
+        assert isinstance(listener, tuple)
+        return listener
+
+    @property
+    def wyoming_agent(self) -> str:
+        """Who answers by [wyoming]: the agent that it names, else the only one."""
+        named = self.wyoming.agent if self.wyoming else ""
+        return named or next(iter(self.agents))
 
     def upstreams_of(self, agent: str) -> tuple[str, ...]:
         """Names of the upstreams that may answer for an agent, in the order to try them."""

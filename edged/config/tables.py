@@ -220,6 +220,23 @@ class Mqtt(Strict, frozen=True):
     ] = ""
 
 
+class Wyoming(Strict, frozen=True):
+    """Wyoming, by which Home Assistant's Assist and other voice assistants ask an agent. Without this table edged does
+    not listen.
+
+    listen: "HOST:PORT" on loopback. Wyoming knows no keys: anyone on this board may ask by it, with the role that
+        `[access] wyoming` names where there are roles.
+    agent: who answers. Needed where there are several.
+    when_gone: what becomes of a sentence when its client leaves before the answer: "cancel" ends it, "finish" goes on.
+    """
+
+    listen: Annotated[str, Meta(pattern=whole(".+:[0-9]{1,5}"), extra={"problem": '{}; write "127.0.0.1:10600"'})] = (
+        "127.0.0.1:10600"
+    )
+    agent: str = ""
+    when_gone: Literal["cancel", "finish"] = "cancel"
+
+
 class Database(Strict, frozen=True):
     """An SQLite database that tools use.
 

@@ -67,7 +67,7 @@ from edged.store.schema import MIGRATIONS
 from edged.store.sizes import Sizes
 from edged.store.spending import Spending
 from edged.tools.toolbox import Toolbox
-from edged.transport import http, mqtt, unix
+from edged.transport import http, mqtt, unix, wyoming
 from edged.transport.base import Transport, deliverers
 from edged.transport.mqtt.transport import MqttTransport
 from edged.types import Alias, ModelSpec
@@ -77,7 +77,7 @@ PRESSURE_PACE = PressureTiming()
 
 # Each makes a transport of the configuration, or none where that has no use for it. They are started in this order and
 # stopped in the reverse one: the broker is the last to learn that there is a daemon, and the first that there is none.
-TRANSPORTS: list[Callable[[Config], Transport | None]] = [unix.make, http.make, mqtt.make]
+TRANSPORTS: list[Callable[[Config], Transport | None]] = [unix.make, http.make, wyoming.make, mqtt.make]
 
 
 def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:

@@ -27,16 +27,25 @@ class Parking:
 
     Args:
         changed: called when a request was parked.
+        parked: gets its rid.
     """
 
     def __init__(
-        self, config: Config, database: Database, cloud: Cloud, signals: Signals, *, changed: Callable[[], None]
+        self,
+        config: Config,
+        database: Database,
+        cloud: Cloud,
+        signals: Signals,
+        *,
+        changed: Callable[[], None],
+        parked: Callable[[str], None],
     ) -> None:
         self._config = config
         self._database = database
         self._cloud = cloud
         self._signals = signals
         self._changed = changed
+        self._parked = parked
 
     async def park(self, rid: str, spent: Spent, journal: Journal, decision: str) -> None:
         """Wait for an upstream, durably.
@@ -58,6 +67,7 @@ class Parking:
         point("link.parked")
         log.info("waits for a link", extra={"event": "request_parked", "rid": rid})
         self._changed()
+        self._parked(rid)
         self._signals.timed.set()
         self._signals.parked.set()
 

@@ -80,7 +80,7 @@ class Pipeline:
         self._watchers = watchers = Watchers(database)
         journals = Journals(database, toolbox)
         settler = Settler(config, database, dispatcher, journals, watchers, signals, changed=changed, settled=settled)
-        self._parking = parking = Parking(config, database, cloud, signals, changed=changed)
+        self._parking = parking = Parking(config, database, cloud, signals, changed=changed, parked=watchers.parked)
         answering = Answering(
             config,
             database,
@@ -116,6 +116,7 @@ class Pipeline:
         self.cancel = worker.cancel
         self.link_changed = parking.link_changed
         self.result = watchers.result
+        self.until_parked = watchers.until_parked
         self.is_awaited = watchers.is_awaited
         self.get = queries.get
         self.find = queries.find

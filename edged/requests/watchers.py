@@ -1,4 +1,5 @@
-"""Who listens for a request: those that wait for its reply, and those that get the pieces of its answer."""
+"""Who listens for a request: those that wait for its reply or for a link, and
+those that get the pieces of its answer."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from collections.abc import Callable, Hashable
 from edged.agent.stream import Stream
 from edged.store import lookup
 from edged.store.database import Database
+from edged.store.lifecycle import State
 from edged.types import Request
 
 OnDelta = Callable[[int, str], None]
@@ -20,6 +22,7 @@ class Watchers:
         self._database = database
         self._results: dict[str, set[asyncio.Future[bytes]]] = {}
         self._listeners: dict[str, dict[Hashable, OnDelta]] = {}
+        self._parked: dict[str, set[asyncio.Event]] = {}
 
     async def result(self, rid: str) -> bytes:
         """The reply's canonical bytes, as soon as there is one. KeyError: no such request."""
@@ -37,6 +40,26 @@ class Watchers:
     def is_awaited(self, rid: str) -> bool:
         """Whether somebody waits in `result`."""
         return bool(self._results.get(rid))
+
+    async def until_parked(self, rid: str) -> None:
+        """Return as soon as the request waits for a link. One that has ended never will: cancel this. KeyError: no such
+        request."""
+        event = asyncio.Event()
+        self._parked.setdefault(rid, set()).add(event)
+        try:
+            row = await self._database.read(lambda c: lookup.get(c, rid))
+            if row.state is not State.WAITING_LINK:
+                await event.wait()
+        finally:
+            waiting = self._parked[rid]
+            waiting.discard(event)
+            if not waiting:
+                del self._parked[rid]
+
+    def parked(self, rid: str) -> None:
+        """The request waits for a link now."""
+        for event in self._parked.get(rid, ()):
+            event.set()
 
     def listen(self, rid: str, key: Hashable, listener: OnDelta) -> None:
         """From now on the listener gets the pieces of the answer, until the request ends or the listener leaves. One

@@ -11,7 +11,7 @@ EDGED = Path(__file__).parents[2] / "edged"
 NAMED = re.compile(r'"event": "([a-z_]+)"')
 ROOMS = {
     "daemon": ["daemon/*.py", "host/systemd.py", "host/log.py"],
-    "transport": ["transport/*.py", "transport/mqtt/*.py", "transport/unix/*.py"],
+    "transport": ["transport/*.py", "transport/mqtt/*.py", "transport/unix/*.py", "transport/wyoming/*.py"],
 }
 AN_EXAMPLE = {"model_loaded"}  # in log.py, for readers
 

@@ -17,8 +17,8 @@ async def test_parts_are_a_value_and_nothing_runs_yet(tmp_path: Path) -> None:
     (tmp_path / "edged.toml").write_text(f'[node]\nstate_dir = "{tmp_path}/state"\nruntime_dir = "{tmp_path}/run"\n')
     parts = assemble(config.load(str(tmp_path / "edged.toml")))
     assert [path.name for path in tmp_path.iterdir()] == ["edged.toml"]
-    assert {transport.name for transport in parts.transports} == {"unix", "http"}  # no broker is configured
-    assert len(parts.transports) == len(TRANSPORTS) - 1
+    assert {transport.name for transport in parts.transports} == {"unix", "http"}  # the others are not configured
+    assert len(parts.transports) == len(TRANSPORTS) - 2
     with pytest.raises(AttributeError, match="immutable"):
         parts.pipeline = parts.pipeline  # type: ignore[misc]
 
