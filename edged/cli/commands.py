@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from edged import __version__
-from edged.cli import learn, mcp, requests, tools
+from edged.cli import homeassistant, learn, mcp, requests, tools
 from edged.cli.ask import ask
 from edged.cli.calibrate import calibrate
 from edged.cli.common import AsJson, ConfigFile, Socket
@@ -87,4 +87,5 @@ app.add_typer(requests.app)
 app.add_typer(tools.app)
 app.add_typer(learn.app)
 app.add_typer(mcp.app)
+app.add_typer(homeassistant.app)
 app.command()(route)

@@ -118,7 +118,8 @@ def build(raw: dict[str, Any], origins: Origins, files: tuple[str, ...]) -> Conf
         Wrong: the first thing that is not.
     """
     _known_tables(raw)
-    optional = {"mqtt": "mqtt" in raw, "wyoming": "wyoming" in raw, "access": not {"roles", "access"}.isdisjoint(raw)}
+    optional = {name: name in raw for name in ("mqtt", "homeassistant", "wyoming")}
+    optional["access"] = not {"roles", "access"}.isdisjoint(raw)
     single = {
         name: convert(raw.get(name, {}), kind, (name,)) for name, kind in SINGLE.items() if optional.get(name, True)
     }

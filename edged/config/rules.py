@@ -23,7 +23,20 @@ SERVED_MAY = {"engine", "context", "preload", *SERVER_KEYS}
 
 def mistakes(config: Config) -> Mistakes:
     """All that is wrong, table by table."""
-    for rule in (_scalars, _http, _mqtt, _wyoming, _upstreams, _models, _agents, _tools, _mcp, _access, _open_ways):
+    for rule in (
+        _scalars,
+        _http,
+        _mqtt,
+        _homeassistant,
+        _wyoming,
+        _upstreams,
+        _models,
+        _agents,
+        _tools,
+        _mcp,
+        _access,
+        _open_ways,
+    ):
         yield from rule(config)
 
 
@@ -82,6 +95,34 @@ def _mqtt(config: Config) -> Mistakes:
             yield ("mqtt", key), "is for TLS: write mqtts:// in mqtt.url"
         if getattr(mqtt, key) and not os.access(getattr(mqtt, key), os.R_OK):
             yield ("mqtt", key), f"{getattr(mqtt, key)!r} cannot be read"
+
+
+def _homeassistant(config: Config) -> Mistakes:
+    home = config.homeassistant
+    if home is None:
+        return
+    if home.discovery and config.mqtt is None:
+        yield ("homeassistant", "discovery"), "goes over MQTT: write an [mqtt] table"
+    for key in ("answers", "control"):
+        if getattr(home, key) and not home.discovery:
+            yield ("homeassistant", key), "means nothing without discovery = true"
+    for i, agent in enumerate(home.answers):
+        if agent not in config.agents:
+            known = ", ".join(config.agents) or "none"
+            yield ("homeassistant", "answers", f"[{i}]"), f"no agent {agent!r}; defined are {known}"
+    if home.control and not _may_manage(config, f"edged/{config.node.id}/control/reload"):
+        write = f'mqtt = {{ "edged/{config.node.id}/control/+" = "ROLE" }}'
+        problem = "anybody at the broker could press the buttons: in [access], name a role with manage = true"
+        yield ("homeassistant", "control"), f"{problem}, as {write}"
+
+
+def _may_manage(config: Config, topic: str) -> bool:
+    """Whether a role that was meant for it manages by a topic."""
+    if config.access is None:
+        return False
+    pattern = roles.most_specific(config.access.mqtt, topic)
+    role = config.roles.get(config.access.mqtt[pattern]) if pattern is not None else None
+    return role is not None and role.manage
 
 
 def _wyoming(config: Config) -> Mistakes:
@@ -208,6 +249,8 @@ def _open_ways(config: Config) -> Mistakes:
             yield at, f"{text!r}: whoever comes by it shows no key, so it listens on loopback only: 127.0.0.1 or [::1]"
         elif text in config.http.listen:
             yield at, f"names a listener twice: {text!r} is in http.listen"
+        elif (other := next(way for way, (_, taken) in config.open_ways.items() if taken == text)) != name:
+            yield at, f"names a listener twice: {text!r} is that of {other}"
         if config.access is not None and not config.access.open_ways[name]:
             yield at, f"whoever comes by it shows no key: name the role that they get in access.{name}"
     for name, role in config.access.open_ways.items() if config.access is not None else ():

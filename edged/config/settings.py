@@ -16,6 +16,7 @@ from edged.config.tables import (
     AuditKept,
     Compute,
     Database,
+    HomeAssistant,
     Http,
     Ipc,
     Memory,
@@ -45,6 +46,7 @@ SINGLE: Mapping[str, type[Struct]] = {
     "ipc": Ipc,
     "http": Http,
     "mqtt": Mqtt,
+    "homeassistant": HomeAssistant,
     "wyoming": Wyoming,
     "access": Access,
 }
@@ -71,6 +73,7 @@ class Config(Struct, frozen=True, kw_only=True):
     ipc: Ipc = Ipc()
     http: Http = Http()
     mqtt: Mqtt | None = None
+    homeassistant: HomeAssistant | None = None
     wyoming: Wyoming | None = None
     databases: dict[str, Database] = field(default_factory=dict)
     models: dict[str, Model] = field(default_factory=dict)

@@ -220,6 +220,28 @@ class Mqtt(Strict, frozen=True):
     ] = ""
 
 
+class HomeAssistant(Strict, frozen=True):
+    """Home Assistant, by MQTT discovery: the board is a device there, with its agents. Needs `[mqtt]`.
+
+    discovery: whether the device is described at all.
+    prefix: beginning of the topics that Home Assistant listens to.
+    answers: agents whose answers are published, as a sensor and as events: those to requests that came over MQTT, and
+        no others. They stay with the broker until the next one.
+    control: whether there are buttons that reload the configuration and unload models. The topics below
+        `edged/NODE/control` then need a role with `manage` in `[access] mqtt`.
+    """
+
+    discovery: bool = False
+    prefix: Annotated[
+        str,
+        Meta(
+            pattern=whole(r"[^#+/\s\0]+(?:/[^#+/\s\0]+)*"), extra={"problem": '{}; write a topic, as "homeassistant"'}
+        ),
+    ] = "homeassistant"
+    answers: tuple[str, ...] = ()
+    control: bool = False
+
+
 class Wyoming(Strict, frozen=True):
     """Wyoming, by which Home Assistant's Assist and other voice assistants ask an agent. Without this table edged does
     not listen.

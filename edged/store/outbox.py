@@ -34,7 +34,7 @@ def ready(c: apsw.Connection, transports: tuple[str, ...], except_ids: tuple[int
     """The oldest deliveries to make by these transports, without those that are on their way."""
     query = (
         "SELECT d.id, d.rid, d.transport, r.id, r.status, r.finished_wall, d.topic, d.correlation, d.format, a.reply,"
-        " CASE WHEN r.boot = ? THEN r.deadline_boot END"  # a deadline of another boot says nothing in this one
+        " r.agent, CASE WHEN r.boot = ? THEN r.deadline_boot END"  # a deadline of another boot says nothing in this one
         " FROM deliveries d JOIN requests r USING (rid) JOIN replies a USING (seq) WHERE d.state = 'ready'"
         f" AND d.transport IN ({lookup.marks(transports)}) AND d.id NOT IN ({lookup.marks(except_ids)})"
         " ORDER BY d.id LIMIT ?"
@@ -50,9 +50,10 @@ def ready(c: apsw.Connection, transports: tuple[str, ...], except_ids: tuple[int
             status=Status(cast(str, status)),
             address=Address(cast(str, topic), cast(bytes, correlation) or None, Format(cast(str, fmt))),
             body=cast(bytes, body),
+            agent=cast(str, agent),
             expires_boot=max(cast("float | None", deadline) or 0.0, earliest),
         )
-        for ident, rid, transport, name, status, settled, topic, correlation, fmt, body, deadline in c.execute(
+        for ident, rid, transport, name, status, settled, topic, correlation, fmt, body, agent, deadline in c.execute(
             query, (clock.boot_id(), *transports, *except_ids, limit)
         )
     ]

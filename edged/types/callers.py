@@ -92,7 +92,8 @@ class Ask(Struct, frozen=True, kw_only=True):
 
 class Delivery(Struct, frozen=True, kw_only=True):
     """A reply on its way out. expires_boot: clock.boot() until which the reply is of use. settled_wall: when its
-    outcome was stored, which tells it from the reply that is made when the request is tried again."""
+    outcome was stored, which tells it from the reply that is made when the request is tried again. agent: whose it is.
+    """
 
     id: int
     rid: str
@@ -103,6 +104,7 @@ class Delivery(Struct, frozen=True, kw_only=True):
     body: bytes
     expires_boot: float
     settled_wall: float = 0.0
+    agent: str = ""
 
 
 # Events of every request: heard inside the daemon, and not sent to clients, who have asked for changes and alarms.

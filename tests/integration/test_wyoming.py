@@ -7,6 +7,7 @@ import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 from wyoming.asr import Transcript
@@ -35,11 +36,27 @@ wyoming = "voice"
 """
 
 
-class Satellite(AsyncTcpClient):
+class Satellite:
     """A client that reads to the end of a sentence."""
 
     def __init__(self, port: int) -> None:
-        super().__init__("127.0.0.1", port)
+        self._client = AsyncTcpClient("127.0.0.1", port)
+
+    async def __aenter__(self) -> Self:
+        await self._client.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._client.disconnect()
+
+    async def write_event(self, event: Event) -> None:
+        """Send an event."""
+        await self._client.write_event(event)
+
+    async def read_event(self) -> Event | None:
+        """The next event; None: the connection has ended."""
+        event: Event | None = await self._client.read_event()
+        return event
 
     async def ask(self, text: str, **fields: str) -> list[Event]:
         """All events up to the one that ends the sentence."""
@@ -57,7 +74,8 @@ class Satellite(AsyncTcpClient):
 async def said(port: int, text: str, **fields: str) -> Event:
     """The event that ends a sentence, asked as Home Assistant does: on a connection of its own."""
     async with Satellite(port) as client:
-        return (await client.ask(text, **fields))[-1]
+        events = await client.ask(text, **fields)
+        return events[-1]
 
 
 def with_wyoming(folder: Path, port: int, more: str = "", script: str = SCRIPT + UNABLE) -> Daemon:
@@ -201,7 +219,7 @@ async def test_client_that_leaves_ends_its_sentence_or_not(tmp_path: Path, when_
 
 
 async def test_role_bounds_what_anybody_on_the_board_may_do(tmp_path: Path) -> None:
-    """A call that the role does not have is not made, and `not-handled` says why; a role for no agent lets nobody in."""
+    """A call that the role does not have is not made, and `not-handled` says why."""
     port = free_port()
     async with with_wyoming(tmp_path, port, ROLES) as daemon:
         refused = await said(port, "open the north valve")

@@ -31,6 +31,7 @@ class Handlers(Struct, frozen=True):
     send: publishes; returns None once the broker has it, else why it never will. Raises NoLink when stopped.
     identify: the caller, by client and topic; None: everyone may use every agent.
     refused: gets every refusal.
+    others: gets what is neither; whether it has a use for that.
     """
 
     accept: Callable[[Ask], Awaitable[object]]
@@ -38,6 +39,7 @@ class Handlers(Struct, frozen=True):
     send: Callable[[Outgoing], Awaitable[str | None]]
     identify: Callable[[str, str], Caller] | None = None
     refused: Callable[[Caller, EdgedError], None] = lambda caller, error: None
+    others: Callable[[Incoming], bool] = lambda incoming: False
 
 
 class Counters(Struct):
@@ -168,6 +170,8 @@ class Intake:
             await self._cancel(target, incoming.topic)
             return None
         agent = self._topics.agent_of(incoming.topic)
+        if agent is None and self._handlers.others(incoming):
+            return None
         if agent is None:
             log.warning(
                 "a message on %s, which was not asked for, is ignored", incoming.topic, extra={"event": "mqtt_ignored"}

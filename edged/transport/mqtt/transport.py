@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import functools
 import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from edged.errors import EdgedError
 from edged.host import clock
@@ -22,6 +24,9 @@ from edged.transport.mqtt.sender import Sender
 from edged.transport.mqtt.settings import Settings, endpoint
 from edged.types import JSON, Ask, Caller, Delivery, Event
 
+if TYPE_CHECKING:
+    from edged.transport.mqtt.homeassistant import HomeAssistant, Send
+
 log = logging.getLogger(__name__)
 
 PAUSE_READING_AT = 64  # messages whose work has not ended; twice RECEIVE_MAXIMUM, so only floods of QoS 0 get there
@@ -37,6 +42,7 @@ class MqttTransport(ReplyTransport):
     Args:
         settings: the broker and who we are there.
         backoff: pace of reconnecting.
+        home: Home Assistant, where it is told of this node.
 
     Raises:
         ValueError: the url is not one of a broker.
@@ -44,7 +50,9 @@ class MqttTransport(ReplyTransport):
 
     name = "mqtt"
 
-    def __init__(self, settings: Settings, *, backoff: Backoff | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, backoff: Backoff | None = None, home: Callable[[Send], HomeAssistant] | None = None
+    ) -> None:
         endpoint(settings.url)
         self._settings = settings
         self._backend: Backend
@@ -52,7 +60,9 @@ class MqttTransport(ReplyTransport):
         self._counters = Counters()
         self._sender = Sender(self._linked, self._counters)
         self._inflight = self._sender.inflight
-        self._handlers = Handlers(self._accept, self._cancel, self._sender.confirmed, self._identify, self._refused)
+        self._home = home(self._sender.confirmed) if home is not None else None
+        handlers = (self._accept, self._cancel, self._sender.confirmed, self._identify, self._refused)
+        self._handlers = Handlers(*handlers, *([self._home.take] if self._home is not None else []))
         self._presence = Presence(self._topics, state=self._state, post=self._sender.post)
         self._attempts = Attempts(settings, backoff or Backoff())
         self._subscribed = asyncio.Event()
@@ -73,6 +83,8 @@ class MqttTransport(ReplyTransport):
         """Begin to connect. Returns the owner task: watch it, it ends by `stop` only, or by a bug."""
         assert self._owner is None, "started twice"
         self._backend = backend
+        if self._home is not None:
+            self._home.attach(backend.api, backend.gate)
         self._owner = asyncio.create_task(self._run(), name="edged.mqtt")
         return self._owner
 
@@ -129,6 +141,8 @@ class MqttTransport(ReplyTransport):
     async def deliver(self, delivery: Delivery) -> None:
         """See Sender."""
         await self._sender.deliver(delivery)
+        if self._home is not None:
+            await self._home.answered(delivery)
 
     async def publish(self, topic: str, payload: bytes, *, qos: int, retain: bool = False) -> None:
         """See Sender."""
@@ -214,6 +228,8 @@ class MqttTransport(ReplyTransport):
         finally:
             intake.close()
             self._presence.end()
+            if self._home is not None:
+                self._home.end()
             if self._birth is not None:
                 self._birth.cancel()
 
@@ -221,10 +237,13 @@ class MqttTransport(ReplyTransport):
         self._hello = hello
         self._attempts.succeeded()
         # In this order: who sees us online finds us listening.
-        self._client.subscribe([self._topics.requests, self._topics.cancels])
+        wanted = self._home.filters if self._home is not None else []
+        self._client.subscribe([self._topics.requests, self._topics.cancels, *wanted])
         self._inflight.open(hello.send_maximum)
         self._birth = asyncio.create_task(self._announce(), name="edged.mqtt.birth")
         self._presence.begin()
+        if self._home is not None:
+            self._home.begin()
 
     async def _forget_session(self) -> None:
         try:

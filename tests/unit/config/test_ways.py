@@ -1,7 +1,8 @@
-"""[wyoming]: who answers, and where it listens."""
+"""[wyoming]: who answers, and where it listens. [homeassistant]: what it is told."""
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_wyoming_listens_on_loopback_and_the_only_agent_answers(tmp_path: Path) 
         ('[wyoming]\nlisten = "board.lan:10600"\n', "wyoming.listen", "on loopback only"),
         ('[wyoming]\nlisten = "127.0.0.1:0"\n', "wyoming.listen", "127.0.0.1:PORT"),
         ('[wyoming]\nlisten = "10600"\n', "wyoming.listen", "127.0.0.1:10600"),
+        ('[http]\nollama = "127.0.0.1:9"\n[wyoming]\nlisten = "127.0.0.1:9"\n', "wyoming.listen", "that of ollama"),
         ('[wyoming]\nagent = "garage"\n', "wyoming.agent", "defined are house"),
         (f"{GARAGE}[wyoming]\n", "wyoming.agent", "is required"),
         ('[wyoming]\nwhen_gone = "wait"\n', "wyoming.when_gone", "cancel"),
@@ -55,6 +57,41 @@ def test_wyoming_listens_on_loopback_and_the_only_agent_answers(tmp_path: Path) 
 )
 def test_wrong_wyoming_is_named(tmp_path: Path, text: str, key: str, problem: str) -> None:
     """With the key, and what is allowed."""
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text)
+    assert error.value.key == key
+    assert problem in str(error.value)
+
+
+MQTT = "[mqtt]\n[homeassistant]\n"
+MANAGER = '[roles.operator]\nmanage = true\n[access]\nmqtt = { "edged/n1/control/+" = "operator" }\n'
+
+
+def test_home_assistant_is_told_nothing_by_default(tmp_path: Path) -> None:
+    """And with the table as the contract has it, what it names."""
+    assert load(tmp_path, "[mqtt]\n").homeassistant is None
+    home = load(tmp_path, f'{MQTT}discovery = true\nanswers = ["house"]\n').homeassistant
+    assert home is not None
+    assert (home.prefix, home.answers, home.control) == ("homeassistant", ("house",), False)
+    text = f"{MQTT}discovery = true\ncontrol = true\n{MANAGER}"
+    home = load(tmp_path, text.replace("n1", socket.gethostname())).homeassistant
+    assert home is not None
+    assert home.control
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "problem"),
+    [
+        ("[homeassistant]\ndiscovery = true\n", "homeassistant.discovery", "[mqtt] table"),
+        (f'{MQTT}answers = ["house"]\n', "homeassistant.answers", "discovery = true"),
+        (f'{MQTT}discovery = true\nanswers = ["garage"]\n', "homeassistant.answers", "defined are house"),
+        (f'{MQTT}prefix = "ha/#"\n', "homeassistant.prefix", "write a topic"),
+        (f"{MQTT}discovery = true\ncontrol = true\n", "homeassistant.control", "role with manage = true"),
+        (f"{MQTT}discovery = true\ncontrol = true\n{MANAGER}", "homeassistant.control", "role with manage = true"),
+    ],
+)
+def test_wrong_home_assistant_is_named(tmp_path: Path, text: str, key: str, problem: str) -> None:
+    """The last one names another node than this."""
     with pytest.raises(ConfigError) as error:
         load(tmp_path, text)
     assert error.value.key == key
