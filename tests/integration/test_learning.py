@@ -204,7 +204,7 @@ async def test_check_says_where_learning_helps_nothing(tmp_path: Path) -> None:
         daemon = learner(tmp_path, cloud)
         notes = (await command(daemon, "check", "--json")).json()["notes"]
         assert not [note for note in notes if "agents.house.learn" in note]
-        daemon.drop_in('[agents.house]\nmin_confidence = "auto"\n', "60.toml")
+        daemon.drop_in('[agents.house]\nmin_confidence = "auto"\n', "zz.toml")  # behind cloud.toml
         [note] = (await command(daemon, "check", "--json")).json()["notes"]
         assert "agents.house.learn: no call is unsure" in note
         (tmp_path / "script.toml").write_text(SCRIPT.partition("\n")[2])
