@@ -155,6 +155,12 @@ def _language(tag: str | None) -> str | None:
     return tag
 
 
+def request_schema() -> dict[str, JSON]:
+    """JSON Schemas of what a request may hold, by name."""
+    properties: dict[str, JSON] = msgspec.json.schema(_Body)["$defs"]["_Body"]["properties"]
+    return properties
+
+
 def digest(request: Request) -> bytes:
     """What makes two requests the same content: everything but how they are named, timed and carried."""
     plain = msgspec.structs.replace(request, id=None, deadline_s=None, stream=False, reply_to=None, priority=None)

@@ -10,9 +10,10 @@ from edged.transport.http.mcp.surface import Mcp
 from edged.transport.http.native.surface import Native
 from edged.transport.http.ollama.surface import Ollama
 from edged.transport.http.openai.surface import OpenAI
+from edged.transport.http.openapi.surface import OpenAPI
 from edged.transport.http.responses.surface import Responses
 
-SURFACES: list[Callable[[Board], Surface]] = [Native, OpenAI, Responses, Ollama, Mcp]
+SURFACES: list[Callable[[Board], Surface]] = [Native, OpenAI, Responses, Ollama, Mcp, OpenAPI]
 
 # What is spoken on the listeners that want no key, by their names in [access]. Ollama itself has OpenAI's API, too.
 OF_OPEN_WAYS: dict[str, list[Callable[[Board], Surface]]] = {
