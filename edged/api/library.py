@@ -6,6 +6,7 @@ import functools
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -75,6 +76,11 @@ class Library:
         self._bring_in = bring_in
         self._served = served
         self._gate = gate
+
+    @property
+    def folder(self) -> Path:
+        """Where the files of models are that edged brings here."""
+        return self._config.models_dir
 
     # -- looking ---------------------------------------------------------------------------------------------------
 

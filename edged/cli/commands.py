@@ -16,6 +16,7 @@ from edged.cli.calibrate import calibrate
 from edged.cli.common import AsJson, ConfigFile, Socket
 from edged.cli.connection import daemon, load_config
 from edged.cli.doctor import doctor
+from edged.cli.foundry import foundry
 from edged.cli.models import commands as models
 from edged.cli.outcome import EX_CONFIG, print_json, reporting_errors
 from edged.cli.route import route
@@ -80,7 +81,7 @@ def check(config_file: ConfigFile = None, as_json: AsJson = False) -> None:
         raise SystemExit(EX_CONFIG)
 
 
-for command in (ask, status, top, check, doctor, calibrate):
+for command in (ask, status, top, check, doctor, calibrate, foundry):
     app.command()(command)
 app.add_typer(models.app)
 app.add_typer(requests.app)

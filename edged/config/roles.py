@@ -21,7 +21,7 @@ EVERY = "*"  # in a role's list: all there are
 IDS = re.compile(r"[0-9]{1,10}")
 MAX_ID = 2**32 - 2  # uid_t and gid_t; the last one means "none" to the kernel
 MAX_FILTER_BYTES = 65_535  # MQTT's length field has 16 bits
-OPEN_WAYS = ("ollama", "wyoming")  # ways in without authentication: keys of [access] with one role each
+OPEN_WAYS = ("ollama", "wyoming", "foundry")  # ways in without authentication: keys of [access] with one role each
 
 
 class Role(Strict, frozen=True):
@@ -63,6 +63,7 @@ class Access(Strict, frozen=True):
     default: role of anyone whom nothing else matches; "" is none.
     ollama: role of anyone who comes by `[http] ollama`, which wants no key. Needed where that is set.
     wyoming: role of anyone who comes by `[wyoming]`, which knows no keys. Needed where that table is.
+    foundry: the same of `[http] foundry`.
     """
 
     unix_uid: dict[str, str] = field(default_factory=dict)
@@ -72,6 +73,7 @@ class Access(Strict, frozen=True):
     default: str = ""
     ollama: str = ""
     wyoming: str = ""
+    foundry: str = ""
 
     @property
     def open_ways(self) -> dict[str, str]:

@@ -125,6 +125,7 @@ class Config(Struct, frozen=True, kw_only=True):
         ways: dict[str, tuple[Key, str]] = {
             "ollama": (("http", "ollama"), self.http.ollama),
             "wyoming": (("wyoming", "listen"), self.wyoming.listen if self.wyoming else ""),
+            "foundry": (("http", "foundry"), self.http.foundry),
         }
         return {name: way for name, way in ways.items() if way[1]}
 

@@ -180,6 +180,8 @@ class Http(Strict, frozen=True):
     ollama_origins: whether the web pages and apps that Ollama serves without configuration may send requests, too:
         those of `localhost`, `127.0.0.1` and `0.0.0.0`, `app://`, `file://`, `tauri://`, `vscode-webview://`,
         `vscode-file://` and browser extensions. Names that end in `.local` or `.internal` are this board's then.
+    foundry: "HOST:PORT" on loopback, for programs that use Foundry Local's SDK. It wants no key, as `ollama` does, with
+        the role that `[access] foundry` names. `edged foundry` makes the program by which the SDK finds it.
     """
 
     listen: tuple[str, ...] = ("unix:http.sock",)
@@ -191,6 +193,9 @@ class Http(Strict, frozen=True):
         str, Meta(pattern=whole(r"(?:.+:[0-9]{1,5})?"), extra={"problem": '{}; write "127.0.0.1:11434"'})
     ] = ""
     ollama_origins: bool = False
+    foundry: Annotated[
+        str, Meta(pattern=whole(r"(?:.+:[0-9]{1,5})?"), extra={"problem": '{}; write "127.0.0.1:5273"'})
+    ] = ""
 
 
 class Mqtt(Strict, frozen=True):

@@ -15,7 +15,15 @@ from edged.transport.http.responses.surface import Responses
 
 SURFACES: list[Callable[[Board], Surface]] = [Native, OpenAI, Responses, Ollama, Mcp, OpenAPI]
 
+
+def _foundry(board: Board) -> Surface:
+    from edged.transport.http.foundry.surface import Foundry  # only where it is configured
+
+    return Foundry(board)
+
+
 # What is spoken on the listeners that want no key, by their names in [access]. Ollama itself has OpenAI's API, too.
 OF_OPEN_WAYS: dict[str, list[Callable[[Board], Surface]]] = {
     "ollama": [functools.partial(Ollama, alone=True), OpenAI, Responses],
+    "foundry": [_foundry, OpenAI, Responses],
 }

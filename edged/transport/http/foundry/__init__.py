@@ -1,0 +1,1 @@
+"""Foundry Local's control of models, for its SDK."""
