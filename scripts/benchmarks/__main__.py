@@ -1,5 +1,6 @@
 """scripts/bench NAME [--json FILE] [--rounds N] [--peer-bin FILE | --peer-build] [--only SECTION] [--cycles N]
-[--requests N] [--model NAME] [--adapter FILE]: runs one benchmark, prints a table, writes one JSON object."""
+[--requests N] [--seconds N] [--model NAME]
+[--adapter FILE]: runs one benchmark, prints a table, writes one JSON object."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from edged.models.catalog import catalog
 BENCHES = (
     "answers",
     "learn",
+    "clients",
     "ipc",
     "routing",
     "claims",
@@ -35,7 +37,7 @@ BENCHES = (
     "durability",
 )
 NAMES = {name: f"benchmarks.{name}" for name in BENCHES}
-COUNTS = ("rounds", "cycles", "requests")
+COUNTS = ("rounds", "cycles", "requests", "seconds")
 
 
 def main() -> int:
@@ -50,6 +52,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="SECTION", help="of a bench that has several")
     parser.add_argument("--cycles", metavar="N", type=int, help="of loads and unloads")
     parser.add_argument("--requests", metavar="N", type=int, help="of one kind of work")
+    parser.add_argument("--seconds", metavar="N", type=int, help="how long clients ask")
     parser.add_argument("--model", metavar="NAME", help="of the catalog, where a section can use another one")
     parser.add_argument("--adapter", metavar="FILE", type=Path, help="that the default model is taught with")
     options = parser.parse_args()

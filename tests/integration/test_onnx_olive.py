@@ -65,7 +65,7 @@ def graph(kind: int, size: int) -> bytes:
 
 def write(folder: Path, *, half: bool) -> NDArray[np.float32]:
     """The folder; returns the vectors of the words."""
-    table = (np.arange(len(WORDS) * WIDTH, dtype=np.float32).reshape(len(WORDS), WIDTH) - 9) / 8
+    table = ((np.arange(len(WORDS) * WIDTH).reshape(len(WORDS), WIDTH) - 9) / 8).astype(np.float32)
     numbers = table.astype(np.float16 if half else np.float32).tobytes()
     (folder / WEIGHTS).write_bytes(numbers)
     (folder / "model.onnx").write_bytes(graph(FLOAT16 if half else FLOAT, len(numbers)))

@@ -321,3 +321,19 @@ def test_what_was_learnt_in_the_first_week_is_done_in_the_second(
     assert [row["note"] for row in rows if row["what"] == "on: answered on the board"] == [
         "1 examples learnt; 0 asked back"
     ]
+
+
+def test_memory_of_clients_is_level_from_the_second_fifth_on(module: Any) -> None:
+    """What the start takes is no growth; what comes afterwards is."""
+    clients = module("clients")
+    assert clients.level([10.0, 20.0, 50.0, 50.0, 50.0, 50.0, 50.0, 50.0, 51.0, 51.0]) == (50.0, 51.0)
+    assert clients.level([5.0]) == (5.0, 5.0)
+
+
+def test_clients_see_what_is_wrong(module: Any) -> None:
+    """A wrong answer, growth, and a kind that was never answered fail the bench."""
+    clients = module("clients")
+    right, wrong = clients.Seen(took=[1.0, 2.0]), clients.Seen(took=[1.0], wrong=["chat: 500"])
+    assert clients._result({"chat": right}, [50.0] * 10).failed == []
+    found = clients._result({"chat": wrong, "native": clients.Seen()}, [50.0] * 5 + [60.0] * 5)
+    assert found.failed == ["chat: 500", "native was never answered", "memory grew by 10.0 MiB; at most 4.0"]
