@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import shlex
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 from edged.cli.common import AsJson, ConfigFile
 from edged.cli.connection import load_config
 from edged.cli.outcome import Stop, print_json, reporting_errors
+from edged.host import tcp_peers
 
 NAME = "foundry"
 MARK = "# Made by `edged foundry`"  # a file without it is somebody else's program
@@ -79,16 +79,8 @@ def script(listener: str) -> str:
     """The program, for a listener "HOST:PORT"."""
     host, _, port = listener.rpartition(":")
     host = "127.0.0.1" if host == "localhost" else host.strip("[]")
-    address = ipaddress.ip_address(host)
-    table = "/proc/net/tcp" if address.version == 4 else "/proc/net/tcp6"
+    table, socket = tcp_peers.row_of(host, int(port))
     # the SDK's pattern of an address has no brackets, but takes names
-    url = f"http://{'localhost' if address.version == 6 else host}:{port}"
-    socket = f"{_as_kernel(address)}:{int(port):04X}"
+    url = f"http://{'localhost' if ':' in host else host}:{port}"
     command = shlex.join([sys.executable, "-m", "edged"])
     return SCRIPT.format(mark=MARK, url=url, socket=socket, table=table, edged=command)
-
-
-def _as_kernel(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
-    """An address as the kernel's table has it: words of 32 bits, each in the machine's order, in hex."""
-    words = [address.packed[at : at + 4] for at in range(0, len(address.packed), 4)]
-    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)

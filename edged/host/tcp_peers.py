@@ -4,7 +4,9 @@ connection, as it does for a Unix socket, but it lists all sockets."""
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,14 @@ def descendant_with(port: int, ours: int) -> int | None:
         return None
     sockets = {f"socket:[{inode}]" for inode in _inodes(port, ours)}
     return next((pid for pid in started if _holds(pid, sockets)), None)
+
+
+def row_of(host: str, port: int) -> tuple[Path, str]:
+    """(table, socket): where the kernel lists a socket with this address, and how it writes it there."""
+    address = ipaddress.ip_address(host)
+    words = [address.packed[at : at + 4] for at in range(0, len(address.packed), 4)]  # each in the machine's order
+    written = "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
+    return TABLES[0 if address.version == 4 else 1], f"{written}:{port:04X}"
 
 
 def _descendants() -> Iterator[int]:
