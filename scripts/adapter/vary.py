@@ -16,6 +16,8 @@ NUMBER = r"(?<![\w.,:-]){}(?![\w:]|[.,]\d)"
 TIME = re.compile(r"\b([01]?\d|2[0-3])([:.h])([0-5]\d)(?!\d)(?:\s*(?:am|pm|a\.m\.|p\.m\.|Uhr|uhr))?")
 DATED = re.compile(r"\d{4}-")
 CLOCK = re.compile(r"\d\d:\d\d")
+CODE = re.compile(r"(?P<letters>[A-Z]{1,3})[ -]?(?P<number>[1-9]\d?)")  # of a place or a device: "B12", "LF 10"
+LEAST_IN_WORDS = 3
 STEPS = (0.5, 1.0, 5.0, 10.0, 25.0, 100.0)  # what spoken numbers are multiples of
 # Said after a value that was wrong, with the one that is right.
 CORRECTIONS = {
@@ -50,7 +52,7 @@ def varied(case: Case, plant: Plant, rng: Random) -> Case:
             if others > 1:  # the same value twice: which of the two the text means is not to be told
                 continue
             text, call["arguments"][name] = _other(text, value, parameter, plant.language, rng)
-    if calls == list(case.get("calls", ())):
+    if calls == list(case.get("calls", ())) or any(call in calls[:place] for place, call in enumerate(calls)):
         return case
     return {
         **{key: value for key, value in case.items() if key not in ("accept", "answer", "facts")},
@@ -69,7 +71,7 @@ def noisy(text: str, rng: Random) -> str:
 
 def _other(text: str, value: Any, parameter: Mapping[str, Any], language: str, rng: Random) -> tuple[str, Any]:
     if "enum" in parameter and isinstance(value, str):
-        return _other_choice(text, value, list(parameter["enum"]), rng)
+        return _other_choice(text, value, list(parameter["enum"]), language, rng)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return _other_number(text, value, parameter, language, rng)
     if isinstance(value, str) and re.fullmatch(r"\d\d:\d\d", value):
@@ -77,33 +79,71 @@ def _other(text: str, value: Any, parameter: Mapping[str, Any], language: str, r
     return text, value
 
 
-def _other_choice(text: str, value: str, choices: list[str], rng: Random) -> tuple[str, str]:
-    said = value.replace("_", " ")
-    found = re.findall(rf"(?i)\b{re.escape(said)}\b", text)
+def _other_choice(text: str, value: str, choices: list[str], language: str, rng: Random) -> tuple[str, str]:
+    places = [place for form in _forms(value, language) for place in re.finditer(rf"(?i)\b{re.escape(form)}\b", text)]
     others = [choice for choice in choices if choice != value and not re.search(rf"(?i)\b{re.escape(choice)}\b", text)]
-    if len(found) != 1 or not others:
+    if len({place.span() for place in places}) != 1 or not others:
         return text, value
     other = rng.choice(others)
-    return re.sub(rf"(?i)\b{re.escape(said)}\b", lambda _: other.replace("_", " "), text), other
+    said = _choice(other, language, rng)
+    wrong = [choice for choice in others if choice != other]
+    if wrong and rng.random() < CORRECTED:
+        ways = [way for way in CORRECTIONS[language] if way.startswith("{wrong}")]
+        said = rng.choice(ways).format(wrong=_choice(rng.choice(wrong), language, rng), right=said)
+    start, end = places[0].span()
+    return text[:start] + said + text[end:], other
+
+
+def _forms(value: str, language: str) -> set[str]:
+    """How a choice stands in texts: as it is, and a code such as "B12" also by its parts."""
+    forms = {value.replace("_", " ")}
+    if code := CODE.fullmatch(value):
+        letters, number = code["letters"], code["number"]
+        forms |= {
+            f"{letters} {number}",
+            f"{letters}{number}",
+            *(f"{letters} {word}" for word in _words(int(number), language)),
+        }
+    return forms
+
+
+def _choice(value: str, language: str, rng: Random) -> str:
+    """A choice as it is said; a code in some way."""
+    if CODE.fullmatch(value) and rng.random() < SPOKEN:
+        return rng.choice(sorted(_forms(value, language))).lower()
+    return value.replace("_", " ")
+
+
+def _words(value: float, language: str) -> set[str]:
+    """A number in words, as people and speech recognition write it."""
+    try:
+        said = str(num2words(value, lang=language))
+    except (NotImplementedError, OverflowError):
+        return set()
+    return {said, said.replace("-", " "), said.replace(" and ", " ")}
 
 
 def _other_number(
     text: str, value: float, parameter: Mapping[str, Any], language: str, rng: Random
 ) -> tuple[str, float]:
     spelled = f"{value:g}"
-    forms = [form for form in {spelled, spelled.replace(".", ",")} if re.search(NUMBER.format(re.escape(form)), text)]
-    if len(forms) != 1 or len(re.findall(NUMBER.format(re.escape(forms[0])), text)) != 1:
-        return text, value
+    forms = {spelled, spelled.replace(".", ",")}
+    found = [place for form in forms for place in re.finditer(NUMBER.format(re.escape(form)), text)]
+    if not found and value >= LEAST_IN_WORDS:  # "one" is an article in most languages
+        spoken = _words(value, language)
+        found = [place for form in spoken for place in re.finditer(rf"(?i)\b{re.escape(form)}\b", text)]
+    spans = {place.span() for place in found}
     other = _drawn(value, parameter, rng)
-    if other == value:
+    if len(spans) != 1 or other == value:
         return text, value
-    comma = "," in forms[0] or (language != "en" and rng.random() < 0.5)
+    [(start, end)] = spans
+    comma = "," in text[start:end] or (language != "en" and rng.random() < 0.5)
     said = _said(other, language, rng, comma=comma)
     if rng.random() < CORRECTED:
         said = rng.choice(CORRECTIONS[language]).format(
             wrong=_said(_drawn(value, parameter, rng), language, rng, comma=comma), right=said
         )
-    return re.sub(NUMBER.format(re.escape(forms[0])), lambda _: said, text), other
+    return text[:start] + said + text[end:], other
 
 
 def _drawn(value: float, parameter: Mapping[str, Any], rng: Random) -> float:
@@ -118,19 +158,17 @@ def _drawn(value: float, parameter: Mapping[str, Any], rng: Random) -> float:
 
 
 def _said(value: float, language: str, rng: Random, *, comma: bool) -> str:
-    if rng.random() < SPOKEN and value < 1000:
-        try:
-            return str(num2words(value, lang=language))
-        except (NotImplementedError, OverflowError):
-            pass
+    if rng.random() < SPOKEN and value < 1000 and (words := _words(value, language)):
+        return rng.choice(sorted(words))
     spelled = f"{value:g}" if value < 1e6 else str(value)
     return spelled.replace(".", ",") if comma else spelled
 
 
 def _other_time(text: str, value: str, language: str, rng: Random) -> tuple[str, str]:
-    found = list(TIME.finditer(text))
+    found = [place.span() for place in TIME.finditer(text)] or _spoken_times(text, language)
     if len(found) != 1:
         return text, value
+    [(start, end)] = found
     hour, minute = rng.randint(0, 23), rng.choice((0, 0, 15, 30, 30, 45, rng.randint(0, 11) * 5))
     other = f"{hour:02d}:{minute:02d}"
     said = (
@@ -138,7 +176,16 @@ def _other_time(text: str, value: str, language: str, rng: Random) -> tuple[str,
         if rng.random() < SPOKEN
         else _plain_time(hour, minute, rng)
     )
-    return text[: found[0].start()] + said + text[found[0].end() :], other
+    return text[:start] + said + text[end:], other
+
+
+def _spoken_times(text: str, language: str) -> list[tuple[int, int]]:
+    """Where times of day stand in words, behind what stands before such."""
+    if language not in TIMES_OF_DAY:
+        return []
+    time = TIMES_OF_DAY[language].format(hours=HOURS[language], digits=DIGITS)
+    found = re.finditer(rf"(?i)\b(?:{BEFORE_TIMES[language]}) (?P<time>{time})(?![\w:])", text)
+    return [place.span("time") for place in found]
 
 
 # What stands before a time of day, and what is said instead of both.
@@ -284,9 +331,36 @@ def _french_time(hour: int, minute: int, rng: Random) -> str:
     return ways.get(minute, f"{hour} h {minute:02d}")
 
 
+def _dutch_time(hour: int, minute: int, rng: Random) -> str:
+    day = "'s avonds" if hour >= 18 else "'s middags" if hour >= 12 else "'s ochtends"
+    small, following = (num2words(h % 12 or 12, lang="nl") for h in (hour, hour + 1))
+    ways = {
+        0: f"{small} uur {day}",
+        15: f"kwart over {small} {day}",
+        30: f"half {following} {day}",
+        45: f"kwart voor {following} {day}",
+    }
+    return ways.get(minute, f"{hour} uur {minute}")
+
+
+def _italian_time(hour: int, minute: int, rng: Random) -> str:
+    name = num2words(hour, lang="it")
+    ways = {0: name, 15: f"{name} e un quarto", 30: f"{name} e mezza", 45: f"{name} e tre quarti"}
+    return ways.get(minute, f"{name} e {num2words(minute, lang='it')}")
+
+
+def _portuguese_time(hour: int, minute: int, rng: Random) -> str:
+    name = {1: "uma", 2: "duas", 21: "vinte e uma", 22: "vinte e duas"}.get(hour, num2words(hour, lang="pt"))
+    ways = {0: f"{name} horas", 15: f"{name} e um quarto", 30: f"{name} e meia"}
+    return ways.get(minute, f"{name} e {num2words(minute, lang='pt')}")
+
+
 SPOKEN_TIMES: dict[str, Callable[[int, int, Random], str]] = {
     "en": _english_time,
     "de": _german_time,
     "es": _spanish_time,
     "fr": _french_time,
+    "nl": _dutch_time,
+    "it": _italian_time,
+    "pt": _portuguese_time,
 }
