@@ -37,6 +37,7 @@ from edged.engines.llama.prompt import Tokenizer, encode, encode_prompt
 from edged.engines.llama.sequence import common_length
 from edged.types import Message, Segment
 
+NEWEST = Path(__file__).with_name("newest.txt")
 PACK = 26  # turns behind one prefix: the prefix is a third of the tokens then, and a pack fits 1,500 tokens
 ANSWERS = 14  # worded from data, of each plant in an epoch: beside the calls, which are harder to learn
 TALKS = 3  # of the untaught model's own, of each plant in an epoch: what it says to small talk stays as it was
@@ -65,11 +66,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--requests", type=Path, default=REQUESTS)
     parser.add_argument("--without", default="", help="plants to leave out, as a regular expression of their names")
+    parser.add_argument("--newest", type=int, default=1, help="how often the plants of newest.txt come in an epoch")
+    parser.add_argument("--others", type=float, default=1.0, help="the share of all other packs that comes")
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     plants = [
         each for each in load(options.requests) if not (options.without and re.search(options.without, each.name))
     ]
+    newest = set(NEWEST.read_text(encoding="utf-8").split())
+    newer = [each for each in plants if each.name in newest]
+    older = [each for each in plants if each.name not in newest]
     template = LlamaKind().chat_template(options.model)
     spoken = Dialect(template.source, template.tokens, compact.NAME)
     said = json.loads(TALK.read_text(encoding="utf-8")) if TALK.exists() else []
@@ -78,20 +84,34 @@ def main() -> None:
     with vocabulary_only(options.model) as vocabulary, options.out.open("w", encoding="utf-8") as out:
         for epoch in range(options.epochs):
             rng = Random(f"{options.seed}.{epoch}")  # noqa: S311 - no secret hangs on it
-            for pack in epoch_of(plants, spoken, said, rng):
+            packs = [*epoch_of(older, spoken, said, rng, foreign=plants)]
+            packs = rng.sample(packs, round(len(packs) * options.others))
+            for _ in range(options.newest):
+                packs += epoch_of(newer, spoken, (), rng, foreign=plants)
+            rng.shuffle(packs)
+            for pack in packs:
                 out.write(json.dumps(_tokens(pack, vocabulary), separators=(",", ":")) + "\n")
 
 
 def epoch_of(
-    plants: Sequence[Plant], spoken: Dialect, said: Sequence[Mapping[str, Any]], rng: Random
+    plants: Sequence[Plant],
+    spoken: Dialect,
+    said: Sequence[Mapping[str, Any]],
+    rng: Random,
+    *,
+    foreign: Sequence[Plant],
 ) -> Iterator[list[Turn]]:
-    """All packs of an epoch, shuffled."""
+    """All packs of an epoch, shuffled.
+
+    Args:
+        foreign: plants whose tools may stand among those of others.
+    """
     packs: list[list[Turn]] = []
     for plant in plants:
         cases = list(plant.cases)
         rng.shuffle(cases)
         parts = [cases[start : start + PACK] for start in range(0, len(cases), PACK)]
-        packs += [_decisions(plant, part, plants, spoken, rng) for part in parts]
+        packs += [_decisions(plant, part, foreign, spoken, rng) for part in parts]
         packs.append(_answers(plant, cases, spoken, rng))
     by_system: dict[str, list[Mapping[str, Any]]] = {}
     for each in said:

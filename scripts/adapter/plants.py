@@ -18,6 +18,7 @@ REQUESTS = Path(__file__).parent / "requests"
 TALK = Path(__file__).with_name("talk.json")
 REPORTED = Path(__file__).parents[3] / "shared" / "data" / "requests" / "dev"  # where it lies beside the project
 TRANSLATED = Path(__file__).parents[1] / "benchmarks" / "requests"  # plants of it in other languages, reported on alike
+HELD_OUT = Path(__file__).with_name("held_out")  # never taught: adapters are compared and calibrated on them
 DATABASE = "plant"
 MOST_ROWS = 20  # of a result that a model is shown; questions are about a handful
 
@@ -41,8 +42,8 @@ def load(folder: Path = REQUESTS) -> list[Plant]:
 
 
 def reported() -> list[Plant]:
-    """All plants that are reported on, as far as they are here."""
-    return [*load(REPORTED), *load(TRANSLATED)]
+    """All plants that are reported or chosen on, as far as they are here."""
+    return [*load(REPORTED), *load(TRANSLATED), *load(HELD_OUT)]
 
 
 def plant(read: dict[str, Any]) -> Plant:

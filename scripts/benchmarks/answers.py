@@ -4,9 +4,9 @@ Each plant is a daemon of its own with the plant's tables and tools and a cloud 
 judge is scripts/adapter/score.py. The sets are those of EDGED_REQUESTS (a folder of plants), else those that lie beside
 the project, else the ones that the adapter was taught with, which shows nothing.
 
-`--only NAME` chooses a plant, or "choose" and "report", the halves that are tuned on and reported, or "translated",
-plants of the reported half in other languages. `--requests N` takes N of each, `--model NAME` another model of the
-catalog.
+`--only NAME` chooses a plant, or "choose" and "report", the halves that are tuned on and reported, "translated", plants
+of the reported half in other languages, or "held_out", plants that no adapter was taught with and that are chosen on.
+`--requests N` takes N of each, `--model NAME` another model of the catalog.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from adapter import calibrate
-from adapter.plants import DATABASE, REQUESTS, TRANSLATED, parameters
+from adapter.plants import DATABASE, HELD_OUT, REQUESTS, TRANSLATED, parameters
 from adapter.score import KINDS, auroc, interval, judge
 
 from benchmarks.board import CONTEXT, MODEL, models_dir
@@ -36,7 +36,7 @@ from tests.support.cloud import ScriptedCloud
 
 BESIDE = Path(__file__).parents[3] / "shared" / "data" / "requests" / "dev"
 CHOOSE = ("apartments", "brewery", "charging", "clinic")  # what is chosen on; all others are reported
-SECTIONS = ("choose", "report", "translated", *(file.stem for file in sorted(BESIDE.glob("*.json"))))
+SECTIONS = ("choose", "report", "translated", "held_out", *(file.stem for file in sorted(BESIDE.glob("*.json"))))
 LIMIT_S = 300.0  # of a request: the first one computes the prompt
 
 Verdict = dict[str, Any]
@@ -44,12 +44,13 @@ Verdict = dict[str, Any]
 
 def run(*, only: str | None = None, requests: int | None = None, model: str | None = None) -> Result | list[Row]:
     """Rows: what, right, of, share, and its 95 % interval; then the wrong acts."""
-    beside = TRANSLATED if only == "translated" else BESIDE if BESIDE.is_dir() else REQUESTS
+    own = {"translated": TRANSLATED, "held_out": HELD_OUT}
+    beside = own.get(only or "", BESIDE if BESIDE.is_dir() else REQUESTS)
     folder = Path(os.environ.get("EDGED_REQUESTS") or beside)
     halves = {
         "choose": lambda name: name in CHOOSE,
         "report": lambda name: name not in CHOOSE,
-        "translated": lambda name: True,
+        **dict.fromkeys(own, lambda name: True),
         None: lambda name: True,
     }
     wanted = halves.get(only, lambda name: name == only)

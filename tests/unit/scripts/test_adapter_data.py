@@ -29,7 +29,7 @@ def epoch(plants: list[Plant], seed: int) -> list[tuple[str, str, str]]:
     said = [{"system": "", "text": "Hello", "answer": "Hello!", "cut": False}]
     return [
         ("".join(s.text for s in turn.prompt.prefix), "".join(s.text for s in turn.prompt.turn), turn.target)
-        for pack in epoch_of(plants, SPOKEN, said, Random(seed))
+        for pack in epoch_of(plants, SPOKEN, said, Random(seed), foreign=plants)
         for turn in pack
     ]
 
