@@ -24,5 +24,9 @@ def make(settings: Config) -> HttpTransport:
         origins=settings.http.origins,
         ollama_origins=settings.http.ollama_origins,
         strict=settings.http.strict,
-        open_ways={way: parse_listener(text, runtime) for way, (_, text) in settings.open_ways.items()},
+        open_ways={  # of HTTP: other transports have theirs
+            way: parse_listener(text, runtime)
+            for way, ((table, *_), text) in settings.open_ways.items()
+            if table == "http"
+        },
     )
