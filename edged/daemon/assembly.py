@@ -246,7 +246,7 @@ def assemble(settings: Config, prepared: Sequence[Finding] = ()) -> Parts:
             library=Library(
                 settings,
                 governor,
-                Cards(settings, lambda: governor.aliases),
+                Cards(settings, governor),
                 bring_in=lookup.bring_in,
                 served=served,
                 gate=gate,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from msgspec import Struct, structs
@@ -15,7 +14,8 @@ from edged.errors import ModelUnavailable
 from edged.models import catalog
 from edged.models.examined import Identity, identity_of
 from edged.models.files import is_here
-from edged.types import Alias, ModelSpec
+from edged.residency.governor import Governor
+from edged.types import ModelSpec
 
 
 class Card(Struct, frozen=True, kw_only=True):
@@ -43,11 +43,11 @@ class Cards:
     """The cards; a file is read once, and again when it has changed.
 
     Args:
-        aliases: the files that the names of models stand for now.
+        governor: knows which files the names of models stand for now.
     """
 
-    def __init__(self, settings: Config, aliases: Callable[[], Mapping[str, Alias]]) -> None:
-        self._settings, self._aliases = settings, aliases
+    def __init__(self, settings: Config, governor: Governor) -> None:
+        self._settings, self._governor = settings, governor
         self._known: dict[tuple[str, str], tuple[Identity, FileFacts]] = {}  # by engine and path
 
     async def of(self, name: str) -> Card:
@@ -59,7 +59,7 @@ class Cards:
         return await asyncio.to_thread(self._look, name)
 
     def _look(self, name: str) -> Card:
-        variants = self._aliases()[name].variants
+        variants = self._governor.aliases[name].variants
         spec = next((each for each in variants if is_here(each)), None)
         if spec is None:
             return self._card(variants[0], here=False)

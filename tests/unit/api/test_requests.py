@@ -37,6 +37,10 @@ class SlowStore:
             raise self.error
         return Accepted("r1")
 
+    async def result(self, _: str) -> bytes:
+        """See Pipeline."""
+        return b"{}"
+
     def is_awaited(self, _: str) -> bool:
         """See Pipeline."""
         return False
